@@ -1,0 +1,134 @@
+"""Caption photos from the command line: `./run caption PHOTO...`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+BATCH = 32
+MINI = Path(__file__).parent.parent / "models" / "mini"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Caption the photos named on the command line.
+
+    Returns:
+        0, or 1 if a photo could not be captioned, or 2 if nothing could be done.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return _caption(options)
+    except ValueError as error:  # every error of the library that a user can mend is one
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="run caption", description="Print a caption of each photo in each style.")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file; name as many as you like")
+    parser.add_argument("--style", action="append", metavar="SLUG", help="only this style (may be repeated)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--models", type=Path, default=MINI, metavar="DIR", help="encoder/, lm/ and styles/")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+    parser.add_argument("--method", choices=("greedy", "beam", "nucleus"), default="beam", help="how to decode (beam)")
+    parser.add_argument("--captions", type=int, metavar="N", help="the caption and N - 1 alternatives (beam: 5)")
+    parser.add_argument("--max-length", type=int, default=40, metavar="N", help="tokens at most (40)")
+    parser.add_argument("--beam-size", type=int, metavar="N", help="hypotheses kept by beam search (5)")
+    parser.add_argument("--temperature", type=float, metavar="T", help="of nucleus sampling (1.0)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="of nucleus sampling (0.9)")
+    parser.add_argument("--seed", type=int, metavar="N", help="makes nucleus sampling repeatable")
+    return parser
+
+
+def _caption(options: argparse.Namespace) -> int:
+    # Imported late: a mistyped option should not wait for torch.
+    from clipcap.captioner import Captioner
+    from clipcap.decoding import DecodingOptions
+    from clipcap.encoder import Encoder, ImageError
+    from clipcap.fingerprint import file_sha256
+    from clipcap.language_model import LanguageModel
+
+    captions = options.captions or ((options.beam_size or 5) if options.method == "beam" else 1)
+    decoding = DecodingOptions(
+        method=options.method,
+        captions=captions,
+        max_length=options.max_length,
+        beam_size=options.beam_size,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    paths = _style_files(options.models, options.style)
+    captioner = Captioner(
+        Encoder.load(f"local-dir:{options.models / 'encoder'}", device=options.device),
+        LanguageModel.load(f"local-dir:{options.models / 'lm'}", device=options.device),
+    )
+    mappers = {slug: captioner.load_mapper(path) for slug, path in paths.items()}
+    names = {slug: f"{slug}@{file_sha256(path)[:16]}" for slug, path in paths.items()}
+
+    failed = 0
+    with tqdm(total=len(options.photos), unit="photo", file=sys.stderr, disable=len(options.photos) == 1) as progress:
+        for batch in _batches(options.photos):
+            readable, pixels = [], []
+            for photo in batch:
+                try:
+                    pixels.append(captioner.encoder.preprocess(photo))
+                    readable.append(photo)
+                except ImageError as error:
+                    failed += 1
+                    progress.write(f"error: {photo}: {error}", file=sys.stderr)
+            if readable:
+                embeddings = captioner.encoder.encode_pixels(pixels)
+                rows = [(photo, row, slug) for row, photo in enumerate(readable) for slug in mappers]
+                answers = captioner.caption(
+                    embeddings[[row for _, row, _ in rows]], [mappers[slug] for _, _, slug in rows], decoding
+                )
+                shown = None
+                for (photo, _, slug), (best, *others) in zip(rows, answers, strict=True):
+                    if options.json:
+                        line = json.dumps(
+                            {
+                                "image": photo,
+                                "style": slug,
+                                "caption": best.text,
+                                "confidence": round(best.confidence, 4),
+                                "alternatives": [
+                                    {"caption": o.text, "confidence": round(o.confidence, 4)} for o in others
+                                ],
+                                "mapper": names[slug],
+                            },
+                            ensure_ascii=False,
+                        )
+                    else:
+                        heading = "" if photo == shown else f"{photo}\n"
+                        line = f"{heading}  {slug:<10} {best.text}  ({best.confidence:.2f})"
+                        shown = photo
+                    progress.write(line, file=sys.stdout)
+                sys.stdout.flush()
+            progress.update(len(batch))
+    return 1 if failed else 0
+
+
+def _style_files(models: Path, wanted: list[str] | None) -> dict[str, Path]:
+    """The mapper file of each style asked for, or of all."""
+    found = {path.stem: path for path in sorted((models / "styles").glob("*.safetensors"))}
+    if not found:
+        raise ValueError(f"no styles in {models / 'styles'}; name a folder with encoder/, lm/ and styles/ by --models")
+    unknown = [slug for slug in wanted or [] if slug not in found]
+    if unknown:
+        raise ValueError(f"no style {unknown[0]!r}; there are {', '.join(found)}")
+    return {slug: found[slug] for slug in wanted or found}
+
+
+def _batches(photos: list[str]) -> Iterator[list[str]]:
+    """A first photo at once, so that something shows early, then full batches."""
+    yield photos[:1]
+    for first in range(1, len(photos), BATCH):
+        yield photos[first : first + BATCH]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

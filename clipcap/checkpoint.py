@@ -1,0 +1,312 @@
+"""A mapper in a file: safetensors whose header carries, as JSON, all that is needed to use it.
+
+The header names the format, the mapper's config, the encoder and the LM it was trained for, and the SHA-256 of its
+tensors. The file is written beside its place and then renamed, so nobody ever reads half of one. The `.pt` files of
+the authors' code are read too, never unpickled beyond tensors.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from clipcap.mapper import Mapper, MapperConfig, build_mapper
+
+FORMAT = "clipcap-mapper-1"
+
+
+class CheckpointError(ValueError):
+    """A mapper file that cannot be used; the message says which file, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class MapperCheckpoint:
+    """A mapper with the identities of the encoder and the LM it fits, and notes (metrics, origin) for people.
+
+    An identity is None where the file does not say, as in the authors' format.
+    """
+
+    mapper: Mapper
+    encoder: str | None
+    language_model: str | None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def check_fits(self, *, encoder: str, embedding_size: int, language_model: str, lm_size: int) -> None:
+        """Refuse a mapper made for other models.
+
+        Raises:
+            CheckpointError: naming what the mapper needs and what is loaded.
+        """
+        for what, needs, loaded in (
+            ("encoder", self.encoder, encoder),
+            ("language model", self.language_model, language_model),
+        ):
+            if needs is not None and needs != loaded:
+                raise CheckpointError(
+                    f"the mapper was trained for {what} {needs}, but {loaded} is loaded; "
+                    f"load {needs}, or retrain the mapper for {loaded}"
+                )
+        for what, needs_size, size in (
+            ("embeddings", self.mapper.config.embedding_size, embedding_size),
+            ("a language model", self.mapper.config.lm_size, lm_size),
+        ):
+            if needs_size != size:
+                raise CheckpointError(
+                    f"the mapper needs {what} of size {needs_size}, but {size} is loaded; load the models it was made for"
+                )
+
+
+def save_mapper(checkpoint: MapperCheckpoint, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write the mapper to `path` in one step: the file is the old one or the new one, never a part.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; `path` is then as it was.
+    """
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in checkpoint.mapper.state_dict().items()}
+    header = {
+        "format": FORMAT,
+        "config": dataclasses.asdict(checkpoint.mapper.config),
+        "encoder": checkpoint.encoder,
+        "language_model": checkpoint.language_model,
+        "notes": checkpoint.notes,
+        "sha256": _digest(tensors),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    os.close(descriptor)
+    try:
+        save_file(tensors, partial, metadata={"clipcap": json.dumps(header)})
+        with Path(partial).open("rb") as stream:
+            os.fsync(stream.fileno())
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    except SafetensorError as error:  # what the library makes of a full disk
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def load_mapper(path: Path) -> MapperCheckpoint:
+    """Read a mapper in our format, or in the authors' (`.pt`), in float32 on the CPU, ready for inference.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, cut short, or something else than a mapper.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(16)
+    except OSError as error:
+        raise CheckpointError(f"mapper file {path} cannot be read ({error.strerror}); check the path") from error
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # what torch.save writes: a zip, once a bare pickle
+        return MapperCheckpoint(read_original(path).mapper, encoder=None, language_model=None)
+    return _load_safetensors(path)
+
+
+def _load_safetensors(path: Path) -> MapperCheckpoint:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"mapper file {path} is damaged or cut short, or is no safetensors file ({error}); copy or download it again"
+        ) from error
+    try:
+        header = json.loads(metadata["clipcap"])
+        if header["format"] != FORMAT:
+            raise CheckpointError(
+                f"mapper file {path} has format {header['format']!r}, this version reads {FORMAT!r}; "
+                f"use the version that wrote it, or export it again"
+            )
+        config = MapperConfig(**header["config"])
+        encoder, language_model, notes, sha256 = (header[k] for k in ("encoder", "language_model", "notes", "sha256"))
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is a safetensors file but not a mapper written by this project ({error!r}); "
+            f"choose a file that save_mapper or the trainer wrote"
+        ) from error
+    if _digest(tensors) != sha256:
+        raise CheckpointError(f"mapper file {path} is damaged: its weights do not match their SHA-256; copy it again")
+    mapper = _filled(config, {name: tensor.float() for name, tensor in tensors.items()}, path)
+    return MapperCheckpoint(mapper, encoder, language_model, notes)
+
+
+def _filled(config: MapperConfig, state: Mapping[str, Tensor], path: Path) -> Mapper:
+    with torch.device("meta"):  # sizes in a hostile header cost nothing until they have been compared
+        mapper = build_mapper(config)
+    wanted = {name: tuple(tensor.shape) for name, tensor in mapper.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if wanted != found:
+        name = next(n for n in sorted(wanted | found) if wanted.get(n) != found.get(n))
+        raise CheckpointError(
+            f"mapper file {path} does not match its own config: {name} should be "
+            f"{wanted.get(name, 'absent')} and is {found.get(name, 'absent')}; export it again"
+        )
+    mapper.load_state_dict(dict(state), assign=True)
+    return mapper.eval().requires_grad_(False)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class OriginalCheckpoint:
+    """What a `.pt` file of the authors' code holds: a mapper and the GPT-2 it was trained with.
+
+    Where GPT-2 was fine-tuned along, `gpt2` differs from the published one and the mapper is of no use without it;
+    where it was frozen the two are the same. It is empty if the file holds only the mapper.
+    """
+
+    mapper: Mapper
+    gpt2: dict[str, Tensor]
+
+    def build_gpt2(self, *, heads: int | None = None, end_id: int | None = None) -> GPT2LMHeadModel:
+        """GPT-2 with the weights of the file.
+
+        Args:
+            heads: attention heads, which shapes do not tell; 64 wide each, as in every published GPT-2, unless given.
+            end_id: the end-of-text token; the last one of the vocabulary, as published, unless given.
+
+        Raises:
+            CheckpointError: the file holds no GPT-2, or not a whole one.
+        """
+        if not self.gpt2:
+            raise CheckpointError("the file holds only a mapper; load the language model it was trained with by name")
+        try:
+            vocabulary, size = self.gpt2["transformer.wte.weight"].shape
+            length = len(self.gpt2["transformer.wpe.weight"])
+        except KeyError as error:
+            raise CheckpointError(f"the GPT-2 inside the file lacks {error}; export the checkpoint again") from error
+        layers = 1 + max((int(m[1]) for name in self.gpt2 if (m := re.match(r"transformer\.h\.(\d+)\.", name))), default=-1)
+        end = vocabulary - 1 if end_id is None else end_id
+        config = GPT2Config(
+            vocab_size=vocabulary,
+            n_positions=length,
+            n_embd=size,
+            n_layer=layers,
+            n_head=heads or max(1, size // 64),
+            bos_token_id=end,
+            eos_token_id=end,
+        )
+        model = GPT2LMHeadModel(config)
+        state = {n: t for n, t in self.gpt2.items() if not n.endswith((".attn.bias", ".attn.masked_bias"))}
+        try:
+            model.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            raise CheckpointError(f"the GPT-2 inside the file is not whole: {str(error).splitlines()[1].strip()}") from error
+        return model.eval()
+
+
+# The authors' names on the left, ours on the right.
+_ORIGINAL_NAMES = {
+    "model.0": "hidden",
+    "model.2": "out",
+    "linear": "linear",
+    "prefix_const": "constant",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "attn.to_queries": "queries",
+    "attn.to_keys_values": "keys_values",
+    "attn.project": "merge",
+    "mlp.fc1": "up",
+    "mlp.fc2": "down",
+}
+_ORIGINAL_HEADS = 8  # fixed in the authors' code, and not to be told from shapes
+
+
+def read_original(path: Path, *, normalize: bool = False, heads: int = _ORIGINAL_HEADS) -> OriginalCheckpoint:
+    """Read a checkpoint of the authors' code, inferring every size from the shapes.
+
+    Args:
+        path: a `.pt` file: a state dict with `clip_project.*` and, usually, `gpt.*`.
+        normalize: whether it was trained with the authors' --normalize_prefix, which the file does not tell.
+        heads: of the mapping Transformer, which shapes do not tell; the authors' code has 8.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or no such checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror or error}); check the path") from error
+    except Exception as error:  # pickle, zip and torch each have their own
+        raise CheckpointError(
+            f"checkpoint {path} is damaged or cut short, or holds something else than tensors; "
+            f"it is not unpickled further ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items()):
+        raise CheckpointError(f"checkpoint {path} is not a state dict of the authors' ClipCap code; export model.state_dict()")
+    mapper_state = {n.removeprefix("clip_project."): t.float() for n, t in state.items() if n.startswith("clip_project.")}
+    gpt2 = {n.removeprefix("gpt."): t.float() for n, t in state.items() if n.startswith("gpt.")}
+    try:
+        config = _original_config(mapper_state, gpt2, normalize, heads)
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} holds no mapping network of the authors' ClipCap code that could be made out "
+            f"({error}); its tensors begin with {sorted(state)[:3]}"
+        ) from error
+    return OriginalCheckpoint(_filled(config, {_our_name(n): t for n, t in mapper_state.items()}, path), gpt2)
+
+
+def _original_config(state: Mapping[str, Tensor], gpt2: Mapping[str, Tensor], normalize: bool, heads: int) -> MapperConfig:
+    if "prefix_const" in state:
+        prefix_length, lm_size = state["prefix_const"].shape
+        out, embedding_size = state["linear.weight"].shape
+        layers = 1 + max(int(n.split(".")[2]) for n in state if n.startswith("transformer.layers."))
+        return MapperConfig(
+            "transformer",
+            embedding_size=embedding_size,
+            lm_size=lm_size,
+            prefix_length=prefix_length,
+            normalize=normalize,
+            clip_length=out // lm_size,
+            layers=layers,
+            heads=heads,
+            mlp_ratio=len(state["transformer.layers.0.mlp.fc1.weight"]) / lm_size,
+            stop_text=".",
+        )
+    hidden, embedding_size = state["model.0.weight"].shape
+    out = len(state["model.2.weight"])
+    if "transformer.wte.weight" in gpt2:
+        lm_size = gpt2["transformer.wte.weight"].shape[1]
+    else:  # GPT-2's sizes, the usual one first
+        lm_size = next((size for size in (768, 1024, 1280, 1600) if out % size == 0), 0)
+        if not lm_size:
+            raise ValueError(f"the MLP's {out} outputs fit no GPT-2, and the file holds none")
+    return MapperConfig(
+        "mlp",
+        embedding_size=embedding_size,
+        lm_size=lm_size,
+        prefix_length=out // lm_size,
+        normalize=normalize,
+        hidden_size=hidden,
+        stop_text=".",
+    )
+
+
+def _our_name(original: str) -> str:
+    match = re.fullmatch(r"(?:transformer\.layers\.(\d+)\.)?(.+?)(?:\.(weight|bias))?", original)
+    if match is None:
+        return original
+    layer, part, kind = match.groups()
+    name = _ORIGINAL_NAMES.get(part, part)
+    return (f"blocks.{layer}." if layer else "") + name + (f".{kind}" if kind else "")

@@ -1,0 +1,47 @@
+"""Where the models run and in which precision."""
+
+import torch
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device `name` stands for; `auto` is CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ValueError: no such device, or torch cannot use it on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); 'auto' and 'cpu' always can") from error
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype `name` stands for; `auto` is bfloat16 on CUDA cards that have it, else float32.
+
+    On a CPU without instructions for it bfloat16 is emulated, up to seventy times slower than float32.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and multiplies_bfloat16(device) else torch.float32
+    if name not in _DTYPES:
+        raise ValueError(f"dtype {name!r} is not one of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is faster than float32 here: on CUDA cards since Ampere, and on CPUs that have
+    instructions for it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,148 @@
+"""The language model that writes captions: loaded once, shared by every mapper, and frozen here.
+
+Legend: B rows, T tokens, S cached tokens and T together, D size of a token embedding, V vocabulary.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from clipcap.device import pick_device, pick_dtype
+from clipcap.fingerprint import file_sha256
+
+LOCAL_PREFIX = "local-dir:"
+
+
+class LanguageModelError(ValueError):
+    """A language model that cannot be loaded; the message names the cause and the remedy."""
+
+
+class LanguageModel:
+    """A frozen causal LM with its tokenizer.
+
+    `identity` is what a mapper's checkpoint records of it: the name of a published model, or a local folder's
+    name with the beginning of its weights' SHA-256. `size` is D, `max_length` the longest sequence in tokens.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, identity: str) -> None:
+        self.model = freeze(model)
+        self.tokenizer = tokenizer
+        self.identity = identity
+        self.size: int = model.get_input_embeddings().embedding_dim  # type: ignore[operator]
+        self.vocabulary: int = model.config.vocab_size
+        self.max_length: int = model.config.max_position_embeddings
+        self.device, self.dtype = model.device, model.dtype
+        end = tokenizer.eos_token_id
+        if not isinstance(end, int):
+            raise LanguageModelError(f"the tokenizer of {identity} has no end-of-text token; a caption needs one to end")
+        self.end_id = end
+
+    @classmethod
+    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto") -> "LanguageModel":
+        """Load a causal LM by its name on the model hub (`gpt2`) or from a folder (`local-dir:PATH`).
+
+        Raises:
+            LanguageModelError: no such folder or model, damaged weights, or no network to fetch them.
+            ValueError: the device or dtype cannot be used here.
+        """
+        where = pick_device(device)
+        precision = pick_dtype(dtype, where)
+        source, identity = name, name
+        if name.startswith(LOCAL_PREFIX):
+            folder = Path(name.removeprefix(LOCAL_PREFIX))
+            source, identity = str(folder), _local_identity(folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=precision, attn_implementation="sdpa")
+        except Exception as error:  # transformers raises OSError, ValueError, SafetensorError and more
+            cause = str(error).strip().splitlines()[0]
+            raise LanguageModelError(
+                f"language model {name!r} cannot be loaded: {cause}. Check the name; a published model is fetched from "
+                f"its hub once and needs the network for that; a folder (local-dir:PATH) needs config.json, "
+                f"model.safetensors and tokenizer.json, whole."
+            ) from error
+        return cls(model.to(where), tokenizer, identity)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of `text`, without any special token."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, without special tokens and outer blanks."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).strip()
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(B, T) token ids -> (B, T, D)"""
+        embedded: Tensor = self.model.get_input_embeddings()(tokens)
+        return embedded
+
+    def logits(
+        self,
+        embedded: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: DynamicCache | None = None,
+        keep: int = 0,
+    ) -> Tensor:
+        """One pass of the model.
+
+        Args:
+            embedded: (B, T, D) input embeddings.
+            mask: (B, S) with 0 for padding, or (B, 1, T, S) additive; none where nothing is padded.
+            positions: (B, T) positions; counted from the cache's length where none are given.
+            cache: keys and values of earlier tokens, extended in place.
+            keep: logits of the last `keep` positions only, 0 for all.
+
+        Returns:
+            (B, T or keep, V)
+        """
+        out: Tensor = self.model(
+            inputs_embeds=embedded,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=keep,
+        ).logits
+        return out
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the bytes of every parameter and buffer: the proof that nothing trained the LM."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def freeze(model: PreTrainedModel) -> PreTrainedModel:
+    """The one place that freezes the LM: no gradients for its parameters, no dropout, and no way back to training.
+
+    Gradients still flow through it to the prefix.
+    """
+    model.eval().requires_grad_(False)
+    return model
+
+
+def _local_identity(folder: Path) -> str:
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise LanguageModelError(
+            f"language model folder {str(folder)!r} does not exist or has no *.safetensors file; "
+            f"give the folder that save_pretrained wrote"
+        )
+    sums = "".join(file_sha256(path) for path in weights)
+    digest = sums if len(weights) == 1 else hashlib.sha256(sums.encode()).hexdigest()
+    return f"{folder.resolve().name}@{digest[:16]}"
+
+
+logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)

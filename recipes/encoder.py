@@ -1,0 +1,188 @@
+"""Distil CLIP ViT-B/16's image tower into TinyViT-5M and store it as an open_clip model.
+
+    python -m recipes.encoder --data DATA --out models/mini/encoder --work WORK
+
+The student starts from TinyViT's ImageNet-22k weights. Everything up to the last block of its third stage
+stays frozen, so its feature maps are computed once per view (the photo, its mirror image, random crops) and
+kept on disk; the last block, the fourth stage and a projection are trained on them against the teacher's
+embedding of the whole photo. On two CPU cores that is the difference between an hour and a day.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from open_clip import create_model
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recipes.photos import Photo, load_photos
+from recipes.schedule import Average, learning_rate
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CONFIG = {
+    "model_cfg": {
+        "embed_dim": 512,
+        "vision_cfg": {
+            "timm_model_name": "tiny_vit_5m_224",
+            "timm_pool": "avg",
+            "timm_proj": "mlp",
+            "timm_proj_bias": True,
+            "image_size": 224,
+        },
+        # open_clip has no model without a text tower; this one is as small as it gets, untrained and unused.
+        "text_cfg": {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1},
+    },
+    "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"},
+}
+VIEWS = ("photo", "mirror", "crop1", "crop2")
+
+
+def view_of(photo: Photo, view: str) -> Image.Image:
+    """The 224x224 picture of `photo` that `view` names; crops are the same ones in every run."""
+    with Image.open(photo.path) as opened:
+        image = opened.convert("RGB")
+    if image.size != (224, 224):
+        image = ImageOps.fit(image, (224, 224), Image.Resampling.BICUBIC)
+    if view == "photo":
+        return image
+    if view == "mirror":
+        return ImageOps.mirror(image)
+    rng = random.Random(f"{view} {photo.path.name}")
+    area, ratio = rng.uniform(0.6, 0.95), math.exp(rng.uniform(-0.15, 0.15))
+    width, height = (min(224, round(224 * math.sqrt(area * r))) for r in (ratio, 1 / ratio))
+    left, top = rng.randint(0, 224 - width), rng.randint(0, 224 - height)
+    image = image.crop((left, top, left + width, top + height)).resize((224, 224), Image.Resampling.BICUBIC)
+    return ImageOps.mirror(image) if rng.random() < 0.5 else image
+
+
+class Frozen(nn.Module):
+    """TinyViT up to the last block of its third stage: (B, 3, 224, 224) -> (B, 14, 14, 160)."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        third = trunk.stages[2]
+        self.stem = nn.Sequential(trunk.patch_embed, trunk.stages[0], trunk.stages[1], third.downsample)
+        self.blocks = third.blocks[:-1]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.blocks(self.stem(pixels).permute(0, 2, 3, 1))
+
+
+class Trained(nn.Module):
+    """The rest of the tower: (B, 14, 14, 160) -> (B, 512)."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.block, self.stage = tower.trunk.stages[2].blocks[-1], tower.trunk.stages[3]
+        self.pool, self.head = tower.trunk.head, tower.head
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.head(self.pool(self.stage(self.block(maps).permute(0, 3, 1, 2))))
+
+
+def new_tower(data: Path, folder: Path) -> nn.Module:
+    """open_clip's own model of CONFIG, its trunk filled with the ImageNet-22k weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    model = create_model(f"local-dir:{folder}", load_weights=False)
+    (weights,) = (data / "tiny_vit").glob("*.safetensors")
+    model.visual.trunk.load_state_dict(load_file(weights))
+    return model
+
+
+def feature_maps(frozen: Frozen, photos: list[Photo], view: str, work: Path) -> npt.NDArray[np.float16]:
+    """(N, 14, 14, 160) maps of one view of every photo, computed once and kept in `work`."""
+    path = work / f"maps-{view}.npy"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        shape = (len(photos), 14, 14, 160)
+        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+        mean, std = (torch.tensor(c).view(1, 3, 1, 1) for c in (MEAN, STD))
+        started = time.monotonic()
+        with torch.inference_mode():
+            example = torch.zeros(32, 3, 224, 224)
+            fast = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(frozen.eval(), example)))
+            for first in range(0, len(photos), 32):
+                chunk = photos[first : first + 32]
+                pixels = torch.stack([torch.from_numpy(np.array(view_of(p, view))) for p in chunk])
+                x = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+                out[first : first + len(chunk)] = (fast if len(chunk) == 32 else frozen)(x).half().numpy()
+                if first % 640 == 0:
+                    done = first + len(chunk)
+                    print(f"{view}: {done}/{len(photos)}, {done / (time.monotonic() - started):.1f}/s", flush=True)
+        out.flush()
+        partial.rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Direction, and each photo's similarity to the others of the batch (relational distillation).
+
+    Args:
+        student, teacher: (B, E) embeddings, not normalised.
+    """
+    s, t = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
+    direction = 1 - (s * t).sum(1).mean()
+    scale = 20.0
+    relation = F.kl_div(
+        F.log_softmax(scale * s @ t.T, dim=1), F.log_softmax(scale * t @ t.T, dim=1), log_target=True, reduction="batchmean"
+    )
+    length = F.mse_loss(student.norm(dim=1), teacher.norm(dim=1))
+    return 4 * direction + relation + 0.01 * length
+
+
+def train(
+    trained: Trained, views: list[npt.NDArray[np.float16]], photos: list[Photo], epochs: int, peak: float, seed: int
+) -> None:
+    """Train on the photos of train and extra, each epoch from views drawn at random; report the cosine on dev.
+
+    `trained` ends with the running average of its weights.
+    """
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    rows = [i for i, photo in enumerate(photos) if photo.split in ("train", "extra")]
+    dev = [i for i, photo in enumerate(photos) if photo.split == "dev"]
+    teacher = torch.from_numpy(np.stack([photo.teacher for photo in photos])).float()
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
+    average = Average(trained, decay=0.997)
+    steps = epochs * (len(rows) // 64)
+    step, started = 0, time.monotonic()
+    for epoch in range(epochs):
+        trained.train()
+        order = rng.sample(rows, len(rows))
+        for first in range(0, len(rows) - 63, 64):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, peak, 0.0)
+            chosen = order[first : first + 64]
+            maps = torch.from_numpy(np.stack([rng.choice(views)[i] for i in chosen])).float()
+            loss = distillation_loss(trained(maps), teacher[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+            optimizer.step()
+            average.update(trained)
+            step += 1
+            if step % 20 == 0:
+                print(f"{step}/{steps} loss {loss:.4f} {time.monotonic() - started:.0f}s", flush=True)
+        cosine = F.cosine_similarity(embed(average.module, views[0], dev), teacher[dev]).mean()
+        seen = F.cosine_similarity(embed(average.module, views[0], rows[:640]), teacher[rows[:640]]).mean()
+        print(f"epoch {epoch + 1}: cosine on dev {cosine:.4f}, on training photos {seen:.4f}", flush=True)
+        torch.save(average.module.state_dict(), Path("/tmp/work/student.pt"))
+    trained.load_state_dict(average.module.state_dict())
+
+
+@torch.inference_mode()
+def embed(trained: nn.Module, maps: npt.NDArray[np.float16], rows: list[int]) -> Tensor:
+    """(N, 512) embeddings of the given rows of a view."""
+    trained.eval()
+    parts = [torch.from_numpy(maps[rows[i : i + 64]]).float() for i in range(0, len(rows), 64)]
+    return torch.cat([trained(part) for part in parts])
