@@ -95,5 +95,7 @@ class Captioner:
             return self.language_model.end_id
         ids = self.language_model.encode(text)
         if len(ids) != 1:
-            raise ValueError(f"the mapper stops at {text!r}, which is {len(ids)} tokens of this language model, not one")
+            raise ValueError(
+                f"the mapper stops at {text!r}, which is {len(ids)} tokens of this language model, not one"
+            )
         return ids[0]

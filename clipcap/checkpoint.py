@@ -74,7 +74,9 @@ def save_mapper(checkpoint: MapperCheckpoint, path: Path, *, dtype: torch.dtype 
     Raises:
         OSError: the disk is full or the folder cannot be written; `path` is then as it was.
     """
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in checkpoint.mapper.state_dict().items()}
+    tensors = {
+        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in checkpoint.mapper.state_dict().items()
+    }
     header = {
         "format": FORMAT,
         "config": dataclasses.asdict(checkpoint.mapper.config),
@@ -196,7 +198,9 @@ class OriginalCheckpoint:
             length = len(self.gpt2["transformer.wpe.weight"])
         except KeyError as error:
             raise CheckpointError(f"the GPT-2 inside the file lacks {error}; export the checkpoint again") from error
-        layers = 1 + max((int(m[1]) for name in self.gpt2 if (m := re.match(r"transformer\.h\.(\d+)\.", name))), default=-1)
+        layers = 1 + max(
+            (int(m[1]) for name in self.gpt2 if (m := re.match(r"transformer\.h\.(\d+)\.", name))), default=-1
+        )
         end = vocabulary - 1 if end_id is None else end_id
         config = GPT2Config(
             vocab_size=vocabulary,
@@ -212,7 +216,9 @@ class OriginalCheckpoint:
         try:
             model.load_state_dict(state, strict=True)
         except RuntimeError as error:
-            raise CheckpointError(f"the GPT-2 inside the file is not whole: {str(error).splitlines()[1].strip()}") from error
+            raise CheckpointError(
+                f"the GPT-2 inside the file is not whole: {str(error).splitlines()[1].strip()}"
+            ) from error
         return model.eval()
 
 
@@ -245,17 +251,24 @@ def read_original(path: Path, *, normalize: bool = False, heads: int = _ORIGINAL
         CheckpointError: the file is missing, damaged or no such checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as stream:  # by its content: given a path, torch goes by the file's name
+            state = torch.load(stream, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror or error}); check the path") from error
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({error.strerror or error}); check the path"
+        ) from error
     except Exception as error:  # pickle, zip and torch each have their own
         raise CheckpointError(
             f"checkpoint {path} is damaged or cut short, or holds something else than tensors; "
             f"it is not unpickled further ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items()):
-        raise CheckpointError(f"checkpoint {path} is not a state dict of the authors' ClipCap code; export model.state_dict()")
-    mapper_state = {n.removeprefix("clip_project."): t.float() for n, t in state.items() if n.startswith("clip_project.")}
+        raise CheckpointError(
+            f"checkpoint {path} is not a state dict of the authors' ClipCap code; export model.state_dict()"
+        )
+    mapper_state = {
+        n.removeprefix("clip_project."): t.float() for n, t in state.items() if n.startswith("clip_project.")
+    }
     gpt2 = {n.removeprefix("gpt."): t.float() for n, t in state.items() if n.startswith("gpt.")}
     try:
         config = _original_config(mapper_state, gpt2, normalize, heads)
@@ -267,7 +280,9 @@ def read_original(path: Path, *, normalize: bool = False, heads: int = _ORIGINAL
     return OriginalCheckpoint(_filled(config, {_our_name(n): t for n, t in mapper_state.items()}, path), gpt2)
 
 
-def _original_config(state: Mapping[str, Tensor], gpt2: Mapping[str, Tensor], normalize: bool, heads: int) -> MapperConfig:
+def _original_config(
+    state: Mapping[str, Tensor], gpt2: Mapping[str, Tensor], normalize: bool, heads: int
+) -> MapperConfig:
     if "prefix_const" in state:
         prefix_length, lm_size = state["prefix_const"].shape
         out, embedding_size = state["linear.weight"].shape

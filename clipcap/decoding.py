@@ -139,7 +139,9 @@ class _Generation:
 
     def advance(self, sources: Tensor, tokens: Tensor) -> None:
         """Go on with hypotheses `sources` (L,), rows of the last step's, each followed by `tokens` (L,)."""
-        unchanged = len(sources) == len(self.logits) and bool((sources == torch.arange(len(sources), device=sources.device)).all())
+        unchanged = len(sources) == len(self.logits) and bool(
+            (sources == torch.arange(len(sources), device=sources.device)).all()
+        )
         if not unchanged:
             self.cache.batch_select_indices(sources)
         positions = None
@@ -196,9 +198,7 @@ def _beam(
     means = scores / lengths
     order = means.argsort(dim=1, descending=True, stable=True)[:, : options.captions].tolist()
     ids, ends, confidences = tokens.tolist(), lengths.long().tolist(), means.tolist()
-    return [
-        [Hypothesis(tuple(ids[r][w][: ends[r][w]]), confidences[r][w]) for w in order[r]] for r in range(rows)
-    ]
+    return [[Hypothesis(tuple(ids[r][w][: ends[r][w]]), confidences[r][w]) for w in order[r]] for r in range(rows)]
 
 
 def _one_by_one(
@@ -216,7 +216,9 @@ def _one_by_one(
     for step in range(options.max_length):
         chosen, log_probabilities = pick(generation.logits, live)
         places = []
-        for place, (hypothesis, token, value) in enumerate(zip(live, chosen.tolist(), log_probabilities.tolist(), strict=True)):
+        for place, (hypothesis, token, value) in enumerate(
+            zip(live, chosen.tolist(), log_probabilities.tolist(), strict=True)
+        ):
             written[hypothesis].append(token)
             sums[hypothesis] += value
             if token != stop_ids[hypothesis // count]:

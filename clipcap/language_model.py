@@ -4,7 +4,6 @@ Legend: B rows, T tokens, S cached tokens and T together, D size of a token embe
 """
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +11,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from clipcap.device import pick_device, pick_dtype
 from clipcap.fingerprint import file_sha256
 
 LOCAL_PREFIX = "local-dir:"
+
+# Loading is quick, and what goes wrong is raised; the bars and remarks would only mix with the caller's output.
+logging.set_verbosity_error()
+logging.disable_progress_bar()
 
 
 class LanguageModelError(ValueError):
@@ -40,7 +44,9 @@ class LanguageModel:
         self.device, self.dtype = model.device, model.dtype
         end = tokenizer.eos_token_id
         if not isinstance(end, int):
-            raise LanguageModelError(f"the tokenizer of {identity} has no end-of-text token; a caption needs one to end")
+            raise LanguageModelError(
+                f"the tokenizer of {identity} has no end-of-text token; a caption needs one to end"
+            )
         self.end_id = end
 
     @classmethod
@@ -143,6 +149,3 @@ def _local_identity(folder: Path) -> str:
     sums = "".join(file_sha256(path) for path in weights)
     digest = sums if len(weights) == 1 else hashlib.sha256(sums.encode()).hexdigest()
     return f"{folder.resolve().name}@{digest[:16]}"
-
-
-logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)

@@ -134,7 +134,10 @@ def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     direction = 1 - (s * t).sum(1).mean()
     scale = 20.0
     relation = F.kl_div(
-        F.log_softmax(scale * s @ t.T, dim=1), F.log_softmax(scale * t @ t.T, dim=1), log_target=True, reduction="batchmean"
+        F.log_softmax(scale * s @ t.T, dim=1),
+        F.log_softmax(scale * t @ t.T, dim=1),
+        log_target=True,
+        reduction="batchmean",
     )
     length = F.mse_loss(student.norm(dim=1), teacher.norm(dim=1))
     return 4 * direction + relation + 0.01 * length

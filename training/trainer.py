@@ -70,7 +70,9 @@ class CaptionedImages:
             return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < validation_share * 2**64
 
         chosen = [is_validation(name) for name in self.names]
-        return self._take([i for i, v in enumerate(chosen) if not v]), self._take([i for i, v in enumerate(chosen) if v])
+        return self._take([i for i, v in enumerate(chosen) if not v]), self._take(
+            [i for i, v in enumerate(chosen) if v]
+        )
 
     def _take(self, rows: list[int]) -> "CaptionedImages":
         return CaptionedImages([self.names[i] for i in rows], self.embeddings[rows], [self.captions[i] for i in rows])
@@ -234,6 +236,8 @@ def train_mapper(
             embeddings = _draw(training.embeddings, batch, deviation, options, state.step)
             with autocast:
                 loss = caption_loss(mapper, lm, embeddings, [captions for _, captions in batch], end_id)
+            if not loss.isfinite():
+                raise TrainingError(f"the loss is not a number at step {state.step}; lower the learning rate")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, options.clip)
@@ -262,6 +266,8 @@ def train_mapper(
             if not go_on:
                 raise TrainingCanceled(f"canceled at step {state.step} of {steps}; call again to resume")
         loss_now = validation_loss(mapper, lm, validation, checked, options, autocast)
+        if not math.isfinite(loss_now):
+            raise TrainingError(f"the validation loss is not a number at step {state.step}; lower the learning rate")
         state.history.append((state.epoch_loss / state.epoch_tokens, loss_now))
         state.epoch, state.batch, state.epoch_loss, state.epoch_tokens = state.epoch + 1, 0, 0.0, 0
         if loss_now < state.best:
@@ -273,8 +279,6 @@ def train_mapper(
         else:
             state.bad_epochs += 1
         _save(state_path, run, state, mapper, optimizer, best_weights)
-    if not math.isfinite(state.best):
-        raise TrainingError("the loss is not a number from the first epoch on; lower the learning rate")
     mapper.load_state_dict(best_weights)
     mapper.eval().requires_grad_(False)
     count = sum(p.numel() for p in parameters)
@@ -352,7 +356,9 @@ def _prepare(
         for caption in captions:
             text = " ".join(caption.split())
             tokens = lm.encode(text) if text and text not in seen else []
-            reason = "empty" if not text else "duplicate" if text in seen else "too long" if len(tokens) > longest else ""
+            reason = (
+                "empty" if not text else "duplicate" if text in seen else "too long" if len(tokens) > longest else ""
+            )
             if reason:
                 left_out[reason] += 1
                 continue

@@ -1,0 +1,172 @@
+"""Decoding: every row gets what it would get alone, and what the authors' algorithm gives."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import original
+from clipcap.decoding import DecodingOptions, decode
+from clipcap.language_model import LanguageModel
+
+NEVER = -1  # a stop token that no model says
+OPTIONS = [
+    DecodingOptions("greedy", max_length=12),
+    DecodingOptions("beam", captions=3, max_length=12),
+    DecodingOptions("beam", beam_size=2, captions=1, max_length=12),
+    DecodingOptions("nucleus", captions=3, max_length=12, seed=7),
+    DecodingOptions("nucleus", captions=2, max_length=12, seed=7, temperature=0.5, top_p=0.4),
+]
+
+
+def prefixes_of(lm: LanguageModel, lengths: list[int], seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(length, lm.size, generator=generator) for length in lengths]
+
+
+def stops_of(lm: LanguageModel, count: int, seed: int) -> list[int]:
+    """A stop token for each row that the row is likely to meet: one it says greedily."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, lm.vocabulary, (count,), generator=generator).tolist()
+
+
+@settings(max_examples=25)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=7),
+    seed=st.integers(0, 1000),
+    options=st.sampled_from(OPTIONS),
+)
+def test_mixing_rows_of_any_prefix_length_changes_no_caption(
+    tiny_lm: LanguageModel, lengths: list[int], seed: int, options: DecodingOptions
+) -> None:
+    prefixes = prefixes_of(tiny_lm, lengths, seed)
+    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * len(lengths))
+    stops = [answers[0].tokens[row % 9] for row, answers in enumerate(greedy)]  # rows end at different steps
+    together = decode(tiny_lm, prefixes, options, stops)
+    for prefix, stop, answers in zip(prefixes, stops, together, strict=True):
+        (alone,) = decode(tiny_lm, [prefix], options, [stop])
+        assert [a.tokens for a in answers] == [a.tokens for a in alone]
+        assert [a.confidence for a in answers] == pytest.approx([a.confidence for a in alone], abs=1e-4)
+
+
+@settings(max_examples=10)
+@given(order=st.permutations(range(6)), seed=st.integers(0, 1000), options=st.sampled_from(OPTIONS))
+def test_the_order_of_a_batch_changes_no_caption(
+    tiny_lm: LanguageModel, order: list[int], seed: int, options: DecodingOptions
+) -> None:
+    prefixes = prefixes_of(tiny_lm, [3, 8, 5, 5, 1, 10], seed)
+    stops = stops_of(tiny_lm, 6, seed)
+    straight = decode(tiny_lm, prefixes, options, stops)
+    shuffled = decode(tiny_lm, [prefixes[i] for i in order], options, [stops[i] for i in order])
+    assert [[a.tokens for a in shuffled[place]] for place in range(6)] == [
+        [a.tokens for a in straight[i]] for i in order
+    ]
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 1000), stopping=st.booleans())
+def test_greedy_and_beam_tokens_are_those_of_the_authors_algorithm(
+    tiny_lm: LanguageModel, seed: int, stopping: bool
+) -> None:
+    prefixes = prefixes_of(tiny_lm, [4, 9, 6], seed)
+    plain = [original.greedy(tiny_lm.model, prefix, NEVER, 12) for prefix in prefixes]
+    stops = [tokens[5] if stopping else NEVER for tokens in plain]
+    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), stops)
+    beams = decode(tiny_lm, prefixes, DecodingOptions("beam", captions=5, max_length=12), stops)
+    for prefix, stop, one, five in zip(prefixes, stops, greedy, beams, strict=True):
+        assert list(one[0].tokens) == original.greedy(tiny_lm.model, prefix, stop, 12)
+        assert [list(h.tokens) for h in five] == original.beam(tiny_lm.model, prefix, stop, 12)
+
+
+def test_the_confidence_is_the_mean_log_probability_of_the_tokens(tiny_lm: LanguageModel) -> None:
+    prefixes = prefixes_of(tiny_lm, [4, 6], seed=1)
+    for options in OPTIONS:
+        for prefix, answers in zip(prefixes, decode(tiny_lm, prefixes, options, [3, 3]), strict=True):
+            for answer in answers:
+                embedded = torch.cat([prefix[None], tiny_lm.embed(torch.tensor([answer.tokens]))], dim=1)
+                scores = tiny_lm.logits(embedded)[0, len(prefix) - 1 : -1].log_softmax(-1)
+                mean = scores[range(len(answer.tokens)), list(answer.tokens)].mean().item()
+                assert answer.confidence == pytest.approx(mean, abs=1e-4)
+
+
+def test_captions_end_with_their_rows_own_stop_token_or_at_the_limit(tiny_lm: LanguageModel) -> None:
+    prefixes = prefixes_of(tiny_lm, [5] * 8, seed=2)
+    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * 8)
+    stops = [answers[0].tokens[row] for row, answers in enumerate(greedy)]
+    for options in OPTIONS:
+        for stop, answers in zip(stops, decode(tiny_lm, prefixes, options, stops), strict=True):
+            assert len(answers) == options.captions
+            for answer in answers:
+                assert stop not in answer.tokens[:-1]
+                assert answer.tokens[-1] == stop or len(answer.tokens) == options.max_length
+
+
+def test_alternatives_come_best_first_and_differ(tiny_lm: LanguageModel) -> None:
+    (answers,) = decode(
+        tiny_lm, prefixes_of(tiny_lm, [5], seed=3), DecodingOptions("beam", captions=5, max_length=12), [NEVER]
+    )
+    assert [a.confidence for a in answers] == sorted((a.confidence for a in answers), reverse=True)
+    assert len({a.tokens for a in answers}) == 5
+
+
+def test_a_seed_repeats_samples_and_another_seed_does_not(tiny_lm: LanguageModel) -> None:
+    prefixes = prefixes_of(tiny_lm, [5, 5], seed=4)
+
+    def sample(seed: int | None) -> list[tuple[int, ...]]:
+        options = DecodingOptions("nucleus", captions=2, max_length=12, seed=seed)
+        return [h.tokens for answers in decode(tiny_lm, prefixes, options, [NEVER] * 2) for h in answers]
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+    assert sample(None) != sample(None)
+
+
+def test_a_tiny_nucleus_is_greedy_decoding(tiny_lm: LanguageModel) -> None:
+    prefixes = prefixes_of(tiny_lm, [5, 7], seed=5)
+    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * 2)
+    nucleus = decode(tiny_lm, prefixes, DecodingOptions("nucleus", max_length=12, top_p=1e-9), [NEVER] * 2)
+    assert [a[0].tokens for a in nucleus] == [a[0].tokens for a in greedy]
+
+
+def test_samples_follow_the_models_probabilities(tiny_lm: LanguageModel) -> None:
+    (prefix,) = prefixes_of(tiny_lm, [5], seed=6)
+    expected = tiny_lm.logits(prefix[None])[0, -1].softmax(-1)
+    options = DecodingOptions("nucleus", captions=4000, max_length=1, top_p=1.0, seed=0)
+    (answers,) = decode(tiny_lm, [prefix], options, [NEVER])
+    drawn = torch.bincount(torch.tensor([a.tokens[0] for a in answers]), minlength=len(expected)) / 4000
+    assert (drawn - expected).abs().sum() / 2 < 0.12  # total variation distance
+
+
+def test_an_empty_batch_has_no_captions(tiny_lm: LanguageModel) -> None:
+    assert decode(tiny_lm, [], DecodingOptions(), []) == []
+
+
+@pytest.mark.parametrize(
+    ("given_options", "named"),
+    [
+        ({"method": "magic"}, "method"),
+        ({"method": "greedy", "beam_size": 3}, "beam_size"),
+        ({"method": "beam", "temperature": 0.7}, "temperature"),
+        ({"method": "greedy", "top_p": 0.9}, "top_p"),
+        ({"method": "beam", "seed": 1}, "seed"),
+        ({"method": "greedy", "captions": 2}, "captions"),
+        ({"method": "beam", "captions": 6}, "captions"),
+        ({"method": "beam", "beam_size": 3, "captions": 4}, "captions"),
+        ({"captions": 0}, "captions"),
+        ({"max_length": 0}, "max_length"),
+        ({"max_length": 2.5}, "max_length"),
+        ({"method": "nucleus", "temperature": 0.0}, "temperature"),
+        ({"method": "nucleus", "temperature": float("nan")}, "temperature"),
+        ({"method": "nucleus", "top_p": 1.5}, "top_p"),
+        ({"method": "nucleus", "seed": -1}, "seed"),
+    ],
+)
+def test_contradicting_options_are_refused_by_name(given_options: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        DecodingOptions(**given_options)  # type: ignore[arg-type]
+
+
+def test_a_caption_longer_than_the_model_reads_is_refused_with_the_right_limit(tiny_lm: LanguageModel) -> None:
+    prefix = torch.zeros(10, tiny_lm.size)
+    with pytest.raises(ValueError, match=f"max_length must be at most {tiny_lm.max_length - 10}"):
+        decode(tiny_lm, [prefix], DecodingOptions(max_length=tiny_lm.max_length), [NEVER])

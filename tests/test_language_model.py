@@ -1,0 +1,86 @@
+"""The language model: any causal LM of Hugging Face, loaded from a folder, frozen."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from clipcap.decoding import DecodingOptions, decode
+from clipcap.language_model import LanguageModel, LanguageModelError
+from clipcap.mapper import MapperConfig, build_mapper
+from training.trainer import caption_loss
+
+
+def test_no_parameter_takes_a_gradient_and_the_mode_is_evaluation(tiny_lm: LanguageModel) -> None:
+    assert not any(p.requires_grad for p in tiny_lm.model.parameters())
+    assert not any(module.training for module in tiny_lm.model.modules())
+
+
+def test_any_text_survives_the_tokenizer(tiny_lm: LanguageModel) -> None:
+    for text in ("A dog.", "naïve café", "犬が走る", "🐕 & ☃!!!"):
+        assert tiny_lm.decode(tiny_lm.encode(text)) == text
+
+
+def test_another_architecture_of_the_auto_classes_trains_and_decodes(tiny_lm_dir: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    AutoTokenizer.from_pretrained(tiny_lm_dir).save_pretrained(tmp_path / "llama")
+    lm = LanguageModel.load(f"local-dir:{tmp_path / 'llama'}", device="cpu")
+    mapper = build_mapper(MapperConfig("mlp", embedding_size=8, lm_size=lm.size, prefix_length=4))
+
+    embeddings = torch.randn(2, 8)
+    packed = caption_loss(mapper, lm, embeddings, [[[5, 6, 7], [8, 9]], [[10, 11]]], lm.end_id)
+    rows = [(0, [5, 6, 7]), (0, [8, 9]), (1, [10, 11])]
+    alone = [caption_loss(mapper, lm, embeddings[[i]], [[c]], lm.end_id) * (len(c) + 1) for i, c in rows]
+    assert packed.item() == pytest.approx(sum(x.item() for x in alone) / 10, abs=1e-5)
+
+    prefixes = [prefix.detach() for prefix in mapper(embeddings)]
+    prefixes[1] = prefixes[1][:2]
+    options = DecodingOptions("beam", captions=2, max_length=8)
+    together = decode(lm, prefixes, options, [0, 0])
+    assert [[h.tokens for h in answers] for answers in together] == [
+        [h.tokens for h in decode(lm, [prefix], options, [0])[0]] for prefix in prefixes
+    ]
+
+
+def test_the_identity_of_a_folder_follows_its_weights(tiny_lm_dir: Path, tmp_path: Path) -> None:
+    first = LanguageModel.load(f"local-dir:{tiny_lm_dir}", device="cpu")
+    with torch.no_grad():
+        next(first.model.parameters()).add_(1)
+    first.model.save_pretrained(tmp_path / tiny_lm_dir.name)
+    first.tokenizer.save_pretrained(tmp_path / tiny_lm_dir.name)
+    second = LanguageModel.load(f"local-dir:{tmp_path / tiny_lm_dir.name}", device="cpu")
+    assert first.identity.split("@")[0] == second.identity.split("@")[0] == tiny_lm_dir.name
+    assert first.identity != second.identity
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LanguageModelError, match="nowhere"):
+        LanguageModel.load(f"local-dir:{tmp_path / 'nowhere'}")
+
+
+def test_damaged_weights_are_an_error_that_says_so(tiny_lm_dir: Path, tmp_path: Path) -> None:
+    for path in tiny_lm_dir.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(LanguageModelError, match="cannot be loaded"):
+        LanguageModel.load(f"local-dir:{tmp_path}")
+
+
+def test_a_device_that_is_not_there_is_refused(tiny_lm_dir: Path) -> None:
+    with pytest.raises(ValueError, match="device"):
+        LanguageModel.load(f"local-dir:{tiny_lm_dir}", device="cuda:99")
