@@ -45,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _caption(options: argparse.Namespace) -> int:
     # Imported late: a mistyped option should not wait for torch.
+    import torch
+
     from clipcap.captioner import Captioner
     from clipcap.decoding import DecodingOptions
     from clipcap.encoder import Encoder, ImageError
@@ -81,7 +83,7 @@ def _caption(options: argparse.Namespace) -> int:
                     failed += 1
                     progress.write(f"error: {photo}: {error}", file=sys.stderr)
             if readable:
-                embeddings = captioner.encoder.encode_pixels(pixels)
+                embeddings = captioner.encoder.encode_pixels(torch.stack(pixels))
                 rows = [(photo, row, slug) for row, photo in enumerate(readable) for slug in mappers]
                 answers = captioner.caption(
                     embeddings[[row for _, row, _ in rows]], [mappers[slug] for _, _, slug in rows], decoding

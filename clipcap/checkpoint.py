@@ -64,7 +64,7 @@ class MapperCheckpoint:
         ):
             if needs_size != size:
                 raise CheckpointError(
-                    f"the mapper needs {what} of size {needs_size}, but {size} is loaded; load the models it was made for"
+                    f"the mapper needs {what} of size {needs_size}, not {size}; load the models it was made for"
                 )
 
 
@@ -123,7 +123,7 @@ def _load_safetensors(path: Path) -> MapperCheckpoint:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"mapper file {path} is damaged or cut short, or is no safetensors file ({error}); copy or download it again"
+            f"mapper file {path} is damaged or cut short, or is no safetensors file ({error}); copy it again"
         ) from error
     try:
         header = json.loads(metadata["clipcap"])

@@ -211,7 +211,9 @@ def open_image(source: ImageSource, *, min_side: int, max_pixels: int = MAX_PIXE
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError("too_many_pixels", f"the picture has too many pixels ({error}); make it smaller") from error
+        raise ImageError(
+            "too_many_pixels", f"the picture has more than {max_pixels:,} pixels; make it smaller"
+        ) from error
     except Exception as error:  # a hostile file can make the decoders raise nearly anything
         raise _explain(head, error) from error
 
@@ -225,8 +227,8 @@ def _open_file(source: bytes | str | os.PathLike[str]) -> BinaryIO:
             return path.open("rb")
         cause = "it does not exist" if not path.exists() else "it is not a file"
     except (OSError, ValueError) as error:
-        cause = str(error)
-    raise ImageError("unreadable_file", f"{str(source)!r} cannot be read: {cause}; give the path of a picture")
+        cause = getattr(error, "strerror", None) or str(error)
+    raise ImageError("unreadable_file", f"{str(source)[:200]!r} cannot be read: {cause}; give the path of a picture")
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -257,9 +259,9 @@ def _explain(head: bytes, error: Exception) -> ImageError:
     if kind in _FORMATS:
         return ImageError("damaged", f"the {kind} picture is damaged, cut short or of a rare variant; {_ADVICE}")
     if kind:
-        return ImageError("unsupported_format", f"{kind} is not accepted (only {', '.join(_FORMATS)} are); {_ADVICE}")
+        return ImageError("unsupported_format", f"{kind} is not accepted, only {', '.join(_FORMATS)}; {_ADVICE}")
     if head:
-        return ImageError("not_an_image", f"this is not a picture ({', '.join(_FORMATS)}); {_ADVICE}")
+        return ImageError("not_an_image", f"this is no picture in {', '.join(_FORMATS)}; {_ADVICE}")
     return ImageError("damaged", f"the picture cannot be decoded ({type(error).__name__}: {error}); {_ADVICE}")
 
 
@@ -370,7 +372,8 @@ def _model_and_tag(name: str) -> tuple[str, str]:
     if not model and tag in known:
         model, tag = tag, ""
     if model not in known:
-        near = difflib.get_close_matches(model or tag, known, n=4, cutoff=0.4)
+        by_lower = {one.lower(): one for one in known}
+        near = [by_lower[one] for one in difflib.get_close_matches((model or tag).lower(), by_lower, n=4)]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise EncoderError(
             f"{model or tag!r} is not a model that open_clip knows{hint} "

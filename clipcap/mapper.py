@@ -102,7 +102,8 @@ class TransformerMapper(Mapper):
     def __init__(self, config: MapperConfig) -> None:
         super().__init__(config)
         self.linear = nn.Linear(config.embedding_size, config.clip_length * config.lm_size)
-        self.constant = nn.Parameter(torch.randn(config.prefix_length, config.lm_size))
+        # Small, so that from the first step on the prefix is mostly what the image says.
+        self.constant = nn.Parameter(0.03 * torch.randn(config.prefix_length, config.lm_size))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
 
     @property

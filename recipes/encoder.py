@@ -3,14 +3,13 @@
     python -m recipes.encoder --data DATA --out models/mini/encoder --work WORK
 
 The student starts from TinyViT's ImageNet-22k weights. Everything up to the last block of its third stage
-stays frozen, so its feature maps are computed once per view (the photo, its mirror image, random crops) and
-kept on disk; the last block, the fourth stage and a projection are trained on them against the teacher's
+stays frozen, so its feature maps are computed once for the photo and once for its mirror image and kept on disk;
+the last block, the fourth stage and a projection are trained on them, randomly cropped, against the teacher's
 embedding of the whole photo. On two CPU cores that is the difference between an hour and a day.
 """
 
 import argparse
 import json
-import math
 import random
 import time
 from pathlib import Path
@@ -43,25 +42,15 @@ CONFIG = {
     },
     "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"},
 }
-VIEWS = ("photo", "mirror", "crop1", "crop2")
+VIEWS = ("photo", "mirror")
+Maps = npt.NDArray[np.float16]  # (N, 14, 14, 160): a view's feature maps of every photo
 
 
 def view_of(photo: Photo, view: str) -> Image.Image:
-    """The 224x224 picture of `photo` that `view` names; crops are the same ones in every run."""
+    """The 224x224 picture of `photo`, or its mirror image."""
     with Image.open(photo.path) as opened:
-        image = opened.convert("RGB")
-    if image.size != (224, 224):
-        image = ImageOps.fit(image, (224, 224), Image.Resampling.BICUBIC)
-    if view == "photo":
-        return image
-    if view == "mirror":
-        return ImageOps.mirror(image)
-    rng = random.Random(f"{view} {photo.path.name}")
-    area, ratio = rng.uniform(0.6, 0.95), math.exp(rng.uniform(-0.15, 0.15))
-    width, height = (min(224, round(224 * math.sqrt(area * r))) for r in (ratio, 1 / ratio))
-    left, top = rng.randint(0, 224 - width), rng.randint(0, 224 - height)
-    image = image.crop((left, top, left + width, top + height)).resize((224, 224), Image.Resampling.BICUBIC)
-    return ImageOps.mirror(image) if rng.random() < 0.5 else image
+        image = ImageOps.fit(opened.convert("RGB"), (224, 224), Image.Resampling.BICUBIC)
+    return ImageOps.mirror(image) if view == "mirror" else image
 
 
 class Frozen(nn.Module):
@@ -99,7 +88,7 @@ def new_tower(data: Path, folder: Path) -> nn.Module:
     return model
 
 
-def feature_maps(frozen: Frozen, photos: list[Photo], view: str, work: Path) -> npt.NDArray[np.float16]:
+def feature_maps(frozen: Frozen, photos: list[Photo], view: str, work: Path) -> Maps:
     """(N, 14, 14, 160) maps of one view of every photo, computed once and kept in `work`."""
     path = work / f"maps-{view}.npy"
     if not path.exists():
@@ -124,6 +113,20 @@ def feature_maps(frozen: Frozen, photos: list[Photo], view: str, work: Path) -> 
     return np.load(path, mmap_mode="r")
 
 
+def draw_maps(views: list[Maps], rows: list[int], rng: random.Random) -> Tensor:
+    """(B, 14, 14, 160) maps of the given photos, each from a view drawn at random, half of them cropped."""
+    drawn = []
+    for row in rows:
+        part = torch.from_numpy(rng.choice(views)[row]).float().permute(2, 0, 1)[None]
+        if rng.random() < 0.5:
+            height, width = rng.randint(10, 13), rng.randint(10, 13)
+            top, left = rng.randint(0, 14 - height), rng.randint(0, 14 - width)
+            part = part[:, :, top : top + height, left : left + width]
+            part = F.interpolate(part, size=(14, 14), mode="bilinear", align_corners=False)
+        drawn.append(part[0].permute(1, 2, 0))
+    return torch.stack(drawn)
+
+
 def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Direction, and each photo's similarity to the others of the batch (relational distillation).
 
@@ -143,9 +146,7 @@ def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return 4 * direction + relation + 0.01 * length
 
 
-def train(
-    trained: Trained, views: list[npt.NDArray[np.float16]], photos: list[Photo], epochs: int, peak: float, seed: int
-) -> None:
+def train(trained: Trained, views: list[Maps], photos: list[Photo], epochs: int, peak: float, seed: int) -> None:
     """Train on the photos of train and extra, each epoch from views drawn at random; report the cosine on dev.
 
     `trained` ends with the running average of its weights.
@@ -166,8 +167,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, peak, 0.0)
             chosen = order[first : first + 64]
-            maps = torch.from_numpy(np.stack([rng.choice(views)[i] for i in chosen])).float()
-            loss = distillation_loss(trained(maps), teacher[chosen])
+            loss = distillation_loss(trained(draw_maps(views, chosen, rng)), teacher[chosen])
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
@@ -179,13 +179,44 @@ def train(
         cosine = F.cosine_similarity(embed(average.module, views[0], dev), teacher[dev]).mean()
         seen = F.cosine_similarity(embed(average.module, views[0], rows[:640]), teacher[rows[:640]]).mean()
         print(f"epoch {epoch + 1}: cosine on dev {cosine:.4f}, on training photos {seen:.4f}", flush=True)
-        torch.save(average.module.state_dict(), Path("/tmp/work/student.pt"))
     trained.load_state_dict(average.module.state_dict())
 
 
 @torch.inference_mode()
-def embed(trained: nn.Module, maps: npt.NDArray[np.float16], rows: list[int]) -> Tensor:
+def embed(trained: nn.Module, maps: Maps, rows: list[int]) -> Tensor:
     """(N, 512) embeddings of the given rows of a view."""
     trained.eval()
     parts = [torch.from_numpy(maps[rows[i : i + 64]]).float() for i in range(0, len(rows), 64)]
     return torch.cat([trained(part) for part in parts])
+
+
+def save_tower(model: nn.Module, trained: nn.Module, folder: Path) -> None:
+    """Write the open_clip model, its trained part replaced by `trained`, in half precision."""
+    Trained(model.visual).load_state_dict(trained.state_dict())
+    state = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "open_clip_model.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the open_clip model")
+    parser.add_argument("--work", type=Path, required=True, help="1.5 GB of intermediate results")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    photos = load_photos(arguments.data)
+    torch.manual_seed(0)
+    model = new_tower(arguments.data, arguments.out)
+    frozen, trained = Frozen(model.visual.trunk), Trained(model.visual)
+    views = [feature_maps(frozen, photos, view, arguments.work) for view in VIEWS]
+    train(trained, views, photos, arguments.epochs, 1e-3, seed=0)
+    save_tower(model, trained, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

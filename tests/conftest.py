@@ -1,11 +1,15 @@
 """Small real models, made on the spot."""
 
+import clipcap  # noqa: F401, I001 (mends torchvision before transformers is imported)
+
+import json
 from pathlib import Path
 
 import hypothesis
+import open_clip
 import pytest
 import torch
-import clipcap  # noqa: F401 (mends torchvision before transformers is imported)
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -50,3 +54,20 @@ def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_lm(tiny_lm_dir: Path) -> LanguageModel:
     """The model of `tiny_lm_dir`, loaded through the same door as any other."""
     return LanguageModel.load(f"local-dir:{tiny_lm_dir}", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An open_clip model of one small layer with random weights: 224 x 224 pixels -> 16 numbers."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
+    folder.mkdir()
+    model = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32},
+        "text_cfg": {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": {}}))
+    torch.manual_seed(0)
+    clip = open_clip.create_model(f"local-dir:{folder}")
+    save_file(clip.state_dict(), folder / "open_clip_model.safetensors")
+    return folder

@@ -83,10 +83,10 @@ def test_a_damaged_file_is_refused_whatever_the_damage(
     path.write_bytes(damaged)
     try:
         back = load_mapper(path)
-    except CheckpointError as error:
-        assert str(path) in str(error)
-    else:  # the damage hit a blank, or notes and identities, which nothing can tell from what was meant
-        assert all(torch.equal(a, b) for a, b in zip(back.mapper.parameters(), mapper.parameters(), strict=True))
+    except CheckpointError:
+        return
+    # The damage hit a blank, or notes and identities, which nothing can tell from what was meant.
+    assert all(torch.equal(a, b) for a, b in zip(back.mapper.parameters(), mapper.parameters(), strict=True))
 
 
 @settings(max_examples=60, deadline=None)

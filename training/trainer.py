@@ -38,7 +38,7 @@ class TrainingError(ValueError):
     """A dataset or options that cannot be trained with; the message says why and what to do."""
 
 
-class TrainingCanceled(Exception):
+class TrainingCanceled(Exception):  # noqa: N818 (nothing went wrong)
     """The callback asked to stop; the folder holds all that is needed to resume."""
 
 
@@ -166,22 +166,26 @@ _ROW_TOKENS = 160  # a row with more captions than fit is continued in another, 
 
 
 def new_mapper(config: MapperConfig, images: CaptionedImages, seed: int) -> Mapper:
-    """A mapper to start from, whose first layer sees standardised embeddings.
-
-    CLIP embeddings share a large common offset; folding mean and deviation of the training embeddings into the layer
-    spares the optimizer from finding them.
-    """
+    """A mapper to start from, scaled for these images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mapper = build_mapper(config)
-    x = images.embeddings[:, 0].float()
-    x = F.normalize(x, dim=-1) if config.normalize else x
+    standardize(mapper, images.embeddings[:, 0].float())
+    return mapper
+
+
+def standardize(mapper: Mapper, embeddings: Tensor) -> None:
+    """Let the first layer of a new mapper see standardised embeddings.
+
+    CLIP embeddings share a large common offset; folding mean and deviation of the (N, E) embeddings into the layer
+    spares the optimizer from finding them.
+    """
+    x = F.normalize(embeddings, dim=-1) if mapper.config.normalize else embeddings
     deviation = x.std(0, unbiased=False).clamp(min=1e-4)
     layer = mapper.first_layer
     with torch.no_grad():
         layer.weight /= deviation
         layer.bias -= layer.weight @ x.mean(0)
-    return mapper
 
 
 def train_mapper(

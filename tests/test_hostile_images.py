@@ -1,0 +1,416 @@
+"""Files that lie, break or want to exhaust the machine: each gives a right picture or an ImageError."""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from clipcap.encoder import MAX_SCANS, Encoder, ImageError, ImageErrorCode, open_image
+
+Pixels = npt.NDArray[np.uint8]
+RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 128, 0), (255, 255, 255), (0, 0, 0)
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(height: int, width: int) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def smooth(width: int = 64, height: int = 48) -> Image.Image:
+    return Image.linear_gradient("L").rotate(30).resize((width, height)).convert("RGB")
+
+
+def opened(data: bytes) -> Pixels:
+    return np.asarray(open_image(data, min_side=448))
+
+
+def refusal(source: bytes | str | Path | Image.Image, **options: Any) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        open_image(source, min_side=448, **options)
+    assert caught.value.code in get_args(ImageErrorCode)
+    return caught.value
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+    """A PNG written by hand; `rows` are its scan lines, each behind its filter byte."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows, 1)) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+# What good files look like
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "AVIF", "JPEG"])
+@pytest.mark.parametrize(
+    ("orientation", "stored_from"),
+    [
+        # By the standard: which side of the scene the first stored row is, then the first stored column.
+        (1, lambda scene: scene),  # top, left
+        (2, lambda scene: scene[:, ::-1]),  # top, right
+        (3, lambda scene: scene[::-1, ::-1]),  # bottom, right
+        (4, lambda scene: scene[::-1]),  # bottom, left
+        (5, lambda scene: scene.transpose(1, 0, 2)),  # left, top
+        (6, lambda scene: np.rot90(scene)),  # right, top
+        (7, lambda scene: scene[::-1, ::-1].transpose(1, 0, 2)),  # right, bottom
+        (8, lambda scene: np.rot90(scene, -1)),  # left, bottom
+    ],
+)
+def test_pictures_come_upright(kind: str, orientation: int, stored_from: Callable[[Pixels], Pixels]) -> None:
+    scene = np.asarray(smooth(24, 16)) if kind in ("JPEG", "AVIF") else noise(16, 24)
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind in ("JPEG", "AVIF") else {}
+    got = opened(saved(Image.fromarray(np.ascontiguousarray(stored_from(scene))), kind, exif=exif, **options))
+    assert got.shape == scene.shape
+    assert abs(got.astype(int) - scene).max() <= (12 if kind in ("JPEG", "AVIF") else 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("image", [Image.new("LA", (4, 4), (0, 128)), Image.new("RGBA", (4, 4), (0, 0, 0, 128))])
+def test_half_transparent_black_is_grey_on_white(image: Image.Image, kind: str) -> None:
+    assert abs(opened(saved(image, kind)).astype(int) - 127).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_transparent_palette_colour_is_white(kind: str) -> None:
+    image = Image.new("P", (4, 2), 1)
+    image.putpalette([*BLACK, *RED, *GREEN])
+    image.paste(0, (0, 0, 2, 2))
+    got = opened(saved(image, kind, transparency=0))
+    assert (got[:, :2] == WHITE).all()
+    assert (got[:, 2:] == RED).all()
+
+
+def test_palette_entries_can_be_transparent_in_part() -> None:
+    image = Image.new("P", (2, 1), 1)
+    image.putpalette([*BLACK, *BLACK])
+    image.putpixel((0, 0), 0)
+    got = opened(saved(image, "PNG", transparency=bytes([255, 128])))
+    assert got[0, 0].tolist() == [0, 0, 0]
+    assert abs(got[0, 1].astype(int) - 127).max() <= 1
+
+
+def test_a_transparent_colour_key_is_white() -> None:
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((0, 0), GREEN)
+    got = opened(saved(image, "PNG", transparency=GREEN))
+    assert got[0].tolist() == [list(WHITE), list(RED)]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_keeps_its_colours(kind: str) -> None:  # Pillow writes CMYK JPEGs inverted, as Adobe does
+    got = opened(saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), kind))
+    assert abs(got.astype(int) - RED).max() <= 3
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "YCbCr", "LAB", "HSV", "RGBX", "RGBa", "PA"])
+def test_white_stays_white_in_every_mode(mode: str) -> None:
+    white: dict[str, Any] = {
+        "LAB": (255, 128, 128),
+        "YCbCr": (255, 128, 128),
+        "HSV": (0, 0, 255),
+        "P": 0,
+        "PA": (0, 255),
+    }
+    image = Image.new(mode, (4, 4), white.get(mode, "white"))
+    if mode in ("P", "PA"):
+        image.putpalette([*WHITE])
+    got = np.asarray(open_image(image, min_side=448))
+    assert got.min() >= 253
+
+
+RAMP = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)  # the grey levels 0 to 255 in 16 bits
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(saved(Image.fromarray(RAMP), "PNG"), id="PNG, 16 bits"),
+        pytest.param(saved(Image.fromarray(RAMP), "TIFF"), id="TIFF, 16 bits"),
+        pytest.param(saved(Image.frombytes("I;16B", (16, 16), RAMP.astype(">u2").tobytes()), "TIFF"), id="TIFF, MM"),
+        pytest.param(saved(Image.fromarray(RAMP), "TIFF", compression="tiff_lzw"), id="TIFF, LZW"),
+        pytest.param(saved(Image.fromarray(RAMP.astype(np.int32)), "TIFF"), id="TIFF, 32 bits that hold 16"),
+        pytest.param(saved(Image.fromarray(RAMP.astype(np.int32) // 257), "TIFF"), id="TIFF, 32 bits that hold 8"),
+        pytest.param(saved(Image.fromarray(RAMP.astype(np.int32) * 32768), "TIFF"), id="TIFF, 32 bits"),
+        pytest.param(saved(Image.fromarray((RAMP / 65535).astype(np.float32)), "TIFF"), id="TIFF, 0 to 1"),
+        pytest.param(saved(Image.fromarray((RAMP * 1e9).astype(np.float32)), "TIFF"), id="TIFF, big floats"),
+    ],
+)
+def test_deep_greys_are_scaled_and_not_clipped(data: bytes) -> None:
+    got = opened(data).astype(int)
+    assert (got[..., 0] == got[..., 2]).all()
+    assert abs(got[..., 0].ravel() - np.arange(256)).max() <= 1
+
+
+def test_floats_that_are_no_numbers_are_drawn_as_something() -> None:
+    values = np.array([[np.nan, np.inf, -np.inf, -5, 0, 1]], dtype=np.float32)
+    assert opened(saved(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 255, 0, 0, 0, 255]
+
+
+def test_deep_colours_are_scaled_and_not_clipped() -> None:
+    rows = b"".join(b"\0" + struct.pack(">3H", level, 65535 - level, 0) for level in (0, 32768, 65535))
+    got = opened(png(1, 3, 16, 2, rows))
+    assert got[:, 0].tolist() == [[0, 255, 0], [128, 127, 0], [255, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
+def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
+    first, second = Image.new("RGB", (8, 8), RED), Image.new("RGB", (8, 8), GREEN)
+    got = opened(saved(first, kind, save_all=True, append_images=[second]))
+    assert abs(got.astype(int) - RED).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param({"icc_profile": b"no profile"}, id="ICC profile"),
+        pytest.param({"exif": b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(range(256)) * 200}, id="huge EXIF"),
+        pytest.param({"exif": b"Exif\0\0II*\0\xff\xff\xff\xff"}, id="EXIF pointing nowhere"),
+        pytest.param({"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\2\0\0\0\4six\0\0\0\0\0"}, id="orientation as text"),
+    ],
+)
+def test_broken_metadata_does_not_cost_a_good_picture(kind: str, metadata: dict[str, bytes]) -> None:
+    data = saved(smooth(), kind, **metadata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert opened(data).shape == (48, 64, 3)
+
+
+def test_a_wrong_file_name_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "photo.eps"
+    path.write_bytes(saved(smooth(), "PNG"))
+    assert open_image(path, min_side=448).size == (64, 48)
+
+
+def test_a_picture_with_something_behind_it_is_that_picture() -> None:
+    data = saved(smooth(), "JPEG")
+    assert (opened(data + b"<script>alert(1)</script>" + data) == opened(data)).all()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "empty"),
+        (b"\0", "not_an_image"),
+        (b"hello", "not_an_image"),
+        (b"<!doctype html><title>404</title>", "not_an_image"),
+        (b"<html>" + saved(smooth(), "JPEG"), "not_an_image"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "unsupported_format"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "unsupported_format"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "unsupported_format"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported_format"),
+        (b"GIF89a=1;alert(1)//", "damaged"),
+        (b"BMP is a format", "damaged"),
+        (b"\x89PNG\r\n\x1a\n", "damaged"),
+        (b"RIFF\xff\xff\xff\xffWEBPVP8 ", "damaged"),
+    ],
+)
+def test_what_is_no_picture_is_told_from_what_is_a_broken_one(data: bytes, code: str) -> None:
+    assert refusal(data).code == code
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICO", "JPEG2000", "PCX", "PPM", "SGI", "TGA", "DDS", "PDF", "ICNS"])
+def test_other_decoders_are_never_reached(kind: str) -> None:
+    refused = refusal(saved(smooth(64, 64), kind))
+    assert refused.code in ("unsupported_format", "not_an_image")
+    assert "JPEG" in str(refused)
+
+
+def test_a_path_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.jpg", tmp_path, str(tmp_path / "nul\0"), "x" * 5000, "\udcff", ""):
+        assert refusal(path).code == "unreadable_file"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_truncated_files_are_refused(kind: str) -> None:
+    data = saved(smooth(), kind)
+    for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9):
+        assert refusal(data[: int(len(data) * share)]).code in ("damaged", "not_an_image")
+
+
+def test_a_picture_without_pixels_is_refused() -> None:
+    assert refusal(Image.new("RGB", (0, 5))).code == "damaged"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(png(100_000, 100_000, 8, 2, b""), id="PNG, far above"),
+        pytest.param(png(10_001, 10_000, 8, 2, b""), id="PNG, just above"),
+        pytest.param(png(70_000, 1, 8, 0, b""), id="PNG, too long"),
+        pytest.param(png(12_000, 10_000, 1, 0, bytes(1501 * 10_000)), id="PNG, truthful"),
+        pytest.param(b"GIF89a" + b"\xff" * 4 + saved(Image.new("L", (8, 8)), "GIF")[10:], id="GIF"),
+        pytest.param(
+            b"BM" + struct.pack("<IHHIIiiHHIIiiII", 99, 0, 0, 54, 40, 30000, 30000, 1, 24, *[0] * 6), id="BMP"
+        ),
+        pytest.param(b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xfe\x3f\0\xfe\x3f\0", id="WebP"),
+    ],
+)
+def test_bombs_are_refused_before_they_are_decoded(data: bytes) -> None:
+    growth = peak_growth(lambda: refusal(data))
+    assert growth < 20
+    assert refusal(data).code == "too_many_pixels"
+
+
+def test_the_limit_of_pixels_is_the_callers() -> None:
+    data = saved(smooth(64, 48), "PNG")
+    assert open_image(data, min_side=448, max_pixels=64 * 48).size == (64, 48)
+    refused = refusal(data, max_pixels=64 * 48 - 1)
+    assert refused.code == "too_many_pixels"
+    assert "64 x 48" in str(refused)
+    assert refusal(smooth(64, 48), max_pixels=64 * 48 - 1).code == "too_many_pixels"
+
+
+def test_a_progressive_jpeg_of_endless_scans_is_refused() -> None:
+    data = saved(smooth(), "JPEG", progressive=True)
+    assert opened(data).shape == (48, 64, 3)
+    last = data.rindex(b"\xff\xda")
+    assert refusal(data[:last] + data[last:-2] * MAX_SCANS + b"\xff\xd9").code == "damaged"
+
+
+def test_of_a_gif_of_endless_frames_only_the_first_is_read() -> None:
+    data = saved(Image.new("L", (8, 8), 200), "GIF")
+    frame = data[data.index(b",") : -1]
+    assert (opened(data[:-1] + frame * 300_000 + b";") == 200).all()
+
+
+def test_pillows_own_guards_stay_up() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+# How much memory it takes
+
+
+def peak_growth(action: Callable[[], object]) -> float:
+    """MB by which the process grows at its peak during `action`; Pillow's memory is not Python's to trace."""
+
+    def memory(field: str) -> int:
+        status = Path("/proc/self/status").read_text().split()
+        return int(status[status.index(f"{field}:") + 1])
+
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    except OSError:
+        pytest.skip("only Linux tells a process its peak memory")
+    before = memory("VmRSS")
+    action()
+    return (memory("VmHWM") - before) / 1000
+
+
+@pytest.mark.parametrize("size", [(20_000, 10), (10, 20_000)])
+def test_an_extreme_shape_takes_little_memory(tiny_encoder_dir: Path, size: tuple[int, int]) -> None:
+    encoder = Encoder.load(f"local-dir:{tiny_encoder_dir}", device="cpu")
+    data = saved(Image.new("RGB", size, GREEN), "PNG")
+    assert peak_growth(lambda: encoder.encode([data])) < 30
+
+
+def test_a_jpeg_of_60_megapixels_takes_little_memory() -> None:
+    data = saved(Image.new("L", (10_000, 6_000), 90).convert("RGB"), "JPEG")
+    assert peak_growth(lambda: open_image(data, min_side=448)) < 60  # decoded whole it is 240 MB
+
+
+def test_a_big_png_takes_the_memory_of_its_pixels_once() -> None:
+    rows = (b"\0" + b"\1\2\3" * 5000) * 5000
+    assert peak_growth(lambda: open_image(png(5000, 5000, 8, 2, rows), min_side=448)) < 190  # 100 MB of pixels
+
+
+# Anything at all
+
+
+@cache
+def samples() -> list[bytes]:
+    image = smooth()
+    palette = image.quantize(16)
+    exif = Image.Exif()
+    exif[274] = 6
+    return [
+        saved(image, "JPEG", exif=exif),
+        saved(image, "JPEG", progressive=True),
+        saved(image.convert("CMYK"), "JPEG"),
+        saved(image, "PNG", exif=exif),
+        saved(palette, "PNG", transparency=3),
+        saved(Image.fromarray(RAMP), "PNG"),
+        saved(palette, "GIF", save_all=True, append_images=[palette.rotate(90)], transparency=2),
+        saved(image, "WEBP", exif=exif),
+        saved(image.convert("RGBA"), "WEBP", lossless=True),
+        saved(image, "TIFF", exif=exif),
+        saved(image, "TIFF", compression="tiff_lzw"),
+        saved(image, "TIFF", compression="jpeg"),
+        saved(Image.fromarray(RAMP.astype(np.float32)), "TIFF"),
+        saved(image, "BMP"),
+        saved(palette, "BMP"),
+        saved(image, "AVIF"),
+    ]
+
+
+@st.composite
+def broken_files(draw: st.DrawFn) -> bytes:
+    """A good file with bytes changed, cut out, put in or taken from another file."""
+    data = bytearray(draw(st.sampled_from(samples())))
+    # most of what a decoder believes without looking stands at the beginning
+    places = st.one_of(st.integers(0, 60), st.integers(0, len(data)))
+    for _ in range(draw(st.integers(1, 5))):
+        start = draw(places)
+        length = draw(st.integers(0, 8) | st.integers(0, len(data)))
+        match draw(st.sampled_from(["change", "change", "change", "cut", "splice", "end"])):
+            case "change":
+                change = draw(
+                    st.binary(min_size=1, max_size=4) | st.sampled_from([b"\xff" * 4, b"\0" * 4, b"\x7f\xff"])
+                )
+                data[start : start + len(change)] = change
+            case "cut":
+                del data[start : start + length]
+            case "splice":
+                other = draw(st.sampled_from(samples()))
+                data[start : start + draw(st.integers(0, 8))] = other[start : start + length]
+            case "end":
+                del data[start:]
+    return bytes(data)
+
+
+def survive(data: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            image = open_image(data, min_side=16, max_pixels=1_000_000)
+        except ImageError:
+            return
+    assert image.mode == "RGB"
+    assert min(image.size) >= 1
+
+
+@settings(max_examples=250)
+@given(broken_files())
+def test_a_broken_file_gives_a_picture_or_an_image_error(data: bytes) -> None:
+    survive(data)
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", *(data[:12] for data in samples())]))
+def test_random_bytes_give_a_picture_or_an_image_error(data: bytes, beginning: bytes) -> None:
+    survive(beginning + data)
