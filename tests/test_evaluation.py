@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.evaluation import Evaluation, evaluate
@@ -140,6 +140,7 @@ def test_a_missing_factual_caption_is_refused() -> None:
         evaluate({"a": "a dog"}, {"a": ["a dog"]}, factual={}, java_metrics=False)
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(), st.tuples(st.text(), st.text().map("dog {}".format)), min_size=1, max_size=4))
 def test_any_captions_get_finite_scores_of_0_or_more(captions: dict[str, tuple[str, str]]) -> None:
     evaluation = evaluate(

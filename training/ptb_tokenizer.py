@@ -13,6 +13,7 @@ Known deviations from the Java tokenizer, all rare in captions:
   emoticons are not recognised, and come out in pieces.
 - Letters and symbols younger than Unicode 6, and rare symbols outside the Latin scripts, are kept or dropped by simpler
   rules.
+- Punctuation that runs into a number in unusual ways, as in "....5" and "'10st.", is cut at other places.
 - A line separator other than a newline (vertical tab, form feed, U+2028) is a space here, and ends the line in Java.
 """
 
