@@ -25,7 +25,8 @@ GPT-2 + ViT-B/32 have random weights (GPT-2's of deviation 0.1, so that no two l
 normal distribution; their captions all have {{limit}} tokens, for the end token cannot win.
 Mixed styles are full-sized Transformer mappers, each run on its own; their weights are equal, so that captions are,
 but lie in {WEIGHT_SETS} places in memory. Ours is compared with ours there, by the time of a whole batch.
-Memory is the peak of a whole process with models and libraries; there the original captions one image at a time."""
+Memory is the peak of a whole process while it captions or trains, models and libraries included (ours / original).
+The original captions one image at a time."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.quick:
         print("--quick measures tiny models: it shows that everything runs and agrees, and nothing about speed.")
     if len(measured) == 1:
-        print(f"Left out: models/mini, which has not all of encoder/, lm/ and styles/*.safetensors.")
+        print("Left out: models/mini, which has not all of encoder/, lm/ and styles/*.safetensors.")
     if not multiplies_bfloat16(device):
         print("Left out: training in bf16, which this device does not multiply in hardware.")
     return 0
@@ -97,7 +98,8 @@ def _measure(subject: Subject, groups: list[str], *, judged: bool) -> list[tuple
             if row.target is not None and judged:
                 judgement = (f">= {row.target:g}x", "met" if ratio.median >= row.target else "MISSED")
             spread = f"{ratio.lowest:.2f} - {ratio.highest:.2f}"
-            rows.append((subject.name, row.name, f"{ratio.median:.2f}x the speed", spread, *judgement))
+            label = f"{row.name} ({row.note})" if row.note else row.name
+            rows.append((subject.name, label, f"{ratio.median:.2f}x the speed", spread, *judgement))
     if "memory" in groups:
         for name, number in MEMORY.items():
             row_name = GROUPS[name](subject).comparisons[number].name

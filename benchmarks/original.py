@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 @torch.no_grad()
 def greedy(model: PreTrainedModel, prefix: Tensor, stop_id: int, limit: int) -> list[int]:
     """The likeliest token again and again, from a prefix (K, D), up to `limit` tokens or the stop token."""
-    embedded, tokens = prefix[None], []
+    embedded = prefix[None]
+    tokens: list[int] = []
     while len(tokens) < limit:
         token = int(model(inputs_embeds=embedded).logits[0, -1].argmax())
         tokens.append(token)
@@ -80,6 +81,6 @@ def training_step(
     loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), ignore_index=0)
     model.zero_grad()
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return loss.item()

@@ -1,0 +1,82 @@
+"""The benchmarks on tiny models: both sides answer the same, and the table comes out. How fast they are says nothing
+here."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks.__main__ import main
+from benchmarks.comparisons import GROUPS, DisagreementError
+from benchmarks.measuring import compare, peak_memory
+from benchmarks.subjects import QUICK, RandomGPT2
+
+TINY = dataclasses.replace(QUICK, batch=3, peer_greedy=3, peer_beam=3, pairs=1, photo=(640, 480))
+
+
+@pytest.fixture(scope="module")
+def subject() -> RandomGPT2:
+    return RandomGPT2(TINY, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_ours_and_the_original_agree_and_both_can_be_timed(subject: RandomGPT2, group: str) -> None:
+    found = GROUPS[group](subject)
+    found.check()
+    for comparison in found.comparisons:
+        assert compare(comparison, subject.sizes.pairs, subject.device).median > 0
+
+
+def test_the_captions_that_are_compared_differ_from_picture_to_picture_and_never_end_early(
+    subject: RandomGPT2,
+) -> None:
+    captions = GROUPS["greedy"](subject).comparisons[1].ours()
+    assert isinstance(captions, list)
+    tokens = [caption for (caption,) in captions]
+    assert len(set(tokens)) == TINY.batch
+    assert {len(caption) for caption in tokens} == {TINY.limit}
+    assert all(len(set(caption)) > 1 for caption in tokens)
+
+
+@pytest.mark.parametrize("group", ["greedy", "beam", "training"])
+def test_a_disagreement_is_found(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = RandomGPT2(TINY, torch.device("cpu"))
+    found = GROUPS[group](subject)
+    answer = found.comparisons[0].ours()
+    name, other = ("training_step", 0.5) if group == "training" else (group, [[0]] if group == "beam" else [0])
+    monkeypatch.setattr(f"benchmarks.original.{name}", lambda *arguments: other)
+    assert answer != other
+    with pytest.raises(DisagreementError, match="original"):
+        found.check()
+
+
+def test_memory_counts_at_least_the_models_weights(subject: RandomGPT2) -> None:
+    weights = sum(p.numel() * p.element_size() for p in subject.lm.model.parameters())
+    assert peak_memory(subject, "greedy", 0, "ours") > weights
+
+
+def test_the_command_prints_a_row_of_each_group_and_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quick", "--device", "cpu", "--only", "greedy", "images"]) == 0
+    printed = capsys.readouterr().out
+    assert "torch" in printed
+    assert "device cpu" in printed
+    assert "greedy, batch 1 " in printed
+    assert "JPEG to caption" in printed
+    assert "training step," not in printed
+
+
+def test_the_command_says_so_and_fails_where_the_two_disagree(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.original.greedy", lambda *arguments: [1, 2, 3])
+    assert main(["--quick", "--device", "cpu", "--only", "greedy"]) == 1
+    printed = capsys.readouterr()
+    assert "DISAGREE" in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "many"])
+def test_a_wrong_number_of_threads_is_refused(threads: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([f"--threads={threads}"])
+    assert "at least 1" in capsys.readouterr().err
