@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument("--models", type=Path, default=MINI, metavar="DIR", help="encoder/, lm/ and styles/")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        # More threads than free cores wait for each other: a busy machine of two cores ran a hundred times slower.
+        default=max(1, (os.cpu_count() or 1) // 2),
+        help="of the CPU (half its cores)",
+    )
     parser.add_argument("--method", choices=("greedy", "beam", "nucleus"), default="beam", help="how to decode (beam)")
     parser.add_argument("--captions", type=int, metavar="N", help="the caption and N - 1 alternatives (beam: 5)")
     parser.add_argument("--max-length", type=int, default=40, metavar="N", help="tokens at most (40)")
@@ -53,6 +62,9 @@ def _caption(options: argparse.Namespace) -> int:
     from clipcap.fingerprint import file_sha256
     from clipcap.language_model import LanguageModel
 
+    if options.threads < 1:
+        raise ValueError(f"--threads must be at least 1, not {options.threads}")
+    torch.set_num_threads(options.threads)
     captions = options.captions or ((options.beam_size or 5) if options.method == "beam" else 1)
     decoding = DecodingOptions(
         method=options.method,

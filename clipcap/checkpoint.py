@@ -219,7 +219,8 @@ class OriginalCheckpoint:
             raise CheckpointError(
                 f"the GPT-2 inside the file is not whole: {str(error).splitlines()[1].strip()}"
             ) from error
-        return model.eval()
+        model.eval()
+        return model
 
 
 # The authors' names on the left, ours on the right.

@@ -43,5 +43,5 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is faster than float32 here: on CUDA cards since Ampere, and on CPUs that have
     instructions for it."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -38,7 +38,7 @@ class LanguageModel:
         self.model = freeze(model)
         self.tokenizer = tokenizer
         self.identity = identity
-        self.size: int = model.get_input_embeddings().embedding_dim  # type: ignore[operator]
+        self.size = self.embed(torch.zeros(1, 1, dtype=torch.long, device=model.device)).shape[-1]
         self.vocabulary: int = model.config.vocab_size
         self.max_length: int = model.config.max_position_embeddings
         self.device, self.dtype = model.device, model.dtype
@@ -73,7 +73,7 @@ class LanguageModel:
                 f"its hub once and needs the network for that; a folder (local-dir:PATH) needs config.json, "
                 f"model.safetensors and tokenizer.json, whole."
             ) from error
-        return cls(model.to(where), tokenizer, identity)
+        return cls(nn.Module.to(model, where), tokenizer, identity)
 
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`, without any special token."""

@@ -13,6 +13,7 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,29 +57,31 @@ def view_of(photo: Photo, view: str) -> Image.Image:
 class Frozen(nn.Module):
     """TinyViT up to the last block of its third stage: (B, 3, 224, 224) -> (B, 14, 14, 160)."""
 
-    def __init__(self, trunk: nn.Module) -> None:
+    def __init__(self, trunk: Any) -> None:
         super().__init__()
         third = trunk.stages[2]
         self.stem = nn.Sequential(trunk.patch_embed, trunk.stages[0], trunk.stages[1], third.downsample)
         self.blocks = third.blocks[:-1]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.blocks(self.stem(pixels).permute(0, 2, 3, 1))
+        maps: Tensor = self.blocks(self.stem(pixels).permute(0, 2, 3, 1))
+        return maps
 
 
 class Trained(nn.Module):
     """The rest of the tower: (B, 14, 14, 160) -> (B, 512)."""
 
-    def __init__(self, tower: nn.Module) -> None:
+    def __init__(self, tower: Any) -> None:
         super().__init__()
         self.block, self.stage = tower.trunk.stages[2].blocks[-1], tower.trunk.stages[3]
         self.pool, self.head = tower.trunk.head, tower.head
 
     def forward(self, maps: Tensor) -> Tensor:
-        return self.head(self.pool(self.stage(self.block(maps).permute(0, 3, 1, 2))))
+        embeddings: Tensor = self.head(self.pool(self.stage(self.block(maps).permute(0, 3, 1, 2))))
+        return embeddings
 
 
-def new_tower(data: Path, folder: Path) -> nn.Module:
+def new_tower(data: Path, folder: Path) -> Any:
     """open_clip's own model of CONFIG, its trunk filled with the ImageNet-22k weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
@@ -110,7 +113,8 @@ def feature_maps(frozen: Frozen, photos: list[Photo], view: str, work: Path) -> 
                     print(f"{view}: {done}/{len(photos)}, {done / (time.monotonic() - started):.1f}/s", flush=True)
         out.flush()
         partial.rename(path)
-    return np.load(path, mmap_mode="r")
+    maps: Maps = np.load(path, mmap_mode="r")
+    return maps
 
 
 def draw_maps(views: list[Maps], rows: list[int], rng: random.Random) -> Tensor:
@@ -190,7 +194,7 @@ def embed(trained: nn.Module, maps: Maps, rows: list[int]) -> Tensor:
     return torch.cat([trained(part) for part in parts])
 
 
-def save_tower(model: nn.Module, trained: nn.Module, folder: Path) -> None:
+def save_tower(model: Any, trained: nn.Module, folder: Path) -> None:
     """Write the open_clip model, its trained part replaced by `trained`, in half precision."""
     Trained(model.visual).load_state_dict(trained.state_dict())
     state = {

@@ -10,10 +10,11 @@ the ones that ship against the frozen LM.
 """
 
 import argparse
-import math
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,25 +94,26 @@ def train_on_text(model: GPT2LMHeadModel, captions: list[list[int]], epochs: flo
 
 
 class Joint(nn.Module):
-    """The LM with one mapper a style, which share all but their constants."""
+    """The LM with one mapper a style, which share all but their constants; perhaps with the encoder's last layers."""
 
     def __init__(self, model: GPT2LMHeadModel, embeddings: Tensor) -> None:
         """`embeddings`, (N, 512), are what the mappers' first layer is scaled for."""
         super().__init__()
-        self.model = model
-        self.mappers = nn.ModuleDict({style: TransformerMapper(MAPPER) for style in STYLES})
-        for mapper in self.mappers.values():
-            mapper.linear, mapper.blocks = self.mappers["factual"].linear, self.mappers["factual"].blocks
-        standardize(self.mappers["factual"], embeddings)
+        self.model: GPT2LMHeadModel = model
+        first = TransformerMapper(MAPPER)
+        standardize(first, embeddings)
+        self.mappers = nn.ModuleList([first, *(TransformerMapper(MAPPER) for _ in STYLES[1:])])
+        for mapper in self.mappers:
+            mapper.linear, mapper.blocks = first.linear, first.blocks
 
     def loss(self, rows: list[tuple[str, Tensor, list[list[int]]]]) -> tuple[Tensor, int]:
-        """Summed cross-entropy, and its number of tokens, of rows: style, embedding (E,), captions of the image."""
+        """Summed cross-entropy, and its number of tokens, of rows: style, embedding (512,), captions of the image."""
         rows = sorted(rows, key=lambda row: STYLES.index(row[0]))
         prefixes = []
-        for style in STYLES:
+        for style, mapper in zip(STYLES, self.mappers, strict=True):
             embeddings = [embedding for s, embedding, _ in rows if s == style]
             if embeddings:
-                prefixes.append(self.mappers[style](torch.stack(embeddings)))
+                prefixes.append(mapper(torch.stack(embeddings)))
         batch = pack([captions for _, _, captions in rows], MAPPER.prefix_length, 0)
         x = torch.cat([torch.cat(prefixes), self.model.transformer.wte(batch.tokens)], dim=1)
         keep = x.shape[1] - MAPPER.prefix_length + 1
@@ -126,108 +128,106 @@ Captions = dict[str, list[list[int]]]  # the token ids of an image's captions by
 
 
 class Data:
-    """The photos of one split: their captions, teacher embeddings (N, 512) and, once there is an encoder to train
-    along, the views' feature maps, of which `rows` are this split's."""
+    """The photos of one split: their captions, the teacher's embeddings (N, 512), and where they stand in the maps."""
 
-    def __init__(self, photos: list[Photo], split: str, tokenizer: PreTrainedTokenizerFast, views: list[Maps]) -> None:
+    def __init__(self, photos: list[Photo], split: str, tokenizer: PreTrainedTokenizerFast) -> None:
         self.rows = [i for i, photo in enumerate(photos) if photo.split == split]
         self.captions: list[Captions] = [
             {style: [tokenizer.encode(text) for text in texts] for style, texts in photos[i].captions.items()}
             for i in self.rows
         ]
         self.teacher = torch.from_numpy(np.stack([photos[i].teacher for i in self.rows])).float()
-        self.views = views
 
 
 def train_jointly(
     joint: Joint,
-    encoder: Trained | None,
-    training: Data,
-    dev: Data,
+    data: Data,
     *,
-    epochs: int,
+    encoder: Trained | None = None,
+    maps: Sequence[Maps] = (),
+    views: Sequence[Tensor] = (),
+    steps: int,
+    size: int,
+    captions_each: int,
     peak: float,
     final: float,
+    lm_share: float,
     seed: int,
-    size: int,
-    noise: float = 0.25,
-    styled_weight: float = 2.0,
-    distillation_weight: float = 0.5,
-) -> nn.ModuleDict:
-    """Train LM and mappers on the teacher's embeddings or, if there is an `encoder`, on its own while it trains along
-    and stays near the teacher.
+) -> nn.ModuleList:
+    """Train LM and mappers on image-caption pairs of all styles.
 
-    The factual captions of an image stand behind one prefix. Styled ones count more, since there are five times fewer.
-    Batches have `size` images; `noise` is added to embeddings, in units of each dimension's deviation.
+    An image's embedding is one of its `views` (N, 512), drawn at random, or what `encoder` makes of its feature maps
+    while it trains along and is held near the teacher. A quarter of each dimension's deviation is added as noise.
+    Styled captions count double, since there are fewer.
+
+    Args:
+        size, captions_each: images a step, and factual captions of each.
+        peak, final: the mappers' learning rate; the LM has `lm_share` of it. It learns slower because it already
+            writes, and would rather learn the captions by heart than look at the prefix.
 
     Returns:
-        The running average of the weights, "joint" and perhaps "encoder".
+        The running average of the weights: the joint model and, if it trained along, the encoder.
     """
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    trained = nn.ModuleDict({"joint": joint} | ({"encoder": encoder} if encoder else {}))
-    # The LM learns slowest: it already writes, and would rather learn the captions by heart than look at the prefix.
-    groups = [{"params": joint.mappers.parameters(), "share": 1.0}, {"params": joint.model.parameters(), "share": 0.3}]
+    groups = [
+        {"params": list(joint.mappers.parameters()), "share": 1.0},
+        {"params": list(joint.model.parameters()), "share": lm_share},
+    ]
+    trained = nn.ModuleList([joint])
     if encoder:
-        groups.append({"params": encoder.parameters(), "share": 0.3})
+        trained.append(encoder)
+        groups.append({"params": list(encoder.parameters()), "share": 0.3})
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
     average = Average(trained, decay=0.998)
-    deviation = training.teacher.std(0)
-    steps = epochs * math.ceil(len(training.rows) / size)
-    step, started = 0, time.monotonic()
-    for epoch in range(epochs):
-        trained.train()
-        for chosen in batches(training, size, rng):
-            for group in optimizer.param_groups:
-                group["lr"] = group["share"] * learning_rate(step, steps, peak, final)
-            teacher = training.teacher[chosen]
-            loss, embeddings = torch.zeros(()), teacher
-            if encoder:
-                embeddings = encoder(draw_maps(training.views, [training.rows[i] for i in chosen], rng))
-                loss = distillation_weight * distillation_loss(embeddings, teacher)
-            noisy = embeddings + noise * deviation * torch.randn_like(embeddings)
-            pairs = [(training.captions[i], e) for i, e in zip(chosen, noisy, strict=True)]
-            factual, factual_count = joint.loss([("factual", e, c["factual"]) for c, e in pairs])
-            styled, styled_count = joint.loss([(s, e, c[s]) for c, e in pairs for s in STYLES[1:] if s in c])
-            loss = loss + (factual + styled_weight * styled) / (factual_count + styled_weight * styled_count)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-            optimizer.step()
-            average.update(trained)
-            step += 1
-            if step % 20 == 0:
-                print(
-                    f"joint {step}/{steps} all {loss:.3f} factual {factual / factual_count:.3f} "
-                    f"styled {styled / styled_count:.3f} {time.monotonic() - started:.0f}s",
-                    flush=True,
-                )
-        print(f"epoch {epoch + 1} on dev: {dev_losses(average.module, dev)}", flush=True)
+    deviation = data.teacher.std(0)
+    order: list[int] = []
+    recent: list[tuple[float, float]] = []
+    started = time.monotonic()
+    trained.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["share"] * learning_rate(step, steps, peak, final)
+        if len(order) < size:
+            order = rng.sample(range(len(data.rows)), len(data.rows))
+        chosen, order = order[:size], order[size:]
+        loss = torch.zeros(())
+        if encoder:
+            embeddings = encoder(draw_maps(list(maps), [data.rows[i] for i in chosen], rng))
+            loss = 0.5 * distillation_loss(embeddings, data.teacher[chosen])
+        else:
+            embeddings = torch.stack([rng.choice(views)[i] for i in chosen])
+        embeddings = embeddings + 0.25 * deviation * torch.randn_like(embeddings)
+        pairs = [(data.captions[i], e) for i, e in zip(chosen, embeddings, strict=True)]
+        factual, factual_count = joint.loss(
+            [("factual", e, rng.sample(c["factual"], min(captions_each, len(c["factual"])))) for c, e in pairs]
+        )
+        styled, styled_count = joint.loss([(s, e, c[s]) for c, e in pairs for s in STYLES[1:] if s in c])
+        loss = loss + (factual + 2 * styled) / (factual_count + 2 * styled_count)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizer.step()
+        average.update(trained)
+        recent.append((factual.item() / factual_count, styled.item() / styled_count))
+        if len(recent) == 100:
+            means = [sum(values) / 100 for values in zip(*recent, strict=True)]
+            took = time.monotonic() - started
+            print(f"{step + 1}/{steps} factual {means[0]:.3f} styled {means[1]:.3f} {took:.0f}s", flush=True)
+            recent = []
     return average.module
 
 
-def batches(data: Data, size: int, rng: random.Random) -> list[list[int]]:
-    """One epoch: images with about as many caption tokens together, which saves padding, all else at random."""
-    lengths = [sum(map(len, captions["factual"])) for captions in data.captions]
-    order = rng.sample(range(len(lengths)), len(lengths))
-    chosen = []
-    for first in range(0, len(order), 20 * size):
-        pool = sorted(order[first : first + 20 * size], key=lambda i: lengths[i])
-        chosen += [pool[i : i + size] for i in range(0, len(pool), size)]
-    return rng.sample(chosen, len(chosen))
-
-
 @torch.inference_mode()
-def dev_losses(trained: nn.ModuleDict, dev: Data) -> dict[str, float]:
-    """Mean cross-entropy per token by style, and the cosine to the teacher."""
-    trained.eval()
-    embeddings = embed(trained["encoder"], dev.views[0], dev.rows) if "encoder" in trained else dev.teacher
-    losses = {"cosine": float(F.cosine_similarity(embeddings, dev.teacher).mean())}
+def dev_losses(joint: Joint, data: Data, embeddings: Tensor) -> dict[str, float]:
+    """Mean cross-entropy per token by style, given (N, 512) embeddings."""
+    joint.eval()
+    losses = {}
     for style in STYLES:
-        rows = [(style, e, c[style]) for e, c in zip(embeddings, dev.captions, strict=True) if style in c]
-        parts = [trained["joint"].loss(rows[i : i + 64]) for i in range(0, len(rows), 64)]
-        losses[style] = float(sum(total for total, _ in parts)) / sum(count for _, count in parts)
-    return {name: round(value, 4) for name, value in losses.items()}
+        rows = [(style, e, c[style]) for e, c in zip(embeddings, data.captions, strict=True) if style in c]
+        parts = [joint.loss(rows[i : i + 64]) for i in range(0, len(rows), 64)]
+        losses[style] = round(sum(total.item() for total, _ in parts) / sum(count for _, count in parts), 4)
+    return losses
 
 
 def main() -> None:
@@ -235,10 +235,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
     parser.add_argument("--models", type=Path, required=True, help="holds encoder/, which is trained on; receives lm/")
     parser.add_argument("--work", type=Path, required=True, help="as given to recipes.encoder")
-    parser.add_argument("--text-epochs", type=float, default=1.2)
-    parser.add_argument("--teacher-epochs", type=int, default=2)
-    parser.add_argument("--joint-epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of training steps")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -246,47 +244,57 @@ def main() -> None:
     texts = load_texts(arguments.data, photos)
     tokenizer = train_tokenizer(texts)
     model = new_model()
-    train_on_text(model, [tokenizer.encode(text) for text in texts], arguments.text_epochs, seed=0)
+    train_on_text(model, [tokenizer.encode(text) for text in texts], 1.2 * arguments.scale, seed=0)
 
-    tower = create_model(f"local-dir:{arguments.models / 'encoder'}")
-    views = [feature_maps(Frozen(tower.visual.trunk), photos, view, arguments.work) for view in VIEWS]
-    training, dev = (Data(photos, split, tokenizer, views) for split in ("train", "dev"))
-    joint = Joint(model, training.teacher)
-    averaged = train_jointly(
-        joint, None, training, dev, epochs=arguments.teacher_epochs, peak=1.2e-3, final=9e-4, seed=1, size=12
+    tower: Any = create_model(f"local-dir:{arguments.models / 'encoder'}")
+    maps = [feature_maps(Frozen(tower.visual.trunk), photos, view, arguments.work) for view in VIEWS]
+    training, dev = (Data(photos, split, tokenizer) for split in ("train", "dev"))
+
+    def steps(count: int) -> int:
+        scaled: float = count * arguments.scale
+        return max(1, round(scaled))
+
+    # Learn to look at a prefix, on the teacher's embeddings; then with the encoder; then with the encoder frozen.
+    joint: Any = Joint(model, training.teacher)
+    whole: dict[str, Any] = {"captions_each": 5, "peak": 1.2e-3, "lm_share": 0.3}
+    (joint,) = train_jointly(
+        joint, training, views=[training.teacher], steps=steps(240), size=12, final=1e-3, seed=1, **whole
     )
-    averaged = train_jointly(
-        averaged["joint"],
-        Trained(tower.visual),
+    joint, encoder = train_jointly(
+        joint,
         training,
-        dev,
-        epochs=arguments.joint_epochs,
-        peak=9e-4,
+        encoder=Trained(tower.visual),
+        maps=maps,
+        steps=steps(1200),
+        size=20,
         final=0.0,
         seed=2,
-        size=24,
+        **whole,
     )
-    write(averaged, tower, tokenizer, photos, views, arguments.models, arguments.work)
+    save_tower(tower, encoder, arguments.models / "encoder")
+    every = list(range(len(photos)))
+    embeddings = [embed(encoder, view, every).clone() for view in maps]
+    views = [*(view[training.rows] for view in embeddings), training.teacher]
+    (joint,) = train_jointly(
+        joint,
+        training,
+        views=views,
+        steps=steps(2250),
+        size=8,
+        captions_each=3,
+        peak=1.5e-3,
+        final=0.0,
+        lm_share=0.5,
+        seed=3,
+    )
+    print("on dev:", dev_losses(joint, dev, embeddings[0][dev.rows]), flush=True)
 
-
-def write(
-    averaged: nn.ModuleDict,
-    tower: nn.Module,
-    tokenizer: PreTrainedTokenizerFast,
-    photos: list[Photo],
-    views: list[Maps],
-    models: Path,
-    work: Path,
-) -> None:
-    """Store encoder and LM as they ship, and for `recipes.mappers` the mappers to start from and every embedding."""
-    save_tower(tower, averaged["encoder"], models / "encoder")
-    averaged["joint"].model.half().save_pretrained(models / "lm")
-    tokenizer.save_pretrained(models / "lm")
-    for style, mapper in averaged["joint"].mappers.items():
-        save_mapper(MapperCheckpoint(mapper, None, None), work / f"start-{style}.safetensors")
-    encoder = Encoder.load(f"local-dir:{models / 'encoder'}", device="cpu")
-    embeddings = [embed(averaged["encoder"], maps, list(range(len(photos)))) for maps in views]
-    torch.save({"encoder": encoder.identity, "views": torch.stack(embeddings, dim=1)}, work / "views.pt")
+    joint.model.half().save_pretrained(arguments.models / "lm")
+    tokenizer.save_pretrained(arguments.models / "lm")
+    for style, mapper in zip(STYLES, joint.mappers, strict=True):
+        save_mapper(MapperCheckpoint(mapper, None, None), arguments.work / f"start-{style}.safetensors")
+    identity = Encoder.load(f"local-dir:{arguments.models / 'encoder'}", device="cpu").identity
+    torch.save({"encoder": identity, "views": torch.stack(embeddings, dim=1)}, arguments.work / "views.pt")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from recipes.photos import STYLES, Photo, load_photos
 from training.trainer import CaptionedImages, Progress, TrainingOptions, train_mapper
 
 OPTIONS = {
-    "factual": TrainingOptions(epochs=4, batch_size=120, learning_rate=4e-4, noise=0.25, seed=1),
-    "humorous": TrainingOptions(epochs=6, batch_size=60, learning_rate=4e-4, noise=0.25, seed=1),
-    "romantic": TrainingOptions(epochs=6, batch_size=60, learning_rate=4e-4, noise=0.25, seed=1),
+    "factual": TrainingOptions(epochs=1, batch_size=60, learning_rate=3e-4, noise=0.25, seed=1),
+    "humorous": TrainingOptions(epochs=3, batch_size=40, learning_rate=3e-4, noise=0.25, seed=1),
+    "romantic": TrainingOptions(epochs=3, batch_size=40, learning_rate=3e-4, noise=0.25, seed=1),
 }
 
 
@@ -47,12 +47,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
     parser.add_argument("--models", type=Path, required=True, help="holds encoder/ and lm/, receives styles/")
     parser.add_argument("--work", type=Path, required=True, help="where recipes.language_model left its results")
+    parser.add_argument("--style", action="append", choices=STYLES, help="only this one (may be repeated)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     photos = load_photos(arguments.data)
     lm = LanguageModel.load(f"local-dir:{arguments.models / 'lm'}")
     before = lm.fingerprint()
     stored = torch.load(arguments.work / "views.pt", weights_only=True)
-    for style in STYLES:
+    for style in arguments.style or STYLES:
         start = load_mapper(arguments.work / f"start-{style}.safetensors")
         result = train_mapper(
             start.mapper,

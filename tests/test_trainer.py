@@ -154,7 +154,12 @@ def test_a_run_killed_between_two_states_resumes_from_the_earlier_one_to_the_sam
 
 def test_progress_counts_up_to_the_last_step_with_rate_and_time_left(train: Train) -> None:
     reports: list[Progress] = []
-    train(on_progress=lambda p: bool(reports.append(p)) or True)
+
+    def note(progress: Progress) -> bool:
+        reports.append(progress)
+        return True
+
+    train(on_progress=note)
     assert [p.step for p in reports] == list(range(1, reports[-1].steps + 1))
     assert reports[0].validation_loss is None
     assert reports[-1].validation_loss is not None

@@ -184,8 +184,8 @@ def standardize(mapper: Mapper, embeddings: Tensor) -> None:
     deviation = x.std(0, unbiased=False).clamp(min=1e-4)
     layer = mapper.first_layer
     with torch.no_grad():
-        layer.weight /= deviation
-        layer.bias -= layer.weight @ x.mean(0)
+        layer.weight.div_(deviation)
+        layer.bias.sub_(layer.weight @ x.mean(0))
 
 
 def train_mapper(
@@ -243,7 +243,7 @@ def train_mapper(
             if not loss.isfinite():
                 raise TrainingError(f"the loss is not a number at step {state.step}; lower the learning rate")
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(parameters, options.clip)
             optimizer.step()
             tokens = sum(len(c) + 1 for _, captions in batch for c in captions)

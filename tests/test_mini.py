@@ -1,0 +1,157 @@
+"""The embedded models, and the command that captions with them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipcap.__main__ import MINI, main
+from clipcap.captioner import Captioner
+from clipcap.checkpoint import CheckpointError, load_mapper
+from clipcap.decoding import DecodingOptions
+from clipcap.encoder import Encoder
+from clipcap.language_model import LanguageModel
+from clipcap.mapper import Mapper
+from training.evaluation import evaluate
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples" / "coco_cc"
+STYLES = ["factual", "humorous", "romantic"]
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    return Captioner(
+        Encoder.load(f"local-dir:{MINI / 'encoder'}", device="cpu"),
+        LanguageModel.load(f"local-dir:{MINI / 'lm'}", device="cpu"),
+    )
+
+
+@pytest.fixture(scope="module")
+def mappers(captioner: Captioner) -> dict[str, Mapper]:
+    return {style: captioner.load_mapper(MINI / "styles" / f"{style}.safetensors") for style in STYLES}
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Path]:
+    return sorted(EXAMPLES.glob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def embeddings(captioner: Captioner, photos: list[Path]) -> torch.Tensor:
+    return captioner.encoder.encode(photos)
+
+
+def test_the_bundle_fits_into_git() -> None:
+    assert sum(path.stat().st_size for path in MINI.rglob("*") if path.is_file()) <= 48 * 2**20
+
+
+def test_styles_mixed_in_one_batch_give_the_captions_of_each_alone(
+    captioner: Captioner, mappers: dict[str, Mapper], embeddings: torch.Tensor
+) -> None:
+    mixed = captioner.caption(embeddings[:6].repeat_interleave(3, 0), list(mappers.values()) * 6)
+    for number, mapper in enumerate(mappers.values()):
+        alone = captioner.caption(embeddings[:6], [mapper] * 6)
+        assert [a[0].text for a in mixed[number::3]] == [a[0].text for a in alone]
+
+
+def test_captions_of_unseen_photos_are_about_them(
+    captioner: Captioner, mappers: dict[str, Mapper], embeddings: torch.Tensor, photos: list[Path]
+) -> None:
+    people = {row["file"]: row["captions"] for row in json.loads((EXAMPLES / "captions.json").read_text())}
+    texts = [a[0].text for a in captioner.caption(embeddings, [mappers["factual"]] * len(photos))]
+    own = evaluate({p.name: t for p, t in zip(photos, texts, strict=True)}, people, java_metrics=False)
+    shifted = texts[38:] + texts[:38]
+    others = evaluate({p.name: t for p, t in zip(photos, shifted, strict=True)}, people, java_metrics=False)
+    assert own.scores["CIDEr"] > 1.5 * others.scores["CIDEr"]
+    assert all(text.endswith((".", "!", "?")) for text in texts)
+
+
+def test_the_lm_of_the_bundle_knows_every_byte(captioner: Captioner) -> None:
+    for text in ("Ein schöner Tag.", "犬が走る 🐕", "!!!"):
+        assert captioner.language_model.decode(captioner.language_model.encode(text)) == text
+
+
+def test_a_mapper_of_other_models_is_refused(captioner: Captioner) -> None:
+    stored = load_mapper(MINI / "styles" / "factual.safetensors")
+    other = type(stored)(stored.mapper, stored.encoder, "another@lm")
+    with pytest.raises(CheckpointError, match="another@lm"):
+        captioner.adopt(other)
+
+
+def test_a_mapper_stops_at_its_own_text(captioner: Captioner, mappers: dict[str, Mapper]) -> None:
+    assert captioner.stop_id(mappers["factual"]) == captioner.language_model.end_id
+
+
+def test_the_command_prints_one_json_object_a_line_and_nothing_else(
+    photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(photos[0]), str(photos[1]), "--json", "--device", "cpu"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["image"], line["style"]) for line in lines] == [(str(p), s) for p in photos[:2] for s in STYLES]
+    for line in lines:
+        assert set(line) == {"image", "style", "caption", "confidence", "alternatives", "mapper"}
+        assert line["caption"]
+        assert line["confidence"] < 0
+        assert len(line["alternatives"]) == 4
+        assert line["mapper"].startswith(f"{line['style']}@")
+
+
+def test_the_command_names_a_bad_photo_and_captions_the_others(
+    photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"not a picture")
+    arguments = [str(photos[0]), str(tmp_path / "bad.jpg"), str(tmp_path / "missing.jpg"), str(photos[1])]
+    assert main([*arguments, "--style", "factual", "--device", "cpu"]) == 1
+    output = capsys.readouterr()
+    assert output.out.count("factual") == 2
+    assert "bad.jpg" in output.err
+    assert "missing.jpg" in output.err
+
+
+def test_forty_photos_show_progress_on_standard_error_only(photos: list[Path]) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "clipcap",
+        *map(str, photos[:40]),
+        "--json",
+        "--style",
+        "factual",
+        "--method",
+        "greedy",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 40
+    assert "40/40" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--style", "pirate"], "no style 'pirate'; there are factual, humorous, romantic"),
+        (["--method", "greedy", "--beam-size", "3"], "beam_size"),
+        (["--models", "nowhere"], "no styles in nowhere"),
+        (["--device", "cuda:99"], "device 'cuda:99'"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--max-length", "1000"], "max_length must be at most"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    photos: list[Path], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(photos[0]), *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
+
+
+def test_captioning_is_the_same_whatever_the_method_returns_first(
+    captioner: Captioner, mappers: dict[str, Mapper], embeddings: torch.Tensor
+) -> None:
+    (single,) = captioner.caption(embeddings[:1], [mappers["factual"]], DecodingOptions("beam", captions=1))
+    (several,) = captioner.caption(embeddings[:1], [mappers["factual"]], DecodingOptions("beam", captions=5))
+    assert single[0] == several[0]
