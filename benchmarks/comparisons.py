@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from benchmarks import original
 from benchmarks.subjects import Subject, jpeg
 from clipcap.captioner import Captioner
-from clipcap.decoding import DecodingOptions, decode
+from clipcap.decoding import decode
 from clipcap.device import multiplies_bfloat16
 from clipcap.mapper import MapperConfig, build_mapper
+from clipcap.options import DecodingOptions
 from training.trainer import caption_loss
 
 BEAMS = 5

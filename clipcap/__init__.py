@@ -1,8 +1,4 @@
 """ClipCap (arXiv 2111.09734) as a library: CLIP embedding -> mapping network -> prefix -> language model.
 
-Pure PyTorch; knows nothing of Django, Celery or a database.
+Pure PyTorch; knows nothing of Django, Celery or a database. `image.py` and `options.py` do without torch too.
 """
-
-from clipcap.torchvision_schemas import mend
-
-mend()  # before anything imports open_clip or transformers

@@ -57,10 +57,11 @@ def _caption(options: argparse.Namespace) -> int:
     import torch
 
     from clipcap.captioner import Captioner
-    from clipcap.decoding import DecodingOptions
-    from clipcap.encoder import Encoder, ImageError
+    from clipcap.encoder import Encoder
     from clipcap.fingerprint import file_sha256
+    from clipcap.image import ImageError
     from clipcap.language_model import LanguageModel
+    from clipcap.options import DecodingOptions
 
     if options.threads < 1:
         raise ValueError(f"--threads must be at least 1, not {options.threads}")

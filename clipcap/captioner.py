@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from clipcap.checkpoint import MapperCheckpoint, load_mapper
-from clipcap.decoding import DecodingOptions, decode
+from clipcap.decoding import decode
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
+from clipcap.options import DecodingOptions
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ tensors. The file is written beside its place and then renamed, so nobody ever r
 the authors' code are read too, never unpickled beyond tensors.
 """
 
+import clipcap.torchvision_schemas  # noqa: F401 (before transformers is imported)
+
+# isort: split
 import dataclasses
 import hashlib
 import json

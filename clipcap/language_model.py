@@ -3,6 +3,9 @@
 Legend: B rows, T tokens, S cached tokens and T together, D size of a token embedding, V vocabulary.
 """
 
+import clipcap.torchvision_schemas  # noqa: F401 (before transformers is imported)
+
+# isort: split
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

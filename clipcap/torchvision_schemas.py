@@ -3,7 +3,8 @@
 The package index has one torchvision wheel a platform, linked against CUDA. Beside a CPU torch its compiled
 half does not load, and importing torchvision (which open_clip and transformers do) then dies registering fake
 kernels for operators that nobody defined. Nothing here calls those operators, so defining their schemas is
-enough. Where torchvision imports as it is, or is not installed, nothing is touched.
+enough. Where torchvision imports as it is, or is not installed, nothing is touched. Modules that import open_clip or
+transformers import this one first.
 """
 
 import importlib
@@ -35,3 +36,6 @@ def mend() -> None:
         for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         importlib.import_module("torchvision")
+
+
+mend()

@@ -1,18 +1,23 @@
 """The settings of the site, which are those of production unless the environment asks for development.
 
-- `CLIPCAP_DEVELOPMENT=1` turns debugging on and makes up what is missing below. It is for the developer's machine only.
-- `CLIPCAP_SECRET_KEY` signs what users get to hold. Production does not start without one.
-- `CLIPCAP_ALLOWED_HOSTS` lists the names that the site answers to, separated by commas. With none, production answers
-  no request.
+Every setting is a variable of the environment; docs/settings.md lists them. With none but the first two the site
+runs on SQLite, files and a broker that is a folder, all below `CLIPCAP_HOME`.
 """
 
-import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
+import environ
+from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
-DEBUG = os.environ.get("CLIPCAP_DEVELOPMENT") == "1"
+env = environ.Env()
+BASE_DIR = Path(__file__).resolve().parent.parent
 
-SECRET_KEY = os.environ.get("CLIPCAP_SECRET_KEY") or ("for development only" if DEBUG else "")
+DEBUG = env.str("CLIPCAP_DEVELOPMENT", "") == "1"
+
+SECRET_KEY = env.str("CLIPCAP_SECRET_KEY", "") or ("for development only" if DEBUG else "")
 if not SECRET_KEY:
     raise ImproperlyConfigured(
         "CLIPCAP_SECRET_KEY is not set. Set it to a long random string that is kept secret, such as one that "
@@ -20,8 +25,199 @@ if not SECRET_KEY:
         "CLIPCAP_DEVELOPMENT=1 instead."
     )
 
-ALLOWED_HOSTS = [host.strip() for host in os.environ.get("CLIPCAP_ALLOWED_HOSTS", "").split(",") if host.strip()]
+HOME = Path(env.str("CLIPCAP_HOME", str(BASE_DIR / "var")))
+MODELS = Path(env.str("CLIPCAP_MODELS", str(BASE_DIR / "models" / "mini")))
 
-MIDDLEWARE = ["django.middleware.security.SecurityMiddleware"]
+ALLOWED_HOSTS = [host.strip() for host in env.str("CLIPCAP_ALLOWED_HOSTS", "").split(",") if host.strip()]
+HTTPS = env.bool("CLIPCAP_HTTPS", not DEBUG)  # off only behind nothing, on a network that is trusted
+CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in ALLOWED_HOSTS if host != "*"] if HTTPS else []
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("CLIPCAP_BEHIND_PROXY", False) else None
+SECURE_SSL_REDIRECT = HTTPS and not DEBUG
+SECURE_HSTS_SECONDS = 30 * 24 * 3600 if HTTPS and not DEBUG else 0
+SECURE_REDIRECT_EXEMPT = [r"^api/health/"]  # load balancers ask for it without TLS
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_htmx",
+    "rest_framework",
+    "knox",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "csp",
+    "captioner",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+
 ROOT_URLCONF = "clipcap_site.urls"
 WSGI_APPLICATION = "clipcap_site.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "img-src": [SELF, "data:", "blob:"],
+        "object-src": [NONE],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+        "form-action": [SELF],
+    }
+}
+SECURE_REFERRER_POLICY = "same-origin"
+
+# SQLite with Django's defaults lost transactions under load: they read first and could not become writers.
+SQLITE = {
+    "timeout": 20,
+    "transaction_mode": "IMMEDIATE",
+    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+}
+DATABASES: dict[str, Any] = {"default": env.db_url("CLIPCAP_DATABASE_URL", default=f"sqlite:///{HOME / 'db.sqlite3'}")}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = SQLITE
+else:
+    DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+
+CACHES = {"default": env.cache_url("CLIPCAP_CACHE_URL", default="locmemcache://")}
+
+MEDIA_ROOT = HOME / "media"
+S3_BUCKET = env.str("CLIPCAP_S3_BUCKET", "")
+STORAGES: dict[str, Any] = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+if S3_BUCKET:  # credentials and region come from the environment, as boto3 reads it (AWS_ACCESS_KEY_ID …)
+    STORAGES["default"] = {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {"bucket_name": S3_BUCKET, "endpoint_url": env.str("CLIPCAP_S3_ENDPOINT", "") or None},
+    }
+if DEBUG:
+    STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+WHITENOISE_USE_FINDERS = DEBUG
+STATIC_URL = "static/"
+STATIC_ROOT = HOME / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+FILE_UPLOAD_PERMISSIONS = 0o640
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = env.str("CLIPCAP_TIME_ZONE", "UTC")
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "home"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+
+# Captioning
+ENCODER = env.str("CLIPCAP_ENCODER", f"local-dir:{MODELS / 'encoder'}")
+LANGUAGE_MODEL = env.str("CLIPCAP_LANGUAGE_MODEL", f"local-dir:{MODELS / 'lm'}")
+DEVICE = env.str("CLIPCAP_DEVICE", "auto")
+THREADS = env.int("CLIPCAP_THREADS", 1)  # of a worker on the CPU; see docs/settings.md before raising it
+BATCH_SIZE = env.int("CLIPCAP_BATCH_SIZE", 32)
+ANONYMOUS = env.bool("CLIPCAP_ANONYMOUS", False)
+DEADLINE = timedelta(seconds=env.int("CLIPCAP_DEADLINE_SECONDS", 3600))
+KEEP_RESULTS = timedelta(days=env.int("CLIPCAP_KEEP_DAYS", 0))  # 0 keeps them for good
+MAX_UPLOAD_BYTES = env.int("CLIPCAP_MAX_UPLOAD_BYTES", 20_000_000)
+MAX_UPLOAD_PIXELS = env.int("CLIPCAP_MAX_UPLOAD_PIXELS", 50_000_000)
+MAX_IMAGES_PER_REQUEST = env.int("CLIPCAP_MAX_IMAGES_PER_REQUEST", 50)
+WEBHOOKS_TO_PRIVATE_NETWORKS = env.bool("CLIPCAP_WEBHOOKS_TO_PRIVATE_NETWORKS", False)
+# Base64 in JSON is a third longer than the file.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * MAX_UPLOAD_BYTES // 3 + 100_000
+DATA_UPLOAD_MAX_NUMBER_FILES = MAX_IMAGES_PER_REQUEST
+
+# Celery carries bells and nothing else: see captioner/tasks.py.
+CELERY_BROKER_URL = env.str("CLIPCAP_BROKER_URL", "filesystem://localhost")
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_TASK_DEFAULT_QUEUE = "captions"
+CELERY_TASK_ROUTES = {"training.*": {"queue": "training"}}
+if CELERY_BROKER_URL.startswith("filesystem:"):
+    CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
+        "data_folder_in": str(HOME / "broker"),
+        "data_folder_out": str(HOME / "broker"),
+        "control_folder": str(HOME / "broker-control"),
+        "store_processed": False,
+        "polling_interval": 0.1,
+    }
+else:
+    # A request must not wait for a broker that is down: the row is safe, and workers look for rows by themselves.
+    CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 1, "socket_timeout": 30}
+
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "knox.auth.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_VERSIONING_CLASS": "rest_framework.versioning.NamespaceVersioning",
+    "DEFAULT_VERSION": "v1",
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_THROTTLE_RATES": {
+        "anonymous": env.str("CLIPCAP_THROTTLE_ANONYMOUS", "60/minute"),
+        "user": env.str("CLIPCAP_THROTTLE_USER", "1000/minute"),
+    },
+    "EXCEPTION_HANDLER": "captioner.problems.handle",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+REST_KNOX = {"TOKEN_TTL": None, "TOKEN_LIMIT_PER_USER": 20, "AUTH_HEADER_PREFIX": "Token"}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Captions in your own styles",
+    "DESCRIPTION": "Upload an image, poll for its captions.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"lines": {"()": "clipcap_site.logs.JsonLines"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {name: {"level": env.str("CLIPCAP_LOG_LEVEL", "INFO")} for name in ("captioner", "celery.worker")},
+}

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from clipcap.captioner import Captioner
-from clipcap.decoding import DecodingOptions
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
+from clipcap.options import DecodingOptions
 from recipes.photos import STYLES, load_photos
 from training.evaluation import evaluate
 from training.style_classifier import StyleClassifier

@@ -1,7 +1,8 @@
 """Small real models, made on the spot."""
 
-import clipcap  # noqa: F401, I001 (mends torchvision before transformers is imported)
+import clipcap.torchvision_schemas  # noqa: F401 (mends torchvision before transformers is imported)
 
+# isort: split
 import json
 from pathlib import Path
 

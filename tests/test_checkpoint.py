@@ -21,9 +21,10 @@ from clipcap.checkpoint import (
     read_original,
     save_mapper,
 )
-from clipcap.decoding import DecodingOptions, decode
+from clipcap.decoding import decode
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
+from clipcap.options import DecodingOptions
 
 ORIGINAL = Path(__file__).parent / "data" / "original"
 SMALL = MapperConfig("transformer", embedding_size=8, lm_size=16, prefix_length=3, clip_length=2, layers=2, heads=4)

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import original
-from clipcap.decoding import DecodingOptions, decode
+from clipcap.decoding import decode
 from clipcap.language_model import LanguageModel
+from clipcap.options import DecodingOptions
 
 NEVER = -1  # a stop token that no model says
 OPTIONS = [

@@ -20,8 +20,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from clipcap.encoder import Encoder, EncoderError, ImageError, open_image
+from clipcap.encoder import Encoder, EncoderError
 from clipcap.fingerprint import file_sha256
+from clipcap.image import ImageError, open_image
 
 LEVEL = 1 / 255 / 0.26  # one step of an 8-bit value after normalisation
 

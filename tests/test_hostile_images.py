@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from clipcap.encoder import MAX_SCANS, Encoder, ImageError, ImageErrorCode, open_image
+from clipcap.encoder import Encoder
+from clipcap.image import MAX_SCANS, ImageError, ImageErrorCode, open_image
 
 Pixels = npt.NDArray[np.uint8]
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 128, 0), (255, 255, 255), (0, 0, 0)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from clipcap.decoding import DecodingOptions, decode
+from clipcap.decoding import decode
 from clipcap.language_model import LanguageModel, LanguageModelError
 from clipcap.mapper import MapperConfig, build_mapper
+from clipcap.options import DecodingOptions
 from training.trainer import caption_loss
 
 

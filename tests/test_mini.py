@@ -11,10 +11,10 @@ import torch
 from clipcap.__main__ import MINI, main
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import CheckpointError, load_mapper
-from clipcap.decoding import DecodingOptions
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
+from clipcap.options import DecodingOptions
 from training.evaluation import evaluate
 
 ROOT = Path(__file__).parent.parent

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipcap.checkpoint import load_mapper
-from clipcap.decoding import DecodingOptions, decode
+from clipcap.decoding import decode
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig
+from clipcap.options import DecodingOptions
 from training.trainer import (
     CaptionedImages,
     Progress,

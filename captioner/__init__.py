@@ -1,0 +1,1 @@
+"""The captioning service: images, styles, mapper versions, promotions, captions. Knows nothing of `training`."""

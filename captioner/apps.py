@@ -1,0 +1,23 @@
+from pathlib import Path
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+
+class CaptionerConfig(AppConfig):
+    name = "captioner"
+    verbose_name = "Captions"
+
+    def ready(self) -> None:
+        """Make the folders of the broker, where that is a folder: it does not make them itself."""
+        options = settings.CELERY_BROKER_TRANSPORT_OPTIONS
+        for name in ("data_folder_in", "control_folder"):
+            if name in options:
+                try:
+                    Path(options[name]).mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise ImproperlyConfigured(
+                        f"{options[name]} cannot be made ({error.strerror}); give a folder that can be written to as "
+                        f"CLIPCAP_HOME"
+                    ) from error

@@ -1,0 +1,41 @@
+"""Delivers webhooks: claims what is due, posts it, and tries again with growing pauses."""
+
+import logging
+import time
+from typing import Any
+
+from captioner import webhooks
+from captioner.jobs import clock
+from captioner.models import WebhookDelivery
+from captioner.serializers import RequestSerializer
+
+log = logging.getLogger(__name__)
+
+
+def deliver_due() -> None:
+    """Deliver, one after the other, the webhooks whose request is finished and whose time has come."""
+    while claimed := WebhookDelivery.objects.claim("courier", 1):
+        _deliver(claimed[0])
+
+
+def _deliver(delivery: WebhookDelivery) -> None:
+    payload = {
+        "type": "captions.finished",
+        "timestamp": clock("default").isoformat(),
+        "data": RequestSerializer(delivery.request).data,
+    }
+    started = time.monotonic()
+    entry: dict[str, Any] = {"at": payload["timestamp"], "status": None, "error": ""}
+    try:
+        entry["status"] = webhooks.deliver(delivery.url, delivery.secret, str(delivery.pk), payload)
+    except webhooks.DeliveryError as error:
+        entry["error"] = str(error)
+    entry["ms"] = round((time.monotonic() - started) * 1000)
+    tries = [*delivery.log, entry]
+    if not entry["error"]:
+        delivery.succeed(log=tries)
+    elif len(tries) <= len(webhooks.PAUSES):
+        delivery.postpone(clock("default") + webhooks.PAUSES[len(tries) - 1], log=tries)
+    else:
+        delivery.fail("not_delivered", f"{len(tries)} tries failed; the last: {entry['error']}", log=tries)
+    log.info("webhook", extra={"request": delivery.request_id, "delivery": delivery.pk, **entry})

@@ -1,0 +1,253 @@
+"""What every queued row can do: be claimed, renewed, handed back, succeed, fail, be canceled, be tried again.
+
+The database owns the state. A worker **claims** ready rows for the length of a **lease**, which it renews while it
+works; every claim has a **token** of its own, and only who holds the token of a row can record a result in it. So
+whatever happens to workers, messages and clocks, a row has one owner at a time, and a late answer changes nothing.
+A lease that has run out is **reaped**: the row goes back into the queue or, after `MAX_ATTEMPTS` lost workers, ends as
+failed. A row that has already cost a worker is claimed alone, so that it cannot take others down with it.
+
+    queued -> running -> succeeded | failed | canceled
+       ^_________| handed back, or lease lost
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeVar
+
+from django.db import connections, models, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+LEASE = timedelta(seconds=30)
+MAX_ATTEMPTS = 4
+# Leases are written and judged by one clock, the database's, so none can end later than this from now, unless that
+# clock was set back; such a lease would last for as long as the clock has jumped.
+LONGEST_LEASE = LEASE + timedelta(seconds=5)
+
+
+class Status(models.TextChoices):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+UNFINISHED = (Status.QUEUED, Status.RUNNING)
+FINISHED = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
+
+
+def clock(using: str) -> datetime:
+    """The time of the database, which all workers share; with SQLite that is this machine's."""
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return timezone.now()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        now: datetime = cursor.fetchone()[0]
+        return now
+
+
+J = TypeVar("J", bound="Job")
+
+
+class JobQuerySet(models.QuerySet[J]):
+    """Verbs on many rows."""
+
+    def unfinished(self) -> Self:
+        return self.filter(status__in=UNFINISHED)
+
+    def ready(self, now: datetime) -> Self:
+        """Rows that a worker may claim, the most pressing first."""
+        return self.filter(status=Status.QUEUED, deadline_at__gt=now).order_by("rank_at", "pk")
+
+    def lost(self, now: datetime) -> Self:
+        """Running rows whose worker has not renewed its lease."""
+        return self.filter(status=Status.RUNNING).filter(
+            Q(lease_expires_at__lt=now) | Q(lease_expires_at__gt=now + LONGEST_LEASE)
+        )
+
+    def claim(self, holder: str, limit: int) -> list[J]:
+        """Take up to `limit` ready rows, atomically; each row goes to one claimer however many there are.
+
+        Args:
+            holder: the name of the worker, for people to read.
+        """
+        now = clock(self.db)
+        token = uuid.uuid4()
+        with transaction.atomic(using=self.db):
+            rows = self.ready(now)
+            if connections[self.db].features.has_select_for_update_skip_locked:
+                rows = rows.select_for_update(skip_locked=True, of=("self",))
+            chosen = list(rows.values_list("pk", "attempts")[:limit])
+            if chosen and chosen[0][1]:
+                chosen = chosen[:1]
+            taken = self.model._base_manager.using(self.db).filter(
+                pk__in=[pk for pk, attempts in chosen if attempts == chosen[0][1]], status=Status.QUEUED
+            )
+            taken.update(
+                status=Status.RUNNING,
+                attempts=F("attempts") + 1,
+                lease_holder=holder,
+                lease_token=token,
+                lease_expires_at=now + LEASE,
+                started_at=now,
+            )
+        return list(self.filter(lease_token=token).order_by("rank_at", "pk")) if chosen else []
+
+    def held(self, token: uuid.UUID) -> Self:
+        """What is left of a claim: rows that nobody has canceled, deleted, finished or reaped since."""
+        return self.filter(lease_token=token, status=Status.RUNNING)
+
+    def renew(self, token: uuid.UUID) -> int:
+        """Extend the lease on what is left of a claim.
+
+        Returns:
+            The number of rows still held; those that are not need no more work.
+        """
+        return self.held(token).update(lease_expires_at=clock(self.db) + LEASE)
+
+    def hand_back(self, token: uuid.UUID) -> int:
+        """Return what is left of a claim to the queue; it does not count as an attempt."""
+        return self.held(token).update(attempts=F("attempts") - 1, **_QUEUED_AGAIN)
+
+    def reap(self) -> int:
+        """End what can no longer end by itself: lost leases and missed deadlines. Safe to call by anyone, at any time.
+
+        Returns:
+            The number of rows that changed.
+        """
+        now = clock(self.db)
+        given_up = (
+            self.lost(now)
+            .filter(attempts__gte=MAX_ATTEMPTS)
+            .update(
+                **_failed(now, "worker_lost", f"{MAX_ATTEMPTS} workers were lost while they worked on this; try again.")
+            )
+        )
+        again = self.lost(now).update(**_QUEUED_AGAIN)
+        late = self.filter(status=Status.QUEUED, deadline_at__lte=now).update(
+            **_failed(now, "deadline_exceeded", "no worker got to this before its deadline; try again.")
+        )
+        return given_up + again + late
+
+    def cancel(self) -> int:
+        """End queued and running rows as canceled; a worker's later answer is not recorded."""
+        return self.unfinished().update(
+            status=Status.CANCELED, finished_at=clock(self.db), lease_token=None, lease_expires_at=None
+        )
+
+
+class Job(models.Model):
+    """A queued row."""
+
+    status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    rank_at = models.DateTimeField(
+        default=timezone.now, editable=False, help_text="the earlier, the sooner its turn; bulk work ranks later"
+    )
+    deadline_at = models.DateTimeField(editable=False, help_text="still queued by then, it fails")
+    started_at = models.DateTimeField(null=True, editable=False)
+    finished_at = models.DateTimeField(null=True, editable=False)
+    attempts = models.PositiveSmallIntegerField(default=0, editable=False)
+    lease_holder = models.CharField(max_length=100, blank=True, editable=False)
+    lease_token = models.UUIDField(null=True, editable=False)
+    lease_expires_at = models.DateTimeField(null=True, editable=False)
+    error_code = models.CharField(max_length=40, blank=True, editable=False)
+    error_detail = models.TextField(blank=True, editable=False)
+
+    class Meta:
+        abstract = True
+        constraints = [  # noqa: RUF012 (Django's own way)
+            models.CheckConstraint(
+                condition=Q(status="running", lease_token__isnull=False, lease_expires_at__isnull=False)
+                | (~Q(status="running") & Q(lease_token__isnull=True, lease_expires_at__isnull=True)),
+                name="%(app_label)s_%(class)s_leased_while_running",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=("queued", "running"), finished_at__isnull=True)
+                | Q(status__in=("succeeded", "failed", "canceled"), finished_at__isnull=False),
+                name="%(app_label)s_%(class)s_finished_has_time",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="failed") | Q(error_code=""), name="%(app_label)s_%(class)s_error_if_failed"
+            ),
+        ]
+        indexes = [  # noqa: RUF012
+            models.Index(fields=["rank_at", "id"], condition=Q(status="queued"), name="%(class)s_ready"),
+            models.Index(fields=["lease_expires_at"], condition=Q(status="running"), name="%(class)s_leases"),
+            models.Index(fields=["lease_token"], condition=Q(status="running"), name="%(class)s_tokens"),
+            models.Index(fields=["deadline_at"], condition=Q(status="queued"), name="%(class)s_deadlines"),
+        ]
+
+    @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+    def _record(self, **changes: Any) -> bool:
+        """Write a result, if this row is still held under the token it was claimed with."""
+        manager = type(self)._base_manager
+        held = manager.filter(pk=self.pk, status=Status.RUNNING, lease_token=self.lease_token)
+        return self.lease_token is not None and held.update(**changes) == 1
+
+    def succeed(self, **results: Any) -> bool:
+        """Record the results of a claimed row.
+
+        Returns:
+            Whether they were recorded: not if the row was canceled, deleted or given to another worker meanwhile.
+        """
+        now = clock(self._state.db or "default")
+        return self._record(
+            status=Status.SUCCEEDED, finished_at=now, lease_token=None, lease_expires_at=None, **results
+        )
+
+    def fail(self, code: str, detail: str, **results: Any) -> bool:
+        """Record why a claimed row failed; returns as `succeed` does."""
+        return self._record(**_failed(clock(self._state.db or "default"), code, detail), **results)
+
+    def postpone(self, until: datetime, **changes: Any) -> bool:
+        """Put a claimed row back into the queue for a later time; returns as `succeed` does."""
+        return self._record(**{**_QUEUED_AGAIN, "attempts": 0, "rank_at": until, **changes})
+
+    def retry(self, deadline_at: datetime) -> bool:
+        """Queue a failed or canceled row again, as if new.
+
+        Returns:
+            Whether it was failed or canceled.
+        """
+        manager = type(self)._base_manager
+        ended = manager.filter(pk=self.pk, status__in=(Status.FAILED, Status.CANCELED))
+        return (
+            ended.update(
+                attempts=0,
+                rank_at=clock(self._state.db or "default"),
+                deadline_at=deadline_at,
+                finished_at=None,
+                error_code="",
+                error_detail="",
+                **_QUEUED_AGAIN,
+            )
+            == 1
+        )
+
+
+_QUEUED_AGAIN: dict[str, Any] = {
+    "status": Status.QUEUED,
+    "lease_token": None,
+    "lease_expires_at": None,
+    "lease_holder": "",
+    "started_at": None,
+}
+
+
+def _failed(now: datetime, code: str, detail: str) -> dict[str, Any]:
+    return {
+        "status": Status.FAILED,
+        "finished_at": now,
+        "lease_token": None,
+        "lease_expires_at": None,
+        "error_code": code,
+        "error_detail": detail,
+    }

@@ -1,0 +1,46 @@
+"""`./run manage install_styles`: file the mappers of a folder as styles and put them in service."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from captioner import services
+from captioner.models import MapperVersion, Style
+
+DESCRIPTIONS = {
+    "factual": "What is to be seen, plainly.",
+    "humorous": "What is to be seen, with a wink.",
+    "romantic": "What is to be seen, with feeling.",
+}
+
+
+class Command(BaseCommand):
+    help = (
+        "File each mapper of a folder as a style of its name and put it in service; styles that exist are left alone."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("folder", nargs="?", type=Path, default=settings.MODELS / "styles")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        paths = sorted(options["folder"].glob("*.safetensors"))
+        if not paths:
+            raise CommandError(
+                f"there is no mapper (*.safetensors) in {options['folder']}; name a folder that has some"
+            )
+        for path in paths:
+            style, _ = Style.objects.get_or_create(
+                slug=path.stem,
+                defaults={
+                    "name": path.stem.replace("-", " ").capitalize(),
+                    "description": DESCRIPTIONS.get(path.stem, ""),
+                    "is_default": not Style.objects.filter(is_default=True).exists(),
+                },
+            )
+            if style.active_version is None:
+                version = services.register_version(style=style, path=path, origin=MapperVersion.Origin.SHIPPED)
+                services.promote(version=version, reason="shipped with the software")
+                self.stdout.write(f"{version} is in service")

@@ -1,0 +1,305 @@
+"""The nouns of the service: Image, Style, MapperVersion, Promotion, CaptionRequest, Caption and what belongs to them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
+
+from captioner.jobs import UNFINISHED, Job, JobQuerySet, Status
+
+EVERYBODY = "*"  # as a caption's visitor: an example that is shown to all
+
+
+class Viewer:
+    """Who looks: a signed-in user, or an anonymous visitor known by a random name in their session.
+
+    Users see what is theirs, visitors what they asked for in the same browser, and all see the examples; whoever may
+    view all captions in the admin sees all. Beside that, what belongs to no user can be reached by its id, which
+    cannot be guessed, and changed so if no browser's visitor asked for it: that is how an anonymous program works.
+    """
+
+    def __init__(self, user: AbstractBaseUser | AnonymousUser | None = None, visitor: str = "") -> None:
+        self.user: Any = user if user is not None and user.is_authenticated else None
+        self.visitor = "" if self.user else visitor
+
+    def listed(self) -> Q:
+        """Captions and requests shown in the viewer's lists."""
+        if self._may("view"):
+            return Q()
+        return Q(visitor=EVERYBODY) | self._own()
+
+    def reachable(self) -> Q:
+        """Those the viewer may open by id."""
+        return Q() if self._may("view") else Q(owner=None) | self._own()
+
+    def changeable(self) -> Q:
+        """Those the viewer may cancel, try again, correct and delete."""
+        return Q() if self._may("change") else Q(owner=None, visitor="") | self._own()
+
+    def _own(self) -> Q:
+        if self.user:
+            return Q(owner=self.user)
+        return Q(owner=None, visitor=self.visitor) if self.visitor else Q(pk__in=())
+
+    def _may(self, action: str) -> bool:
+        return self.user is not None and bool(self.user.has_perm(f"captioner.{action}_caption"))
+
+
+class Image(models.Model):
+    """One picture, found by the SHA-256 of the bytes uploaded.
+
+    What is kept is a JPEG made from its pixels: upright, of a sane size, without metadata or whatever else the upload
+    held. Every picture has a file of its own name, so that deleting one can never take the file of another.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    sha256 = models.CharField(max_length=64, unique=True, editable=False)
+    file = models.FileField(upload_to="images/", max_length=200)
+    thumbnail = models.FileField(upload_to="thumbnails/", max_length=200)
+    width = models.PositiveIntegerField()
+    height = models.PositiveIntegerField()
+    size = models.PositiveIntegerField(help_text="of the file kept, in bytes")
+    credit = models.CharField(max_length=300, blank=True, help_text="shown beside the picture, as its licence asks")
+    credit_url = models.URLField(blank=True, max_length=500)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        indexes = (models.Index(fields=["-created_at", "-id"], name="image_newest"),)
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height}, {self.sha256[:8]}"
+
+
+class Embedding(models.Model):
+    """What one encoder makes of one image: computed once, kept."""
+
+    image = models.ForeignKey(Image, on_delete=models.CASCADE, related_name="embeddings")
+    encoder = models.CharField(max_length=200, help_text="the encoder's identity")
+    vector = models.BinaryField(help_text="float32, little-endian")
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["image", "encoder"], name="one_embedding_per_encoder"),)
+
+    def __str__(self) -> str:
+        return f"{self.image_id} by {self.encoder}"
+
+
+class Style(models.Model):
+    """A way of captioning."""
+
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=80)
+    description = models.TextField(blank=True)
+    is_default = models.BooleanField(default=False, help_text="used where a request names no style")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("-is_default", "slug")
+        constraints = (
+            models.UniqueConstraint(fields=["is_default"], condition=Q(is_default=True), name="one_default_style"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def active_version(self) -> MapperVersion | None:
+        """The version in service: that of the newest promotion."""
+        promotion = self.promotions.select_related("version").order_by("-pk").first()
+        return promotion.version if promotion else None
+
+
+class MapperVersion(models.Model):
+    """One trained mapper of a style. Immutable but for notes on it."""
+
+    class Origin(models.TextChoices):
+        SHIPPED = "shipped"
+        TRAINED = "trained"
+        IMPORTED = "imported"
+
+    style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="versions")
+    number = models.PositiveIntegerField(editable=False)
+    file = models.FileField(upload_to="mappers/", max_length=200)
+    sha256 = models.CharField(max_length=64, validators=[RegexValidator(r"^[0-9a-f]{64}$")], editable=False)
+    config = models.JSONField(default=dict, editable=False)
+    encoder = models.CharField(max_length=200, blank=True, editable=False, help_text="the encoder it fits")
+    language_model = models.CharField(max_length=200, blank=True, editable=False, help_text="the LM it fits")
+    metrics = models.JSONField(default=dict, blank=True, editable=False)
+    origin = models.CharField(max_length=10, choices=Origin, editable=False)
+    load_error = models.TextField(blank=True, editable=False, help_text="why a worker could not load it")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", editable=False
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("style", "-number")
+        constraints = (models.UniqueConstraint(fields=["style", "number"], name="version_numbers_are_unique"),)
+
+    def __str__(self) -> str:
+        return f"{self.style.slug} v{self.number}"
+
+
+class Promotion(models.Model):
+    """Who put which version in service, when and why. The newest is the active one; history is never rewritten."""
+
+    style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="promotions")
+    version = models.ForeignKey(MapperVersion, on_delete=models.PROTECT, related_name="promotions")
+    person = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    reason = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("-pk",)
+        indexes = (models.Index(fields=["style", "-id"], name="newest_promotion"),)
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class CaptionRequest(models.Model):
+    """What one call asked for: one caption or many, with an address of its own."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+")
+    visitor = models.CharField(max_length=40, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    idempotency_scope = models.CharField(max_length=80, blank=True, help_text="whose the key is")
+    idempotency_key = models.CharField(max_length=255, null=True)
+    body_sha256 = models.CharField(max_length=64, blank=True)
+    answer = models.JSONField(default=dict, help_text="what the call was answered; given again to the same key")
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        constraints = (
+            models.UniqueConstraint(
+                fields=["idempotency_scope", "idempotency_key"],
+                condition=Q(idempotency_key__isnull=False),
+                name="idempotency_keys_are_unique",
+            ),
+        )
+        indexes = (models.Index(fields=["owner", "-created_at"], name="request_of_owner"),)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def status(self) -> str:
+        """`queued`, `running` while anything is unfinished; then `succeeded`, or `failed` or `canceled` if any is."""
+        statuses = {caption.status for caption in self.captions.all()}
+        order = (Status.RUNNING, Status.QUEUED, Status.FAILED, Status.CANCELED)
+        if Status.QUEUED in statuses and statuses & {Status.SUCCEEDED, Status.FAILED}:
+            return Status.RUNNING
+        return next((status for status in order if status in statuses), Status.SUCCEEDED)
+
+
+class Caption(Job):
+    """A caption asked for, and its result."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    request = models.ForeignKey(CaptionRequest, on_delete=models.CASCADE, related_name="captions")
+    image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="captions")
+    style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="captions")
+    # The request's, once more: lists of a million captions are filtered and ordered by one index.
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+")
+    visitor = models.CharField(max_length=40, blank=True)
+    name = models.CharField(max_length=255, blank=True, help_text="the file's, as it was uploaded")
+    options = models.JSONField(default=dict, help_text="DecodingOptions")
+    version = models.ForeignKey(MapperVersion, null=True, on_delete=models.PROTECT, related_name="captions")
+    text = models.TextField(blank=True)
+    confidence = models.FloatField(null=True, help_text="mean log-probability of a token; 0 at best")
+    alternatives = models.JSONField(default=list, help_text='[{"text", "confidence"}], the next best first')
+    encode_ms = models.FloatField(null=True, help_text="0 where the embedding was there already")
+    decode_ms = models.FloatField(null=True, help_text="of the whole batch that it was in")
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta(Job.Meta):
+        ordering = ("-created_at", "-id")
+        indexes = (
+            *Job.Meta.indexes,
+            models.Index(fields=["-created_at", "-id"], name="caption_newest"),
+            models.Index(fields=["owner", "-created_at", "-id"], name="caption_of_owner"),
+            models.Index(fields=["visitor", "-created_at"], condition=~Q(visitor=""), name="caption_of_visitor"),
+            models.Index(fields=["status", "-created_at"], name="caption_by_status"),
+        )
+
+    def __str__(self) -> str:
+        return self.text or f"{self.status} {self.id}"
+
+    @property
+    def best_text(self) -> str:
+        """A person's correction, or what the model wrote."""
+        correction = self.corrections.last()
+        return correction.text if correction else self.text
+
+
+class Correction(models.Model):
+    """What a person wrote in place of a caption; the newest counts, the others are kept."""
+
+    caption = models.ForeignKey(Caption, on_delete=models.CASCADE, related_name="corrections")
+    text = models.TextField()
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("pk",)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class DeliveryQuerySet(JobQuerySet["WebhookDelivery"]):
+    def ready(self, now: Any) -> DeliveryQuerySet:
+        """Deliveries whose time has come, of requests in which nothing is left to do.
+
+        That a request is finished is looked up rather than announced: no way of finishing can forget to tell.
+        """
+        unfinished = Caption.objects.filter(request=OuterRef("request"), status__in=UNFINISHED)
+        return super().ready(now).filter(~Exists(unfinished), rank_at__lte=now)
+
+
+class WebhookDelivery(Job):
+    """The message that tells a client that its request is finished; tried again with growing pauses."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    request = models.OneToOneField(CaptionRequest, on_delete=models.CASCADE, related_name="webhook")
+    url = models.URLField(max_length=2000)
+    secret = models.CharField(max_length=100, help_text="whsec_ and the key in base64, which signs the message")
+    log = models.JSONField(default=list, help_text='what became of each try: [{"at", "status", "error", "ms"}]')
+
+    objects = DeliveryQuerySet.as_manager()
+
+    class Meta(Job.Meta):
+        verbose_name_plural = "webhook deliveries"
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.url}"
+
+
+class Worker(models.Model):
+    """A worker process and when it was last heard from."""
+
+    name = models.CharField(max_length=100, unique=True)
+    queue = models.CharField(max_length=40)
+    device = models.CharField(max_length=40, blank=True)
+    models_loaded = models.CharField(max_length=400, blank=True, help_text="identities of encoder and LM")
+    memory_mb = models.PositiveIntegerField(default=0)
+    started_at = models.DateTimeField(default=timezone.now)
+    seen_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("-seen_at",)
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,479 @@
+"""Everything a user can do, one function each. The API, the pages, the admin and the commands call these.
+
+Who may do it is decided by the caller's `viewer` here, never by what a page shows. Errors are `Refused`. Workers are
+rung on commit, by a task's name: this module loads no model and no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+from django.conf import settings
+from django.core.cache import cache
+from django.core.files import File
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, Max, OuterRef, Prefetch, QuerySet
+from django.utils import timezone
+
+from captioner import uploads, webhooks
+from captioner.errors import Refused
+from captioner.jobs import UNFINISHED, clock
+from captioner.models import (
+    Caption,
+    CaptionRequest,
+    Correction,
+    Image,
+    MapperVersion,
+    Promotion,
+    Style,
+    Viewer,
+    WebhookDelivery,
+)
+from clipcap.options import DecodingOptions
+from clipcap_site import app
+
+log = logging.getLogger(__name__)
+
+BULK_PATIENCE = timedelta(seconds=60)  # how long bulk work lets younger interactive work pass
+IDEMPOTENCY = timedelta(hours=24)
+MAX_CAPTIONS_PER_REQUEST = 500
+LONGEST_CAPTION = 100  # tokens
+MOST_ALTERNATIVES = 10
+
+
+@dataclass(frozen=True)
+class Once:
+    """What makes a repeated call known: the client's key, whose it is, and the digest of all that was sent."""
+
+    scope: str
+    key: str
+    body_sha256: str
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as it was sent."""
+
+    data: bytes
+    name: str = ""
+
+
+def ring(task: str = "captioner.ring") -> None:
+    """Wake the workers. A broker that is down costs nothing but time: workers also look for rows by themselves."""
+    try:
+        app.send_task(task, retry=False, expires=60)
+    except Exception as error:  # each transport raises its own kinds
+        log.warning("the broker cannot be reached; workers will find the work by themselves", extra={"error": error})
+
+
+def decoding_options(given: dict[str, Any]) -> DecodingOptions:
+    """The options of a request, checked.
+
+    Raises:
+        Refused: an option that does not exist, has no sense or contradicts another.
+    """
+    names = [field.name for field in fields(DecodingOptions)]
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise Refused("invalid_options", f"there is no option {unknown[0]!r}; there are {', '.join(names)}", status=422)
+    try:
+        options = DecodingOptions(**given)
+    except (TypeError, ValueError) as error:
+        raise Refused("invalid_options", str(error), status=422) from error
+    for name, most in (
+        ("captions", MOST_ALTERNATIVES),
+        ("beam_size", MOST_ALTERNATIVES),
+        ("max_length", LONGEST_CAPTION),
+    ):
+        if (getattr(options, name) or 0) > most:
+            raise Refused("invalid_options", f"{name} can be at most {most}", status=422)
+    return options
+
+
+def choose_styles(names: Sequence[str]) -> list[Style]:
+    """The styles of these slugs; of `all`, every style in service; of none, the default one.
+
+    Raises:
+        Refused: no such style, or it has no version in service.
+    """
+    in_service = Style.objects.filter(Exists(Promotion.objects.filter(style=OuterRef("pk"))))
+    if not in_service:
+        raise Refused("no_styles", "no style is in service; an administrator has to promote a version", status=503)
+    if "all" in names:
+        return list(in_service)
+    if not names:
+        return [in_service[0]]
+    found = {style.slug: style for style in in_service.filter(slug__in=names)}
+    missing = [name for name in names if name not in found]
+    if missing:
+        slugs = ", ".join(in_service.values_list("slug", flat=True))
+        raise Refused("unknown_style", f"there is no style {missing[0]!r} in service; there are {slugs}", status=422)
+    return [found[name] for name in dict.fromkeys(names)]
+
+
+def request_captions(
+    *,
+    viewer: Viewer,
+    images: Sequence[Upload | Image],
+    styles: Sequence[str] = (),
+    options: dict[str, Any] | None = None,
+    bulk: bool = False,
+    deadline: timedelta | None = None,
+    webhook_url: str = "",
+    webhook_secret: str = "",
+    once: Once | None = None,
+    render: Callable[[CaptionRequest], dict[str, Any]] | None = None,
+) -> CaptionRequest:
+    """Store the images and queue a caption of each in each style; wake the workers on commit.
+
+    Args:
+        styles: slugs; `all`; none for the default style.
+        options: fields of `DecodingOptions`.
+        bulk: lets interactive requests pass, for `BULK_PATIENCE` at most.
+        deadline: from now; what is still queued then fails.
+        once: makes a repetition of the call return the first one's request.
+        render: makes of the new request the answer that is kept with it, to be given again to a repetition.
+
+    Raises:
+        Refused: something of it cannot be met; then nothing was queued.
+    """
+    if once and (earlier := _earlier(once)):
+        return earlier
+    chosen = choose_styles(styles)
+    decoding = asdict(decoding_options(options or {}))
+    most = min(settings.MAX_IMAGES_PER_REQUEST, MAX_CAPTIONS_PER_REQUEST // len(chosen))
+    if not images:
+        raise Refused("no_image", "send at least one image", status=422)
+    if len(images) > most:
+        raise Refused(
+            "too_many_images",
+            f"{len(images)} images in {len(chosen)} style(s) are too many for one request; send at most {most}",
+            status=422,
+        )
+    if webhook_url:
+        webhooks.check_url(webhook_url)
+        webhook_secret = webhooks.check_secret(webhook_secret)
+    # Pictures are decoded before the transaction, which on SQLite keeps all other writers waiting.
+    stored = [(_stored(image, place), tidy_name(getattr(image, "name", ""))) for place, image in enumerate(images)]
+    try:
+        with transaction.atomic():
+            ids = {image.pk for image, _ in stored}
+            # Locked, so that none is deleted before its captions refer to it.
+            if Image.objects.select_for_update().filter(pk__in=ids).count() < len(ids):
+                raise Refused(
+                    "conflict", "an image was deleted at this very moment; send the request again", status=409
+                )
+            now = clock("default")
+            owner = {"owner": viewer.user, "visitor": viewer.visitor}
+            request = CaptionRequest.objects.create(
+                **owner,
+                created_at=now,
+                idempotency_scope=once.scope if once else "",
+                idempotency_key=once.key if once else None,
+                body_sha256=once.body_sha256 if once else "",
+            )
+            ends = now + (deadline or settings.DEADLINE)
+            Caption.objects.bulk_create(
+                Caption(
+                    request=request,
+                    image=image,
+                    style=style,
+                    name=name,
+                    options=decoding,
+                    created_at=now,
+                    rank_at=now + BULK_PATIENCE if bulk else now,
+                    deadline_at=ends,
+                    **owner,
+                )
+                for image, name in stored
+                for style in chosen
+            )
+            if webhook_url:
+                WebhookDelivery.objects.create(
+                    request=request,
+                    url=webhook_url,
+                    secret=webhook_secret,
+                    created_at=now,
+                    rank_at=now,
+                    deadline_at=ends + webhooks.PATIENCE,
+                )
+            if render:
+                request.answer = render(request)
+                request.save(update_fields=["answer"])
+            transaction.on_commit(ring)
+    except IntegrityError:
+        if once and (earlier := _earlier(once)):  # the same call, made twice at once
+            return earlier
+        raise
+    return request
+
+
+def wait(request: CaptionRequest, seconds: float) -> bool:
+    """Wait until nothing of a request is left to do.
+
+    Returns:
+        Whether that was so before the time was up.
+    """
+    ends, pause = time.monotonic() + seconds, 0.02
+    while request.captions.unfinished().exists():
+        if time.monotonic() >= ends:
+            return False
+        time.sleep(min(pause, max(0.0, ends - time.monotonic())))
+        pause = min(0.25, pause * 1.5)
+    return True
+
+
+def look_after(captions: Iterable[Caption]) -> None:
+    """Whoever looks at unfinished captions calls this: it ends what a lost worker left behind, and rings again where
+    a bell may have been lost."""
+    waiting = [c for c in captions if not c.finished and timezone.now() - c.created_at > timedelta(seconds=3)]
+    if waiting and cache.add("looked-after", True, timeout=3):
+        Caption.objects.reap()
+        ring()
+
+
+def visible_captions(viewer: Viewer) -> QuerySet[Caption]:
+    """What the viewer's lists show, with what they show of it, the newest first."""
+    return _with_parts(Caption.objects.filter(viewer.listed()))
+
+
+def get_caption(viewer: Viewer, pk: uuid.UUID, *, to_change: bool = False) -> Caption:
+    """One caption, by its id.
+
+    Raises:
+        Refused: there is none, or not for this viewer.
+    """
+    allowed = viewer.changeable() if to_change else viewer.reachable()
+    caption = _with_parts(Caption.objects.filter(allowed, pk=pk)).first()
+    if caption is None:
+        raise _not_found("caption", pk)
+    return caption
+
+
+def get_request(viewer: Viewer, pk: uuid.UUID) -> CaptionRequest:
+    """One request with its captions.
+
+    Raises:
+        Refused: there is none, or not for this viewer.
+    """
+    parts = Prefetch("captions", _with_parts(Caption.objects.order_by("created_at", "pk")))
+    request = CaptionRequest.objects.filter(viewer.reachable(), pk=pk).prefetch_related(parts).first()
+    if request is None:
+        raise _not_found("request", pk)
+    return request
+
+
+def visible_images(viewer: Viewer) -> QuerySet[Image]:
+    """The images of the captions in the viewer's lists, the newest first."""
+    mine = Caption.objects.filter(viewer.listed(), image=OuterRef("pk"))
+    return Image.objects.filter(Exists(mine)).order_by("-created_at", "-pk")
+
+
+def get_image(viewer: Viewer, pk: uuid.UUID) -> Image:
+    """One image, by its id.
+
+    Raises:
+        Refused: there is none, or not for this viewer.
+    """
+    captions = Caption.objects.filter(viewer.reachable(), image=OuterRef("pk"))
+    image = Image.objects.filter(Exists(captions), pk=pk).first()
+    if image is None:
+        raise _not_found("image", pk)
+    return image
+
+
+def cancel_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
+    """Cancel a queued or running caption; what a worker still finds is not recorded.
+
+    Raises:
+        Refused: not there, or finished already.
+    """
+    caption = get_caption(viewer, pk, to_change=True)
+    if not Caption.objects.filter(pk=caption.pk).cancel():
+        raise Refused("already_finished", f"the caption has {caption.status} and cannot be canceled", status=409)
+    return get_caption(viewer, pk)
+
+
+def retry_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
+    """Queue a failed or canceled caption again.
+
+    Raises:
+        Refused: not there, or neither failed nor canceled.
+    """
+    caption = get_caption(viewer, pk, to_change=True)
+    if not caption.retry(clock("default") + settings.DEADLINE):
+        raise Refused(
+            "not_failed",
+            f"only a failed or canceled caption can be tried again; this one is {caption.status}",
+            status=409,
+        )
+    ring()
+    return get_caption(viewer, pk)
+
+
+def delete_caption(viewer: Viewer, pk: uuid.UUID) -> None:
+    """Delete a caption, and its image with it if nothing else refers to that.
+
+    Raises:
+        Refused: not there.
+    """
+    caption = get_caption(viewer, pk, to_change=True)
+    with transaction.atomic():
+        caption.delete()
+        if not CaptionRequest.objects.filter(pk=caption.request_id, captions__isnull=False).exists():
+            CaptionRequest.objects.filter(pk=caption.request_id).delete()
+        _delete_images(Image.objects.filter(pk=caption.image_id))
+
+
+def correct_caption(viewer: Viewer, pk: uuid.UUID, text: str) -> Correction:
+    """Keep what a person writes in place of a caption.
+
+    Raises:
+        Refused: not there, not finished, or no text.
+    """
+    caption = get_caption(viewer, pk, to_change=True)
+    text = " ".join(text.replace("\0", "").split())
+    if not 1 <= len(text) <= 500:
+        raise Refused("invalid_text", "a caption has between 1 and 500 characters", status=422, field="text")
+    if not caption.finished:
+        raise Refused("not_finished", f"the caption is {caption.status}; correct it when it is finished", status=409)
+    return Correction.objects.create(caption=caption, text=text, author=viewer.user)
+
+
+def register_version(
+    *,
+    style: Style,
+    path: Path,
+    origin: MapperVersion.Origin,
+    person: Any = None,
+    metrics: dict[str, Any] | None = None,
+) -> MapperVersion:
+    """File a mapper as the next version of a style. It is read first, which loads torch: for commands and workers.
+
+    Raises:
+        CheckpointError: the file is unusable.
+    """
+    from clipcap.checkpoint import load_mapper
+
+    checkpoint = load_mapper(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file, transaction.atomic():
+        Style.objects.select_for_update().get(pk=style.pk)  # numbers are given one at a time
+        number = (style.versions.aggregate(last=Max("number"))["last"] or 0) + 1
+        version = MapperVersion(
+            style=style,
+            number=number,
+            sha256=digest,
+            config=asdict(checkpoint.mapper.config),
+            encoder=checkpoint.encoder or "",
+            language_model=checkpoint.language_model or "",
+            metrics=metrics or {},
+            origin=origin,
+            created_by=person,
+        )
+        version.file.save(f"{style.slug}-v{number}-{digest[:8]}{path.suffix}", File(file), save=False)
+        version.save()
+    return version
+
+
+def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> Promotion:
+    """Put a version in service; workers use it from their next batch on. Promoting an older one is a rollback.
+
+    Raises:
+        Refused: it is in service already, or its file is gone.
+    """
+    if not version.file.storage.exists(version.file.name):
+        raise Refused("file_missing", f"the file of {version} is not in the storage; it cannot serve", status=409)
+    with transaction.atomic():
+        style = Style.objects.select_for_update().get(pk=version.style_id)
+        if style.active_version == version:
+            raise Refused("already_active", f"{version} is in service already", status=409)
+        return Promotion.objects.create(style=style, version=version, person=person, reason=reason)
+
+
+def prune(older_than: timedelta | None = None) -> dict[str, int]:
+    """Delete finished requests older than this (the setting, if None), images without captions, and expired keys.
+
+    Returns:
+        How many `requests` and `images` were deleted.
+    """
+    keep = settings.KEEP_RESULTS if older_than is None else older_than
+    now = clock("default")
+    CaptionRequest.objects.filter(idempotency_key__isnull=False, created_at__lt=now - IDEMPOTENCY).update(
+        idempotency_key=None
+    )
+    requests = 0
+    if keep:
+        corrected = Caption.objects.filter(request=OuterRef("pk"), corrections__isnull=False)
+        unfinished = Caption.objects.filter(request=OuterRef("pk"), status__in=UNFINISHED)
+        old = CaptionRequest.objects.filter(~Exists(corrected), ~Exists(unfinished), created_at__lt=now - keep)
+        while ids := list(old.values_list("pk", flat=True)[:500]):
+            requests += len(ids)
+            with transaction.atomic():
+                CaptionRequest.objects.filter(pk__in=ids).delete()
+    images = 0
+    unused = Image.objects.filter(captions__isnull=True, created_at__lt=now - timedelta(hours=1))
+    while ids := list(unused.values_list("pk", flat=True)[:500]):
+        with transaction.atomic():
+            images += _delete_images(Image.objects.filter(pk__in=ids))
+    return {"requests": requests, "images": images}
+
+
+def tidy_name(name: str) -> str:
+    """The last part of a file's name, printable and not too long: it is only ever shown."""
+    last = PurePath(name.replace("\\", "/")).name
+    return "".join(c for c in last if c.isprintable())[:255]
+
+
+def _stored(image: Upload | Image, place: int) -> Image:
+    if isinstance(image, Image):
+        return image
+    try:
+        return uploads.store(image.data)
+    except Refused as error:
+        error.extra |= {"index": place, "name": tidy_name(image.name)}
+        raise
+
+
+def _earlier(once: Once) -> CaptionRequest | None:
+    """The request that was made with this key in the last 24 hours.
+
+    Raises:
+        Refused: it had another body.
+    """
+    same = CaptionRequest.objects.filter(idempotency_scope=once.scope, idempotency_key=once.key)
+    same.filter(created_at__lt=clock("default") - IDEMPOTENCY).update(idempotency_key=None)
+    earlier = same.first()
+    if earlier and earlier.body_sha256 != once.body_sha256:
+        raise Refused(
+            "idempotency_key_reused",
+            "this Idempotency-Key was used for another request in the last 24 hours; give each request its own",
+            status=422,
+        )
+    return earlier
+
+
+def _with_parts(captions: QuerySet[Caption]) -> QuerySet[Caption]:
+    return captions.select_related("image", "style", "version__style").prefetch_related("corrections__author")
+
+
+def _delete_images(images: QuerySet[Image]) -> int:
+    """Delete those that no caption refers to, their files on commit. Call it within a transaction."""
+    unused = list(images.select_for_update(of=("self",)).filter(~Exists(Caption.objects.filter(image=OuterRef("pk")))))
+    Image.objects.filter(pk__in=[image.pk for image in unused]).delete()
+    for image in unused:
+        transaction.on_commit(partial(uploads.remove_files, image))
+    return len(unused)
+
+
+def _not_found(what: str, pk: uuid.UUID) -> Refused:
+    return Refused("not_found", f"there is no {what} {pk} that you may see", status=404)

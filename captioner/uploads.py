@@ -1,0 +1,85 @@
+"""From hostile bytes to a stored picture.
+
+Nothing of an upload is kept but its pixels: they are decoded within limits, turned upright and written as a new JPEG.
+Metadata (where a photo was taken, say), appended archives, scripts and the file's name end here.
+"""
+
+import hashlib
+import io
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.core.files.base import ContentFile
+from PIL import Image as Pillow
+
+from captioner.errors import Refused
+from captioner.models import Image
+from clipcap.image import ImageError, open_image
+
+SIDE = 1024  # the short side that is kept of bigger pictures; the long one is capped at twice that
+THUMBNAIL = 400
+_STATUS = {"too_many_pixels": 413, "unsupported_format": 415, "not_an_image": 415}
+
+
+def store(data: bytes, **fields: Any) -> Image:
+    """The stored picture of these bytes: the one that is there already, or a new one.
+
+    Its files are written before its row, so no row ever names a file that is not there, whole.
+
+    Raises:
+        Refused: the bytes are no picture within the limits, or the disk is full.
+    """
+    if len(data) > settings.MAX_UPLOAD_BYTES:
+        raise Refused(
+            "image_too_large",
+            f"the file has {len(data):,} bytes, and at most {settings.MAX_UPLOAD_BYTES:,} are accepted; make the "
+            f"picture smaller",
+            status=413,
+        )
+    digest = hashlib.sha256(data).hexdigest()
+    known = Image.objects.filter(sha256=digest).first()
+    if known:
+        return known
+    try:
+        picture = open_image(data, min_side=SIDE, max_pixels=settings.MAX_UPLOAD_PIXELS)
+    except ImageError as error:
+        raise Refused(f"image_{error.code}", str(error), status=_STATUS.get(error.code, 422)) from error
+    picture.thumbnail((2 * SIDE, 2 * SIDE))
+    small = picture.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    key = uuid.uuid4()
+    content = _jpeg(picture, 92)
+    new = Image(id=key, sha256=digest, width=picture.width, height=picture.height, size=len(content), **fields)
+    try:
+        new.file.save(f"{key}.jpg", ContentFile(content), save=False)
+        new.thumbnail.save(f"{key}.jpg", ContentFile(_jpeg(small, 80)), save=False)
+    except OSError as error:
+        remove_files(new)
+        raise Refused(
+            "storage_full",
+            f"the picture could not be stored ({error.strerror or error}); nothing was changed; try again later",
+            status=507,
+        ) from error
+    image, created = Image.objects.get_or_create(
+        sha256=digest, defaults={field.name: getattr(new, field.name) for field in Image._meta.fields}
+    )
+    if not created:  # somebody stored the same picture meanwhile
+        remove_files(new)
+    return image
+
+
+def remove_files(image: Image) -> None:
+    """Delete the picture's files, as far as they are there."""
+    for file in (image.file, image.thumbnail):
+        if file.name:
+            try:
+                file.storage.delete(file.name)
+            except OSError:  # `prune` finds it later
+                continue
+
+
+def _jpeg(picture: Pillow.Image, quality: int) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality, optimize=True)
+    return out.getvalue()

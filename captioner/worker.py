@@ -1,0 +1,422 @@
+"""The caption worker: claim a batch, embed what has no embedding yet, decode all styles at once, record.
+
+One process holds the frozen models and runs three threads: the **engine** works off batches, the **keeper** renews the
+lease on what the engine holds, tells that the process lives and reaps what other workers lost, and the **courier**
+delivers webhooks. None of them ends before the process does: a database that is away is waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from django.conf import settings
+from django.core.files.storage import default_storage
+from django.db import Error as DatabaseError
+from django.db import close_old_connections, connection, transaction
+from django.db.models import Max
+from django.utils import timezone
+from torch import Tensor
+
+from captioner.courier import deliver_due
+from captioner.jobs import clock
+from captioner.models import Caption, Embedding, Image, MapperVersion, Promotion, Style, WebhookDelivery, Worker
+from captioner.tasks import BELL
+from clipcap.captioner import Captioner
+from clipcap.encoder import Encoder
+from clipcap.fingerprint import file_sha256
+from clipcap.image import ImageError
+from clipcap.language_model import LanguageModel
+from clipcap.mapper import Mapper
+from clipcap.options import DecodingOptions
+
+log = logging.getLogger(__name__)
+
+LOOK = 2.0  # seconds after which an idle worker looks for work that no bell told of
+BEAT = 5.0  # seconds between renewals; a lease outlives several missed ones
+LONGEST_BATCH = timedelta(minutes=5)  # a batch that takes longer hangs: its lease is let go
+MAPPERS_KEPT = 64
+GRACE = 25.0  # seconds to finish the batch in hand after SIGTERM
+
+T = TypeVar("T")
+
+
+class Unavailable(Exception):
+    """A style none of whose versions can be loaded."""
+
+
+class Engine:
+    """The loaded models and what they are working on."""
+
+    def __init__(self, captioner: Captioner, name: str, batch_size: int) -> None:
+        self.captioner, self.name, self.batch_size = captioner, name, batch_size
+        self.holding: tuple[object, float] | None = None  # the token of the claim in hand, and since when
+        self._mappers: OrderedDict[int, Mapper] = OrderedDict()  # by version
+
+    @classmethod
+    def load(cls, name: str) -> Engine:
+        """Load the models that the settings name.
+
+        Raises:
+            ValueError: a model cannot be loaded; the message names the cause and the remedy.
+        """
+        torch.set_num_threads(settings.THREADS)
+        encoder = Encoder.load(settings.ENCODER, device=settings.DEVICE)
+        return cls(
+            Captioner(encoder, LanguageModel.load(settings.LANGUAGE_MODEL, device=settings.DEVICE)),
+            name,
+            settings.BATCH_SIZE,
+        )
+
+    def work(self) -> int:
+        """Claim one batch and bring each of its rows to an end.
+
+        Returns:
+            How many rows were claimed; 0 if there was nothing to do.
+        """
+        rows = Caption.objects.claim(self.name, self.batch_size)
+        if not rows:
+            return 0
+        token = rows[0].lease_token
+        assert token is not None
+        self.holding = (token, time.monotonic())
+        try:
+            self._process(rows)
+        finally:
+            self.holding = None
+            # Nothing is left to hand back, unless something unforeseen went wrong: then another attempt is due.
+            Caption.objects.held(token).update(lease_expires_at=clock("default"))
+        return len(rows)
+
+    def _process(self, rows: list[Caption]) -> None:
+        images = list({row.image_id: row.image for row in self._with_images(rows)}.values())
+        vectors, encode_ms, failures = self._embeddings(images)
+        mappers: dict[int, tuple[MapperVersion, Mapper]] = {}
+        unavailable: dict[int, str] = {}
+        for style_id in {row.style_id for row in rows}:
+            try:
+                mappers[style_id] = self._active(style_id)
+            except Unavailable as error:
+                unavailable[style_id] = str(error)
+        able = []
+        for row in rows:
+            if row.image_id in failures:
+                self._record(row, lambda r: r.fail(*failures[r.image_id]))
+            elif row.style_id in unavailable:
+                self._record(row, lambda r: r.fail("style_unavailable", unavailable[r.style_id]))
+            else:
+                able.append(row)
+
+        def key(row: Caption) -> str:
+            return json.dumps(row.options, sort_keys=True)
+
+        for _, group in groupby(sorted(able, key=key), key):
+            self._decode(list(group), vectors, encode_ms, mappers)
+
+    def _with_images(self, rows: list[Caption]) -> list[Caption]:
+        images = Image.objects.in_bulk({row.image_id for row in rows})
+        for row in rows:
+            row.image = images[row.image_id]
+        return rows
+
+    def _embeddings(
+        self, images: Sequence[Image]
+    ) -> tuple[dict[object, Tensor], dict[object, float], dict[object, tuple[str, str]]]:
+        """By image: its embedding (E,), the milliseconds that took, and code and sentence where it failed."""
+        encoder = self.captioner.encoder
+        stored = Embedding.objects.filter(image__in=[i.pk for i in images], encoder=encoder.identity)
+        vectors: dict[object, Tensor] = {
+            e.image_id: torch.from_numpy(np.frombuffer(bytes(e.vector), "<f4").copy()) for e in stored
+        }
+        took: dict[object, float] = dict.fromkeys(vectors, 0.0)
+        failures: dict[object, tuple[str, str]] = {}
+        pixels: dict[object, Tensor] = {}
+        started = time.monotonic()
+        for image in images:
+            if image.pk in vectors:
+                continue
+            try:
+                with image.file.open("rb") as file:
+                    pixels[image.pk] = encoder.preprocess(file.read())
+            except ImageError as error:
+                failures[image.pk] = (f"image_{error.code}", str(error))
+            except Exception as error:  # whatever a storage raises
+                log.warning("an image cannot be read", extra={"image": image.pk, "error": error})
+                failures[image.pk] = ("image_missing", "the stored image cannot be read; upload it again")
+
+        def encode(keys: list[object]) -> None:
+            made = encoder.encode_pixels(torch.stack([pixels[k] for k in keys]))
+            vectors.update(zip(keys, made, strict=True))
+
+        for keys, error in in_halves(list(pixels), encode):
+            for pk in keys:
+                failures[pk] = _reason(error)
+        each = (time.monotonic() - started) * 1000 / max(1, len(pixels))
+        took.update(dict.fromkeys(pixels, each))
+        fresh = [
+            Embedding(image_id=pk, encoder=encoder.identity, vector=vectors[pk].numpy().astype("<f4").tobytes())
+            for pk in pixels
+            if pk in vectors
+        ]
+        try:
+            insist(lambda: Embedding.objects.bulk_create(fresh, ignore_conflicts=True))
+        except DatabaseError as error:  # an image deleted meanwhile; the embeddings were only to save time
+            log.info("embeddings were not kept", extra={"error": error})
+        return vectors, took, failures
+
+    def _decode(
+        self,
+        rows: list[Caption],
+        vectors: dict[object, Tensor],
+        encode_ms: dict[object, float],
+        mappers: dict[int, tuple[MapperVersion, Mapper]],
+    ) -> None:
+        token = rows[0].lease_token
+        assert token is not None
+        wanted = set(insist(lambda: list(Caption.objects.held(token).values_list("pk", flat=True))))
+        rows = [row for row in rows if row.pk in wanted]
+        options = DecodingOptions(**rows[0].options) if rows else DecodingOptions()
+
+        def decode(part: list[Caption]) -> None:
+            started = time.monotonic()
+            answers = self.captioner.caption(
+                torch.stack([vectors[row.image_id] for row in part]),
+                [mappers[row.style_id][1] for row in part],
+                options,
+            )
+            decode_ms = (time.monotonic() - started) * 1000
+
+            def record() -> None:
+                with transaction.atomic():
+                    for row, (best, *others) in zip(part, answers, strict=True):
+                        row.succeed(
+                            text=best.text,
+                            confidence=best.confidence,
+                            alternatives=[{"text": o.text, "confidence": o.confidence} for o in others],
+                            version=mappers[row.style_id][0],
+                            encode_ms=encode_ms[row.image_id],
+                            decode_ms=decode_ms,
+                        )
+
+            insist(record)
+            log.info(
+                "captioned",
+                extra={
+                    "captions": [row.pk for row in part],
+                    "requests": sorted({str(row.request_id) for row in part}),
+                    "decode_ms": round(decode_ms, 1),
+                },
+            )
+
+        for part, error in in_halves(rows, decode):
+            for row in part:
+                self._record(row, lambda r: r.fail(*_reason(error)))
+
+    def _record(self, row: Caption, change: Callable[[Caption], bool]) -> None:
+        insist(lambda: change(row))
+        log.warning("caption failed", extra={"caption": row.pk, "request": row.request_id})
+
+    def _active(self, style_id: int) -> tuple[MapperVersion, Mapper]:
+        """The style's newest promoted version that can be loaded, and its mapper.
+
+        Raises:
+            Unavailable: none can.
+        """
+        latest = Promotion.objects.filter(style=style_id).values("version").annotate(last=Max("pk")).order_by("-last")
+        for entry in latest[:5]:
+            version = MapperVersion.objects.get(pk=entry["version"])
+            try:
+                return version, self._load(version)
+            except Exception as error:  # storages and damaged files raise all kinds; an older version serves on
+                message = f"{type(error).__name__}: {error}"[:500]
+                if version.load_error != message:
+                    log.exception("a version cannot be loaded", extra={"version": version.pk})
+                    MapperVersion.objects.filter(pk=version.pk).update(load_error=message)
+        style = Style.objects.get(pk=style_id)
+        raise Unavailable(f"no version of {style.name!r} could be loaded; an administrator has to promote another")
+
+    def _load(self, version: MapperVersion) -> Mapper:
+        mapper = self._mappers.get(version.pk)
+        if mapper is None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / Path(version.file.name or "mapper").name
+                with default_storage.open(version.file.name, "rb") as source, path.open("wb") as copy:
+                    while chunk := source.read(1 << 20):
+                        copy.write(chunk)
+                if file_sha256(path) != version.sha256:
+                    raise ValueError(f"the stored file of {version} is damaged: its SHA-256 is another")
+                mapper = self.captioner.load_mapper(path)
+            self._mappers[version.pk] = mapper
+            if version.load_error:
+                MapperVersion.objects.filter(pk=version.pk).update(load_error="")
+        self._mappers.move_to_end(version.pk)
+        if len(self._mappers) > MAPPERS_KEPT:
+            self._mappers.popitem(last=False)
+        return mapper
+
+
+def in_halves(items: list[T], work: Callable[[list[T]], None]) -> list[tuple[list[T], Exception]]:
+    """Do `work` on all items at once; on what makes it fail, in halves, down to the single items that are to blame.
+
+    Out of memory, a smaller batch goes through; a poisonous item fails alone.
+
+    Returns:
+        The items that failed by themselves, each with its reason.
+    """
+    if not items:
+        return []
+    try:
+        work(items)
+    except DatabaseError:
+        raise
+    except Exception as error:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(items) == 1:
+            log.exception("work failed on one item", extra={"item": str(items[0])})
+            return [(items, error)]
+        log.warning("a batch failed and is halved", extra={"size": len(items), "error": error})
+        half = len(items) // 2
+        return in_halves(items[:half], work) + in_halves(items[half:], work)
+    return []
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
+        return "out_of_memory", "the worker has too little memory even for this caption alone"
+    if isinstance(error, ValueError):
+        return "not_possible", str(error)[:500]
+    return "internal_error", "something unforeseen went wrong; the worker's log has the details under this caption's id"
+
+
+def insist(action: Callable[[], T], seconds: float = 20.0) -> T:
+    """Do something to the database, again and again while that is away: computed results should not be lost to a
+    restart. `seconds` is less than a lease lasts.
+
+    Raises:
+        DatabaseError: it still fails after that time.
+    """
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            return action()
+        except DatabaseError:
+            if time.monotonic() > ends or connection.in_atomic_block:
+                raise
+            connection.close()
+            time.sleep(0.5)
+
+
+class Shift:
+    """The threads of a worker process, from its start to its end."""
+
+    def __init__(self, engine: Engine, queue: str) -> None:
+        self.engine, self.queue = engine, queue
+        self.stopping = threading.Event()
+        self.started_at = timezone.now()
+        self.threads = [
+            threading.Thread(target=self._forever, args=arguments, name=name, daemon=True)
+            for name, arguments in {
+                "engine": (self._work, lambda: BELL.wait(LOOK)),
+                "keeper": (self._keep, lambda: self.stopping.wait(BEAT)),
+                "courier": (deliver_due, lambda: self.stopping.wait(LOOK)),
+            }.items()
+        ]
+
+    def start(self) -> None:
+        insist(self._keep, seconds=300)
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        BELL.set()
+
+    def join(self) -> None:
+        """Wait for the batch in hand; hand back what is not finished after the time of grace."""
+        self.stop()
+        engine = self.threads[0]
+        engine.join(GRACE)
+        if engine.is_alive() and self.engine.holding:
+            Caption.objects.hand_back(self.engine.holding[0])  # type: ignore[arg-type]
+        Worker.objects.filter(name=self.engine.name).delete()
+
+    def _forever(self, action: Callable[[], object], pause: Callable[[], object]) -> None:
+        while not self.stopping.is_set():
+            try:
+                close_old_connections()
+                action()
+            except Exception:  # the database or the network is away; nothing is lost, and it will be back
+                log.exception("a worker's thread has to try again")
+                connection.close()
+                self.stopping.wait(1.0)
+            pause()
+        connection.close()
+
+    def _work(self) -> None:
+        BELL.clear()  # before looking, so that a bell rung while looking is heard
+        while not self.stopping.is_set() and self.engine.work():
+            pass
+
+    def _keep(self) -> None:
+        holding = self.engine.holding
+        if holding and time.monotonic() - holding[1] < LONGEST_BATCH.total_seconds():
+            Caption.objects.renew(holding[0])  # type: ignore[arg-type]
+        models = self.engine.captioner
+        Worker.objects.update_or_create(
+            name=self.engine.name,
+            defaults={
+                "queue": self.queue,
+                "device": str(models.language_model.device),
+                "models_loaded": f"{models.encoder.identity}, {models.language_model.identity}",
+                "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "started_at": self.started_at,
+                "seen_at": clock("default"),
+            },
+        )
+        if Caption.objects.reap():
+            BELL.set()
+        WebhookDelivery.objects.reap()
+        Worker.objects.filter(seen_at__lt=clock("default") - timedelta(days=1)).delete()
+
+
+_shift: Shift | None = None
+
+
+def start(name: str) -> None:
+    """Load the models and start this process's threads.
+
+    Raises:
+        SystemExit: a model cannot be loaded; the reason is printed.
+    """
+    global _shift
+    try:
+        engine = Engine.load(name)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    _shift = Shift(engine, "captions")
+    _shift.start()
+
+
+def stop(**_: object) -> None:
+    """Claim no more."""
+    if _shift:
+        _shift.stop()
+
+
+def join(**_: object) -> None:
+    """Wait until the work in hand is finished or handed back."""
+    if _shift:
+        _shift.join()

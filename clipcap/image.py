@@ -1,0 +1,218 @@
+"""A file or its bytes -> the picture as people see it. The only place that opens images.
+
+Pillow alone: the web process, which loads no torch, opens uploads with it too.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from math import ceil
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from PIL import ExifTags, Image
+
+MAX_PIXELS = 100_000_000  # decoded, 0.4 GB in most formats, 1.5 GB as WebP; JPEGs are decoded at reduced size
+MAX_SIDE = 65_535  # no JPEG can be longer; Pillow spends dozens of bytes on every row, however short
+MAX_SCANS = 100  # of a progressive JPEG, which needs about ten; each passes over the whole picture for a few bytes
+
+ImageSource = bytes | str | os.PathLike[str] | Image.Image
+ImageErrorCode = Literal["empty", "unreadable_file", "not_an_image", "unsupported_format", "damaged", "too_many_pixels"]
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_ADVICE = "save the picture as JPEG or PNG"
+
+# Offset and bytes that a format begins with. Pillow recognises by itself what it may open; these tell a damaged
+# picture from a format that is not accepted, and both from what is no picture at all.
+_SIGNATURES = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG", "PNG"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"MM\0+", "TIFF"),
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphe", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"jP  ", "JPEG 2000"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\0\0\1\0", "ICO"),
+    (0, b"%PDF", "PDF"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"<svg", "SVG"),
+)
+_UPRIGHT = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BAND = 1 << 22  # pixels converted at a time
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message names the cause and the remedy.
+
+    `code` is stable: `empty` (no bytes), `unreadable_file` (missing, a folder, no permission), `not_an_image`,
+    `unsupported_format` (a picture in a format that is not accepted), `damaged` (broken, cut short or of a variant
+    that cannot be decoded), `too_many_pixels`. `index` is the picture's place in the sequence given to `encode`.
+    """
+
+    def __init__(self, code: ImageErrorCode, message: str) -> None:
+        super().__init__(code, message)  # both, because pickle rebuilds an exception from its arguments
+        self.code = code
+        self.index: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+def open_image(source: ImageSource, *, min_side: int, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture as people see it, in RGB: upright, on white where transparent, the first frame where animated.
+
+    Big pictures come smaller, but never with a short side below `min_side`: JPEGs are decoded at 1/2, 1/4 or 1/8
+    of their size, which is several times faster, and what is still too big is averaged down by a whole factor.
+
+    Args:
+        source: the bytes of a file, its path, or a picture.
+        min_side: short side in pixels that the caller needs; a smaller picture stays as it is.
+        max_pixels: a picture that declares more is refused before any of it is decoded.
+
+    Raises:
+        ImageError: the picture cannot be used.
+    """
+    head = b""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of damaged metadata, which does not concern the pixels. The filter names Pillow, so
+            # that threads that race to restore the filters can leave nothing worse than this one behind.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            if isinstance(source, Image.Image):
+                _check_size(source, max_pixels)
+                return _to_rgb(source, min_side)
+            with _open_file(source) as file:
+                head = file.read(256)
+                if not head:
+                    raise ImageError("empty", f"the file is empty; {_ADVICE} and send it again")
+                with Image.open(file, formats=_FORMATS) as image:
+                    _check_size(image, max_pixels)
+                    if image.info.get("progressive"):
+                        _check_scans(file)
+                    image.draft("RGB", (min_side, min_side))
+                    return _to_rgb(image, min_side)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            "too_many_pixels", f"the picture has more than {max_pixels:,} pixels; make it smaller"
+        ) from error
+    except Exception as error:  # a hostile file can make the decoders raise nearly anything
+        raise _explain(head, error) from error
+
+
+def _open_file(source: bytes | str | os.PathLike[str]) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    path = Path(source)
+    try:
+        if path.is_file():  # opening a pipe would wait for its writer, and a device may never end
+            return path.open("rb")
+        cause = "it does not exist" if not path.exists() else "it is not a file"
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+    raise ImageError("unreadable_file", f"{str(source)[:200]!r} cannot be read: {cause}; give the path of a picture")
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        raise ImageError(
+            "too_many_pixels",
+            f"the picture has {width} x {height} pixels; at most {max_pixels:,} are accepted, and {MAX_SIDE:,} a side; "
+            f"make it smaller",
+        )
+    if width < 1 or height < 1:
+        raise ImageError("damaged", f"the picture has no pixels ({width} x {height}); {_ADVICE}")
+
+
+def _check_scans(file: BinaryIO) -> None:
+    position = file.tell()  # behind the first scan's header
+    scans = 1 + file.read().count(b"\xff\xda")
+    file.seek(position)
+    if scans > MAX_SCANS:
+        raise ImageError("damaged", f"the JPEG picture has {scans} scans and at most {MAX_SCANS} are sane; {_ADVICE}")
+
+
+def _explain(head: bytes, error: Exception) -> ImageError:
+    """What to tell of a file that begins with `head` and made the decoders raise `error`."""
+    kind = next((name for offset, magic, name in _SIGNATURES if head.startswith(magic, offset)), None)
+    if kind is None and b"<svg" in head:
+        kind = "SVG"
+    if kind in _FORMATS:
+        return ImageError("damaged", f"the {kind} picture is damaged, cut short or of a rare variant; {_ADVICE}")
+    if kind:
+        return ImageError("unsupported_format", f"{kind} is not accepted, only {', '.join(_FORMATS)}; {_ADVICE}")
+    if head:
+        return ImageError("not_an_image", f"this is no picture in {', '.join(_FORMATS)}; {_ADVICE}")
+    return ImageError("damaged", f"the picture cannot be decoded ({type(error).__name__}: {error}); {_ADVICE}")
+
+
+def _to_rgb(image: Image.Image, min_side: int) -> Image.Image:
+    """Upright RGB, averaged down by the greatest whole factor that leaves a short side of at least `min_side`.
+
+    It goes band by band: a second full copy of a big picture would double the memory that it takes.
+    """
+    image.load()
+    width, height = image.size
+    factor = max(1, min(width, height) // min_side)
+    rows = factor * max(1, _BAND // (width * factor))
+    white = _white_level(image, rows)
+    rgb = Image.new("RGB", (ceil(width / factor), ceil(height / factor)))
+    for number, band in enumerate(_bands(image, rows)):
+        rgb.paste(_band_to_rgb(band, white).reduce(factor), (0, number * rows // factor))
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken metadata must not cost a good picture
+        turn = None
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _bands(image: Image.Image, rows: int) -> Iterator[Image.Image]:
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _white_level(image: Image.Image, rows: int) -> float | None:
+    """The value that means white in modes that Pillow would clip to 8 bits; None in all others.
+
+    Only 16-bit pictures define it. For wider ones it is the smallest customary level that holds every pixel.
+    """
+    if image.mode.startswith("I;16"):
+        return 65535
+    if image.mode not in ("I", "F"):
+        return None
+    peak = 0.0
+    for band in _bands(image, rows):
+        values = np.asarray(band)
+        peak = max(peak, float(values[np.isfinite(values)].max(initial=0)))
+    levels = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    return next((level for level in levels if peak <= level), peak)
+
+
+def _band_to_rgb(band: Image.Image, white: float | None) -> Image.Image:
+    if white is not None:
+        grey = np.nan_to_num(np.clip(np.asarray(band, dtype=np.float32), 0, white)) * (255 / white)
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if band.has_transparency_data:
+        band = Image.alpha_composite(Image.new("RGBA", band.size, "white"), band.convert("RGBA"))
+    return band.convert("RGB")

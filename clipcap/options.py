@@ -1,0 +1,59 @@
+"""DecodingOptions: how captions are decoded. Without torch, so that the web process can check what it is asked for."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+METHODS = ("greedy", "beam", "nucleus")
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How captions are decoded; what is None takes the default of the method.
+
+    method: greedy, beam or nucleus.
+    captions: how many per image; the beam's best, or as many samples.
+    max_length: in tokens; a caption that has not ended by then is cut.
+    beam_size: hypotheses kept (beam only; 5).
+    temperature: divides the logits (nucleus only; 1.0).
+    top_p: the probability mass that is sampled from (nucleus only; 0.9).
+    seed: makes samples repeatable, whatever else is in the batch (nucleus only).
+    """
+
+    method: Literal["greedy", "beam", "nucleus"] = "beam"
+    captions: int = 1
+    max_length: int = 40
+    beam_size: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        reject_contradictions(self)
+
+
+def reject_contradictions(options: DecodingOptions) -> None:
+    """The one place that says which options go together.
+
+    Raises:
+        ValueError: naming the option, what is wrong with it and what would be right.
+    """
+    method = options.method
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    for name, owner in {"beam_size": "beam", "temperature": "nucleus", "top_p": "nucleus", "seed": "nucleus"}.items():
+        if getattr(options, name) is not None and method != owner:
+            raise ValueError(f"{name} only means something with method {owner!r}, not with {method!r}")
+    for name in ("captions", "max_length", "beam_size"):
+        value = getattr(options, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    if method == "greedy" and options.captions > 1:
+        raise ValueError("captions must be 1 with method 'greedy', which has one answer; use 'beam' or 'nucleus'")
+    if method == "beam" and options.captions > (options.beam_size or 5):
+        raise ValueError(f"captions ({options.captions}) cannot exceed beam_size ({options.beam_size or 5})")
+    if options.temperature is not None and not 0 < options.temperature < float("inf"):
+        raise ValueError(f"temperature must be above 0, not {options.temperature}; for no randomness use 'greedy'")
+    if options.top_p is not None and not 0 < options.top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, not {options.top_p}")
+    if options.seed is not None and not 0 <= options.seed < 2**63:
+        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, not {options.seed}")
