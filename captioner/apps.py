@@ -10,7 +10,9 @@ class CaptionerConfig(AppConfig):
     verbose_name = "Captions"
 
     def ready(self) -> None:
-        """Make the folders of the broker, where that is a folder: it does not make them itself."""
+        """Register the system checks, and make the folders of a broker that is one: it does not make them itself."""
+        from captioner import checks  # noqa: F401
+
         options = settings.CELERY_BROKER_TRANSPORT_OPTIONS
         for name in ("data_folder_in", "control_folder"):
             if name in options:

@@ -8,14 +8,21 @@ from captioner import webhooks
 from captioner.jobs import clock
 from captioner.models import WebhookDelivery
 from captioner.serializers import RequestSerializer
+from captioner.shift import insist
 
 log = logging.getLogger(__name__)
 
 
-def deliver_due() -> None:
-    """Deliver, one after the other, the webhooks whose request is finished and whose time has come."""
-    while claimed := WebhookDelivery.objects.claim("courier", 1):
-        _deliver(claimed[0])
+def deliver_next() -> bool:
+    """Try to deliver one webhook whose request is finished and whose time has come.
+
+    Returns:
+        Whether there was one.
+    """
+    for delivery in WebhookDelivery.objects.claim("courier", 1):
+        _deliver(delivery)
+        return True
+    return False
 
 
 def _deliver(delivery: WebhookDelivery) -> None:
@@ -31,6 +38,11 @@ def _deliver(delivery: WebhookDelivery) -> None:
     except webhooks.DeliveryError as error:
         entry["error"] = str(error)
     entry["ms"] = round((time.monotonic() - started) * 1000)
+    insist(lambda: _file(delivery, entry))
+    log.info("webhook", extra={"request": delivery.request_id, "delivery": delivery.pk, **entry})
+
+
+def _file(delivery: WebhookDelivery, entry: dict[str, Any]) -> None:
     tries = [*delivery.log, entry]
     if not entry["error"]:
         delivery.succeed(log=tries)
@@ -38,4 +50,3 @@ def _deliver(delivery: WebhookDelivery) -> None:
         delivery.postpone(clock("default") + webhooks.PAUSES[len(tries) - 1], log=tries)
     else:
         delivery.fail("not_delivered", f"{len(tries)} tries failed; the last: {entry['error']}", log=tries)
-    log.info("webhook", extra={"request": delivery.request_id, "delivery": delivery.pk, **entry})

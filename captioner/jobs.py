@@ -12,19 +12,18 @@ failed. A row that has already cost a worker is claimed alone, so that it cannot
 
 from __future__ import annotations
 
+import time
 import uuid
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
+from django.conf import settings
 from django.db import connections, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-LEASE = timedelta(seconds=30)
 MAX_ATTEMPTS = 4
-# Leases are written and judged by one clock, the database's, so none can end later than this from now, unless that
-# clock was set back; such a lease would last for as long as the clock has jumped.
-LONGEST_LEASE = LEASE + timedelta(seconds=5)
 
 
 class Status(models.TextChoices):
@@ -64,9 +63,14 @@ class JobQuerySet(models.QuerySet[J]):
         return self.filter(status=Status.QUEUED, deadline_at__gt=now).order_by("rank_at", "pk")
 
     def lost(self, now: datetime) -> Self:
-        """Running rows whose worker has not renewed its lease."""
+        """Running rows whose worker has not renewed its lease.
+
+        Leases are written and judged by one clock, the database's. One that ends later than it ever could was written
+        before that clock was set back, and would last for as long as the clock has jumped. Twice the length, because
+        SQLite can keep who has read the clock waiting for its turn to write.
+        """
         return self.filter(status=Status.RUNNING).filter(
-            Q(lease_expires_at__lt=now) | Q(lease_expires_at__gt=now + LONGEST_LEASE)
+            Q(lease_expires_at__lt=now) | Q(lease_expires_at__gt=now + 2 * settings.LEASE)
         )
 
     def claim(self, holder: str, limit: int) -> list[J]:
@@ -75,24 +79,24 @@ class JobQuerySet(models.QuerySet[J]):
         Args:
             holder: the name of the worker, for people to read.
         """
-        now = clock(self.db)
         token = uuid.uuid4()
         with transaction.atomic(using=self.db):
-            rows = self.ready(now)
+            now = clock(self.db)
+            rows = self.ready(now).only("pk", "attempts")
             if connections[self.db].features.has_select_for_update_skip_locked:
                 rows = rows.select_for_update(skip_locked=True, of=("self",))
-            chosen = list(rows.values_list("pk", "attempts")[:limit])
-            if chosen and chosen[0][1]:
-                chosen = chosen[:1]
+            chosen = list(rows[:limit])
+            if chosen:
+                chosen = chosen[:1] if chosen[0].attempts else [row for row in chosen if not row.attempts]
             taken = self.model._base_manager.using(self.db).filter(
-                pk__in=[pk for pk, attempts in chosen if attempts == chosen[0][1]], status=Status.QUEUED
+                pk__in=[row.pk for row in chosen], status=Status.QUEUED
             )
             taken.update(
                 status=Status.RUNNING,
                 attempts=F("attempts") + 1,
                 lease_holder=holder,
                 lease_token=token,
-                lease_expires_at=now + LEASE,
+                lease_expires_at=now + settings.LEASE,
                 started_at=now,
             )
         return list(self.filter(lease_token=token).order_by("rank_at", "pk")) if chosen else []
@@ -107,7 +111,7 @@ class JobQuerySet(models.QuerySet[J]):
         Returns:
             The number of rows still held; those that are not need no more work.
         """
-        return self.held(token).update(lease_expires_at=clock(self.db) + LEASE)
+        return self.held(token).update(lease_expires_at=clock(self.db) + settings.LEASE)
 
     def hand_back(self, token: uuid.UUID) -> int:
         """Return what is left of a claim to the queue; it does not count as an attempt."""
@@ -138,6 +142,25 @@ class JobQuerySet(models.QuerySet[J]):
         return self.unfinished().update(
             status=Status.CANCELED, finished_at=clock(self.db), lease_token=None, lease_expires_at=None
         )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker holds: rows of `queue` under one token, for `longest` at most; then it is taken to hang."""
+
+    queue: JobQuerySet[Any]
+    token: uuid.UUID
+    longest: timedelta
+    since: float = field(default_factory=time.monotonic)
+
+    def renew(self) -> None:
+        """Extend the lease, unless the work takes longer than it sanely can."""
+        if time.monotonic() - self.since < self.longest.total_seconds():
+            self.queue.all().renew(self.token)
+
+    def hand_back(self) -> int:
+        """Return what is not finished to the queue."""
+        return self.queue.all().hand_back(self.token)
 
 
 class Job(models.Model):

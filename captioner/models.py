@@ -33,17 +33,18 @@ class Viewer:
         """Captions and requests shown in the viewer's lists."""
         if self._may("view"):
             return Q()
-        return Q(visitor=EVERYBODY) | self._own()
+        return Q(visitor=EVERYBODY) | self.own()
 
     def reachable(self) -> Q:
         """Those the viewer may open by id."""
-        return Q() if self._may("view") else Q(owner=None) | self._own()
+        return Q() if self._may("view") else Q(owner=None) | self.own()
 
     def changeable(self) -> Q:
         """Those the viewer may cancel, try again, correct and delete."""
-        return Q() if self._may("change") else Q(owner=None, visitor="") | self._own()
+        return Q() if self._may("change") else Q(owner=None, visitor="") | self.own()
 
-    def _own(self) -> Q:
+    def own(self) -> Q:
+        """Those the viewer asked for."""
         if self.user:
             return Q(owner=self.user)
         return Q(owner=None, visitor=self.visitor) if self.visitor else Q(pk__in=())
@@ -76,6 +77,16 @@ class Image(models.Model):
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height}, {self.sha256[:8]}"
+
+    @classmethod
+    def unreferenced(cls) -> Q:
+        """Images that nothing needs: no caption, and no row of another app that must not lose its image."""
+        unneeded = Q()
+        for relation in cls._meta.related_objects:
+            if relation.on_delete is models.PROTECT:
+                rows = relation.related_model._base_manager.filter(**{relation.field.name: OuterRef("pk")})
+                unneeded &= ~Q(Exists(rows))
+        return unneeded
 
 
 class Embedding(models.Model):
@@ -128,6 +139,7 @@ class MapperVersion(models.Model):
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField(editable=False)
     file = models.FileField(upload_to="mappers/", max_length=200)
+    size = models.PositiveBigIntegerField(default=0, editable=False, help_text="of the file, in bytes")
     sha256 = models.CharField(max_length=64, validators=[RegexValidator(r"^[0-9a-f]{64}$")], editable=False)
     config = models.JSONField(default=dict, editable=False)
     encoder = models.CharField(max_length=200, blank=True, editable=False, help_text="the encoder it fits")
@@ -285,6 +297,30 @@ class WebhookDelivery(Job):
 
     def __str__(self) -> str:
         return f"{self.status}: {self.url}"
+
+
+class Queue(models.Model):
+    """A queue that can be paused: its workers finish what they hold and claim no more. One never paused has no row."""
+
+    class Name(models.TextChoices):
+        CAPTIONS = "captions"
+        TRAINING = "training"
+
+    name = models.CharField(max_length=20, choices=Name, unique=True)
+    paused = models.BooleanField(default=False)
+    reason = models.CharField(max_length=200, blank=True)
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {'paused' if self.paused else 'open'}"
+
+    @classmethod
+    def is_paused(cls, name: str) -> bool:
+        return cls.objects.filter(name=name, paused=True).exists()
 
 
 class Worker(models.Model):

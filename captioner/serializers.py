@@ -1,21 +1,357 @@
-"""What the API and webhooks say about images, styles, captions and requests."""
+"""What the API and webhooks say about images, styles, captions and requests, and what they accept."""
 
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+from django.urls import reverse
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from captioner.models import Caption, CaptionRequest
+from captioner.jobs import Status
+from captioner.models import Caption, CaptionRequest, Correction, Image, Style, WebhookDelivery
+from captioner.services import LONGEST_CAPTION, MOST_ALTERNATIVES, Upload
+from captioner.uploads import check_size
+from clipcap.options import METHODS
+
+OPTIONS = ("method", "captions", "max_length", "beam_size", "temperature", "top_p", "seed")
+LONGEST_DEADLINE = 24 * 3600
+
+
+# What is said
+
+
+@extend_schema_field({"type": "string", "format": "uri-reference"})
+class Address(serializers.ReadOnlyField):
+    """The address of a page of the API about the object; without the host where no request tells it, as in webhooks."""
+
+    def __init__(self, name: str, source: str = "pk", lookup: str = "pk") -> None:
+        super().__init__(source=source)
+        self.name, self.lookup = name, lookup
+
+    def to_representation(self, value: Any) -> str:
+        path = reverse(f"v1:{self.name}", kwargs={self.lookup: value})
+        request = self.context.get("request")
+        return request.build_absolute_uri(path) if request else path
+
+
+class TimingsSerializer(serializers.Serializer[Caption]):
+    """In milliseconds; null where that has not happened."""
+
+    queued_ms = serializers.FloatField(allow_null=True, help_text="until a worker began")
+    encode_ms = serializers.FloatField(allow_null=True, help_text="0 where the image's embedding was there already")
+    decode_ms = serializers.FloatField(allow_null=True, help_text="of the whole batch that it was in")
+    total_ms = serializers.FloatField(allow_null=True, help_text="from the request to the end")
+
+    def to_representation(self, caption: Caption) -> dict[str, float | None]:
+        return {
+            "queued_ms": _ms(caption.created_at, caption.started_at),
+            "encode_ms": caption.encode_ms,
+            "decode_ms": caption.decode_ms,
+            "total_ms": _ms(caption.created_at, caption.finished_at),
+        }
+
+
+class ErrorSerializer(serializers.Serializer[Caption]):
+    """Why a caption failed."""
+
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class AlternativeSerializer(serializers.Serializer[Any]):
+    text = serializers.CharField()
+    confidence = serializers.FloatField(allow_null=True)
+
+
+class CorrectionSerializer(serializers.ModelSerializer[Correction]):
+    """What a person wrote in place of a caption."""
+
+    author = serializers.CharField(
+        source="author.get_username", default=None, read_only=True, allow_null=True, help_text="null if anonymous"
+    )
+
+    class Meta:
+        model = Correction
+        fields = ("text", "author", "created_at")
+        read_only_fields = fields
 
 
 class CaptionSerializer(serializers.ModelSerializer[Caption]):
+    url = Address("caption-detail")
+    request_url = Address("request-detail", source="request_id")
+    image_url = Address("image-detail", source="image_id")
+    style = serializers.SlugRelatedField[Style](slug_field="slug", read_only=True)
+    version = serializers.SerializerMethodField()
+    alternatives = AlternativeSerializer(many=True, read_only=True)
+    timings = TimingsSerializer(source="*", read_only=True)
+    error = serializers.SerializerMethodField()
+    correction = serializers.SerializerMethodField()
+
     class Meta:
         model = Caption
-        fields = ("id", "status", "text")
+        fields = (
+            "id",
+            "url",
+            "status",
+            "text",
+            "confidence",
+            "alternatives",
+            "correction",
+            "error",
+            "style",
+            "version",
+            "image",
+            "image_url",
+            "request",
+            "request_url",
+            "name",
+            "options",
+            "timings",
+            "created_at",
+            "started_at",
+            "finished_at",
+        )
+        read_only_fields = fields
+
+    @extend_schema_field(
+        {"type": ["integer", "null"], "description": "the number of the style's version that wrote it"}
+    )
+    def get_version(self, caption: Caption) -> int | None:
+        return caption.version.number if caption.version else None
+
+    @extend_schema_field(ErrorSerializer(allow_null=True))
+    def get_error(self, caption: Caption) -> dict[str, str] | None:
+        if caption.status != Status.FAILED:
+            return None
+        return {"code": caption.error_code, "detail": caption.error_detail}
+
+    @extend_schema_field(CorrectionSerializer(allow_null=True))
+    def get_correction(self, caption: Caption) -> Any:
+        corrections = list(caption.corrections.all())  # fetched together with the captions
+        return CorrectionSerializer(corrections[-1]).data if corrections else None
+
+
+class WebhookSerializer(serializers.ModelSerializer[WebhookDelivery]):
+    class Meta:
+        model = WebhookDelivery
+        fields = ("url", "secret")
+        read_only_fields = fields
 
 
 class RequestSerializer(serializers.ModelSerializer[CaptionRequest]):
-    captions: Any = CaptionSerializer(many=True, read_only=True)
+    url = Address("request-detail")
+    status = serializers.ChoiceField(choices=Status.choices, read_only=True)
+    captions = CaptionSerializer(many=True, read_only=True)
 
     class Meta:
         model = CaptionRequest
-        fields = ("id", "status", "created_at", "captions")
+        fields: tuple[str, ...] = ("id", "url", "status", "created_at", "captions")
+        read_only_fields: tuple[str, ...] = fields
+
+
+class AnswerSerializer(RequestSerializer):
+    """The answer to a new request: also where its webhook goes and what signs it, which is said only here."""
+
+    webhook = WebhookSerializer(read_only=True, allow_null=True, default=None)
+
+    class Meta(RequestSerializer.Meta):
+        fields = (*RequestSerializer.Meta.fields, "webhook")
+        read_only_fields = fields
+
+
+class TrySerializer(serializers.Serializer[Any]):
+    at = serializers.DateTimeField()
+    status = serializers.IntegerField(allow_null=True, help_text="of the answer")
+    error = serializers.CharField(allow_blank=True)
+    ms = serializers.IntegerField()
+
+
+class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
+    """What became of a webhook."""
+
+    next_try_at = serializers.SerializerMethodField()
+    log = TrySerializer(many=True, read_only=True)
+
+    class Meta:
+        model = WebhookDelivery
+        fields = ("id", "url", "status", "created_at", "finished_at", "next_try_at", "log")
+        read_only_fields = fields
+
+    def get_next_try_at(self, delivery: WebhookDelivery) -> datetime | None:
+        return None if delivery.finished else delivery.rank_at
+
+
+class StyleSerializer(serializers.ModelSerializer[Style]):
+    url = Address("style-detail", source="slug", lookup="slug")
+    version = serializers.IntegerField(source="active_version.number", read_only=True, help_text="in service")
+
+    class Meta:
+        model = Style
+        fields = ("slug", "url", "name", "description", "is_default", "version")
+        read_only_fields = fields
+
+
+class ImageSerializer(serializers.ModelSerializer[Image]):
+    url = Address("image-detail")
+    captions_url = Address("image-captions")
+    file_url = Address("image-file")
+    thumbnail_url = Address("image-thumbnail")
+
+    class Meta:
+        model = Image
+        fields = (
+            "id",
+            "url",
+            "captions_url",
+            "file_url",
+            "thumbnail_url",
+            "width",
+            "height",
+            "size",
+            "credit",
+            "credit_url",
+            "created_at",
+        )
+        read_only_fields = fields
+
+
+# What is accepted
+
+
+class Strict(serializers.Serializer[Any]):
+    """Refuses fields that it does not know: a misspelt one would otherwise go unnoticed."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            unknown = [name for name in data if name not in self.fields]
+            if unknown:
+                raise serializers.ValidationError(
+                    {str(unknown[0]): [f"there is no such field; there are {', '.join(self.fields)}"]}, code="unknown"
+                )
+        return super().to_internal_value(data)
+
+
+class OneOrMore(serializers.ListField):
+    """A list, or its only element by itself."""
+
+    def to_internal_value(self, data: Any) -> list[Any]:
+        values: list[Any] = super().to_internal_value(data if isinstance(data, list) else [data])
+        return values
+
+
+class Base64Field(serializers.CharField):
+    """The bytes of a file, in base64, also as a data: URL."""
+
+    def to_internal_value(self, data: Any) -> Upload:
+        text = super().to_internal_value(data)
+        if text.startswith("data:"):
+            head, _, text = text.partition(",")
+            if not head.endswith(";base64"):
+                self.fail("invalid")
+        try:
+            return Upload(base64.b64decode("".join(text.split()), validate=True))
+        except (binascii.Error, ValueError):
+            self.fail("invalid")
+        raise AssertionError  # `fail` has raised
+
+    default_error_messages = {"invalid": "it must be the bytes of a picture in base64, or a data: URL of them"}  # noqa: RUF012
+
+
+class UploadField(serializers.FileField):
+    """A file of a form. That it is empty is said with what else can be wrong with a picture."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_empty_file=True, **options)
+
+    def to_internal_value(self, data: Any) -> Upload:
+        file = super().to_internal_value(data)
+        check_size(file.size)
+        return Upload(file.read(), file.name)
+
+
+def _one_or_more(**element: Any) -> dict[str, Any]:
+    return {"oneOf": [element, {"type": "array", "items": element, "minItems": 1}]}
+
+
+_STYLE = {"type": "string", "pattern": "^[-a-zA-Z0-9_]+$", "maxLength": 50, "examples": ["factual"]}
+
+
+@extend_schema_field(_one_or_more(**_STYLE))
+class StylesField(OneOrMore):
+    child = serializers.SlugField(max_length=50)
+
+
+@extend_schema_field(_one_or_more(type="string", format="uuid"))
+class ImageIdsField(OneOrMore):
+    child = serializers.UUIDField()
+
+
+@extend_schema_field(_one_or_more(type="string", contentEncoding="base64"))
+class Base64FilesField(OneOrMore):
+    child = Base64Field()
+
+
+class NewCaptionsSerializer(Strict):
+    """Images and what is to be made of them. Every image is captioned in every style."""
+
+    image_id = ImageIdsField(required=False, allow_empty=False, help_text="stored images, by id")
+    image_base64 = Base64FilesField(
+        required=False, allow_empty=False, help_text="files in base64; data: URLs are accepted too"
+    )
+    style = StylesField(
+        required=False, allow_empty=False, help_text="slugs; `all` is every style, none the default style"
+    )
+    method = serializers.ChoiceField(choices=METHODS, required=False)
+    captions = serializers.IntegerField(
+        min_value=1, max_value=MOST_ALTERNATIVES, required=False, help_text="per image and style: the best and others"
+    )
+    max_length = serializers.IntegerField(min_value=1, max_value=LONGEST_CAPTION, required=False, help_text="in tokens")
+    beam_size = serializers.IntegerField(min_value=1, max_value=MOST_ALTERNATIVES, required=False)
+    temperature = serializers.FloatField(min_value=0.01, max_value=100, required=False)
+    top_p = serializers.FloatField(min_value=0.01, max_value=1, required=False)
+    seed = serializers.IntegerField(min_value=0, max_value=2**63 - 1, required=False)
+    bulk = serializers.BooleanField(required=False, default=False, help_text="lets interactive requests pass")
+    deadline_seconds = serializers.IntegerField(
+        min_value=1, max_value=LONGEST_DEADLINE, required=False, help_text="what is still queued by then fails"
+    )
+    webhook_url = serializers.CharField(max_length=2000, required=False, help_text="told when all is finished")
+    webhook_secret = serializers.CharField(
+        max_length=100, required=False, help_text="`whsec_` and 24 to 64 bytes in base64; made up if left out"
+    )
+
+    def validate(self, data: dict[str, Any]) -> dict[str, Any]:
+        if "webhook_secret" in data and "webhook_url" not in data:
+            raise serializers.ValidationError({"webhook_secret": "it means nothing without webhook_url"})
+        return data
+
+
+class NewCaptionsFormSerializer(NewCaptionsSerializer):
+    """The same as a form, which can bring files. A field is repeated where it has several values."""
+
+    image = serializers.ListField(
+        child=UploadField(), required=False, allow_empty=False, help_text="picture files; their names do not matter"
+    )
+
+
+class NewCorrectionSerializer(Strict):
+    text = serializers.CharField(max_length=500, help_text="what the caption should be")
+
+
+def digest(data: dict[str, Any]) -> str:
+    """SHA-256 of all that was asked for: of the values as they were understood, and of the files' bytes."""
+
+    def plain(value: Any) -> str:
+        return hashlib.sha256(value.data).hexdigest() if isinstance(value, Upload) else str(value)
+
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=plain).encode()).hexdigest()
+
+
+def _ms(start: datetime, end: datetime | None) -> float | None:
+    return max(0.0, round((end - start).total_seconds() * 1000, 1)) if end else None

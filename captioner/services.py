@@ -7,7 +7,11 @@ rung on commit, by a task's name: this module loads no model and no torch.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import subprocess
+import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +25,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.core.files import File
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, Max, OuterRef, Prefetch, QuerySet
+from django.db.models import Exists, Max, OuterRef, Prefetch, ProtectedError, Q, QuerySet
 from django.utils import timezone
 
 from captioner import uploads, webhooks
@@ -34,6 +38,7 @@ from captioner.models import (
     Image,
     MapperVersion,
     Promotion,
+    Queue,
     Style,
     Viewer,
     WebhookDelivery,
@@ -48,6 +53,8 @@ IDEMPOTENCY = timedelta(hours=24)
 MAX_CAPTIONS_PER_REQUEST = 500
 LONGEST_CAPTION = 100  # tokens
 MOST_ALTERNATIVES = 10
+MOST_WORDS = 10  # of a search
+LONGEST_CHECK = 120  # seconds for looking at an uploaded mapper
 
 
 @dataclass(frozen=True)
@@ -99,13 +106,30 @@ def decoding_options(given: dict[str, Any]) -> DecodingOptions:
     return options
 
 
+def styles_in_service() -> QuerySet[Style]:
+    """Those that have a version in service, the default one first."""
+    return Style.objects.filter(Exists(Promotion.objects.filter(style=OuterRef("pk"))))
+
+
+def get_style(slug: str) -> Style:
+    """One style in service.
+
+    Raises:
+        Refused: there is none.
+    """
+    style = styles_in_service().filter(slug=slug).first()
+    if style is None:
+        raise _not_found("style", slug)
+    return style
+
+
 def choose_styles(names: Sequence[str]) -> list[Style]:
     """The styles of these slugs; of `all`, every style in service; of none, the default one.
 
     Raises:
         Refused: no such style, or it has no version in service.
     """
-    in_service = Style.objects.filter(Exists(Promotion.objects.filter(style=OuterRef("pk"))))
+    in_service = styles_in_service()
     if not in_service:
         raise Refused("no_styles", "no style is in service; an administrator has to promote a version", status=503)
     if "all" in names:
@@ -130,6 +154,7 @@ def request_captions(
     deadline: timedelta | None = None,
     webhook_url: str = "",
     webhook_secret: str = "",
+    into: uuid.UUID | None = None,
     once: Once | None = None,
     render: Callable[[CaptionRequest], dict[str, Any]] | None = None,
 ) -> CaptionRequest:
@@ -140,6 +165,8 @@ def request_captions(
         options: fields of `DecodingOptions`.
         bulk: lets interactive requests pass, for `BULK_PATIENCE` at most.
         deadline: from now; what is still queued then fails.
+        into: the id of the request to add to, which is made if there is none. A picture that the request has in a
+            style already is not queued again: an upload whose answer was lost can simply be repeated.
         once: makes a repetition of the call return the first one's request.
         render: makes of the new request the answer that is kept with it, to be given again to a repetition.
 
@@ -174,13 +201,17 @@ def request_captions(
                 )
             now = clock("default")
             owner = {"owner": viewer.user, "visitor": viewer.visitor}
-            request = CaptionRequest.objects.create(
-                **owner,
-                created_at=now,
-                idempotency_scope=once.scope if once else "",
-                idempotency_key=once.key if once else None,
-                body_sha256=once.body_sha256 if once else "",
+            request, _ = CaptionRequest.objects.get_or_create(
+                id=into or uuid.uuid4(),
+                defaults={
+                    **owner,
+                    "created_at": now,
+                    "idempotency_scope": once.scope if once else "",
+                    "idempotency_key": once.key if once else None,
+                    "body_sha256": once.body_sha256 if once else "",
+                },
             )
+            there = _already_in(request, viewer, len(stored) * len(chosen)) if into else set()
             ends = now + (deadline or settings.DEADLINE)
             Caption.objects.bulk_create(
                 Caption(
@@ -196,6 +227,7 @@ def request_captions(
                 )
                 for image, name in stored
                 for style in chosen
+                if (image.pk, style.pk) not in there
             )
             if webhook_url:
                 WebhookDelivery.objects.create(
@@ -246,6 +278,33 @@ def visible_captions(viewer: Viewer) -> QuerySet[Caption]:
     return _with_parts(Caption.objects.filter(viewer.listed()))
 
 
+def search_captions(
+    viewer: Viewer, *, text: str = "", style: str = "", status: str = "", mine: bool = False
+) -> QuerySet[Caption]:
+    """Of what the viewer's lists show, the captions that hold every word of `text`, as written by the model or a
+    person, in the style of this slug and of this status; an empty value is no filter."""
+    captions = visible_captions(viewer)
+    for word in text.replace("\0", "").split()[:MOST_WORDS]:
+        corrected = Correction.objects.filter(caption=OuterRef("pk"), text__icontains=word)
+        captions = captions.filter(Q(text__icontains=word) | Exists(corrected))
+    if style:
+        captions = captions.filter(style__slug=style)
+    if status:
+        captions = captions.filter(status=status)
+    return captions.filter(viewer.own()) if mine else captions
+
+
+def get_captions(viewer: Viewer, pks: Sequence[uuid.UUID]) -> list[Caption]:
+    """Those of these captions that there are and that the viewer may open."""
+    return list(_with_parts(Caption.objects.filter(viewer.reachable(), pk__in=pks)))
+
+
+def changeable(viewer: Viewer, captions: Iterable[Caption]) -> set[uuid.UUID]:
+    """Which of the captions the viewer may cancel, try again, correct and delete."""
+    ids = [caption.pk for caption in captions]
+    return set(Caption.objects.filter(viewer.changeable(), pk__in=ids).values_list("pk", flat=True))
+
+
 def get_caption(viewer: Viewer, pk: uuid.UUID, *, to_change: bool = False) -> Caption:
     """One caption, by its id.
 
@@ -259,23 +318,27 @@ def get_caption(viewer: Viewer, pk: uuid.UUID, *, to_change: bool = False) -> Ca
     return caption
 
 
+def visible_requests(viewer: Viewer) -> QuerySet[CaptionRequest]:
+    """What the viewer's lists show, with captions, the newest first."""
+    return _with_captions(CaptionRequest.objects.filter(viewer.listed()))
+
+
 def get_request(viewer: Viewer, pk: uuid.UUID) -> CaptionRequest:
     """One request with its captions.
 
     Raises:
         Refused: there is none, or not for this viewer.
     """
-    parts = Prefetch("captions", _with_parts(Caption.objects.order_by("created_at", "pk")))
-    request = CaptionRequest.objects.filter(viewer.reachable(), pk=pk).prefetch_related(parts).first()
+    request = _with_captions(CaptionRequest.objects.filter(viewer.reachable(), pk=pk)).first()
     if request is None:
         raise _not_found("request", pk)
     return request
 
 
-def visible_images(viewer: Viewer) -> QuerySet[Image]:
-    """The images of the captions in the viewer's lists, the newest first."""
-    mine = Caption.objects.filter(viewer.listed(), image=OuterRef("pk"))
-    return Image.objects.filter(Exists(mine)).order_by("-created_at", "-pk")
+def visible_images(viewer: Viewer, captions: QuerySet[Caption] | None = None) -> QuerySet[Image]:
+    """The images of the captions in the viewer's lists, or of these `captions` among them, the newest first."""
+    listed = visible_captions(viewer) if captions is None else captions
+    return Image.objects.filter(Exists(listed.filter(image=OuterRef("pk")))).order_by("-created_at", "-pk")
 
 
 def get_image(viewer: Viewer, pk: uuid.UUID) -> Image:
@@ -365,22 +428,63 @@ def register_version(
     from clipcap.checkpoint import load_mapper
 
     checkpoint = load_mapper(path)
+    return _file_version(
+        style,
+        path,
+        path.suffix,
+        config=asdict(checkpoint.mapper.config),
+        encoder=checkpoint.encoder or "",
+        language_model=checkpoint.language_model or "",
+        metrics=metrics or {},
+        origin=origin,
+        created_by=person,
+    )
+
+
+def import_version(*, style: Style, file: File[bytes], name: str, person: Any = None) -> MapperVersion:
+    """File an uploaded mapper, in our format or the authors' `.pt`, as the next version of a style.
+
+    Whether it is one, and fits the models that workers load, is looked at by a process of its own: that loads torch,
+    and what a hostile file may do to it ends with it.
+
+    Raises:
+        Refused: it cannot be used, or not be looked at in time.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        suffix = ".pt" if name.lower().endswith(".pt") else ".safetensors"
+        path = Path(folder) / f"mapper{suffix}"
+        with path.open("wb") as copy:
+            for chunk in file.chunks():
+                copy.write(chunk)
+        command = [sys.executable, "-P", str(settings.BASE_DIR / "manage.py"), "check_mapper", str(path)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CHECK, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise Refused(
+                "check_timed_out", f"the file could not be checked within {LONGEST_CHECK} seconds; try again", status=503
+            ) from error
+        try:
+            found = json.loads(done.stdout)
+        except ValueError as error:
+            log.warning("a mapper could not be checked", extra={"rc": done.returncode, "said": done.stderr[-2000:]})
+            raise Refused(
+                "check_failed", "the file could not be checked; the web server's log has the details", status=500
+            ) from error
+        if "error" in found:
+            raise Refused("invalid_mapper", found["error"].replace(str(path), tidy_name(name)), status=422, field="file")
+        origin = MapperVersion.Origin.IMPORTED
+        return _file_version(style, path, suffix, origin=origin, created_by=person, **found)
+
+
+def _file_version(style: Style, path: Path, suffix: str, **fields: Any) -> MapperVersion:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     with path.open("rb") as file, transaction.atomic():
         Style.objects.select_for_update().get(pk=style.pk)  # numbers are given one at a time
         number = (style.versions.aggregate(last=Max("number"))["last"] or 0) + 1
         version = MapperVersion(
-            style=style,
-            number=number,
-            sha256=digest,
-            config=asdict(checkpoint.mapper.config),
-            encoder=checkpoint.encoder or "",
-            language_model=checkpoint.language_model or "",
-            metrics=metrics or {},
-            origin=origin,
-            created_by=person,
+            style=style, number=number, sha256=digest, size=path.stat().st_size, **fields
         )
-        version.file.save(f"{style.slug}-v{number}-{digest[:8]}{path.suffix}", File(file), save=False)
+        version.file.save(f"{style.slug}-v{number}-{digest[:8]}{suffix}", File(file), save=False)
         version.save()
     return version
 
@@ -389,19 +493,66 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
     """Put a version in service; workers use it from their next batch on. Promoting an older one is a rollback.
 
     Raises:
-        Refused: it is in service already, or its file is gone.
+        Refused: it is in service already, its file is gone, or it was judged worse, never served before, and nobody
+            says why it should.
     """
+    judged_worse = version.metrics.get("verdict") == "worse"
+    if judged_worse and not reason.strip() and not version.promotions.exists():
+        raise Refused(
+            "reason_required",
+            f"{version} was judged worse than the version in service; give the reason why it should serve all the same",
+            status=422,
+            field="reason",
+        )
     if not version.file.storage.exists(version.file.name):
         raise Refused("file_missing", f"the file of {version} is not in the storage; it cannot serve", status=409)
     with transaction.atomic():
         style = Style.objects.select_for_update().get(pk=version.style_id)
         if style.active_version == version:
             raise Refused("already_active", f"{version} is in service already", status=409)
-        return Promotion.objects.create(style=style, version=version, person=person, reason=reason)
+        return Promotion.objects.create(style=style, version=version, person=person, reason=reason.strip())
+
+
+def delete_version(version: MapperVersion) -> None:
+    """Delete a version that never served, with its file.
+
+    Raises:
+        Refused: it is in service or in the history, wrote a caption, or a run started from it.
+    """
+    if version.promotions.exists():
+        raise Refused("version_in_use", f"{version} is in service or in the history of promotions; it stays", status=409)
+    if version.captions.exists():
+        raise Refused("version_in_use", f"{version} wrote captions that are kept; it stays", status=409)
+    try:
+        with transaction.atomic():
+            version.delete()
+            transaction.on_commit(partial(version.file.storage.delete, version.file.name))
+    except ProtectedError as error:
+        raise Refused("version_in_use", f"a training run started from {version}; it stays", status=409) from error
+
+
+def set_default_style(style: Style) -> None:
+    """Use a style wherever a request names none."""
+    with transaction.atomic():
+        Style.objects.filter(is_default=True).update(is_default=False)
+        Style.objects.filter(pk=style.pk).update(is_default=True)
+
+
+def pause_queue(*, name: Queue.Name, person: Any = None, reason: str = "") -> None:
+    """Let workers claim no more from a queue; what they hold they finish."""
+    values = {"paused": True, "reason": reason.strip()[:200], "person": person, "at": clock("default")}
+    Queue.objects.update_or_create(name=name, defaults=values)
+
+
+def resume_queue(*, name: Queue.Name, person: Any = None) -> None:
+    """Let workers claim from a queue again; wake them on commit."""
+    values = {"paused": False, "reason": "", "person": person, "at": clock("default")}
+    Queue.objects.update_or_create(name=name, defaults=values)
+    transaction.on_commit(partial(ring, "captioner.ring" if name == Queue.Name.CAPTIONS else "training.ring"))
 
 
 def prune(older_than: timedelta | None = None) -> dict[str, int]:
-    """Delete finished requests older than this (the setting, if None), images without captions, and expired keys.
+    """Delete finished requests older than this (the setting, if None), images that nothing refers to, and expired keys.
 
     Returns:
         How many `requests` and `images` were deleted.
@@ -421,7 +572,7 @@ def prune(older_than: timedelta | None = None) -> dict[str, int]:
             with transaction.atomic():
                 CaptionRequest.objects.filter(pk__in=ids).delete()
     images = 0
-    unused = Image.objects.filter(captions__isnull=True, created_at__lt=now - timedelta(hours=1))
+    unused = Image.objects.filter(Image.unreferenced(), created_at__lt=now - timedelta(hours=1))
     while ids := list(unused.values_list("pk", flat=True)[:500]):
         with transaction.atomic():
             images += _delete_images(Image.objects.filter(pk__in=ids))
@@ -442,6 +593,24 @@ def _stored(image: Upload | Image, place: int) -> Image:
     except Refused as error:
         error.extra |= {"index": place, "name": tidy_name(image.name)}
         raise
+
+
+def _already_in(request: CaptionRequest, viewer: Viewer, more: int) -> set[tuple[uuid.UUID, int]]:
+    """The pairs of image and style that a request has, to which the viewer wants to add.
+
+    Raises:
+        Refused: it is somebody else's, or full.
+    """
+    if (request.owner_id, request.visitor) != (viewer.user and viewer.user.pk, viewer.visitor):
+        raise _not_found("request", request.pk)
+    there = set(request.captions.values_list("image_id", "style_id"))
+    if len(there) + more > MAX_CAPTIONS_PER_REQUEST:
+        raise Refused(
+            "too_many_images",
+            f"a request holds at most {MAX_CAPTIONS_PER_REQUEST} captions; start another for further photos",
+            status=422,
+        )
+    return there
 
 
 def _earlier(once: Once) -> CaptionRequest | None:
@@ -466,14 +635,18 @@ def _with_parts(captions: QuerySet[Caption]) -> QuerySet[Caption]:
     return captions.select_related("image", "style", "version__style").prefetch_related("corrections__author")
 
 
+def _with_captions(requests: QuerySet[CaptionRequest]) -> QuerySet[CaptionRequest]:
+    return requests.prefetch_related(Prefetch("captions", _with_parts(Caption.objects.order_by("created_at", "pk"))))
+
+
 def _delete_images(images: QuerySet[Image]) -> int:
-    """Delete those that no caption refers to, their files on commit. Call it within a transaction."""
-    unused = list(images.select_for_update(of=("self",)).filter(~Exists(Caption.objects.filter(image=OuterRef("pk")))))
+    """Delete those that nothing refers to, their files on commit. Call it within a transaction."""
+    unused = list(images.select_for_update(of=("self",)).filter(Image.unreferenced()))
     Image.objects.filter(pk__in=[image.pk for image in unused]).delete()
     for image in unused:
         transaction.on_commit(partial(uploads.remove_files, image))
     return len(unused)
 
 
-def _not_found(what: str, pk: uuid.UUID) -> Refused:
+def _not_found(what: str, pk: uuid.UUID | str) -> Refused:
     return Refused("not_found", f"there is no {what} {pk} that you may see", status=404)

@@ -22,6 +22,21 @@ THUMBNAIL = 400
 _STATUS = {"too_many_pixels": 413, "unsupported_format": 415, "not_an_image": 415}
 
 
+def check_size(size: int) -> None:
+    """Refuse a file of so many bytes, before it is read where that is possible.
+
+    Raises:
+        Refused: they are too many.
+    """
+    if size > settings.MAX_UPLOAD_BYTES:
+        raise Refused(
+            "image_too_large",
+            f"the file has {size:,} bytes, and at most {settings.MAX_UPLOAD_BYTES:,} are accepted; make the picture "
+            f"smaller",
+            status=413,
+        )
+
+
 def store(data: bytes, **fields: Any) -> Image:
     """The stored picture of these bytes: the one that is there already, or a new one.
 
@@ -30,13 +45,7 @@ def store(data: bytes, **fields: Any) -> Image:
     Raises:
         Refused: the bytes are no picture within the limits, or the disk is full.
     """
-    if len(data) > settings.MAX_UPLOAD_BYTES:
-        raise Refused(
-            "image_too_large",
-            f"the file has {len(data):,} bytes, and at most {settings.MAX_UPLOAD_BYTES:,} are accepted; make the "
-            f"picture smaller",
-            status=413,
-        )
+    check_size(len(data))
     digest = hashlib.sha256(data).hexdigest()
     known = Image.objects.filter(sha256=digest).first()
     if known:

@@ -9,24 +9,29 @@ import base64
 import binascii
 import hashlib
 import hmac
+import http.client
 import ipaddress
 import json
+import re
 import secrets
 import socket
+import ssl
 import time
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-import urllib3
 from django.conf import settings
+from django.core.serializers.json import DjangoJSONEncoder
 
 from captioner.errors import Refused
 
 PAUSES = tuple(timedelta(seconds=s) for s in (5, 30, 120, 600, 3600, 6 * 3600))  # before each further try
 PATIENCE = sum(PAUSES, timedelta(hours=1))
-TIMEOUT = urllib3.Timeout(connect=5, read=10)
+TIMEOUT = 10.0  # seconds for a whole delivery, once the name is resolved; well within a lease
 _PORTS = {"http": 80, "https": 443}
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # the last four bytes are an IPv4 address
+_UNICAST = ipaddress.ip_network("2000::/3")  # all public IPv6 addresses
 
 
 class DeliveryError(Exception):
@@ -46,17 +51,22 @@ def check_url(url: str) -> None:
         raise _refused(f"it cannot be understood ({error})") from error
     if parts.scheme not in _PORTS or not host or len(url) > 2000:
         raise _refused("it must be an http or https address of at most 2,000 characters")
+    if not re.fullmatch("[!-~]+", url):
+        raise _refused("it must not contain spaces or characters beyond ASCII; percent-encode them")
     if parts.username is not None or parts.password is not None:
         raise _refused("it must not contain a user name or password")
     if port == 0:
         raise _refused("its port must be between 1 and 65535")
+    name = host.rstrip(".")
+    if name == "localhost" or name.endswith((".localhost", ".local", ".internal")):
+        name = "127.0.0.1"
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(name)
     except ValueError:
-        if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
-            address = ipaddress.ip_address("127.0.0.1")
-        else:
-            return
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(name))  # an IPv4 address written as 0x7f.1, say
+        except OSError:
+            return  # a name, which is looked at when it is resolved
     if not _allowed(address):
         raise _refused("it leads into a private network")
 
@@ -97,10 +107,7 @@ def deliver(url: str, secret: str, message_id: str, payload: dict[str, Any]) -> 
         DeliveryError: it could not be sent, or the answer is another.
     """
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    port = parts.port or _PORTS[parts.scheme]
-    address = _resolve(host, port)
-    body = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
+    body = json.dumps(payload, cls=DjangoJSONEncoder, separators=(",", ":"), ensure_ascii=False).encode()
     timestamp = int(time.time())
     headers = {
         "host": parts.netloc,
@@ -109,24 +116,55 @@ def deliver(url: str, secret: str, message_id: str, payload: dict[str, Any]) -> 
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
         "webhook-signature": sign(secret, message_id, timestamp, body),
+        "connection": "close",
     }
-    options: dict[str, Any] = {"timeout": TIMEOUT, "retries": False, "maxsize": 1}
-    pool = (
-        urllib3.HTTPSConnectionPool(address, port, server_hostname=host, assert_hostname=host, **options)
-        if parts.scheme == "https"
-        else urllib3.HTTPConnectionPool(address, port, **options)
-    )
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
-        with pool:
-            answer = pool.urlopen("POST", path, body=body, headers=headers, redirect=False, preload_content=False)
-            answer.close()  # what it says does not matter and might never end
-    except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        status = _post(parts, body, headers)
+    except TimeoutError as error:
+        raise DeliveryError(f"there was no answer within {TIMEOUT:.0f} seconds") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise DeliveryError(f"{type(error).__name__}: {error}"[:300]) from error
-    if not 200 <= answer.status < 300:
-        hint = "; redirects are not followed" if 300 <= answer.status < 400 else ""
-        raise DeliveryError(f"the answer was {answer.status}{hint}")
-    return answer.status
+    if not 200 <= status < 300:
+        hint = "; redirects are not followed" if 300 <= status < 400 else ""
+        raise DeliveryError(f"the answer was {status}{hint}")
+    return status
+
+
+def _post(parts: SplitResult, body: bytes, headers: dict[str, str]) -> int:
+    """The status of the answer; the rest of it does not matter, might never end and is not read.
+
+    A socket's timeout begins anew with every byte. Here it is what is left of the whole time, so that nobody is kept
+    busy by an answer that drips.
+    """
+    host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    address = _resolve(host, port)
+    ends = time.monotonic() + TIMEOUT
+
+    def left() -> float:
+        return max(0.001, ends - time.monotonic())
+
+    connection = http.client.HTTPConnection(host, port)
+    connection.sock = socket.create_connection((address, port), timeout=left())
+    try:
+        connection.sock.settimeout(left())
+        if parts.scheme == "https":
+            connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
+        connection.sock.settimeout(left())
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("POST", target, body, headers)
+        answer = b""
+        while b"\n" not in answer and len(answer) < 1000:
+            connection.sock.settimeout(left())
+            piece = connection.sock.recv(1000)
+            if not piece:
+                break
+            answer += piece
+    finally:
+        connection.close()
+    status = re.match(rb"HTTP/1\.[01] (\d{3})\b", answer)
+    if status is None:
+        raise http.client.BadStatusLine("the answer was not HTTP")
+    return int(status[1])
 
 
 def _resolve(host: str, port: int) -> str:
@@ -146,11 +184,12 @@ def _allowed(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         return True
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return _allowed(inner)
-        # NAT64: the last four bytes are an IPv4 address
-        if address in ipaddress.ip_network("64:ff9b::/96"):
-            return _allowed(ipaddress.ip_address(int(address) & 0xFFFFFFFF))
+        if address not in _UNICAST:
+            return False
     return address.is_global and not address.is_multicast
 
 

@@ -1,17 +1,10 @@
-"""The caption worker: claim a batch, embed what has no embedding yet, decode all styles at once, record.
-
-One process holds the frozen models and runs three threads: the **engine** works off batches, the **keeper** renews the
-lease on what the engine holds, tells that the process lives and reaps what other workers lost, and the **courier**
-delivers webhooks. None of them ends before the process does: a database that is away is waited for.
-"""
+"""The caption worker's engine: claim a batch, embed what has no embedding yet, decode all styles at once, record."""
 
 from __future__ import annotations
 
 import json
 import logging
-import resource
 import tempfile
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -25,15 +18,14 @@ import torch
 from django.conf import settings
 from django.core.files.storage import default_storage
 from django.db import Error as DatabaseError
-from django.db import close_old_connections, connection, transaction
+from django.db import transaction
 from django.db.models import Max
-from django.utils import timezone
 from torch import Tensor
 
-from captioner.courier import deliver_due
-from captioner.jobs import clock
-from captioner.models import Caption, Embedding, Image, MapperVersion, Promotion, Style, WebhookDelivery, Worker
-from captioner.tasks import BELL
+from captioner.courier import deliver_next
+from captioner.jobs import Claim, clock
+from captioner.models import Caption, Embedding, Image, MapperVersion, Promotion, Queue, Style, WebhookDelivery
+from captioner.shift import FAULTY_DATA, Shift, insist
 from clipcap.captioner import Captioner
 from clipcap.encoder import Encoder
 from clipcap.fingerprint import file_sha256
@@ -44,11 +36,8 @@ from clipcap.options import DecodingOptions
 
 log = logging.getLogger(__name__)
 
-LOOK = 2.0  # seconds after which an idle worker looks for work that no bell told of
-BEAT = 5.0  # seconds between renewals; a lease outlives several missed ones
 LONGEST_BATCH = timedelta(minutes=5)  # a batch that takes longer hangs: its lease is let go
 MAPPERS_KEPT = 64
-GRACE = 25.0  # seconds to finish the batch in hand after SIGTERM
 
 T = TypeVar("T")
 
@@ -62,7 +51,7 @@ class Engine:
 
     def __init__(self, captioner: Captioner, name: str, batch_size: int) -> None:
         self.captioner, self.name, self.batch_size = captioner, name, batch_size
-        self.holding: tuple[object, float] | None = None  # the token of the claim in hand, and since when
+        self.holding: Claim | None = None
         self._mappers: OrderedDict[int, Mapper] = OrderedDict()  # by version
 
     @classmethod
@@ -84,14 +73,16 @@ class Engine:
         """Claim one batch and bring each of its rows to an end.
 
         Returns:
-            How many rows were claimed; 0 if there was nothing to do.
+            How many rows were claimed; 0 if there was nothing to do, or the queue is paused.
         """
+        if Queue.is_paused("captions"):
+            return 0
         rows = Caption.objects.claim(self.name, self.batch_size)
         if not rows:
             return 0
         token = rows[0].lease_token
         assert token is not None
-        self.holding = (token, time.monotonic())
+        self.holding = Claim(Caption.objects.all(), token, LONGEST_BATCH)
         try:
             self._process(rows)
         finally:
@@ -101,8 +92,9 @@ class Engine:
         return len(rows)
 
     def _process(self, rows: list[Caption]) -> None:
-        images = list({row.image_id: row.image for row in self._with_images(rows)}.values())
-        vectors, encode_ms, failures = self._embeddings(images)
+        images = Image.objects.in_bulk({row.image_id for row in rows})
+        rows = [row for row in rows if row.image_id in images]  # the others were deleted since they were claimed
+        vectors, encode_ms, failures = self.embeddings(list(images.values()))
         mappers: dict[int, tuple[MapperVersion, Mapper]] = {}
         unavailable: dict[int, str] = {}
         for style_id in {row.style_id for row in rows}:
@@ -113,9 +105,9 @@ class Engine:
         able = []
         for row in rows:
             if row.image_id in failures:
-                self._record(row, lambda r: r.fail(*failures[r.image_id]))
+                _fail(row, *failures[row.image_id])
             elif row.style_id in unavailable:
-                self._record(row, lambda r: r.fail("style_unavailable", unavailable[r.style_id]))
+                _fail(row, "style_unavailable", unavailable[row.style_id])
             else:
                 able.append(row)
 
@@ -125,13 +117,7 @@ class Engine:
         for _, group in groupby(sorted(able, key=key), key):
             self._decode(list(group), vectors, encode_ms, mappers)
 
-    def _with_images(self, rows: list[Caption]) -> list[Caption]:
-        images = Image.objects.in_bulk({row.image_id for row in rows})
-        for row in rows:
-            row.image = images[row.image_id]
-        return rows
-
-    def _embeddings(
+    def embeddings(
         self, images: Sequence[Image]
     ) -> tuple[dict[object, Tensor], dict[object, float], dict[object, tuple[str, str]]]:
         """By image: its embedding (E,), the milliseconds that took, and code and sentence where it failed."""
@@ -222,11 +208,7 @@ class Engine:
 
         for part, error in in_halves(rows, decode):
             for row in part:
-                self._record(row, lambda r: r.fail(*_reason(error)))
-
-    def _record(self, row: Caption, change: Callable[[Caption], bool]) -> None:
-        insist(lambda: change(row))
-        log.warning("caption failed", extra={"caption": row.pk, "request": row.request_id})
+                _fail(row, *_reason(error))
 
     def _active(self, style_id: int) -> tuple[MapperVersion, Mapper]:
         """The style's newest promoted version that can be loaded, and its mapper.
@@ -238,7 +220,7 @@ class Engine:
         for entry in latest[:5]:
             version = MapperVersion.objects.get(pk=entry["version"])
             try:
-                return version, self._load(version)
+                return version, self.load_version(version)
             except Exception as error:  # storages and damaged files raise all kinds; an older version serves on
                 message = f"{type(error).__name__}: {error}"[:500]
                 if version.load_error != message:
@@ -247,8 +229,15 @@ class Engine:
         style = Style.objects.get(pk=style_id)
         raise Unavailable(f"no version of {style.name!r} could be loaded; an administrator has to promote another")
 
-    def _load(self, version: MapperVersion) -> Mapper:
-        mapper = self._mappers.get(version.pk)
+    def load_version(self, version: MapperVersion, *, fresh: bool = False) -> Mapper:
+        """The version's mapper, loaded once; `fresh` for one that nobody else uses, to be trained further.
+
+        Raises:
+            CheckpointError: the file is unusable, or made for other models.
+            ValueError: the file is another than was filed.
+            OSError: the storage cannot give it.
+        """
+        mapper = None if fresh else self._mappers.get(version.pk)
         if mapper is None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / Path(version.file.name or "mapper").name
@@ -258,6 +247,8 @@ class Engine:
                 if file_sha256(path) != version.sha256:
                     raise ValueError(f"the stored file of {version} is damaged: its SHA-256 is another")
                 mapper = self.captioner.load_mapper(path)
+            if fresh:
+                return mapper
             self._mappers[version.pk] = mapper
             if version.load_error:
                 MapperVersion.objects.filter(pk=version.pk).update(load_error="")
@@ -279,144 +270,50 @@ def in_halves(items: list[T], work: Callable[[list[T]], None]) -> list[tuple[lis
         return []
     try:
         work(items)
-    except DatabaseError:
-        raise
+        return []
+    except DatabaseError as error:
+        if not isinstance(error, FAULTY_DATA):
+            raise
+        reason: Exception = error
     except Exception as error:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if len(items) == 1:
-            log.exception("work failed on one item", extra={"item": str(items[0])})
-            return [(items, error)]
-        log.warning("a batch failed and is halved", extra={"size": len(items), "error": error})
-        half = len(items) // 2
-        return in_halves(items[:half], work) + in_halves(items[half:], work)
-    return []
+        reason = error
+    if len(items) == 1:
+        log.error("work failed on one item", exc_info=reason, extra={"item": str(items[0])})
+        return [(items, reason.with_traceback(None))]
+    log.warning("a batch failed and is halved", extra={"size": len(items), "error": reason})
+    # The frames of what failed hold on to its tensors, and the halves need that memory.
+    del reason
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = len(items) // 2
+    return in_halves(items[:half], work) + in_halves(items[half:], work)
+
+
+def _fail(row: Caption, code: str, detail: str) -> None:
+    if insist(lambda: row.fail(code, detail)):
+        log.warning(
+            "caption failed", extra={"caption": row.pk, "request": row.request_id, "code": code, "detail": detail}
+        )
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         return "out_of_memory", "the worker has too little memory even for this caption alone"
     if isinstance(error, ValueError):
         return "not_possible", str(error)[:500]
     return "internal_error", "something unforeseen went wrong; the worker's log has the details under this caption's id"
 
 
-def insist(action: Callable[[], T], seconds: float = 20.0) -> T:
-    """Do something to the database, again and again while that is away: computed results should not be lost to a
-    restart. `seconds` is less than a lease lasts.
-
-    Raises:
-        DatabaseError: it still fails after that time.
-    """
-    ends = time.monotonic() + seconds
-    while True:
-        try:
-            return action()
-        except DatabaseError:
-            if time.monotonic() > ends or connection.in_atomic_block:
-                raise
-            connection.close()
-            time.sleep(0.5)
-
-
-class Shift:
-    """The threads of a worker process, from its start to its end."""
-
-    def __init__(self, engine: Engine, queue: str) -> None:
-        self.engine, self.queue = engine, queue
-        self.stopping = threading.Event()
-        self.started_at = timezone.now()
-        self.threads = [
-            threading.Thread(target=self._forever, args=arguments, name=name, daemon=True)
-            for name, arguments in {
-                "engine": (self._work, lambda: BELL.wait(LOOK)),
-                "keeper": (self._keep, lambda: self.stopping.wait(BEAT)),
-                "courier": (deliver_due, lambda: self.stopping.wait(LOOK)),
-            }.items()
-        ]
-
-    def start(self) -> None:
-        insist(self._keep, seconds=300)
-        for thread in self.threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self.stopping.set()
-        BELL.set()
-
-    def join(self) -> None:
-        """Wait for the batch in hand; hand back what is not finished after the time of grace."""
-        self.stop()
-        engine = self.threads[0]
-        engine.join(GRACE)
-        if engine.is_alive() and self.engine.holding:
-            Caption.objects.hand_back(self.engine.holding[0])  # type: ignore[arg-type]
-        Worker.objects.filter(name=self.engine.name).delete()
-
-    def _forever(self, action: Callable[[], object], pause: Callable[[], object]) -> None:
-        while not self.stopping.is_set():
-            try:
-                close_old_connections()
-                action()
-            except Exception:  # the database or the network is away; nothing is lost, and it will be back
-                log.exception("a worker's thread has to try again")
-                connection.close()
-                self.stopping.wait(1.0)
-            pause()
-        connection.close()
-
-    def _work(self) -> None:
-        BELL.clear()  # before looking, so that a bell rung while looking is heard
-        while not self.stopping.is_set() and self.engine.work():
-            pass
-
-    def _keep(self) -> None:
-        holding = self.engine.holding
-        if holding and time.monotonic() - holding[1] < LONGEST_BATCH.total_seconds():
-            Caption.objects.renew(holding[0])  # type: ignore[arg-type]
-        models = self.engine.captioner
-        Worker.objects.update_or_create(
-            name=self.engine.name,
-            defaults={
-                "queue": self.queue,
-                "device": str(models.language_model.device),
-                "models_loaded": f"{models.encoder.identity}, {models.language_model.identity}",
-                "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                "started_at": self.started_at,
-                "seen_at": clock("default"),
-            },
-        )
-        if Caption.objects.reap():
-            BELL.set()
-        WebhookDelivery.objects.reap()
-        Worker.objects.filter(seen_at__lt=clock("default") - timedelta(days=1)).delete()
-
-
-_shift: Shift | None = None
-
-
-def start(name: str) -> None:
+def start(name: str) -> Shift:
     """Load the models and start this process's threads.
 
     Raises:
         SystemExit: a model cannot be loaded; the reason is printed.
     """
-    global _shift
     try:
         engine = Engine.load(name)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
-    _shift = Shift(engine, "captions")
-    _shift.start()
-
-
-def stop(**_: object) -> None:
-    """Claim no more."""
-    if _shift:
-        _shift.stop()
-
-
-def join(**_: object) -> None:
-    """Wait until the work in hand is finished or handed back."""
-    if _shift:
-        _shift.join()
+    shift = Shift(engine, "captions", {"courier": deliver_next}, (Caption, WebhookDelivery))
+    shift.start()
+    return shift

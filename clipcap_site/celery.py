@@ -1,4 +1,4 @@
-"""The Celery application. Workers: `./run manage worker` (captioner/management/commands/worker.py)."""
+"""The Celery application. Workers: `./run worker QUEUE` (captioner/management/commands/worker.py)."""
 
 import os
 

@@ -25,20 +25,21 @@ if not SECRET_KEY:
         "CLIPCAP_DEVELOPMENT=1 instead."
     )
 
-HOME = Path(env.str("CLIPCAP_HOME", str(BASE_DIR / "var")))
-MODELS = Path(env.str("CLIPCAP_MODELS", str(BASE_DIR / "models" / "mini")))
+HOME = Path(env.str("CLIPCAP_HOME", "") or BASE_DIR / "var").resolve()
+MODELS = Path(env.str("CLIPCAP_MODELS", "") or BASE_DIR / "models" / "mini").resolve()
 
 ALLOWED_HOSTS = [host.strip() for host in env.str("CLIPCAP_ALLOWED_HOSTS", "").split(",") if host.strip()]
 HTTPS = env.bool("CLIPCAP_HTTPS", not DEBUG)  # off only behind nothing, on a network that is trusted
 CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in ALLOWED_HOSTS if host != "*"] if HTTPS else []
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("CLIPCAP_BEHIND_PROXY", False) else None
+BEHIND_PROXY = env.bool("CLIPCAP_BEHIND_PROXY", False)  # one that sets X-Forwarded-For and X-Forwarded-Proto itself
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
 SECURE_SSL_REDIRECT = HTTPS and not DEBUG
 SECURE_HSTS_SECONDS = 30 * 24 * 3600 if HTTPS and not DEBUG else 0
 SECURE_REDIRECT_EXEMPT = [r"^api/health/"]  # load balancers ask for it without TLS
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "clipcap_site.apps.SiteAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -52,9 +53,11 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "csp",
     "captioner",
+    "training",
 ]
 
 MIDDLEWARE = [
+    "captioner.problems.Problems",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -103,7 +106,9 @@ SQLITE = {
     "transaction_mode": "IMMEDIATE",
     "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
 }
-DATABASES: dict[str, Any] = {"default": env.db_url("CLIPCAP_DATABASE_URL", default=f"sqlite:///{HOME / 'db.sqlite3'}")}
+DATABASES: dict[str, Any] = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": HOME / "db.sqlite3"}}
+if env.str("CLIPCAP_DATABASE_URL", ""):
+    DATABASES["default"] = env.db_url("CLIPCAP_DATABASE_URL")
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = SQLITE
 else:
@@ -149,11 +154,15 @@ DEVICE = env.str("CLIPCAP_DEVICE", "auto")
 THREADS = env.int("CLIPCAP_THREADS", 1)  # of a worker on the CPU; see docs/settings.md before raising it
 BATCH_SIZE = env.int("CLIPCAP_BATCH_SIZE", 32)
 ANONYMOUS = env.bool("CLIPCAP_ANONYMOUS", False)
+JAVA_METRICS = env.bool("CLIPCAP_JAVA_METRICS", True)  # METEOR and SPICE after a training run, where Java is installed
 DEADLINE = timedelta(seconds=env.int("CLIPCAP_DEADLINE_SECONDS", 3600))
+LEASE = timedelta(seconds=env.float("CLIPCAP_LEASE_SECONDS", 30))  # how long the work of a lost worker waits
 KEEP_RESULTS = timedelta(days=env.int("CLIPCAP_KEEP_DAYS", 0))  # 0 keeps them for good
 MAX_UPLOAD_BYTES = env.int("CLIPCAP_MAX_UPLOAD_BYTES", 20_000_000)
 MAX_UPLOAD_PIXELS = env.int("CLIPCAP_MAX_UPLOAD_PIXELS", 50_000_000)
 MAX_IMAGES_PER_REQUEST = env.int("CLIPCAP_MAX_IMAGES_PER_REQUEST", 50)
+MAX_REQUEST_BYTES = env.int("CLIPCAP_MAX_REQUEST_BYTES", 100_000_000)  # of all files of one call; they lie in memory
+WEB_THREADS = env.int("CLIPCAP_WEB_THREADS", 16)  # of the web process; half of them may wait for captions
 WEBHOOKS_TO_PRIVATE_NETWORKS = env.bool("CLIPCAP_WEBHOOKS_TO_PRIVATE_NETWORKS", False)
 # Base64 in JSON is a third longer than the file.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * MAX_UPLOAD_BYTES // 3 + 100_000
@@ -185,15 +194,18 @@ else:
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "knox.auth.TokenAuthentication",
-        "rest_framework.authentication.SessionAuthentication",
+        "captioner.access.BrowserSession",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],
+    "DEFAULT_PERMISSION_CLASSES": ["captioner.access.MayUse"],
+    "DEFAULT_THROTTLE_CLASSES": ["captioner.access.WritesThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_VERSIONING_CLASS": "rest_framework.versioning.NamespaceVersioning",
     "DEFAULT_VERSION": "v1",
-    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_METADATA_CLASS": None,
+    "URL_FORMAT_OVERRIDE": None,
+    "NUM_PROXIES": int(BEHIND_PROXY),  # otherwise a caller could name any address as its own
     "DEFAULT_THROTTLE_RATES": {
         "anonymous": env.str("CLIPCAP_THROTTLE_ANONYMOUS", "60/minute"),
         "user": env.str("CLIPCAP_THROTTLE_USER", "1000/minute"),
@@ -211,6 +223,12 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "SCHEMA_PATH_PREFIX": "/api/",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "captioner.schema.add_problems",
+    ],
+    "ENUM_NAME_OVERRIDES": {"Status": "captioner.jobs.Status", "Method": "clipcap.options.METHODS"},
 }
 
 LOGGING = {

@@ -1,5 +1,13 @@
-"""The addresses of the site. It serves none yet."""
+"""The addresses of the site: the API, the administration, and the pages."""
 
-from django.urls import URLPattern, URLResolver
+from django.contrib import admin
+from django.urls import include, path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from captioner import api as captioner_api
+from training import api as training_api
+
+urlpatterns = [
+    path("api/", include(([*captioner_api.urlpatterns, *training_api.urlpatterns], "v1"))),
+    path("admin/", admin.site.urls),
+    path("", include("captioner.urls")),
+]

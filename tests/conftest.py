@@ -1,15 +1,42 @@
-"""Small real models, made on the spot."""
+"""Small real models made on the spot, and the service on them: a database, a broker and files of the tests' own."""
+
+# ruff: noqa: E402 (Django has to be set up before anything imports its models)
+import atexit
+import os
+import shutil
+import tempfile
+
+import django
+
+# Here and not in pyproject.toml: the settings read the environment once, and pytest-django would load them too early.
+HOME = tempfile.mkdtemp(prefix="clipcap-tests-")
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+os.environ |= {
+    "DJANGO_SETTINGS_MODULE": "clipcap_site.settings",
+    "CLIPCAP_DEVELOPMENT": "1",
+    "CLIPCAP_HOME": HOME,
+    "CLIPCAP_ANONYMOUS": "1",
+    "CLIPCAP_JAVA_METRICS": "0",  # starting Java takes seconds; tests/test_evaluation.py does it
+}
+os.mkdir(f"{HOME}/static")  # noqa: PTH102 (WhiteNoise warns where there is none)
+django.setup()
 
 import clipcap.torchvision_schemas  # noqa: F401 (mends torchvision before transformers is imported)
 
 # isort: split
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import open_clip
 import pytest
 import torch
+from django.conf import settings as django_settings
+from django.contrib.auth import get_user_model
+from django.core.cache import cache
+from django.core.management import call_command
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -17,7 +44,11 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from captioner.models import Style, Viewer
+from captioner.worker import Engine
 from clipcap.language_model import LanguageModel
+
+ROOT = Path(__file__).parent.parent
 
 # Machines are shared: how long an example takes says nothing.
 hypothesis.settings.register_profile("shared machine", deadline=None)
@@ -72,3 +103,55 @@ def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clip = open_clip.create_model(f"local-dir:{folder}")
     save_file(clip.state_dict(), folder / "open_clip_model.safetensors")
     return folder
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """The test database as a file, as SQLite is used in service: several threads can write to it."""
+    django_settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = f"{HOME}/test.sqlite3"
+
+
+@pytest.fixture(scope="session")
+def loaded_engine() -> Engine:
+    """A caption worker's engine with the embedded models, loaded once."""
+    return Engine.load("tests")
+
+
+@pytest.fixture
+def engine(loaded_engine: Engine) -> Engine:
+    """`engine.work()` captions one batch of what is queued. It knows nothing of another test's versions."""
+    loaded_engine._mappers.clear()
+    return loaded_engine
+
+
+@pytest.fixture
+def media(settings: Any, tmp_path: Path) -> Path:
+    """The folder of stored files, empty."""
+    settings.MEDIA_ROOT = tmp_path / "media"
+    return tmp_path / "media"
+
+
+@pytest.fixture(autouse=True)
+def empty_cache() -> None:
+    """Throttles count in the cache, and one test's calls are not another's."""
+    cache.clear()
+
+
+@pytest.fixture
+def styles(db: None, media: Path) -> dict[str, Style]:
+    """The three styles of the embedded bundle, in service, by slug; factual is the default."""
+    call_command("install_styles", stdout=io.StringIO())
+    return {style.slug: style for style in Style.objects.all()}
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """A photo as a camera would send it: a JPEG file."""
+    return (ROOT / "examples/coco_cc/000000000790.jpg").read_bytes()
+
+
+@pytest.fixture
+def viewer(db: None, settings: Any) -> Viewer:
+    """A signed-in user, `viewer.user`, without special permissions."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the others are slow on purpose
+    return Viewer(get_user_model().objects.create_user("ada", password="lovelace"))

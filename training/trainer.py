@@ -38,7 +38,7 @@ class TrainingError(ValueError):
     """A dataset or options that cannot be trained with; the message says why and what to do."""
 
 
-class TrainingCanceled(Exception):  # noqa: N818 (nothing went wrong)
+class TrainingCanceled(Exception):
     """The callback asked to stop; the folder holds all that is needed to resume."""
 
 
@@ -135,6 +135,16 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class EpochEnd:
+    """What an epoch came to; `step` counts those done so far."""
+
+    epoch: int
+    step: int
+    training_loss: float
+    validation_loss: float
+
+
+@dataclass(frozen=True)
 class TrainingResult:
     """`mapper` is the best one by validation loss, as stored in `path`; `history` has (training, validation) loss by
     epoch; `left_out` counts the captions that could not be trained, by reason."""
@@ -198,6 +208,7 @@ def train_mapper(
     folder: Path,
     on_progress: Callable[[Progress], bool] = lambda progress: True,
     *,
+    on_epoch: Callable[[EpochEnd], None] = lambda epoch: None,
     state_every: int = 200,
 ) -> TrainingResult:
     """Train `mapper` in place with `lm` frozen; go on from `folder` if it holds an interrupted run.
@@ -206,6 +217,7 @@ def train_mapper(
         mapper: with the weights to start from, new (see `new_mapper`) or those of an earlier version.
         encoder_identity: of the encoder that made the embeddings, for the checkpoint.
         on_progress: called after every step; a false answer cancels.
+        on_epoch: called after every epoch, when its state is stored; `mapper` may be run but not changed.
         state_every: steps between the states that an interrupted run resumes from.
 
     Raises:
@@ -283,6 +295,7 @@ def train_mapper(
         else:
             state.bad_epochs += 1
         _save(state_path, run, state, mapper, optimizer, best_weights)
+        on_epoch(EpochEnd(state.epoch, state.step, state.history[-1][0], loss_now))
     mapper.load_state_dict(best_weights)
     mapper.eval().requires_grad_(False)
     count = sum(p.numel() for p in parameters)

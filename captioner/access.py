@@ -1,0 +1,61 @@
+"""Who may call the API, how they show who they are, and how often they may write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from rest_framework.authentication import SessionAuthentication
+from rest_framework.exceptions import PermissionDenied
+from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework.request import Request
+from rest_framework.throttling import SimpleRateThrottle
+
+from captioner.errors import Refused
+
+
+class BrowserSession(SessionAuthentication):
+    """Django's session. Whoever it knows, signed in or as a visitor, writes only with a CSRF token."""
+
+    def authenticate(self, request: Request) -> tuple[Any, None] | None:
+        known: tuple[Any, None] | None = super().authenticate(request)
+        if known is None and request.session.get("visitor"):
+            self.enforce_csrf(request)
+        return known
+
+    def enforce_csrf(self, request: Request) -> None:
+        try:
+            super().enforce_csrf(request)
+        except PermissionDenied as error:
+            raise Refused(
+                "csrf_failed",
+                "the session's CSRF token is missing or wrong; send it as X-CSRFToken, or use an API token instead",
+                status=403,
+            ) from error
+
+
+class MayUse(BasePermission):
+    """Signed-in users; everybody where anonymous use is allowed."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        return bool(settings.ANONYMOUS or request.user.is_authenticated)
+
+
+class WritesThrottle(SimpleRateThrottle):
+    """Counts new requests by user or, without one, by address; of anonymous callers all other writes too."""
+
+    def __init__(self) -> None:
+        """The rate depends on who calls."""
+
+    def allow_request(self, request: Request, view: Any) -> bool:
+        user = request.user.is_authenticated
+        if request.method in SAFE_METHODS or (user and view.action != "create"):
+            return True
+        self.scope = "user" if user else "anonymous"
+        self.rate = settings.REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"][self.scope]
+        self.num_requests, self.duration = self.parse_rate(self.rate)
+        return bool(super().allow_request(request, view))
+
+    def get_cache_key(self, request: Request, view: Any) -> str:
+        who = request.user.pk if request.user.is_authenticated else self.get_ident(request)
+        return f"throttle:{self.scope}:{who}"

@@ -1,0 +1,78 @@
+"""System checks: settings that are unsafe or make no sense, each with its remedy.
+
+`./run manage check` shows them, and other commands of Django begin with them: an error keeps those from running.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+
+TAG = "captioner"
+SHORTEST_KEY = 32
+
+
+@register(TAG)
+def unsafe_settings(**_: Any) -> list[CheckMessage]:
+    """Settings that would expose a site in production."""
+    if settings.DEBUG:
+        return []
+    found: list[CheckMessage] = []
+    if len(settings.SECRET_KEY) < SHORTEST_KEY:
+        found.append(
+            Error(
+                f"CLIPCAP_SECRET_KEY has fewer than {SHORTEST_KEY} characters, so it may be guessed",
+                hint="set it to what `python3 -c 'import secrets; print(secrets.token_urlsafe(50))'` prints",
+                id="captioner.E001",
+            )
+        )
+    if not settings.ALLOWED_HOSTS:
+        found.append(
+            Error(
+                "CLIPCAP_ALLOWED_HOSTS is empty, so every request would be refused",
+                hint="list the names under which the site is reached, such as captions.example.org",
+                id="captioner.E002",
+            )
+        )
+    if "*" in settings.ALLOWED_HOSTS:
+        found.append(
+            Warning(
+                "CLIPCAP_ALLOWED_HOSTS lets any name through, so a forged Host header ends up in links",
+                hint="list the names under which the site is reached",
+                id="captioner.W001",
+            )
+        )
+    return found
+
+
+@register(TAG)
+def cache_of_one_process(**_: Any) -> list[CheckMessage]:
+    """A cache that is not shared where the rest of the site is made for many processes."""
+    single = settings.CACHES["default"]["BACKEND"].endswith(".LocMemCache")
+    if settings.DEBUG or not single or settings.CELERY_BROKER_URL.startswith("filesystem:"):
+        return []
+    return [
+        Warning(
+            "CLIPCAP_CACHE_URL is not set, so each web process counts requests for the throttles by itself",
+            hint="give all of them one cache, such as CLIPCAP_CACHE_URL=redis://localhost:6379/1",
+            id="captioner.W002",
+        )
+    ]
+
+
+@register(TAG)
+def missing_models(**_: Any) -> list[CheckMessage]:
+    """Folders of models that are not there. The web process needs none, so it is only a warning."""
+    return [
+        Warning(
+            f"there is no {what} in {folder}",
+            hint=f"restore the folder models/mini of the project, or set {variable} to where the models are",
+            id="captioner.W003",
+        )
+        for what, name, variable in (
+            ("encoder", settings.ENCODER, "CLIPCAP_ENCODER or CLIPCAP_MODELS"),
+            ("language model", settings.LANGUAGE_MODEL, "CLIPCAP_LANGUAGE_MODEL or CLIPCAP_MODELS"),
+        )
+        if name.startswith("local-dir:") and not (folder := Path(name.removeprefix("local-dir:"))).is_dir()
+    ]

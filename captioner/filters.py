@@ -1,0 +1,89 @@
+"""What lists can be narrowed down by, and how they are cut into pages."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.core.exceptions import ValidationError as BadValue
+from django.db.models import QuerySet
+from django_filters import rest_framework as filters
+from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.pagination import CursorPagination
+from rest_framework.request import Request
+
+from captioner.jobs import Status
+from captioner.models import Caption
+
+ORDERINGS = ("created_at", "-created_at")
+
+
+def _within_time(value: datetime) -> None:
+    try:
+        value.astimezone(UTC)
+    except OverflowError as error:
+        raise BadValue("this is before the year 1 or after 9999", code="invalid") from error
+
+
+class CaptionFilter(filters.FilterSet):
+    status = filters.MultipleChoiceFilter(choices=Status.choices, help_text="one or, repeated, several")
+    style = filters.CharFilter("style__slug", max_length=50, help_text="a style's slug")
+    image = filters.UUIDFilter("image_id")
+    request = filters.UUIDFilter("request_id")
+    created_after = filters.IsoDateTimeFilter("created_at", "gte", validators=[_within_time])
+    created_before = filters.IsoDateTimeFilter("created_at", "lt", validators=[_within_time])
+
+    class Meta:
+        model = Caption
+        fields = ()
+
+
+class Pages(CursorPagination):
+    """Pages by cursor, which stay right while rows are added; the newest first unless `ordering` says otherwise.
+
+    Whatever of the query is not understood is refused: a misspelt filter would otherwise show everything.
+    """
+
+    page_size = 25
+    max_page_size = 100
+    page_size_query_param = "page_size"
+    ordering = "-created_at"
+
+    def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: Any = None) -> list[Any] | None:
+        known = {self.cursor_query_param, self.page_size_query_param, "ordering", *view.query_parameters}
+        unknown = [name for name in request.query_params if name not in known]
+        if unknown:
+            raise ValidationError({unknown[0]: f"there is no such parameter; there are {', '.join(sorted(known))}"})
+        try:
+            rows: list[Any] | None = super().paginate_queryset(queryset, request, view)
+        except (BadValue, OverflowError) as error:  # a position that is no time
+            raise _bad_cursor() from error
+        return rows
+
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        parameters: list[dict[str, Any]] = super().get_schema_operation_parameters(view)
+        for parameter in parameters:
+            if parameter["name"] == self.page_size_query_param:
+                parameter["schema"] |= {"minimum": 1, "maximum": self.max_page_size, "default": self.page_size}
+        ordering = {"type": "string", "enum": list(ORDERINGS), "default": self.ordering}
+        return [*parameters, {"name": "ordering", "in": "query", "required": False, "schema": ordering}]
+
+    def decode_cursor(self, request: Request) -> Any:
+        try:
+            return super().decode_cursor(request)
+        except NotFound as error:
+            raise _bad_cursor() from error
+
+    def get_page_size(self, request: Request) -> int:
+        given = request.query_params.get(self.page_size_query_param, str(self.page_size))
+        if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= self.max_page_size):
+            raise ValidationError({"page_size": f"it must be a whole number from 1 to {self.max_page_size}"})
+        return int(given)
+
+    def get_ordering(self, request: Request, queryset: QuerySet[Any], view: Any) -> tuple[str, ...]:
+        chosen = request.query_params.get("ordering", self.ordering)
+        if chosen not in ORDERINGS:
+            raise ValidationError({"ordering": f"it must be one of {', '.join(ORDERINGS)}"})
+        return (chosen, "-id" if chosen.startswith("-") else "id")
+
+
+def _bad_cursor() -> ValidationError:
+    return ValidationError({"cursor": "it is not one that a list gave; begin again without it"})

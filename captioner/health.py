@@ -1,0 +1,151 @@
+"""Whether the service lives and is ready, and its numbers."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from django.db import connection
+from django.db.models import Count, Min
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiResponse, extend_schema, inline_serializer
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from rest_framework import serializers
+from rest_framework.decorators import (
+    api_view,
+    authentication_classes,
+    permission_classes,
+    renderer_classes,
+)
+from rest_framework.permissions import AllowAny
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from captioner.jobs import FINISHED, UNFINISHED, Status, clock
+from captioner.models import Caption, WebhookDelivery, Worker
+from captioner.problems import problem
+from clipcap_site import app
+
+log = logging.getLogger(__name__)
+
+SILENCE = timedelta(seconds=30)  # after which a worker counts as lost
+_LIVE = inline_serializer("Live", {"status": serializers.CharField()})
+_READY = inline_serializer(
+    "Ready", {"status": serializers.CharField(), "checks": serializers.DictField(child=serializers.CharField())}
+)
+
+
+class PlainText(BaseRenderer):
+    media_type = "text/plain"
+    format = "txt"
+
+    def render(self, data: Any, *_: Any, **__: Any) -> Any:
+        return data
+
+
+@extend_schema(responses=_LIVE, auth=[], tags=["health"], operation_id="live")
+@api_view(["GET"])
+@authentication_classes([])
+@permission_classes([AllowAny])
+def live(request: Request) -> Response:
+    """The web process answers."""
+    return Response({"status": "alive"})
+
+
+@extend_schema(responses={200: _READY, 503: OpenApiResponse()}, auth=[], tags=["health"], operation_id="ready")
+@api_view(["GET"])
+@authentication_classes([])
+@permission_classes([AllowAny])
+def ready(request: Request) -> HttpResponse:
+    """Captions can be asked for and will be written: database, broker, storage and a worker with loaded models."""
+    checks = {check.__name__[1:]: _outcome(check) for check in (_database, _broker, _storage, _worker)}
+    bad = [name for name, outcome in checks.items() if outcome != "ok"]
+    if bad:
+        return problem(503, "not_ready", "; ".join(f"{name}: {checks[name]}" for name in bad), checks=checks)
+    return Response({"status": "ready", "checks": checks})
+
+
+@extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR}, auth=[], tags=["health"], operation_id="metrics")
+@api_view(["GET"])
+@authentication_classes([])
+@permission_classes([AllowAny])
+@renderer_classes([PlainText])
+def metrics(request: Request) -> HttpResponse:
+    """The service's numbers, for Prometheus. They come from the database, so any web process tells the same."""
+    registry, now = CollectorRegistry(), clock("default")
+    hour_ago = now - timedelta(hours=1)
+    for name, model in (("captions", Caption), ("webhook_deliveries", WebhookDelivery)):
+        rows = model._default_manager
+        waiting = dict(rows.filter(status__in=UNFINISHED).order_by().values_list("status").annotate(Count("pk")))
+        gauge = Gauge(f"clipcap_{name}", f"unfinished {name}, by status", ["status"], registry=registry)
+        for status in UNFINISHED:
+            gauge.labels(status).set(waiting.get(status, 0))
+        # Bounded by the index on status and creation: the finished of all time may be millions.
+        recent = rows.filter(status__in=FINISHED, created_at__gte=hour_ago, finished_at__isnull=False)
+        ended = dict(recent.order_by().values_list("status").annotate(Count("pk")))
+        gauge = Gauge(
+            f"clipcap_{name}_of_last_hour", f"finished {name} asked for in the last hour", ["status"], registry=registry
+        )
+        for status in FINISHED:
+            gauge.labels(status).set(ended.get(status, 0))
+    oldest = Caption.objects.filter(status=Status.QUEUED).aggregate(at=Min("created_at"))["at"]
+    Gauge("clipcap_oldest_queued_seconds", "how long the oldest queued caption waits", registry=registry).set(
+        max(0.0, (now - oldest).total_seconds()) if oldest else 0
+    )
+    workers = Gauge("clipcap_workers", "workers heard from lately, by queue", ["queue"], registry=registry)
+    memory = Gauge("clipcap_worker_memory_megabytes", "the most a worker has used", ["worker"], registry=registry)
+    workers.labels("captions").set(0)
+    for worker in Worker.objects.filter(seen_at__gt=now - SILENCE):
+        workers.labels(worker.queue).inc()
+        memory.labels(worker.name).set(worker.memory_mb)
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _outcome(check: Callable[[], str]) -> str:
+    """`ok`, or what is wrong. Reasons stay in the log: they may hold addresses and names."""
+    try:
+        return check()
+    except Exception as error:  # databases, brokers and storages raise all kinds
+        log.warning("not ready", extra={"check": check.__name__[1:], "error": error})
+        return "it cannot be reached or does not work; the server's log says why"
+
+
+def _database() -> str:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    return "ok"
+
+
+def _broker() -> str:
+    if settings.CELERY_BROKER_URL.startswith("filesystem:"):
+        folder = Path(settings.CELERY_BROKER_TRANSPORT_OPTIONS["data_folder_out"])
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return "ok"
+    with app.connection_for_write(settings.CELERY_BROKER_URL, connect_timeout=1) as broker:
+        broker.ensure_connection(max_retries=1, interval_start=0, timeout=1)
+    return "ok"
+
+
+def _storage() -> str:
+    name = default_storage.save(f"health/{uuid.uuid4()}", ContentFile(b"ok"))
+    default_storage.delete(name)
+    return "ok"
+
+
+def _worker() -> str:
+    heard = Worker.objects.filter(
+        queue__contains="captions", seen_at__gt=clock("default") - SILENCE, models_loaded__gt=""
+    ).exists()
+    return "ok" if heard else "no caption worker was heard from in the last 30 seconds; start one"

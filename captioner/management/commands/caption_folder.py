@@ -1,0 +1,207 @@
+"""`./run manage caption_folder DIR`: caption all photos of a folder through the queue, into a file of JSON lines."""
+
+import json
+import sys
+import time
+from argparse import ArgumentParser, BooleanOptionalAction
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+from tqdm import tqdm
+
+from captioner import services
+from captioner.errors import Refused
+from captioner.models import Caption, Viewer, Worker
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+AHEAD = 128  # photos that wait in the queue at a time: enough for full batches of several workers
+SILENCE = timedelta(seconds=30)
+
+
+class Command(BaseCommand):
+    help = (
+        "Caption all photos below a folder in one style or several, one JSON line for each photo and style. With "
+        "--out, a command that was interrupted goes on where it stopped when it is given again: what has a line is "
+        "not captioned again."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("folder", type=Path)
+        parser.add_argument("--style", nargs="+", default=[], help="slugs, or all; the default style if none is named")
+        parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="standard output if none is named")
+        parser.add_argument("--user", help="whose captions they are; nobody's if none is named")
+        parser.add_argument(
+            "--bulk", action=BooleanOptionalAction, default=True, help="let what people wait for at the page pass"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        folder: Path = options["folder"]
+        if not folder.is_dir():
+            raise CommandError(f"{folder} is no folder; name one that holds photos")
+        viewer = Viewer(_user(options["user"]))
+        try:
+            styles = [style.slug for style in services.choose_styles(options["style"])]
+        except Refused as error:
+            raise CommandError(error.detail) from error
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        photos = [path for path in files if path.suffix.lower() in SUFFIXES]
+        if not photos:
+            raise CommandError(f"{folder} holds no photo ({', '.join(sorted(SUFFIXES))})")
+        with _lines(options["out"]) as (out, there):
+            names = [path.relative_to(folder).as_posix() for path in photos]
+            missing = {name: [slug for slug in styles if not {(name, slug), (name, None)} & there] for name in names}
+            todo = {name: wanted for name, wanted in missing.items() if wanted}
+            self.stderr.write(
+                f"{len(photos)} photos, {len(photos) - len(todo)} of them done already; {len(files) - len(photos)} "
+                f"other files left aside"
+            )
+            failed = Work(self, folder, viewer, options["bulk"], out).do(todo)
+        if failed:
+            raise CommandError(f"{failed} of {len(todo)} photos could not be captioned; their lines say why")
+
+
+class Work:
+    """One run over the photos that have no line yet."""
+
+    def __init__(self, command: Command, folder: Path, viewer: Viewer, bulk: bool, out: TextIO) -> None:
+        self.command, self.folder, self.viewer, self.bulk, self.out = command, folder, viewer, bulk, out
+        self.failed = 0
+        self.waiting: dict[Any, str] = {}  # the photo's name, by its request
+        self.heard_at = 0.0
+
+    def do(self, todo: dict[str, list[str]]) -> int:
+        """Caption the photos, each in its styles.
+
+        Returns:
+            How many failed.
+
+        Raises:
+            CommandError: the service cannot go on.
+        """
+        left = iter(todo.items())
+        try:
+            with tqdm(total=len(todo), unit="photo") as self.bar:
+                while True:
+                    while len(self.waiting) < AHEAD and (item := next(left, None)):
+                        self._ask(*item)
+                    if not self.waiting:
+                        return self.failed
+                    if not self._collect():
+                        self._wait()
+        except KeyboardInterrupt:
+            Caption.objects.filter(request__in=self.waiting).cancel()
+            raise CommandError("stopped; with --out, the same command goes on from here") from None
+
+    def _ask(self, name: str, styles: list[str]) -> None:
+        try:
+            upload = services.Upload((self.folder / name).read_bytes(), name)
+            request = services.request_captions(viewer=self.viewer, images=[upload], styles=styles, bulk=self.bulk)
+        except OSError as error:
+            self._tell(name, [_failure(name, "unreadable_file", error.strerror or str(error))])
+        except Refused as error:
+            if error.status >= 500:  # the service's fault, not the photo's
+                raise CommandError(f"{error.detail}; with --out, the same command goes on from here") from error
+            self._tell(name, [_failure(name, error.code, error.detail)])
+        else:
+            self.waiting[request.pk] = name
+
+    def _collect(self) -> bool:
+        """Write the lines of all photos that are finished, and tell whether there were any."""
+        captions = Caption.objects.filter(request__in=self.waiting)
+        unfinished = set(captions.unfinished().values_list("request", flat=True))
+        finished = [pk for pk in self.waiting if pk not in unfinished]
+        lines: dict[Any, list[dict[str, Any]]] = {pk: [] for pk in finished}
+        for caption in captions.filter(request__in=finished).select_related("style", "version__style"):
+            lines[caption.request_id].append(_line(self.waiting[caption.request_id], caption))
+        for pk in finished:
+            name = self.waiting.pop(pk)
+            self._tell(name, lines[pk] or [_failure(name, "deleted", "somebody deleted the request")])
+        return bool(finished)
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        if now - self.heard_at > SILENCE.total_seconds():
+            self.heard_at = now
+            lately = timezone.now() - SILENCE
+            if not Worker.objects.filter(queue__contains="captions", seen_at__gt=lately).exists():
+                self.bar.write(
+                    "No caption worker was heard from in the last 30 seconds: the captions wait until one runs. Start "
+                    "one beside this command: ./run worker captions",
+                    file=sys.stderr,
+                )
+        services.look_after(Caption.objects.filter(request__in=self.waiting).unfinished()[:1])
+        time.sleep(0.2)
+
+    def _tell(self, name: str, lines: list[dict[str, Any]]) -> None:
+        """Write a photo's lines, all at once, so that an interruption leaves whole lines only."""
+        self.out.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        self.out.flush()
+        errors = [line["error"] for line in lines if "error" in line]
+        if errors:
+            self.failed += 1
+            self.bar.write(f"{name}: {errors[0]['detail']}", file=sys.stderr)
+        self.bar.update()
+
+
+@contextmanager
+def _lines(path: Path | None) -> Iterator[tuple[TextIO, set[tuple[str, str | None]]]]:
+    """The file to append lines to, and what it has lines of: name and style; no style if the photo is bad."""
+    if path is None:
+        yield sys.stdout, set()
+        return
+    try:
+        there = _cut_and_read(path)
+        with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
+            yield file, there
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written ({error.strerror}); name another file as --out") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"{path} holds other lines than this command's; name another file as --out") from error
+
+
+def _cut_and_read(path: Path) -> set[tuple[str, str | None]]:
+    if not path.exists():
+        return set()
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = [json.loads(line) for line in whole.decode(errors="surrogateescape").splitlines()]
+    there = {(line["image"], line.get("style")) for line in lines}
+    if len(whole) < len(data):  # a write that was cut off
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return there
+
+
+def _line(name: str, caption: Caption) -> dict[str, Any]:
+    if caption.status != "succeeded":
+        code, detail = caption.error_code or "canceled", caption.error_detail or "somebody canceled it"
+        return {**_failure(name, code, detail), "style": caption.style.slug}
+    return {
+        "image": name,
+        "style": caption.style.slug,
+        "caption": caption.text,
+        "confidence": caption.confidence,
+        "alternatives": [
+            {"caption": other["text"], "confidence": other["confidence"]} for other in caption.alternatives
+        ],
+        "mapper": str(caption.version),
+    }
+
+
+def _failure(name: str, code: str, detail: str) -> dict[str, Any]:
+    return {"image": name, "error": {"code": code, "detail": detail}}
+
+
+def _user(name: str | None) -> Any:
+    if name is None:
+        return None
+    user = get_user_model()._default_manager.filter(username=name).first()
+    if user is None:
+        raise CommandError(f"there is no user {name!r}; ./run manage createsuperuser makes one")
+    return user

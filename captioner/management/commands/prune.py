@@ -1,0 +1,38 @@
+"""`./run manage prune`: delete what is older than it has to be kept."""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from captioner import services
+
+
+class Command(BaseCommand):
+    help = (
+        "Delete finished requests with their captions, but no corrected ones; then images that nothing refers to, and "
+        "expired Idempotency-Keys. Made for a daily timer."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--older-than",
+            type=_days,
+            metavar="DAYS",
+            help="CLIPCAP_KEEP_DAYS if not given, whose 0 keeps all requests",
+        )
+
+    def handle(self, *args: Any, older_than: timedelta | None, **options: Any) -> None:
+        counts = services.prune(older_than)
+        self.stdout.write(", ".join(f"{count} {what}" for what, count in counts.items()) + " deleted")
+
+
+def _days(text: str) -> timedelta:
+    try:
+        days = timedelta(days=float(text))
+    except (ValueError, OverflowError) as error:
+        raise ArgumentTypeError(f"{text!r} is no number of days") from error
+    if days <= timedelta():
+        raise ArgumentTypeError("it has to be more than 0 days; 0.001 is a minute and a half")
+    return days

@@ -1,0 +1,165 @@
+"""Drawings of numbers as SVG, made on the server.
+
+Colours and letters come from the page's style sheet (static/admin/clipcap.css), so they follow light and dark; the
+content security policy allows neither scripts nor styles inside a page anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from django.utils.html import escape, format_html, format_html_join
+from django.utils.safestring import SafeString
+
+WIDTH, LEFT, TOP, BOTTOM = 720, 48, 12, 30
+
+Point = tuple[float, float]
+
+
+def loss_curves(curve: Sequence[Sequence[float]], checkpoints: Sequence[Sequence[float]]) -> SafeString:
+    """Training loss of single steps and of epochs, validation loss, and the learning rate on an axis of its own.
+
+    Args:
+        curve: (step, training loss, learning rate).
+        checkpoints: (step, mean training loss of the epoch, validation loss).
+    """
+    losses = [row[1] for row in curve] + [loss for row in checkpoints for loss in row[1:]]
+    steps = [row[0] for row in curve] + [row[0] for row in checkpoints]
+    if not losses:
+        return format_html('<p class="quiet">{}</p>', "No step was trained yet.")
+    height, right = 280, 56
+    low, high = min(losses), max(losses)
+    ticks = _ticks(low, high)
+    low, high = min(low, ticks[0]), max(high, ticks[-1])
+    last = max(max(steps), 1)
+    highest_rate = max((row[2] for row in curve), default=0.0)
+
+    def x(step: float) -> float:
+        return LEFT + (WIDTH - LEFT - right) * step / last
+
+    def y(share: float) -> float:
+        return TOP + (height - TOP - BOTTOM) * (1 - share)
+
+    def loss_y(loss: float) -> float:
+        return y((loss - low) / (high - low))
+
+    parts = [_level(loss_y(tick), WIDTH - right, _short(tick)) for tick in ticks]
+    for tick in _ticks(0, last):
+        if 0 <= tick <= last:
+            parts.append(_text(x(tick), height - 10, _short(tick), "middle"))
+    if highest_rate:
+        rates = [(x(step), y(0.95 * rate / highest_rate)) for step, _, rate in curve]
+        parts.append(_line(rates, "rate"))
+        parts.append(_text(WIDTH - right + 6, y(0.95) + 4, f"{highest_rate:.2g}", "start"))
+        parts.append(_text(WIDTH - right + 6, y(0) + 4, "0", "start"))
+    parts.append(_line([(x(step), loss_y(loss)) for step, loss, _ in curve], "training faint"))
+    for name, column in (("training", 1), ("validation", 2)):
+        points = [(x(row[0]), loss_y(row[column])) for row in checkpoints]
+        parts.append(_line(points, name))
+        parts += [
+            format_html(
+                '<circle class="{}" cx="{}" cy="{}" r="3.5"><title>step {}: {} loss {}</title></circle>',
+                *(name, f"{px:.1f}", f"{py:.1f}", _short(row[0]), name, f"{row[column]:.4f}"),
+            )
+            for row, (px, py) in zip(checkpoints, points, strict=True)
+        ]
+    legend = _legend([("training", "training loss"), ("validation", "validation loss"), ("rate", "learning rate")])
+    return format_html("{}{}", _svg(height, parts, "Loss and learning rate by step"), legend)
+
+
+def bars(labels: Sequence[str], series: Mapping[str, Sequence[int]], title: str, height: int = 170) -> SafeString:
+    """Columns, one for each label, in which the series stand on one another.
+
+    Args:
+        series: by its name, which is also its class in the style sheet.
+    """
+    totals = [sum(values) for values in zip(*series.values(), strict=True)]
+    if not totals or not max(totals):
+        return format_html('<p class="quiet">{}: nothing yet.</p>', title)
+    ticks = [tick for tick in _ticks(0, max(totals), 3) if tick == int(tick)]
+    high = max(*totals, *ticks)
+    room, span = (WIDTH - LEFT - 8) / len(labels), height - TOP - BOTTOM
+    parts = [_level(TOP + span * (1 - tick / high), WIDTH - 8, _short(tick)) for tick in ticks]
+    every = math.ceil(len(labels) / 12)
+    for place, label in enumerate(labels):
+        left, base = LEFT + place * room, float(TOP + span)
+        columns = []
+        for name, values in series.items():
+            size = span * values[place] / high
+            base -= size
+            if size:
+                columns.append((name, f"{left + room * 0.12:.1f}", f"{base:.1f}", f"{room * 0.76:.1f}", f"{size:.1f}"))
+        drawn = format_html_join("", '<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>', columns)
+        told = ", ".join(f"{values[place]:,} {name}" for name, values in series.items() if values[place])
+        parts.append(format_html("<g><title>{}: {}</title>{}</g>", label, told or "none", drawn))
+        if place % every == 0:
+            parts.append(_text(left + room / 2, height - 10, label, "middle"))
+    drawing = _svg(height, parts, title)
+    return drawing if len(series) == 1 else format_html("{}{}", drawing, _legend([(n, n) for n in series]))
+
+
+def score_bars(scores: Mapping[str, Mapping[str, float]], title: str) -> SafeString:
+    """Scores of a few versions, metric by metric, as horizontal bars; each metric has a scale of its own.
+
+    Args:
+        scores: by metric, then by version; the first version of all is the one in question.
+    """
+    versions = list(dict.fromkeys(version for values in scores.values() for version in values))
+    if not versions:
+        return format_html('<p class="quiet">{}: nothing yet.</p>', title)
+    classes = {version: f"series-{place % 6}" for place, version in enumerate(versions)}
+    parts, y, left = [], 8.0, 84
+    for metric, values in scores.items():
+        highest = max([*values.values(), 1e-9])
+        parts.append(_text(left - 8, y + 8 * len(values) + 3, metric, "end"))
+        for version, value in values.items():
+            width = (WIDTH - left - 70) * max(0.0, value) / highest
+            parts.append(
+                format_html(
+                    '<rect class="{}" x="{}" y="{}" width="{}" height="12"><title>{} of {}: {}</title></rect>',
+                    *(classes[version], left, f"{y:.1f}", f"{max(width, 1):.1f}", metric, version, f"{value:.4f}"),
+                )
+            )
+            parts.append(_text(left + width + 6, y + 10, f"{value:.3f}", "start"))
+            y += 15
+        y += 9
+    return format_html("{}{}", _svg(int(y), parts, title), _legend([(classes[v], v) for v in versions]))
+
+
+def _svg(height: int, parts: Sequence[SafeString], title: str) -> SafeString:
+    inside = format_html_join("", "{}", ((part,) for part in parts))
+    return format_html(
+        '<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>', WIDTH, height, title, inside
+    )
+
+
+def _line(points: Sequence[Point], kind: str) -> SafeString:
+    return format_html('<polyline class="{}" points="{}"/>', kind, " ".join(f"{x:.1f},{y:.1f}" for x, y in points))
+
+
+def _level(y: float, right: float, label: str) -> SafeString:
+    line = format_html('<line class="level" x1="{}" x2="{}" y1="{}" y2="{}"/>', LEFT, right, f"{y:.1f}", f"{y:.1f}")
+    return format_html("{}{}", line, _text(LEFT - 6, y + 4, label, "end"))
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> SafeString:
+    return format_html('<text x="{}" y="{}" text-anchor="{}">{}</text>', f"{x:.1f}", f"{y:.1f}", anchor, escape(text))
+
+
+def _legend(entries: Sequence[tuple[str, str]]) -> SafeString:
+    items = format_html_join("", '<li><span class="key {}"></span>{}</li>', entries)
+    return format_html('<ul class="legend">{}</ul>', items)
+
+
+def _ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` round numbers that cover low to high."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / count))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= count)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number == int(number) else f"{number:.4g}"

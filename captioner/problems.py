@@ -1,0 +1,136 @@
+"""Every error below /api/ in one shape: a problem document (RFC 9457) with a stable `code`.
+
+The API's own errors come through `handle`; what Django answers by itself, before a view or without one, is turned
+into the same shape by the middleware.
+"""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, TooManyFilesSent
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+from rest_framework import exceptions
+
+from captioner.errors import Refused
+
+MEDIA_TYPE = "application/problem+json"
+API = "/api/"
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+# What Django says by itself, by status; anything else gets the status's own words.
+_SENTENCES = {
+    400: ("malformed", "the request cannot be understood; check its address, headers and body"),
+    403: ("forbidden", "this may not be done by you"),
+    404: ("not_found", "there is nothing at {path}; /api/docs/ lists what there is"),
+    405: ("method_not_allowed", "{method} cannot be done at {path}; /api/docs/ lists what can"),
+    500: ("internal_error", "something unforeseen went wrong; the server's log has the details. Try again later"),
+}
+
+
+def problem(status: int, code: str, detail: str, **extra: Any) -> JsonResponse:
+    """A problem document."""
+    body = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "code": code}
+    return JsonResponse({**body, "detail": detail, **extra}, status=status, content_type=MEDIA_TYPE)
+
+
+def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
+    """The answer to an exception in an API view; None where it is unforeseen, which Django then logs."""
+    if isinstance(error, Refused):
+        return problem(error.status, error.code, error.detail, **error.extra)
+    if isinstance(error, exceptions.ValidationError):
+        errors = list(_flat(error.get_full_details()))
+        detail = "; ".join(f"{e['field']}: {e['detail']}" if e["field"] else e["detail"] for e in errors)
+        return problem(422, "invalid", detail, errors=errors)
+    if isinstance(error, Http404 | exceptions.NotFound):
+        return problem(404, "not_found", _SENTENCES[404][1].format(path=context["request"].path))
+    if isinstance(error, PermissionDenied):
+        return problem(403, *_SENTENCES[403])
+    if isinstance(error, RequestDataTooBig):
+        return _too_big(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+    if isinstance(error, TooManyFilesSent):
+        most = settings.DATA_UPLOAD_MAX_NUMBER_FILES
+        return problem(422, "too_many_images", f"a request can bring at most {most} files; send several requests")
+    if isinstance(error, BadRequest | MultiPartParserError | UnreadablePostError):
+        return problem(400, *_SENTENCES[400])
+    if not isinstance(error, exceptions.APIException):
+        return None
+    answer = problem(error.status_code, _code(error), _detail(error))
+    if header := getattr(error, "auth_header", None):
+        answer["WWW-Authenticate"] = header
+    if wait := getattr(error, "wait", None):
+        answer["Retry-After"] = str(int(wait) + 1)
+    return answer
+
+
+class Problems:
+    """Middleware, the outermost: below /api/, no answer with an error leaves in another shape."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if not request.path_info.startswith(API):
+            return self.get_response(request)
+        if refusal := _refusal(request):
+            return refusal
+        answer = self.get_response(request)
+        if answer.status_code < 400 or answer.get("Content-Type") == MEDIA_TYPE:
+            return answer
+        status = answer.status_code
+        code, sentence = _SENTENCES.get(status, ("error", http.HTTPStatus(status).phrase))
+        return problem(status, code, sentence.format(path=request.path, method=request.method))
+
+
+def _refusal(request: HttpRequest) -> JsonResponse | None:
+    """What is refused before anything of the body is read."""
+    if request.method not in _SAFE and not request.path_info.endswith("/"):
+        return problem(404, "not_found", f"there is nothing at {request.path}; try {request.path}/")
+    try:
+        size = int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        return problem(400, "malformed", "the Content-Length must be a whole number")
+    files = request.content_type == "multipart/form-data"
+    most = settings.MAX_REQUEST_BYTES if files else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    return _too_big(most) if size > most else None
+
+
+def _too_big(most: int) -> JsonResponse:
+    return problem(413, "request_too_large", f"a request can have at most {most:,} bytes; send several smaller ones")
+
+
+def _code(error: exceptions.APIException) -> str:
+    code = error.get_codes()
+    return code if isinstance(code, str) else str(error.default_code)
+
+
+def _detail(error: exceptions.APIException) -> str:
+    match error:
+        case exceptions.NotAuthenticated():
+            return "sign in, or send a token: `Authorization: Token …`; the page /tokens/ makes one"
+        case exceptions.AuthenticationFailed():
+            return "the token is not valid; make a new one on the page /tokens/, or leave the header out"
+        case exceptions.Throttled():
+            return "too many requests; wait as long as Retry-After says, or sign in for a higher limit"
+    return str(error.detail)
+
+
+def _flat(details: Any, field: str = "") -> Iterator[dict[str, str]]:
+    """The leaves of a tree of validation errors, each with the path of its field."""
+    if (
+        isinstance(details, dict)
+        and set(details) == {"message", "code"}
+        and not isinstance(details["code"], dict | list)
+    ):
+        yield {"field": field, "code": str(details["code"]), "detail": str(details["message"])}
+    elif isinstance(details, dict):
+        for name, inner in details.items():
+            part = "" if name == "non_field_errors" else str(name)
+            yield from _flat(inner, f"{field}.{part}".strip("."))
+    else:
+        for inner in details:
+            yield from _flat(inner, field)

@@ -1,0 +1,27 @@
+"""The addresses of the pages."""
+
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import path
+
+from captioner import views
+
+urlpatterns = [
+    path("", views.home, name="home"),
+    path("upload/", views.upload, name="upload"),
+    path("progress/", views.progress, name="progress"),
+    path("requests/<uuid:pk>/", views.request_page, name="request"),
+    path("gallery/", views.gallery, name="gallery"),
+    path("gallery/captions.json", views.download, {"format": "json"}, name="download-json"),
+    path("gallery/captions.csv", views.download, {"format": "csv"}, name="download-csv"),
+    path("images/<uuid:pk>/", views.image_page, name="image"),
+    path("images/<uuid:pk>/file", views.serve_image, {"kind": "file"}, name="image-file"),
+    path("images/<uuid:pk>/thumbnail", views.serve_image, {"kind": "thumbnail"}, name="image-thumbnail"),
+    path("images/<uuid:pk>/captions/", views.caption_image, name="image-captions"),
+    path("captions/<uuid:pk>/correct/", views.correct, name="caption-correct"),
+    path("captions/<uuid:pk>/retry/", views.retry, name="caption-retry"),
+    path("captions/<uuid:pk>/cancel/", views.cancel, name="caption-cancel"),
+    path("captions/<uuid:pk>/delete/", views.delete, name="caption-delete"),
+    path("tokens/", views.tokens, name="tokens"),
+    path("sign-in/", LoginView.as_view(redirect_authenticated_user=True), name="login"),
+    path("sign-out/", LogoutView.as_view(), name="logout"),
+]

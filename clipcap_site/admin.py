@@ -1,0 +1,128 @@
+"""The admin's first page, the dashboard: put together here, since it shows what captioner and training have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, URLResolver, path
+from django.utils import timezone
+
+from captioner import dashboard, services
+from captioner.models import Queue, Style
+from captioner.plots import bars
+from training.dashboard import failed_runs, runs_in_progress, waiting
+
+
+class PauseForm(forms.Form):
+    """Why a queue is paused."""
+
+    reason = forms.CharField(required=False, max_length=200, help_text="shown to everybody on the dashboard")
+
+
+class Site(admin.AdminSite):
+    """Django's admin with the dashboard on top."""
+
+    site_header = site_title = "ClipCap"
+    index_title = "Dashboard"
+    index_template = "admin/dashboard.html"
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:  # type: ignore[override]
+        """With the dashboard's fragment and the buttons of the queues."""
+
+        def view(pattern: str, function: Callable[..., HttpResponseBase], name: str) -> URLPattern:
+            return path(pattern, self.admin_view(function), name=name)
+
+        return [
+            view("dashboard/", self.fragment, "dashboard"),
+            view("queues/<str:name>/pause/", self.pause, "pause-queue"),
+            view("queues/<str:name>/resume/", self.resume, "resume-queue"),
+            *super().get_urls(),
+        ]
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().index(request, {**_numbers(request), **(extra_context or {})})
+
+    def fragment(self, request: HttpRequest) -> HttpResponseBase:
+        """What the dashboard shows now, to be swapped in."""
+        return TemplateResponse(request, "admin/dashboard_fragment.html", _numbers(request))
+
+    def pause(self, request: HttpRequest, name: str) -> HttpResponseBase:
+        """Let workers claim no more from a queue, after asking why."""
+        queue = _queue(request, name)
+        form = PauseForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            services.pause_queue(name=queue, person=request.user, reason=form.cleaned_data["reason"])
+            messages.success(request, f"The queue of {queue} is paused; workers finish what they hold.")
+            return redirect("admin:index")
+        context = {
+            **self.each_context(request),
+            "title": f"Pause the queue of {queue}",
+            "text": "Workers finish what they hold and claim no more. Requests are still accepted and wait; what waits "
+            "longer than its deadline fails.",
+            "form": form,
+            "button": "Pause",
+        }
+        return TemplateResponse(request, "admin/form_page.html", context)
+
+    def resume(self, request: HttpRequest, name: str) -> HttpResponseBase:
+        """Let workers claim from a queue again."""
+        queue = _queue(request, name)
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        services.resume_queue(name=queue, person=request.user)
+        messages.success(request, f"The queue of {queue} is open again.")
+        return redirect("admin:index")
+
+
+def _queue(request: HttpRequest, name: str) -> Queue.Name:
+    if not request.user.has_perm("captioner.change_queue"):
+        raise PermissionDenied
+    if name not in Queue.Name.values:
+        raise Http404("there is no such queue")
+    return Queue.Name(name)
+
+
+def _numbers(request: HttpRequest) -> dict[str, Any]:
+    """What this person may see of the dashboard."""
+    may = partial(_may_view, request)
+    numbers: dict[str, Any] = {"now": timezone.localtime()}
+    if may("captioner.caption"):
+        hours = dashboard.captions_per_hour()
+        numbers["captions"] = bars(
+            [f"{timezone.localtime(hour.begins):%H}" for hour in hours],
+            {
+                "succeeded": [hour.succeeded for hour in hours],
+                "failed": [hour.failed for hour in hours],
+                "unfinished or canceled": [hour.other for hour in hours],
+            },
+            "Captions per hour, the last 24 hours",
+        )
+        numbers["last_day"] = sum(hour.succeeded + hour.failed + hour.other for hour in hours)
+        numbers["failed_captions"] = dashboard.failed_captions()
+        numbers["queues"] = [dashboard.queue(Queue.Name.CAPTIONS, *dashboard.waiting_captions())]
+    if may("training.trainingrun"):
+        numbers["runs"] = runs_in_progress()
+        numbers["failed_runs"] = failed_runs()
+        numbers["queues"] = [*numbers.get("queues", []), dashboard.queue(Queue.Name.TRAINING, *waiting())]
+    if may("captioner.worker"):
+        numbers["workers"] = dashboard.workers()
+    if may("captioner.style"):
+        active = dashboard.active_versions()
+        numbers["styles"] = [
+            (style, active.get(style.pk), dashboard.score(active.get(style.pk))) for style in Style.objects.all()
+        ]
+    return numbers
+
+
+def _may_view(request: HttpRequest, what: str) -> bool:
+    app, model = what.split(".")
+    return bool(request.user.has_perm(f"{app}.view_{model}"))

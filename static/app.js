@@ -1,0 +1,242 @@
+// What htmx does not do: upload with progress (drop, paste, choose), copy, and say when the connection is lost.
+"use strict";
+
+document.documentElement.classList.add("js");
+
+const TRY_AGAIN_MS = 2000;
+const connection = document.getElementById("connection");
+const toast = document.getElementById("toast");
+let toastTimer;
+
+function say(text) {
+  toast.textContent = text;
+  toast.hidden = false;
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(() => { toast.hidden = true; }, 7000);
+}
+
+function setConnected(connected) {
+  connection.hidden = connected;
+  connection.textContent = connected ? "" : "Connection lost, trying again …";
+}
+
+// The cause that the server gives, or a sentence of our own where something before it answered.
+function causeIn(xhr) {
+  try {
+    const { detail } = JSON.parse(xhr.responseText);
+    return `${detail[0].toUpperCase()}${detail.slice(1)}.`;
+  } catch {
+    if (xhr.status === 413) return "The file is too large for this server.";
+    if (xhr.status === 403) return "This page is too old; reload it and try again.";
+    return `The server could not do it (${xhr.status}); try again in a moment.`;
+  }
+}
+
+// htmx polls on by itself after a failure; all there is to do is to say so.
+const isPoll = (event) => event.detail.elt.id === "poller";
+for (const name of ["htmx:sendError", "htmx:timeout"]) {
+  document.addEventListener(name, (event) => {
+    setConnected(false);
+    if (!isPoll(event)) say("The connection is lost; nothing was changed. Try again in a moment.");
+  });
+}
+document.addEventListener("htmx:responseError", (event) => {
+  if (isPoll(event)) setConnected(false);
+  else say(causeIn(event.detail.xhr));
+});
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.successful) setConnected(true);
+});
+
+// A caption that replaces the one with the focus takes the focus over.
+let focused;
+document.addEventListener("htmx:beforeSwap", () => { focused = document.activeElement?.closest(".caption")?.id; });
+document.addEventListener("htmx:afterSettle", () => {
+  if (focused && !document.activeElement?.closest(".caption")) document.getElementById(focused)?.focus();
+  focused = undefined;
+});
+
+// Copying. The clipboard's API is there on https and localhost only.
+async function copy(text) {
+  if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
+  const area = document.createElement("textarea");
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  if (!done) throw new Error("not copied");
+}
+
+const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll('"', "&quot;").replaceAll("<", "&lt;");
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy], [data-copy-alt]");
+  if (!button) return;
+  const text = button.dataset.copy ?? `alt="${escaped(button.dataset.copyAlt)}"`;
+  try {
+    await copy(text);
+    say(`Copied: ${text.length > 90 ? `${text.slice(0, 90)} …` : text}`);
+  } catch {
+    say("The browser does not let this page copy; select the text and copy it yourself.");
+  }
+});
+
+// Uploads: one after the other, so that each has its own progress and its own fate.
+const form = document.getElementById("upload");
+
+const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
+
+function size(bytes) {
+  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+function send(file, styles, onProgress) {
+  return new Promise((resolve, reject) => {
+    const data = new FormData();
+    data.append("csrfmiddlewaretoken", form.elements.csrfmiddlewaretoken.value);
+    data.append("request", form.elements.request.value); // known before it is made: a repetition changes nothing
+    for (const style of styles) data.append("styles", style);
+    data.append("photos", file, file.name || "pasted");
+    const xhr = new XMLHttpRequest();
+    xhr.open("POST", form.action);
+    xhr.setRequestHeader("Accept", "application/json");
+    xhr.upload.addEventListener("progress", (event) => onProgress(event.loaded / event.total));
+    xhr.addEventListener("load", () => {
+      if (xhr.status === 401) location.reload();
+      else if (xhr.status === 201) resolve(JSON.parse(xhr.responseText));
+      else if (xhr.status === 429) resolve({ wait: Number(xhr.getResponseHeader("Retry-After")) || 5 });
+      else reject(new Error(causeIn(xhr)));
+    });
+    xhr.addEventListener("error", () => resolve(null)); // the connection, not the file
+    xhr.send(data);
+  });
+}
+
+function startUploads() {
+  const list = document.getElementById("uploads");
+  const results = document.getElementById("results");
+  const waiting = [];
+  let busy = false;
+
+  function add(file, styles) {
+    const row = document.getElementById("upload-row").content.firstElementChild.cloneNode(true);
+    const upload = { file, styles, row };
+    row.querySelector(".name").textContent = file.name || "Pasted picture";
+    row.querySelector(".state").textContent = `${size(file.size)}, waiting`;
+    const preview = row.querySelector("img");
+    preview.addEventListener("error", () => { preview.hidden = true; }); // not a picture, or one that browsers cannot show
+    preview.src = URL.createObjectURL(file);
+    row.querySelector(".dismiss").addEventListener("click", () => { leave(upload); });
+    row.querySelector(".again").addEventListener("click", () => { waiting.push(upload); work(); });
+    list.append(row);
+    waiting.push(upload);
+  }
+
+  function leave({ row }) {
+    URL.revokeObjectURL(row.querySelector("img").src);
+    row.remove();
+  }
+
+  function show({ row }, { text, progress, failed = false }) {
+    row.classList.toggle("failed", failed);
+    row.querySelector(".state").textContent = text;
+    row.querySelector("progress").hidden = failed;
+    row.querySelector("progress").value = progress ?? 0;
+    for (const button of row.querySelectorAll("button")) button.hidden = !failed;
+  }
+
+  async function work() {
+    if (busy) return;
+    busy = true;
+    while (waiting.length) await one(waiting.shift());
+    busy = false;
+  }
+
+  async function one(upload) {
+    const { file, styles } = upload;
+    if (file.size > Number(form.dataset.maxBytes)) {
+      show(upload, { text: `This file has ${size(file.size)}; at most ${size(form.dataset.maxBytes)} are accepted.`, failed: true });
+      return;
+    }
+    for (;;) {
+      show(upload, { text: `${size(file.size)}, uploading` });
+      try {
+        const answer = await send(file, styles, (part) => {
+          show(upload, { text: part < 1 ? `${Math.round(part * 100)} % of ${size(file.size)}` : "Looking at it …", progress: part });
+        });
+        if (answer) setConnected(true);
+        if (answer?.html) {
+          arrive(answer);
+          leave(upload);
+          return;
+        }
+        if (answer?.wait) {
+          show(upload, { text: `That is as many as are accepted at once; going on in ${answer.wait} s` });
+          await pause(answer.wait * 1000);
+          continue;
+        }
+      } catch (error) {
+        setConnected(true);
+        show(upload, { text: error.message, failed: true });
+        return;
+      }
+      setConnected(false);
+      show(upload, { text: "Connection lost, trying again …" });
+      await pause(TRY_AGAIN_MS);
+    }
+  }
+
+  function arrive({ id, html, url }) {
+    const known = document.getElementById(id);
+    htmx.swap(known ?? results, html, { swapStyle: known ? "outerHTML" : "beforeend" });
+    history.replaceState(null, "", url); // so that reloading the page, or coming back to it, shows the captions
+  }
+
+  function take(files) {
+    const styles = [...form.querySelectorAll("[name=styles]:checked")].map((box) => box.value);
+    const photos = [...files];
+    if (photos.length && !styles.length) {
+      say("Pick at least one style first.");
+      return;
+    }
+    for (const file of photos) add(file, styles);
+    work();
+  }
+
+  for (const input of form.querySelectorAll("input[type=file]")) {
+    input.addEventListener("change", () => {
+      take(input.files);
+      input.value = "";
+    });
+  }
+  form.addEventListener("submit", (event) => { event.preventDefault(); });
+
+  const drop = document.getElementById("drop");
+  for (const name of ["dragenter", "dragover"]) {
+    document.addEventListener(name, (event) => {
+      if (!event.dataTransfer?.types.includes("Files")) return;
+      event.preventDefault();
+      drop.classList.add("over");
+    });
+  }
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
+  document.addEventListener("drop", (event) => {
+    drop.classList.remove("over");
+    if (!event.dataTransfer?.files.length) return;
+    event.preventDefault();
+    take(event.dataTransfer.files);
+  });
+  document.addEventListener("paste", (event) => { if (event.clipboardData?.files.length) take(event.clipboardData.files); });
+
+  // "All" and the single styles say the same thing.
+  const all = form.querySelector("[value=all]");
+  const each = [...form.querySelectorAll("[name=styles]:not([value=all])")];
+  form.addEventListener("change", (event) => {
+    if (!all || event.target.name !== "styles") return;
+    if (event.target === all) for (const box of each) box.checked = all.checked || box === each[0];
+    else all.checked = each.every((box) => box.checked);
+  });
+}
+
+if (form) startUploads();

@@ -1,0 +1,42 @@
+"""Forks caption workers that have their libraries imported already, which takes a worker longer than all else.
+
+Reads names of workers from stdin, one a line, and answers each with the process's id.
+"""
+
+# ruff: noqa: E402 (Django has to be set up before anything imports its models)
+import os
+import signal
+import sys
+
+import django
+
+django.setup()
+
+import celery.apps.worker  # noqa: F401 (this and what follows, only so that it is there already)
+import celery.bin.worker  # noqa: F401
+import psycopg  # noqa: F401
+import redis  # noqa: F401
+
+import captioner.worker  # noqa: F401
+from clipcap_site import app
+
+
+def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    for name in sys.stdin:
+        pid = os.fork()
+        if pid:
+            print(pid, flush=True)
+            continue
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+            os.dup2(2, 1)
+            queue = ("-P", "solo", "-Q", "captions", "--without-mingle", "--without-gossip")
+            app.worker_main(["worker", *queue, "-n", name.strip()])
+        finally:
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Private servers on free ports, from what is installed: Redis and PostgreSQL. Without it, a test skips and says so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg
+import pytest
+from psycopg import sql
+
+PATIENCE = 60.0  # seconds; other things run on this machine
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Wait for a condition; fail the test if it does not come about."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends:
+            pytest.fail(f"{what}: not within {seconds:.0f} s")
+        time.sleep(0.05)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Redis:
+    """A Redis that keeps nothing on disk: stopped, it forgets everything."""
+
+    def __init__(self) -> None:
+        self.program = shutil.which("redis-server")
+        if self.program is None:
+            pytest.skip("there is no redis-server; apt-get install redis-server")
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it, empty, on the port it had before."""
+        assert self.program
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self.process = subprocess.Popen([self.program, *options], stdout=subprocess.DEVNULL)
+        wait_until(lambda: _listens(self.port), "Redis listens")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class PostgreSQL:
+    """A PostgreSQL cluster of its own, run by an ordinary user: it refuses to be run by root."""
+
+    def __init__(self) -> None:
+        self.programs = _postgresql_programs()
+        self.folder = Path(tempfile.mkdtemp(prefix="clipcap-postgresql-"))
+        self.port = free_port()
+        self.user: dict[str, Any] = {}
+        if os.getuid() == 0:
+            shutil.chown(self.folder, "nobody")
+            self.user = {"user": "nobody", "extra_groups": []}
+
+    def __enter__(self) -> Self:
+        self._run("initdb", "--username=clipcap", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        with (self.folder / "data/postgresql.conf").open("a") as settings:
+            settings.write(
+                f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\n"
+            )
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self) -> None:
+        self._run("pg_ctl", "--wait", f"--log={self.folder / 'log'}", "start")
+
+    def stop(self) -> None:
+        """End it at once, as a crash would; what was committed is there after the next start."""
+        self._run("pg_ctl", "--wait", "--mode=immediate", "stop")
+
+    def create_database(self, name: str) -> str:
+        """Make an empty database.
+
+        Returns:
+            Its address.
+        """
+        server = f"postgres://clipcap@127.0.0.1:{self.port}"
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return f"{server}/{name}"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self.programs / program, f"--pgdata={self.folder / 'data'}", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=self.folder,
+            timeout=PATIENCE,
+            **self.user,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+
+def _postgresql_programs() -> Path:
+    """The folder of initdb and pg_ctl; Debian keeps it off the PATH."""
+    found = shutil.which("pg_ctl")
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    folders = [Path(found).resolve().parent] if found else debian
+    for folder in folders:
+        if (folder / "initdb").exists():
+            return folder
+    pytest.skip("there is no PostgreSQL; apt-get install postgresql")

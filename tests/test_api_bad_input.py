@@ -1,0 +1,460 @@
+"""Requests that are wrong, broken or hostile: each gets a clear 4xx as a problem document, and nothing is queued."""
+
+import base64
+import io
+import json
+import struct
+import zipfile
+import zlib
+from typing import Any
+
+import pytest
+from django.test import Client
+from PIL import ExifTags
+from PIL import Image as Pillow
+
+from captioner.models import Caption, CaptionRequest, Image, Style, Viewer
+
+pytestmark = pytest.mark.django_db
+URL = "/api/captions/"
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+
+
+def problem(answer: Any, status: int, code: str = "") -> dict[str, Any]:
+    assert (answer.status_code, answer["Content-Type"]) == (status, "application/problem+json"), answer.content
+    body: dict[str, Any] = answer.json()
+    assert {"type", "title", "status", "code", "detail"} <= set(body)
+    assert body["status"] == status
+    assert not code or body["code"] == code, body
+    assert "Traceback" not in body["detail"]
+    return body
+
+
+def post(client: Client, data: bytes, name: str = "photo.jpg", kind: str = "image/jpeg", **fields: str) -> Any:
+    """A form written by hand, since Django's client tidies names."""
+    parts = [
+        f'--limit\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'.encode()
+        for field, value in fields.items()
+    ]
+    head = f'--limit\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\nContent-Type: {kind}\r\n\r\n'
+    body = b"".join(parts) + head.encode() + data + b"\r\n--limit--\r\n"
+    return client.generic("POST", URL, body, content_type="multipart/form-data; boundary=limit")
+
+
+def post_json(client: Client, body: Any) -> Any:
+    return client.post(URL, body if isinstance(body, bytes | str) else json.dumps(body), "application/json")
+
+
+def saved(picture: Pillow.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def png_bomb(width: int, height: int) -> bytes:
+    """A small file that declares a huge picture."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1_000_000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def archive() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("payload.txt", "hidden cargo")
+    return out.getvalue()
+
+
+SMALL = Pillow.linear_gradient("L").convert("RGB").resize((64, 48))
+SCRIPT = b"<script>alert('hidden cargo')</script>"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"><image href="file:///etc/passwd"/></svg>'
+
+
+# Hostile uploads
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        pytest.param(b"", 422, "invalid", id="no bytes"),
+        pytest.param(png_bomb(50_000, 50_000), 413, "image_too_many_pixels", id="decompression bomb"),
+        pytest.param(png_bomb(65_536, 1), 413, "image_too_many_pixels", id="one endless row"),
+        pytest.param(saved(SMALL)[:400], 422, "image_damaged", id="cut short"),
+        pytest.param(saved(SMALL, "PNG")[:100], 422, "image_damaged", id="cut short PNG"),
+        pytest.param(SVG, 415, "image_unsupported_format", id="SVG"),
+        pytest.param(b"\n" + SVG, 415, None, id="SVG behind a line break"),
+        pytest.param(b"%PDF-1.7 " + bytes(100), 415, "image_unsupported_format", id="PDF"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", 415, "image_unsupported_format", id="PostScript"),
+        pytest.param(archive(), 415, "image_not_an_image", id="ZIP"),
+        pytest.param(b"GIF89a/*" + SCRIPT + b"*/", 422, "image_damaged", id="GIF that is JavaScript"),
+        pytest.param(b"<html>" + SCRIPT + b"</html>", 415, "image_not_an_image", id="HTML"),
+        pytest.param(b"\xff\xd8\xff" + bytes(200), 422, "image_damaged", id="only the beginning of a JPEG"),
+        pytest.param(b"push graphic-context\nviewbox 0 0 1 1", 415, "image_not_an_image", id="ImageMagick script"),
+    ],
+)
+def test_what_is_no_picture_is_refused(
+    client: Client, styles: dict[str, Style], data: bytes, status: int, code: str | None
+) -> None:
+    body = problem(post(client, data, name="holiday.jpg"), status, code or "")
+
+    assert code is None or code == "invalid" or (body["index"], body["name"]) == (0, "holiday.jpg")
+    assert not Image.objects.exists()
+    assert not CaptionRequest.objects.exists()
+
+
+def test_base64_is_looked_at_as_closely_as_files(client: Client, styles: dict[str, Style]) -> None:
+    problem(post_json(client, {"image_base64": base64.b64encode(SVG).decode()}), 415, "image_unsupported_format")
+    problem(post_json(client, {"image_base64": "data:image/jpeg,plain"}), 422, "invalid")
+    problem(post_json(client, {"image_base64": "not base64!"}), 422, "invalid")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(saved(SMALL) + archive(), id="JPEG and ZIP"),
+        pytest.param(saved(SMALL, "GIF") + SCRIPT, id="GIF and JavaScript"),
+        pytest.param(saved(SMALL, "JPEG", comment=SCRIPT), id="script in a comment"),
+        pytest.param(saved(SMALL, "JPEG", icc_profile=b"hidden cargo" * 10), id="broken colour profile"),
+    ],
+)
+def test_of_a_polyglot_only_the_picture_is_kept(client: Client, styles: dict[str, Style], data: bytes) -> None:
+    caption = post(client, data).json()["captions"][0]
+
+    for kind in ("file", "thumbnail"):
+        served = b"".join(client.get(f"{caption['image_url']}{kind}/").streaming_content)
+        assert b"hidden cargo" not in served
+        assert b"PK\x03\x04" not in served
+        assert Pillow.open(io.BytesIO(served)).format == "JPEG"
+
+
+def test_where_a_photo_was_taken_is_not_served(client: Client, styles: dict[str, Style]) -> None:
+    exif = Pillow.Exif()
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (51.0, 30.0, 26.0)
+    exif[ExifTags.Base.Artist] = "a secret person"
+    exif[ExifTags.Base.Orientation] = 6
+    data = saved(SMALL, exif=exif)
+    assert Pillow.open(io.BytesIO(data)).getexif().get_ifd(ExifTags.IFD.GPSInfo)
+
+    caption = post(client, data).json()["captions"][0]
+
+    for kind in ("file", "thumbnail"):
+        served = b"".join(client.get(f"{caption['image_url']}{kind}/").streaming_content)
+        picture = Pillow.open(io.BytesIO(served))
+        assert not picture.getexif()
+        assert b"secret" not in served
+        assert picture.width < picture.height  # turned upright before that was forgotten
+
+
+def test_a_huge_exif_block_costs_nothing(client: Client, styles: dict[str, Style]) -> None:
+    block = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 0xFFFF) + b"\xff" * 60_000
+    segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+    data = saved(SMALL)
+
+    answer = post(client, data[:2] + segment * 50 + data[2:])
+
+    assert answer.status_code == 202
+    assert Image.objects.get().size < 10_000
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../../etc/cron.d/evil.jpg", "..\\\\..\\\\evil.jpg", "/etc/passwd", "a" * 5000 + ".jpg", "\u202egpj.exe"],
+)
+def test_a_files_name_decides_nothing(client: Client, styles: dict[str, Style], media: Any, name: str) -> None:
+    answer = post(client, saved(SMALL), name=name, kind="text/html")
+
+    assert answer.status_code == 202
+    kept = answer.json()["captions"][0]["name"]
+    assert "/" not in kept
+    assert "\\" not in kept
+    assert len(kept) <= 255
+    image = Image.objects.get()
+    assert {str(path.relative_to(media)) for path in media.rglob("*.jpg")} == {image.file.name, image.thumbnail.name}
+
+
+def test_sizes_are_limited(client: Client, styles: dict[str, Style], settings: Any) -> None:
+    settings.MAX_UPLOAD_BYTES = 500
+    problem(post(client, saved(SMALL)), 413, "image_too_large")
+    settings.MAX_REQUEST_BYTES = 400
+    problem(post(client, saved(SMALL)), 413, "request_too_large")
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100
+    problem(post_json(client, {"image_base64": "A" * 200}), 413, "request_too_large")
+    settings.MAX_REQUEST_BYTES = 10_000
+    problem(post(client, saved(SMALL), style="s" * 200), 413, "request_too_large")
+
+
+def test_counts_are_limited(client: Client, styles: dict[str, Style], settings: Any) -> None:
+    settings.MAX_IMAGES_PER_REQUEST = 1
+    problem(post_json(client, {}), 422, "no_image")
+    one = base64.b64encode(saved(SMALL)).decode()
+    problem(post_json(client, {"image_base64": [one, one]}), 422, "too_many_images")
+    settings.DATA_UPLOAD_MAX_NUMBER_FILES = 1
+    part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\na\r\n'
+    answer = client.generic("POST", URL, part * 2 + b"--x--\r\n", content_type="multipart/form-data; boundary=x")
+    problem(answer, 422, "too_many_images")
+
+
+def test_a_bad_picture_is_named_and_the_good_ones_are_not_queued(client: Client, styles: dict[str, Style]) -> None:
+    good, bad = (base64.b64encode(data).decode() for data in (saved(SMALL), SVG))
+
+    assert problem(post_json(client, {"image_base64": [good, bad]}), 415)["index"] == 1
+    assert not Caption.objects.exists()
+
+
+# Bodies
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff\xfe", 400),
+        (b'{"seed": NaN}', 400),
+        (b'{"seed": ' + b"9" * 5000 + b"}", 400),
+        (b"[" * 100_000, 400),
+        (b'{"a":' * 100_000, 400),
+        (b"[]", 422),
+        (b"null", 422),
+        (b'"text"', 422),
+        (b'{"seed": 1e400}', 422),
+        (b'{"image_id": "\\ud800"}', 422),
+        (b'{"style": "\\u0000"}', 422),
+        (b'{"webhook_url": "http://\\ud800"}', 422),
+        (b'{"\\ud800": 1}', 422),
+    ],
+    ids=range(15),
+)
+def test_broken_json_is_refused(client: Client, styles: dict[str, Style], body: bytes, status: int) -> None:
+    problem(post_json(client, body), status)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("styel", "factual"),
+        ("image", "a file in JSON"),
+        ("style", "no such style"),
+        ("style", ["factual", 7.5, None]),
+        ("style", []),
+        ("style", {"slug": "factual"}),
+        ("captions", 0),
+        ("captions", 11),
+        ("captions", "many"),
+        ("captions", None),
+        ("max_length", 10**30),
+        ("beam_size", -1),
+        ("temperature", 0),
+        ("top_p", 1.5),
+        ("seed", 2**63),
+        ("method", "magic"),
+        ("bulk", "perhaps"),
+        ("deadline_seconds", 0),
+        ("deadline_seconds", 10**9),
+        ("image_id", "1; DROP TABLE"),
+        ("image_id", NOWHERE.replace("0", "z")),
+        ("webhook_url", "x" * 2001),
+        ("webhook_secret", "without an address"),
+    ],
+)
+def test_a_wrong_field_is_named(client: Client, styles: dict[str, Style], field: str, value: Any) -> None:
+    image = base64.b64encode(saved(SMALL)).decode()
+
+    body = problem(post_json(client, {"image_base64": image, field: value}), 422, "invalid")
+
+    assert [error["field"].split(".")[0] for error in body["errors"]] == [field]
+    assert body["detail"].startswith(field)
+    assert not Caption.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"style": "unheard-of"}, "unknown_style"),
+        ({"method": "greedy", "captions": 2}, "invalid_options"),
+        ({"method": "beam", "seed": 1}, "invalid_options"),
+        ({"image_id": NOWHERE}, "unknown_image"),
+        ({"webhook_url": "ftp://example.com"}, "invalid_webhook_url"),
+        ({"webhook_url": "https://example.com", "webhook_secret": "short"}, "invalid_webhook_secret"),
+    ],
+)
+def test_what_does_not_go_together_is_explained(
+    client: Client, styles: dict[str, Style], fields: dict[str, Any], code: str
+) -> None:
+    problem(post_json(client, {"image_base64": base64.b64encode(saved(SMALL)).decode(), **fields}), 422, code)
+    assert not Caption.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "image/jpeg", "nonsense", "a/b; x="]
+)
+def test_other_media_types_are_refused(client: Client, styles: dict[str, Style], kind: str) -> None:
+    problem(client.generic("POST", URL, b"image=1", content_type=kind), 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "kind", ["multipart/form-data", "multipart/form-data; boundary=\x01", "multipart/form-data; boundary="]
+)
+@pytest.mark.parametrize("known", [False, True])
+def test_broken_forms_are_refused(
+    client: Client, viewer: Viewer, styles: dict[str, Style], kind: str, known: bool
+) -> None:
+    browser = Client(enforce_csrf_checks=True)  # whose check reads the form first
+    if known:
+        browser.force_login(viewer.user)
+
+    problem(browser.generic("POST", URL, b"--x\r\nnothing", content_type=kind), 400)
+
+
+def test_a_form_that_breaks_off_has_no_image(client: Client, styles: dict[str, Style]) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n'
+    problem(client.generic("POST", URL, body, content_type="multipart/form-data; boundary=x"), 422, "no_image")
+
+
+def test_a_file_in_the_wrong_field_is_refused(client: Client, styles: dict[str, Style]) -> None:
+    for field in ("style", "captions", "seed", "bulk", "webhook_url", "image_base64"):
+        file = io.BytesIO(saved(SMALL))
+        body = problem(client.post(URL, {field: file}), 422)
+        assert body["code"] in ("invalid", "no_image")
+
+
+@pytest.mark.parametrize("key", ["", " ", "k" * 256, "k\x7f", "käse", "two words"])
+def test_an_idempotency_key_is_printable_and_short(client: Client, styles: dict[str, Style], key: str) -> None:
+    answer = client.post(URL, {"image": io.BytesIO(saved(SMALL))}, headers={"Idempotency-Key": key})
+
+    problem(answer, 400, "invalid_idempotency_key")
+
+
+@pytest.mark.parametrize("prefer", ["wait", "wait=", "wait=soon", "wait=-1", "wait=²", ";;==,,", "wait=1.5", "\xff"])
+def test_a_preference_that_makes_no_sense_is_ignored(client: Client, styles: dict[str, Style], prefer: str) -> None:
+    answer = client.post(URL, {"image": io.BytesIO(saved(SMALL))}, headers={"Prefer": prefer})
+
+    assert answer.status_code == 202
+    assert "Preference-Applied" not in answer
+
+
+@pytest.mark.parametrize("text", ["", "   ", "x" * 501, "\0", None, ["a"], 10**400])
+def test_a_correction_is_a_short_text(client: Client, styles: dict[str, Style], text: Any) -> None:
+    caption = post(client, saved(SMALL)).json()["captions"][0]
+    body = json.dumps({"text": text})
+
+    answer = client.post(f"{caption['url']}corrections/", body, "application/json")
+
+    problem(answer, 409 if text == 10**400 else 422) if not isinstance(text, int) else problem(answer, 422)
+
+
+# Addresses and queries
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "nothing/",
+        "captions/not-a-uuid/",
+        f"captions/{NOWHERE}/",
+        f"requests/{NOWHERE}/",
+        f"requests/{NOWHERE}/deliveries/",
+        f"images/{NOWHERE}/",
+        f"images/{NOWHERE}/file/",
+        f"images/{NOWHERE}/captions/",
+        "images/%00/",
+        "styles/no%20slug/",
+        "styles/%F0%9F%98%80/",
+        "../captions/",
+        "captions/\x00/",
+    ],
+)
+@pytest.mark.parametrize("development", [False, True])
+def test_what_is_not_there_is_a_problem(client: Client, settings: Any, path: str, development: bool) -> None:
+    settings.DEBUG = development
+    problem(client.get(f"/api/{path}"), 404, "not_found")
+
+
+@pytest.mark.parametrize("development", [False, True])
+def test_a_forgotten_slash_is_named_and_not_redirected(client: Client, settings: Any, development: bool) -> None:
+    settings.DEBUG = development
+
+    assert "/api/captions/" in problem(client.post("/api/captions"), 404, "not_found")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("PUT", "captions/"), ("DELETE", "styles/"), ("POST", "health/live/"), ("PATCH", f"captions/{NOWHERE}/")]
+    + [("GET", f"captions/{NOWHERE}/cancel/"), ("TRACE", "captions/"), ("OPTIONS", "captions/"), ("BREW", "captions/")],
+)
+def test_other_methods_are_a_problem(client: Client, method: str, path: str) -> None:
+    answer = client.generic(method, f"/api/{path}")
+
+    if path == "health/live/":
+        problem(answer, 404, "not_found")
+    else:
+        problem(answer, 405, "method_not_allowed")
+        assert answer["Allow"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "stauts=failed",
+        "status=finished",
+        "status=failed&status=nonsense",
+        "image=1",
+        "request=%00",
+        "style=%00",
+        "created_after=yesterday",
+        "created_after=0001-01-01T00:00:00%2B14:00",
+        "created_before=9999-12-31T23:59:59-14:00",
+        "ordering=password",
+        "page_size=0",
+        "page_size=101",
+        "page_size=²",
+        "page_size=" + "9" * 5000,
+        "cursor=nonsense",
+        "cursor=" + base64.b64encode(b"p=never").decode(),
+        "cursor=" + base64.b64encode(b"p=9999-12-31T23:59:59-14:00").decode(),
+        "cursor=" + base64.b64encode(b"p=%00").decode(),
+        "cursor=" + base64.b64encode(b"o=-1").decode(),
+        "cursor=ü",
+    ],
+)
+def test_a_query_that_is_not_understood_is_refused(client: Client, query: str) -> None:
+    body = problem(client.get(f"{URL}?{query}"), 422, "invalid")
+
+    assert body["errors"][0]["field"] == query.split("=")[0]
+
+
+def test_searching_for_anything_is_harmless(client: Client) -> None:
+    for text in ("%00", "%25%5F", "'; DROP TABLE", "\\", "%F0%9F%98%80", "a " * 1000, "%ED%A0%80"):
+        assert client.get(f"{URL}?search={text}").status_code == 200
+
+
+def test_a_host_that_is_not_ours_is_a_problem(client: Client, settings: Any) -> None:
+    settings.ALLOWED_HOSTS = ["captions.example"]
+
+    problem(client.get(URL, headers={"Host": "evil.example"}), 400)
+
+
+def test_an_unacceptable_answer_is_a_problem(client: Client) -> None:
+    problem(client.get(URL, headers={"Accept": "text/html"}), 406, "not_acceptable")
+
+
+def test_an_unforeseen_error_is_a_problem_without_its_trace(
+    client: Client, settings: Any, styles: dict[str, Style], caplog: pytest.LogCaptureFixture
+) -> None:
+    client.raise_request_exception = False
+    settings.MAX_IMAGES_PER_REQUEST = "a setting gone wrong"
+    for development in (False, True):
+        settings.DEBUG = development
+        problem(post(client, saved(SMALL)), 500, "internal_error")
+    assert "Traceback" in caplog.text
+
+
+def test_pages_keep_their_own_errors(client: Client) -> None:
+    answer = client.get("/no-such-page/")
+
+    assert answer.status_code == 404
+    assert answer["Content-Type"].startswith("text/html")

@@ -1,0 +1,416 @@
+"""Faults, with real worker processes, on both stacks: whatever happens, every caption ends, once.
+
+A trigger in the database notes each ending of a caption, so that a result recorded twice cannot hide.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import environ
+import pytest
+from celery import Celery
+from django.conf import settings
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import call_command
+from django.db import connection, connections, transaction
+from django.test import Client, override_settings
+from django.utils import timezone
+
+from captioner import services
+from captioner.jobs import Status
+from captioner.models import Caption, CaptionRequest, Image, Viewer, Worker
+from tests.servers import PATIENCE, PostgreSQL, Redis, wait_until
+
+pytestmark = pytest.mark.faults
+
+ROOT = Path(__file__).parent.parent
+LEASE = 3  # seconds; no test waits for half a minute
+KILLS = 20
+
+ENDINGS = {
+    "sqlite": """
+        CREATE TABLE endings (caption);
+        CREATE TRIGGER note_ending AFTER UPDATE OF status ON captioner_caption
+        WHEN new.status NOT IN ('queued', 'running')
+        BEGIN INSERT INTO endings VALUES (new.id); END;
+    """,
+    "postgresql": """
+        CREATE TABLE endings (caption uuid);
+        CREATE FUNCTION note_ending() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO endings VALUES (new.id); RETURN new; END $$;
+        CREATE TRIGGER note_ending AFTER UPDATE OF status ON captioner_caption FOR EACH ROW
+        WHEN (new.status NOT IN ('queued', 'running')) EXECUTE FUNCTION note_ending();
+    """,
+}
+
+
+@dataclass
+class Stack:
+    """An installation: its servers, and the workers that serve it."""
+
+    home: Path
+    database_url: str
+    broker_url: str
+    redis: Redis | None = None
+    postgresql: PostgreSQL | None = None
+    workers: dict[str, int] = field(default_factory=dict)  # names and process ids of those that were not killed
+    started: int = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "CLIPCAP_HOME": str(self.home),
+            "CLIPCAP_DATABASE_URL": self.database_url,
+            "CLIPCAP_BROKER_URL": self.broker_url,
+            "CLIPCAP_LEASE_SECONDS": str(LEASE),
+            "CLIPCAP_BATCH_SIZE": "8",
+            "CLIPCAP_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+
+    @property
+    def broker_options(self) -> dict[str, Any]:
+        if self.redis:
+            return {"socket_connect_timeout": 1}
+        return {"data_folder_in": str(self.home / "broker"), "data_folder_out": str(self.home / "broker")}
+
+    def open(self) -> None:
+        """Start the process that workers are forked from, with one log for all."""
+        self.nursery = subprocess.Popen(
+            [sys.executable, "-P", ROOT / "tests/nursery.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(self.home / "workers.log").open("ab"),
+            env=self.environment,
+            text=True,
+            start_new_session=True,
+        )
+
+    def close(self) -> None:
+        os.killpg(self.nursery.pid, signal.SIGKILL)
+        self.nursery.wait()
+
+    def hire(self, count: int) -> None:
+        """See to it that so many workers are at work, or on their way to it."""
+        assert self.nursery.stdin
+        assert self.nursery.stdout
+        while len(self.workers) < count:
+            self.started += 1
+            name = f"w{self.started}@test"
+            print(name, file=self.nursery.stdin, flush=True)
+            self.workers[name] = int(self.nursery.stdout.readline())
+
+    def kill(self, name: str) -> None:
+        os.kill(self.workers.pop(name), signal.SIGKILL)
+
+    def lose_broker(self) -> None:
+        """The broker is gone, and what it held."""
+        if self.redis:
+            self.redis.kill()
+        else:
+            shutil.rmtree(self.home / "broker")
+
+    def bring_broker_back(self) -> None:
+        if self.redis:
+            self.redis.start()
+        else:
+            (self.home / "broker").mkdir()
+
+    def bells_unheard(self) -> int:
+        if self.redis:
+            with Celery(broker=self.broker_url, set_as_current=False).connection_for_read() as broker:
+                length: int = broker.default_channel.client.llen("captions")
+                return length
+        return len(list((self.home / "broker").iterdir()))
+
+    @contextmanager
+    def database_away(self) -> Iterator[None]:
+        """PostgreSQL is stopped as by a crash; an SQLite file is locked by another process, say a backup."""
+        if self.postgresql:
+            self.postgresql.stop()
+            try:
+                yield
+            finally:
+                self.postgresql.start()
+                connection.close()
+        else:
+            with transaction.atomic():  # which is a lock, on SQLite
+                yield
+
+
+def on_sqlite_and_a_folder(resources: ExitStack, home: Path) -> Stack:
+    (home / "broker").mkdir()
+    return Stack(home, f"sqlite:///{home / 'db.sqlite3'}", "filesystem://localhost")
+
+
+def on_postgresql_and_redis(resources: ExitStack, home: Path) -> Stack:
+    redis, postgresql = resources.enter_context(Redis()), resources.enter_context(PostgreSQL())
+    return Stack(home, postgresql.create_database("clipcap"), redis.url, redis, postgresql)
+
+
+@contextmanager
+def default_database(url: str) -> Iterator[None]:
+    """The tests' own process uses the database of a stack, with the options that a stack's processes use."""
+    config = environ.Env.db_url_config(url)
+    if "sqlite" in config["ENGINE"]:
+        config["OPTIONS"] = settings.SQLITE
+    old = connections.settings["default"], connections["default"]
+    connections.settings["default"] = config
+    connections.configure_settings(connections.settings)
+    del connections["default"]
+    try:
+        yield
+    finally:
+        connections["default"].close()
+        connections.settings["default"], connections["default"] = old
+
+
+@pytest.fixture(
+    scope="module", params=[on_sqlite_and_a_folder, on_postgresql_and_redis], ids=lambda make: make.__name__
+)
+def stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any
+) -> Iterator[Stack]:
+    with ExitStack() as resources:
+        home = tmp_path_factory.mktemp("stack")
+        stack = request.param(resources, home)
+        stack.open()
+        resources.callback(stack.close)
+        resources.enter_context(django_db_blocker.unblock())
+        resources.enter_context(default_database(stack.database_url))
+        resources.enter_context(override_settings(MEDIA_ROOT=home / "media", LEASE=timedelta(seconds=LEASE)))
+        bells = Celery(broker=stack.broker_url, set_as_current=False)
+        bells.conf.update(broker_transport_options=stack.broker_options, task_default_queue="captions")
+        patch = resources.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(services, "app", bells)
+        call_command("migrate", verbosity=0)
+        call_command("install_styles", stdout=(home / "styles.log").open("w"))
+        with connection.cursor() as cursor:
+            if stack.postgresql:
+                cursor.execute(ENDINGS["postgresql"])
+            else:
+                cursor.executescript(ENDINGS["sqlite"])
+        yield stack
+
+
+def photos(count: int) -> list[services.Upload]:
+    files = sorted((ROOT / "examples/coco_cc").glob("*.jpg"))[:count]
+    return [services.Upload(file.read_bytes(), file.name) for file in files]
+
+
+def ask(count: int) -> CaptionRequest:
+    """Queue captions of `count` photos in all three styles."""
+    return services.request_captions(viewer=Viewer(), images=photos(count), styles=["all"])
+
+
+def check_that_all_end(requests: list[CaptionRequest], count: int, what: str) -> Counter[str]:
+    """Wait until all captions have ended, and check that none is missing, doubled or without a reason.
+
+    Returns:
+        How many ended how.
+    """
+    captions = Caption.objects.filter(request__in=requests)
+    wait_until(lambda: not captions.unfinished().exists(), "every caption ends", 2 * PATIENCE)
+    ended = Counter(captions.values_list("status", flat=True))
+    print(f"{what}: {dict(ended)}")
+    assert ended.total() == count
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT caption FROM endings")
+        endings = Counter(str(row[0]).replace("-", "") for row in cursor.fetchall())
+    assert {endings[caption.pk.hex] for caption in captions} == {1}, "an ending was recorded twice, or never"
+    assert not captions.filter(status=Status.SUCCEEDED, text="").exists()
+    assert not captions.filter(status=Status.FAILED, error_code="").exists()
+    return ended
+
+
+def test_one_lease_has_one_owner_while_two_workers_and_a_reaper_race_for_it(stack: Stack) -> None:
+    rounds = 40
+    requests = [ask(1) for _ in range(rounds // 3 + 1)]
+    barrier = threading.Barrier(3)
+    recorded: list[str] = []
+
+    def race(act: Callable[[], object]) -> None:
+        barrier.wait()
+        try:
+            act()
+        finally:
+            connection.close()
+
+    for _ in range(rounds):
+        (late,) = Caption.objects.claim("late", 1)
+        Caption.objects.filter(pk=late.pk).update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+
+        def work_late(row: Caption = late) -> None:
+            if row.succeed(text="by the late one"):
+                recorded.append(row.pk.hex)
+
+        def work() -> None:
+            for row in Caption.objects.claim("next", 1):
+                if row.succeed(text="by the next one"):
+                    recorded.append(row.pk.hex)
+
+        threads = [threading.Thread(target=race, args=(act,)) for act in (work_late, work, Caption.objects.reap)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(recorded) == len(set(recorded)) >= rounds
+    while rows := Caption.objects.claim("last", 8):
+        for row in rows:
+            assert row.succeed(text="by the last one")
+    check_that_all_end(requests, 3 * len(requests), "a race for one lease")
+
+
+def test_twenty_killed_workers_lose_and_double_nothing(stack: Stack) -> None:
+    requests = [ask(20) for _ in range(5)]
+    kills = 0
+    ends = time.monotonic() + 4 * PATIENCE
+    while kills < KILLS:
+        assert time.monotonic() < ends, f"only {kills} workers could be killed at work"
+        stack.hire(4)  # some start while others are killed
+        if Caption.objects.filter(status=Status.QUEUED).count() < 20:
+            requests.append(ask(20))
+        for name in set(Caption.objects.filter(status=Status.RUNNING).values_list("lease_holder", flat=True)):
+            if name in stack.workers and kills < KILLS:
+                stack.kill(name)
+                # It may have recorded its results at this very moment; only those killed in between count.
+                kills += Caption.objects.filter(status=Status.RUNNING, lease_holder=name).exists()
+        time.sleep(0.02)
+    ended = check_that_all_end(requests, 60 * len(requests), f"{KILLS} workers killed")
+    assert ended["succeeded"] > ended["failed"]
+    failures = Caption.objects.filter(request__in=requests, status=Status.FAILED)
+    assert set(failures.values_list("error_code", flat=True)) <= {"worker_lost"}
+
+
+def test_a_broker_that_comes_back_empty_loses_nothing(stack: Stack) -> None:
+    stack.hire(2)
+    requests = [ask(10)]
+    stack.lose_broker()
+    requests += [ask(2) for _ in range(3)]
+    wait_until(lambda: Caption.objects.unfinished().count() < 40, "workers find work without any bell")
+    stack.bring_broker_back()
+    requests.append(ask(2))
+    check_that_all_end(requests, 3 * 18, "the broker wiped")
+    services.ring()
+    wait_until(lambda: stack.bells_unheard() == 0, "the workers hear bells again")
+
+
+def test_a_database_that_goes_away_and_comes_back_loses_nothing(stack: Stack) -> None:
+    stack.hire(2)
+    requests = []
+    for _ in range(2):
+        requests.append(ask(15))
+        wait_until(lambda: Caption.objects.filter(status=Status.RUNNING).exists(), "a batch is in hand")
+        with stack.database_away():
+            time.sleep(2)  # the fault itself
+    check_that_all_end(requests, 3 * 30, "the database restarted twice")
+
+
+def test_a_clock_that_jumps_keeps_no_caption_from_its_end(stack: Stack) -> None:
+    stack.hire(2)
+    requests = [ask(20), ask(20)]
+    day = timedelta(days=1)
+    for jump in (day, -day, timedelta(seconds=-LEASE), 365 * day, -365 * day):
+        running = Caption.objects.filter(status=Status.RUNNING)
+        wait_until(running.exists, "a batch is in hand")
+        running.update(lease_expires_at=timezone.now() + jump)
+    # And leases that nobody will renew, written before the clock was set back, or long ago.
+    requests.append(ask(1))
+    for row, jump in zip(Caption.objects.claim("nobody", 2), (day, -day), strict=False):
+        Caption.objects.filter(pk=row.pk).update(lease_expires_at=timezone.now() + jump)
+    check_that_all_end(requests, 3 * 41, "the clock jumped")
+
+
+def test_a_bell_delivered_five_times_brings_each_caption_once(stack: Stack) -> None:
+    stack.hire(2)
+    requests = []
+    for _ in range(4):
+        requests.append(ask(2))
+        for _ in range(4):
+            services.ring()
+    ended = check_that_all_end(requests, 3 * 8, "bells delivered five times")
+    assert ended["succeeded"] == 24
+    wait_until(lambda: stack.bells_unheard() == 0, "the workers hear all bells")
+
+
+def test_a_worker_told_to_stop_finishes_or_hands_back_and_exits_cleanly(stack: Stack) -> None:
+    for name in list(stack.workers):
+        stack.kill(name)
+    wait_until(lambda: not Caption.objects.filter(status=Status.RUNNING).exists() or Caption.objects.reap(), "all idle")
+    requests = [ask(20), ask(20)]
+    worker = subprocess.Popen(
+        f"{sys.executable} -P -m celery -A clipcap_site worker -P solo -Q captions --without-mingle --without-gossip "
+        "-n told@test".split(),
+        cwd=ROOT,
+        env=stack.environment,
+        stderr=(stack.home / "told.log").open("wb"),
+        stdout=subprocess.DEVNULL,
+    )
+    held = Caption.objects.filter(status=Status.RUNNING, lease_holder="told@test")
+    wait_until(held.exists, "it works")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(PATIENCE) == 0
+    assert not held.exists()
+    assert not Worker.objects.filter(name="told@test").exists()
+    assert Caption.objects.filter(request__in=requests, status=Status.SUCCEEDED).exists()
+    left = Caption.objects.filter(request__in=requests, status=Status.QUEUED)
+    assert left.exists()
+    assert set(left.values_list("attempts", flat=True)) == {0}, "to be handed back is no failed attempt"
+    stack.hire(2)
+    assert check_that_all_end(requests, 3 * 40, "a worker stopped")["succeeded"] == 120
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A disk of 64 KB where only root may mount one; elsewhere, no file may grow beyond that."""
+    folder.mkdir()
+    if os.getuid() == 0:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", folder], check=True)
+    else:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_refuses_an_upload_and_stores_nothing_of_it(stack: Stack, tmp_path: Path) -> None:
+    newest = sorted((ROOT / "examples/coco_cc").glob("*.jpg"))[-1]  # which no other test here has uploaded
+    before = Image.objects.count(), CaptionRequest.objects.count(), Caption.objects.count()
+
+    def upload() -> Any:
+        file = SimpleUploadedFile("photo.jpg", newest.read_bytes(), "image/jpeg")
+        return Client().post("/api/captions/", {"image": file})
+
+    with small_disk(tmp_path / "disk"), override_settings(MEDIA_ROOT=tmp_path / "disk"):
+        answer = upload()
+        assert answer.status_code == 507, answer.content
+        assert answer["Content-Type"] == "application/problem+json"
+        assert answer.json()["code"] == "storage_full"
+        assert [file for file in (tmp_path / "disk").rglob("*") if file.is_file()] == []
+    assert (Image.objects.count(), CaptionRequest.objects.count(), Caption.objects.count()) == before
+    stack.hire(1)
+    answer = upload()
+    assert answer.status_code == 202, answer.content
+    check_that_all_end([CaptionRequest.objects.get(pk=answer.json()["id"])], 1, "after a full disk")

@@ -1,0 +1,296 @@
+"""Retraining a style: from its examples to a version in service."""
+
+import json
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import close_old_connections
+from django.utils import timezone
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captioner import services as captioner_services
+from captioner import uploads
+from captioner.errors import Refused
+from captioner.jobs import Status
+from captioner.models import Caption, Image, MapperVersion, Promotion, Style, Viewer
+from captioner.services import Upload
+from captioner.worker import Engine
+from training import services
+from training.comparison import paired_bootstrap, verdict
+from training.models import Example, Policy, RunEvent, TrainingRun, is_held_out
+from training.worker import TrainingEngine
+
+COCO = Path(__file__).parent.parent / "examples" / "coco_cc"
+QUICK = {"epochs": 2, "batch_size": 20}
+
+
+@pytest.fixture(scope="session")
+def captioned_photos() -> list[tuple[bytes, list[str]]]:
+    """The photos that come with the project, with people's captions."""
+    rows = json.loads((COCO / "captions.json").read_text(encoding="utf-8"))
+    return [((COCO / row["file"]).read_bytes(), row["captions"]) for row in rows]
+
+
+@pytest.fixture
+def factual(styles: dict[str, Style], captioned_photos: list[tuple[bytes, list[str]]]) -> Style:
+    """The factual style with two dozen photos as its dataset, some of them held out."""
+    style = styles["factual"]
+    for data, captions in captioned_photos[:30]:
+        image = uploads.store(data)
+        for text in captions[:2]:
+            services.add_example(style=style, image=image, text=text, source=Example.Source.IMPORTED)
+    return style
+
+
+@pytest.fixture
+def trainer(engine: Engine) -> TrainingEngine:
+    return TrainingEngine(engine)
+
+
+def caption(style: Style, data: bytes, engine: Engine) -> Caption:
+    request = captioner_services.request_captions(viewer=Viewer(), images=[Upload(data)], styles=[style.slug])
+    assert engine.work() == 1
+    return request.captions.get()
+
+
+def test_a_run_is_trained_evaluated_filed_and_its_promotion_serves_the_next_caption(
+    factual: Style, trainer: TrainingEngine, engine: Engine, photo: bytes
+) -> None:
+    before = caption(factual, photo, engine)
+    run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 4, "layers": 1})
+    assert trainer.work() == 1
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    assert run.version is not None
+    assert run.version.origin == MapperVersion.Origin.TRAINED
+    assert run.verdict in (TrainingRun.Verdict.WORSE, TrainingRun.Verdict.UNCLEAR)  # so short, against the shipped one
+    assert set(run.metrics) >= {"candidate", "active", "difference", "metric", "images"}
+    assert run.comparison[0]["references"]
+    assert [checkpoint.epoch for checkpoint in run.checkpoints.all()] == [1, 2]
+    assert all(len(c.samples) == len(run.checkpoints.get(epoch=1).samples) > 0 for c in run.checkpoints.all())
+    assert run.curve[-1][0] > 1
+    assert not services.run_folder(run).exists()
+    assert factual.active_version == before.version  # it waits for a person
+
+    captioner_services.promote(version=run.version, reason="to see it in service")
+    after = caption(factual, photo, engine)
+    assert after.version == run.version
+
+    captioner_services.promote(version=before.version, reason="back again")
+    again = caption(factual, photo, engine)
+    assert (again.text, again.version) == (before.text, before.version)
+    assert Promotion.objects.filter(style=factual).count() == 3
+
+
+def test_going_on_from_the_active_version_keeps_its_architecture(factual: Style, trainer: TrainingEngine) -> None:
+    run = services.start_run(style=factual, options={"epochs": 1})
+    trainer.work()
+    run.refresh_from_db()
+    assert run.version is not None
+    assert run.base is not None
+    assert run.version.config == run.base.config
+    assert run.version.sha256 != run.base.sha256
+
+
+def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(factual: Style, engine: Engine) -> None:
+    options = {**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1}
+    whole = services.start_run(style=factual, options=options)
+    TrainingEngine(engine).work()
+    whole.refresh_from_db()
+
+    run = services.start_run(style=factual, options=options)
+    looks = iter(range(100))
+    TrainingEngine(engine, stopping=lambda: next(looks) >= 3).work()
+    run.refresh_from_db()
+    assert (run.status, run.attempts) == (Status.QUEUED, 0)  # handed back
+    assert services.run_folder(run).exists()
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert run.status == Status.SUCCEEDED
+    assert run.version is not None
+    assert whole.version is not None
+    assert run.version.sha256 == whole.version.sha256
+
+
+def test_cancelling_stops_a_running_run_and_it_can_be_resumed(factual: Style, engine: Engine) -> None:
+    run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
+
+    def cancel_at_the_third_look() -> bool:
+        if next(looks) == 3:
+            services.cancel_run(run)
+        return False
+
+    looks = iter(range(10**6))
+    trainer = TrainingEngine(engine, stopping=cancel_at_the_third_look)
+    trainer.tell_every = 0.0
+    trainer.work()
+    run.refresh_from_db()
+    assert run.status == Status.CANCELED
+    assert run.version is None
+    services.resume_run(run)
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert run.status == Status.SUCCEEDED
+
+
+def test_only_one_run_of_a_style_is_unfinished_at_a_time(factual: Style) -> None:
+    services.start_run(style=factual, options=QUICK)
+    with pytest.raises(Refused, match="unfinished"):
+        services.start_run(style=factual, options=QUICK)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_runs_started_at_once_one_is_refused(factual: Style) -> None:
+    outcomes: list[str] = []
+    together = threading.Barrier(2)
+
+    def start() -> None:
+        together.wait()
+        try:
+            services.start_run(style=factual, options=QUICK)
+            outcomes.append("started")
+        except Refused as error:
+            outcomes.append(error.code)
+        finally:
+            close_old_connections()
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["run_in_progress", "started"]
+
+
+def test_the_same_key_starts_one_run(factual: Style) -> None:
+    first = services.start_run(style=factual, options=QUICK, idempotency_key="k")
+    assert services.start_run(style=factual, options=QUICK, idempotency_key="k") == first
+    with pytest.raises(Refused, match="other options"):
+        services.start_run(style=factual, options={"epochs": 3}, idempotency_key="k")
+
+
+def test_too_few_examples_are_refused_before_there_is_a_run(styles: dict[str, Style]) -> None:
+    with pytest.raises(Refused, match="import more"):
+        services.start_run(style=styles["romantic"])
+    assert not TrainingRun.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"epochs": -1}, "epochs must be a whole number from 0 to 200"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number"),
+        ({"sources": []}, "sources must be some of"),
+        ({"start": "yesterday"}, "start must be"),
+        ({"optimizer": "sgd"}, "there is no option 'optimizer'"),
+    ],
+)
+def test_options_without_sense_are_refused_by_name(factual: Style, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        services.start_run(style=factual, options=options)
+
+
+def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(
+    factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
+    real = captioner_services.register_version
+
+    def full(**_: Any) -> MapperVersion:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(captioner_services, "register_version", full)
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.error_code) == (Status.FAILED, "disk_full")
+    assert "resume" in run.error_detail
+    assert (services.run_folder(run) / "mapper.safetensors").exists()
+    monkeypatch.setattr(captioner_services, "register_version", real)
+    services.resume_run(run)
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert run.status == Status.SUCCEEDED
+
+
+def test_images_that_vanish_are_left_out_and_the_log_says_so(factual: Style, engine: Engine) -> None:
+    for image in Image.objects.all()[:3]:
+        image.file.storage.delete(image.file.name)
+    run = services.start_run(style=factual, options={"epochs": 1})
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert run.status == Status.SUCCEEDED
+    assert RunEvent.objects.filter(run=run, level="warning", message__contains="3 images cannot be read").exists()
+
+
+def test_a_policy_promotes_what_passes_the_gate(factual: Style, engine: Engine) -> None:
+    Policy.objects.create(style=factual, if_better=Policy.Action.PROMOTE, margin=-9.0)  # everything clears it
+    run = services.start_run(style=factual, options={"epochs": 1})
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert run.verdict == TrainingRun.Verdict.BETTER
+    assert factual.active_version == run.version
+
+
+def test_a_promotion_of_a_version_whose_file_is_gone_is_refused(factual: Style) -> None:
+    version = factual.active_version
+    assert version is not None
+    other = captioner_services.register_version(
+        style=factual, path=Path(version.file.path), origin=MapperVersion.Origin.IMPORTED
+    )
+    other.file.storage.delete(other.file.name)
+    with pytest.raises(Refused, match="not in the storage"):
+        captioner_services.promote(version=other)
+    assert factual.active_version == version
+
+
+def test_corrections_become_examples_once_and_start_a_run(
+    styles: dict[str, Style], factual: Style, engine: Engine, captioned_photos: list[tuple[bytes, list[str]]]
+) -> None:
+    Policy.objects.create(style=factual, after_corrections=2)
+    for data, captions in captioned_photos[30:32]:
+        row = caption(factual, data, engine)
+        captioner_services.correct_caption(Viewer(), row.pk, "not this one")
+        captioner_services.correct_caption(Viewer(), row.pk, captions[0])
+    assert services.open_corrections(factual).count() == 2  # of each caption the newest
+    assert services.start_due_runs() == 1
+    run = TrainingRun.objects.get()
+    assert run.reason == "2 new corrections"
+    assert factual.examples.filter(source=Example.Source.CORRECTION).count() == 2
+    assert services.open_corrections(factual).count() == 0
+    assert services.start_due_runs() == 0
+
+
+def test_an_image_is_in_one_split_in_all_styles(styles: dict[str, Style], photo: bytes) -> None:
+    image = uploads.store(photo)
+    for style in styles.values():
+        services.add_example(style=style, image=image, text="A photo.", source=Example.Source.IMPORTED)
+    assert set(Example.objects.values_list("held_out", flat=True)) == {is_held_out(image)}
+
+
+def test_an_image_with_examples_outlives_its_captions(styles: dict[str, Style], engine: Engine, photo: bytes) -> None:
+    row = caption(styles["factual"], photo, engine)
+    services.add_example(style=styles["factual"], image=row.image, text="A photo.", source=Example.Source.STORED)
+    captioner_services.delete_caption(Viewer(), row.pk)
+    Image.objects.update(created_at=timezone.now() - timedelta(days=1))
+    assert captioner_services.prune()["images"] == 0
+    assert Image.objects.filter(pk=row.image_id).exists()
+
+
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=30), st.floats(0.01, 5))
+def test_the_interval_holds_a_constant_difference(scores: list[float], shift: float) -> None:
+    active = {str(i): score for i, score in enumerate(scores)}
+    difference = paired_bootstrap({i: s + shift for i, s in active.items()}, active)
+    assert difference.low == pytest.approx(shift)
+    assert difference.high == pytest.approx(shift)
+    assert verdict(difference, 0.0) == TrainingRun.Verdict.BETTER
+    assert verdict(difference, shift + 1) == TrainingRun.Verdict.UNCLEAR
+
+
+def test_a_difference_that_may_be_chance_is_no_clear_difference() -> None:
+    active = {str(i): float(i % 7) for i in range(40)}
+    candidate = {str(i): float((i + 3) % 7) for i in range(40)}
+    assert verdict(paired_bootstrap(candidate, active), 0.0) == TrainingRun.Verdict.UNCLEAR

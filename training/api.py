@@ -1,0 +1,200 @@
+"""The HTTP API of training runs, for those who may train. What it does is in services.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import Http404
+from django.urls import reverse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.routers import SimpleRouter
+
+from captioner.api import PROBLEM, Api, idempotency_key
+from captioner.models import Style
+from training import services
+from training.models import Checkpoint, RunEvent, TrainingRun
+
+RETRY_AFTER = {"Retry-After": "2"}
+
+
+class MayTrain(BasePermission):
+    """Seeing runs and starting them are permissions apart."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        needed = "training.view_trainingrun" if request.method in SAFE_METHODS else "training.add_trainingrun"
+        return bool(request.user.has_perm(needed))
+
+
+class RunSerializer(serializers.ModelSerializer[TrainingRun]):
+    style = serializers.SlugRelatedField[Style](slug_field="slug", read_only=True)
+    version = serializers.IntegerField(source="version.number", default=None, allow_null=True, read_only=True)
+    error = serializers.SerializerMethodField()
+
+    class Meta:
+        model = TrainingRun
+        fields = (
+            "id",
+            "style",
+            "status",
+            "options",
+            "examples",
+            "progress",
+            "metrics",
+            "verdict",
+            "version",
+            "reason",
+            "error",
+            "created_at",
+            "started_at",
+            "finished_at",
+        )
+        read_only_fields = fields
+
+    def get_error(self, run: TrainingRun) -> dict[str, str] | None:
+        return {"code": run.error_code, "detail": run.error_detail} if run.error_code else None
+
+
+class NewRunSerializer(serializers.Serializer[Any]):
+    """How to train; what is left out takes its default, 0 is `auto`."""
+
+    start = serializers.ChoiceField(("active", "scratch"), required=False)
+    mapper = serializers.ChoiceField(("transformer", "mlp"), required=False)
+    prefix_length = serializers.IntegerField(min_value=1, max_value=64, required=False)
+    layers = serializers.IntegerField(min_value=1, max_value=16, required=False)
+    epochs = serializers.IntegerField(min_value=0, max_value=200, required=False)
+    learning_rate = serializers.FloatField(min_value=0, max_value=1, required=False)
+    batch_size = serializers.IntegerField(min_value=1, max_value=1024, required=False)
+    noise = serializers.FloatField(min_value=0, max_value=2, required=False)
+    seed = serializers.IntegerField(min_value=0, max_value=2**31 - 1, required=False)
+    sources = serializers.ListField(
+        child=serializers.ChoiceField(("imported", "stored", "correction")), min_length=1, required=False
+    )
+
+    def to_internal_value(self, data: Any) -> Any:
+        unknown = [name for name in data if name not in self.fields] if isinstance(data, dict) else []
+        if unknown:
+            raise serializers.ValidationError(
+                {unknown[0]: f"there is no such option; there are {', '.join(self.fields)}"}
+            )
+        return super().to_internal_value(data)
+
+
+class EventSerializer(serializers.ModelSerializer[RunEvent]):
+    class Meta:
+        model = RunEvent
+        fields = ("id", "level", "message", "created_at")
+        read_only_fields = fields
+
+
+class CheckpointSerializer(serializers.ModelSerializer[Checkpoint]):
+    class Meta:
+        model = Checkpoint
+        fields = ("epoch", "step", "training_loss", "validation_loss", "samples", "created_at")
+        read_only_fields = fields
+
+
+class StyleRunViewSet(Api):
+    """The training runs of a style."""
+
+    queryset = TrainingRun.objects.none()
+    serializer_class = RunSerializer
+    permission_classes = (MayTrain,)
+
+    def list(self, request: Request, slug: str) -> Response:
+        """The style's runs, the newest first."""
+        return self.page(_runs().filter(style=_style(slug)))
+
+    @extend_schema(
+        request=NewRunSerializer,
+        responses={202: RunSerializer, 409: PROBLEM, 507: PROBLEM},
+        parameters=[
+            OpenApiParameter(
+                "Idempotency-Key",
+                {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+                OpenApiParameter.HEADER,
+                description="A repetition with the same key and options gets the first run.",
+            ),
+            OpenApiParameter("Location", OpenApiTypes.URI_REF, OpenApiParameter.HEADER, response=[202]),
+        ],
+    )
+    def create(self, request: Request, slug: str) -> Response:
+        """Start a retraining of the style. One run of a style is unfinished at a time."""
+        taken = NewRunSerializer(data=request.data)
+        taken.is_valid(raise_exception=True)
+        run = services.start_run(
+            style=_style(slug),
+            options=taken.validated_data,
+            person=request.user,
+            idempotency_key=idempotency_key(request),
+        )
+        address = reverse("v1:training-run-detail", args=[run.pk])
+        return Response(self.get_serializer(run).data, status=202, headers={"Location": address, **RETRY_AFTER})
+
+
+class RunViewSet(Api):
+    """Training runs: looked up, canceled, resumed."""
+
+    queryset = TrainingRun.objects.none()
+    serializer_class = RunSerializer
+    permission_classes = (MayTrain,)
+    lookup_value_converter = "int"
+
+    def retrieve(self, request: Request, pk: int) -> Response:
+        """One run: its progress, and when it has succeeded its metrics, verdict and version."""
+        run = _run(pk)
+        return Response(self.get_serializer(run).data, headers={} if run.finished else RETRY_AFTER)
+
+    @extend_schema(request=None, responses={200: RunSerializer, 409: PROBLEM})
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: int) -> Response:
+        """Cancel a queued or running run; its checkpoints are kept."""
+        return Response(self.get_serializer(services.cancel_run(_run(pk))).data)
+
+    @extend_schema(request=None, responses={202: RunSerializer, 409: PROBLEM})
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: int) -> Response:
+        """Go on with a failed or canceled run from its last checkpoint."""
+        return Response(self.get_serializer(services.resume_run(_run(pk))).data, status=202, headers=RETRY_AFTER)
+
+    @extend_schema(responses=EventSerializer(many=True), filters=False)
+    @action(detail=True, pagination_class=None)
+    def events(self, request: Request, pk: int) -> Response:
+        """What happened in the run, in order."""
+        return Response(EventSerializer(_run(pk).events.all(), many=True).data)
+
+    @extend_schema(responses=CheckpointSerializer(many=True), filters=False)
+    @action(detail=True, pagination_class=None)
+    def checkpoints(self, request: Request, pk: int) -> Response:
+        """The state of the run after each epoch, with captions of the same held-out photos."""
+        return Response(CheckpointSerializer(_run(pk).checkpoints.all(), many=True).data)
+
+
+def _runs() -> Any:
+    return TrainingRun.objects.select_related("style", "version")
+
+
+def _run(pk: int) -> TrainingRun:
+    run: TrainingRun | None = _runs().filter(pk=pk).first() if pk < 2**63 else None
+    if run is None:
+        raise Http404
+    return run
+
+
+def _style(slug: str) -> Style:
+    style = Style.objects.filter(slug=slug).first()
+    if style is None:
+        raise Http404
+    return style
+
+
+router = SimpleRouter(use_regex_path=False)
+router.register("styles/<slug:slug>/training-runs", StyleRunViewSet, "style-training-run")
+router.register("training-runs", RunViewSet, "training-run")
+
+urlpatterns = router.urls

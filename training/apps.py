@@ -1,0 +1,13 @@
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+
+class TrainingConfig(AppConfig):
+    name = "training"
+    verbose_name = "Training"
+
+    def ready(self) -> None:
+        """Have the groups made when the permissions of this app, the last that they hold, are there."""
+        from training.permissions import make_groups
+
+        post_migrate.connect(make_groups, sender=self)

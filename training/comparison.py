@@ -1,0 +1,46 @@
+"""Is the candidate better? Paired bootstrap over the captions of the same held-out images, and the gate's verdict."""
+
+import random
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from training.models import TrainingRun
+
+RESAMPLES = 2000
+SHOWN = 24
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean difference candidate - active of a metric, with the bounds of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_bootstrap(candidate: Mapping[str, float], active: Mapping[str, float], seed: int = 0) -> Difference:
+    """Resample the images, with replacement, and look at the mean difference of their scores (Efron's percentile
+    interval; Koehn 2004 for machine translation).
+
+    Args:
+        candidate, active: the score of each image's caption, by image; the same images.
+    """
+    differences = [candidate[image] - active[image] for image in sorted(candidate)]
+    rng = random.Random(seed)
+    means = sorted(
+        statistics.fmean(rng.choices(differences, k=len(differences))) for _ in range(RESAMPLES if differences else 0)
+    )
+    return Difference(
+        statistics.fmean(differences), means[round(0.025 * (RESAMPLES - 1))], means[round(0.975 * (RESAMPLES - 1))]
+    )
+
+
+def verdict(difference: Difference, margin: float) -> TrainingRun.Verdict:
+    """What the interval says: better or worse if it clears zero by the margin, else no clear difference."""
+    if difference.low > margin:
+        return TrainingRun.Verdict.BETTER
+    if difference.high < -margin:
+        return TrainingRun.Verdict.WORSE
+    return TrainingRun.Verdict.UNCLEAR

@@ -1,0 +1,71 @@
+"""What the dashboard and a run's page say of runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db.models import Count, Q
+from django.utils import timezone
+
+from captioner.admin_parts import duration
+from captioner.jobs import Status
+from training.models import Import, TrainingRun
+
+PHASES = {
+    "embedding": "computing what the encoder makes of the photos",
+    "training": "training",
+    "evaluating": "comparing on the held-out photos",
+    "finished": "finished",
+}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is, for people."""
+
+    run: TrainingRun
+    phase: str
+    step: int
+    steps: int
+    eta: str
+    speed: str
+    rate: str
+
+
+def standing(run: TrainingRun) -> Standing:
+    """How far a run is."""
+    progress = run.progress if run.status == Status.RUNNING else {}
+    phase = PHASES.get(progress.get("phase", ""), "") or run.get_status_display().lower()
+    eta, speed, rate = (progress.get(name) for name in ("eta_seconds", "samples_per_second", "learning_rate"))
+    return Standing(
+        run,
+        phase,
+        progress.get("step", 0),
+        progress.get("steps", 0),
+        f"at most {duration(eta)} left" if eta else "",
+        f"{speed:,.0f} captions/s" if speed else "",
+        f"{rate:.2g}" if rate else "",
+    )
+
+
+def runs_in_progress() -> list[Standing]:
+    """The unfinished runs."""
+    return [standing(run) for run in TrainingRun.objects.unfinished().select_related("style", "person")]
+
+
+def failed_runs() -> list[TrainingRun]:
+    """Those that failed in the last day."""
+    recent = TrainingRun.objects.filter(status=Status.FAILED, finished_at__gt=timezone.now() - timedelta(days=1))
+    return list(recent.select_related("style")[:5])
+
+
+def waiting() -> tuple[int, int]:
+    """How many runs and imports are queued and running."""
+    queued, running = 0, 0
+    for job in (TrainingRun, Import):
+        counts = job._default_manager.aggregate(
+            queued=Count("pk", filter=Q(status=Status.QUEUED)), running=Count("pk", filter=Q(status=Status.RUNNING))
+        )
+        queued, running = queued + counts["queued"], running + counts["running"]
+    return queued, running

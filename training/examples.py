@@ -1,0 +1,91 @@
+"""From a style's examples to what the trainer reads: captions by image, and the images' embeddings."""
+
+import uuid
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from django.db.models import QuerySet
+from torch import Tensor
+
+from captioner.models import Embedding, Image
+from captioner.worker import Engine
+from clipcap.captioner import Captioner
+from clipcap.mapper import Mapper, MapperConfig
+from clipcap.options import DecodingOptions
+from training.models import Example
+from training.trainer import CaptionedImages, TrainingError
+
+BATCH = 32
+
+
+def captioned_images(
+    models: Engine, examples: QuerySet[Example], report: Callable[[int, int], None]
+) -> tuple[CaptionedImages, CaptionedImages, int]:
+    """The examples as training and validation part, and the number of images that cannot be read.
+
+    Args:
+        report: called with how many of how many missing embeddings are computed.
+
+    Raises:
+        TrainingError: no image of a part can be read.
+    """
+    captions: dict[bool, dict[uuid.UUID, list[str]]] = {False: {}, True: {}}
+    for image, text, held_out in examples.order_by("pk").values_list("image", "text", "held_out").iterator(2000):
+        captions[held_out].setdefault(image, []).append(text)
+    wanted = [*captions[False], *captions[True]]
+    vectors = _vectors(models, wanted, report)
+
+    def part(held_out: bool) -> CaptionedImages:
+        images = [image for image in captions[held_out] if image in vectors]
+        if not images:
+            raise TrainingError("no image of the examples can be read; import them again")
+        embeddings = torch.stack([vectors[image] for image in images])[:, None]
+        return CaptionedImages([str(i) for i in images], embeddings, [captions[held_out][i] for i in images])
+
+    return part(False), part(True), len(wanted) - len(vectors)
+
+
+def mapper_config(
+    captioner: Captioner, kind: Literal["transformer", "mlp"], prefix_length: int, layers: int
+) -> MapperConfig:
+    """The config of a new mapper between these models."""
+    lm_size = captioner.language_model.size
+    return MapperConfig(
+        kind,
+        embedding_size=captioner.encoder.embedding_size,
+        lm_size=lm_size,
+        prefix_length=prefix_length,
+        layers=layers,
+        heads=next(heads for heads in (8, 4, 2, 1) if lm_size % heads == 0),
+    )
+
+
+def captions_of(
+    captioner: Captioner, mapper: Mapper, embeddings: Tensor, report: Callable[[int], None] = lambda done: None
+) -> list[str]:
+    """The best caption of each of (N, E) embeddings; `mapper` is left in eval mode."""
+    mapper.eval()
+    texts: list[str] = []
+    for part in embeddings.split(BATCH):
+        report(len(texts))
+        texts += [best.text for best, *_ in captioner.caption(part, [mapper] * len(part), DecodingOptions())]
+    return texts
+
+
+def _vectors(models: Engine, images: list[uuid.UUID], report: Callable[[int, int], None]) -> dict[uuid.UUID, Tensor]:
+    """The images' embeddings, (E,) each; those still missing are computed and kept."""
+    vectors: dict[uuid.UUID, Tensor] = {}
+    for first in range(0, len(images), 500):
+        stored = Embedding.objects.filter(
+            image__in=images[first : first + 500], encoder=models.captioner.encoder.identity
+        )
+        for image, vector in stored.values_list("image", "vector"):
+            vectors[image] = torch.from_numpy(np.frombuffer(bytes(vector), "<f4").copy())
+    missing = [image for image in images if image not in vectors]
+    for first in range(0, len(missing), BATCH):
+        report(first, len(missing))
+        made, _, _ = models.embeddings(list(Image.objects.filter(pk__in=missing[first : first + BATCH])))
+        vectors |= {image: made[image] for image in missing[first : first + BATCH] if image in made}
+    return vectors

@@ -1,0 +1,54 @@
+"""`./run manage prefixes STYLE PHOTO...`: what a mapper tells the language model (ClipCap, section 4)."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from captioner.models import Style
+
+
+class Command(BaseCommand):
+    help = (
+        "Print the vocabulary's words nearest to each vector of the photos' prefixes, and how far the prefixes differ. "
+        "With a frozen language model they are hardly readable: the mapper steers it by directions that are no words."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("style", metavar="STYLE", help="its slug")
+        parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+        parser.add_argument("--number", type=int, help="of the version; that in service")
+        parser.add_argument("--words", type=int, default=5, help="a vector (5)")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        import torch
+
+        from captioner.worker import Engine
+        from clipcap.prefixes import distances, nearest_words
+
+        style = Style.objects.filter(slug=options["style"]).first()
+        if style is None:
+            raise CommandError(f"there is no style {options['style']!r}")
+        version = style.versions.filter(number=options["number"]).first() if options["number"] else style.active_version
+        if version is None:
+            raise CommandError(f"{style.name} has no such version")
+        try:
+            models = Engine.load("prefixes")
+            mapper = models.load_version(version)
+            embeddings = models.captioner.encoder.encode([str(photo) for photo in options["photos"]])
+        except (ValueError, OSError) as error:
+            raise CommandError(str(error)) from error
+        lm = models.captioner.language_model
+        with torch.inference_mode():
+            prefixes = mapper(embeddings.to(lm.device))
+        for photo, prefix in zip(options["photos"], prefixes, strict=True):
+            self.stdout.write(f"{photo} ({version})")
+            for place, words in enumerate(nearest_words(lm, prefix, options["words"]), start=1):
+                self.stdout.write(f"  {place:>2}  " + "  ".join(f"{w.text!r} {w.similarity:.2f}" for w in words))
+        if len(prefixes) > 1:
+            apart = distances(prefixes)
+            others = ~torch.eye(len(prefixes), dtype=torch.bool)
+            self.stdout.write(
+                f"mean distance of two photos' prefixes: {apart[others].mean():.3f} (0 same, 1 unrelated)"
+            )

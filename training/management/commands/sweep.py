@@ -1,0 +1,73 @@
+"""`./run manage sweep STYLE`: score against prefix length and kind of mapper (ClipCap, figure 5 and its ablation)."""
+
+import tempfile
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from captioner.models import Style
+
+
+class Command(BaseCommand):
+    help = "Train mappers of several kinds and prefix lengths on a style's examples; print and draw how they score."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("style", metavar="STYLE", help="its slug")
+        parser.add_argument("--prefix-lengths", nargs="+", type=int, default=[1, 5, 10, 20], metavar="K")
+        parser.add_argument("--mappers", nargs="+", choices=("transformer", "mlp"), default=["transformer", "mlp"])
+        parser.add_argument("--layers", type=int, default=4, help="of the Transformer (4)")
+        parser.add_argument("--epochs", type=int, default=5)
+        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument("--plot", type=Path, default=Path("sweep.svg"), metavar="FILE", help="(sweep.svg)")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        # Imported late: a mistyped option should not wait for torch.
+        from captioner.worker import Engine
+        from training.evaluation import evaluate
+        from training.examples import captioned_images, captions_of, mapper_config
+        from training.plots import Point, scatter
+        from training.trainer import TrainingError, TrainingOptions, new_mapper, train_mapper
+
+        style = Style.objects.filter(slug=options["style"]).first()
+        if style is None:
+            raise CommandError(f"there is no style {options['style']!r}")
+        try:
+            models = Engine.load("sweep")
+            captioner = models.captioner
+            training, held_out, _ = captioned_images(
+                models, style.examples.all(), lambda done, total: self.stderr.write(f"embedding {done}/{total}")
+            )
+            references = dict(zip(held_out.names, held_out.captions, strict=True))
+            points = []
+            self.stdout.write(
+                f"{'mapper':<12} {'prefix':>6} {'parameters':>11} {'seconds':>8} {'CIDEr':>6} {'loss':>6}"
+            )
+            for kind in options["mappers"]:
+                for length in options["prefix_lengths"]:
+                    config = mapper_config(captioner, kind, length, options["layers"])
+                    started = time.monotonic()
+                    with tempfile.TemporaryDirectory() as folder:
+                        result = train_mapper(
+                            new_mapper(config, training, options["seed"]),
+                            captioner.language_model,
+                            captioner.encoder.identity,
+                            training,
+                            held_out,
+                            TrainingOptions(epochs=options["epochs"], noise=0.25, seed=options["seed"]),
+                            Path(folder),
+                        )
+                    seconds = time.monotonic() - started
+                    texts = captions_of(captioner, result.mapper, held_out.embeddings[:, 0])
+                    scores = evaluate(dict(zip(held_out.names, texts, strict=True)), references).scores
+                    points.append(Point(kind, length, scores["CIDEr"], f"{result.trainable_parameters:,} parameters"))
+                    self.stdout.write(
+                        f"{kind:<12} {length:>6} {result.trainable_parameters:>11,} {seconds:>8.1f} "
+                        f"{scores['CIDEr']:>6.3f} {result.best_validation_loss:>6.3f}"
+                    )
+        except (TrainingError, ValueError) as error:
+            raise CommandError(str(error)) from error
+        options["plot"].write_text(scatter(points, x="prefix length", y="CIDEr on held-out images"), encoding="utf-8")
+        self.stdout.write(f"drawn in {options['plot']}")

@@ -1,0 +1,197 @@
+"""The nouns of training: Example, Import, TrainingRun and what it leaves, Policy."""
+
+from __future__ import annotations
+
+import hashlib
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from captioner.jobs import Job, JobQuerySet
+from captioner.models import Correction, Image, MapperVersion, Style
+
+HELD_OUT_SHARE = 0.1
+
+
+def is_held_out(image: Image) -> bool:
+    """Whether an image belongs to the validation split.
+
+    Told by its bytes alone, so an image is in one split for ever and in all styles, and the scores of two runs compare.
+    """
+    return int.from_bytes(hashlib.sha256(image.sha256.encode()).digest()[:8]) < HELD_OUT_SHARE * 2**64
+
+
+class Example(models.Model):
+    """An image with a caption to learn from, in a style's dataset."""
+
+    class Source(models.TextChoices):
+        IMPORTED = "imported"
+        STORED = "stored"
+        CORRECTION = "correction"
+
+    style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="examples")
+    image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="examples")
+    text = models.CharField(max_length=500)
+    source = models.CharField(max_length=10, choices=Source)
+    held_out = models.BooleanField(editable=False, help_text="for validation: never trained on")
+    correction = models.OneToOneField(Correction, null=True, blank=True, on_delete=models.SET_NULL, editable=False)
+    batch = models.ForeignKey(
+        "Import", null=True, blank=True, on_delete=models.SET_NULL, related_name="examples", editable=False
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("-pk",)
+        constraints = (models.UniqueConstraint(fields=["style", "image", "text"], name="examples_are_unique"),)
+        indexes = (
+            models.Index(fields=["style", "held_out", "id"], name="example_split"),
+            models.Index(fields=["style", "source"], name="example_source"),
+        )
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Import(Job):
+    """A batch of examples on its way into a dataset: a file uploaded, or a folder on the server."""
+
+    style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="imports")
+    file = models.FileField(upload_to="imports/", blank=True, max_length=200)
+    name = models.CharField(max_length=255, help_text="of the file as uploaded, or the folder")
+    person = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", editable=False
+    )
+    rows = models.PositiveIntegerField(default=0, editable=False, help_text="read so far; where it goes on")
+    total = models.PositiveIntegerField(null=True, editable=False)
+    accepted = models.PositiveIntegerField(default=0, editable=False)
+    duplicates = models.PositiveIntegerField(default=0, editable=False)
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta(Job.Meta):
+        ordering = ("-created_at", "-pk")
+
+    def __str__(self) -> str:
+        return f"{self.name} for {self.style}"
+
+
+class RefusedRow(models.Model):
+    """A row of an import that is no example, and why."""
+
+    batch = models.ForeignKey(Import, on_delete=models.CASCADE, related_name="refused")
+    file = models.CharField(max_length=255)
+    line = models.PositiveIntegerField(help_text="the line, or the entry's number in a JSON list")
+    reason = models.CharField(max_length=300)
+
+    class Meta:
+        ordering = ("pk",)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+
+class TrainingRun(Job):
+    """One retraining of a style, with what it made and how that compares."""
+
+    class Verdict(models.TextChoices):
+        BETTER = "better"
+        UNCLEAR = "no clear difference"
+        WORSE = "worse"
+        FIRST = "first", "nothing to compare with"
+
+    style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="runs")
+    options = models.JSONField(default=dict, help_text="RunOptions")
+    base = models.ForeignKey(
+        MapperVersion, null=True, on_delete=models.PROTECT, related_name="+", help_text="whose weights it starts from"
+    )
+    last_example = models.BigIntegerField(default=0, help_text="the dataset is what was there up to this example")
+    examples = models.PositiveIntegerField(default=0)
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    reason = models.CharField(max_length=200, blank=True, help_text="why it was started, if by no person")
+    progress = models.JSONField(default=dict, help_text="step, steps, epoch, eta_seconds, samples_per_second …")
+    curve = models.JSONField(default=list, help_text="[[step, training loss, learning rate]]")
+    metrics = models.JSONField(default=dict, help_text="candidate, active, difference and its interval")
+    comparison = models.JSONField(default=list, help_text="held-out images, the largest differences first")
+    verdict = models.CharField(max_length=20, choices=Verdict, blank=True)
+    version = models.OneToOneField(MapperVersion, null=True, on_delete=models.SET_NULL, related_name="run")
+    idempotency_key = models.CharField(max_length=255, null=True)
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta(Job.Meta):
+        ordering = ("-created_at", "-pk")
+        constraints = (
+            *Job.Meta.constraints,
+            models.UniqueConstraint(
+                fields=["style"], condition=Q(status__in=("queued", "running")), name="one_run_at_a_time"
+            ),
+            models.UniqueConstraint(
+                fields=["style", "idempotency_key"],
+                condition=Q(idempotency_key__isnull=False),
+                name="run_keys_are_unique",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"run {self.pk} of {self.style.slug}"
+
+
+class RunEvent(models.Model):
+    """Something worth knowing that happened in a run."""
+
+    run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="events")
+    level = models.CharField(max_length=7, choices=[(v, v) for v in ("info", "warning", "error")], default="info")
+    message = models.TextField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("pk",)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Checkpoint(models.Model):
+    """How good a run was at the end of an epoch, and what it wrote about the same held-out photos."""
+
+    run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="checkpoints")
+    epoch = models.PositiveIntegerField()
+    step = models.PositiveIntegerField()
+    training_loss = models.FloatField()
+    validation_loss = models.FloatField()
+    samples = models.JSONField(default=list, help_text='[{"image", "text", "reference"}]')
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("epoch",)
+        constraints = (models.UniqueConstraint(fields=["run", "epoch"], name="one_checkpoint_an_epoch"),)
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}: {self.validation_loss:.3f}"
+
+
+class Policy(models.Model):
+    """When a style is retrained by itself, and what becomes of the result."""
+
+    class Action(models.TextChoices):
+        PROMOTE = "promote", "promote it at once"
+        ASK = "ask", "wait for a person"
+
+    METRICS = ("CIDEr", "Bleu_4", "ROUGE_L", "METEOR")
+
+    style = models.OneToOneField(Style, on_delete=models.CASCADE, related_name="policy")
+    metric = models.CharField(max_length=10, choices=[(m, m) for m in METRICS], default="CIDEr")
+    margin = models.FloatField(default=0.0, help_text="by how much the difference's interval must clear zero")
+    if_better = models.CharField(max_length=7, choices=Action, default=Action.ASK)
+    after_corrections = models.PositiveIntegerField(
+        null=True, blank=True, help_text="retrain when this many new corrections are there; empty for never"
+    )
+    every_night = models.BooleanField(default=False, help_text="retrain at night if there are new examples")
+
+    class Meta:
+        verbose_name_plural = "policies"
+
+    def __str__(self) -> str:
+        return f"policy of {self.style}"

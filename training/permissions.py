@@ -1,0 +1,59 @@
+"""Three ready groups, made after `migrate` where they are missing; what an administrator changes in them stays.
+
+- **Viewers** see everything.
+- **Labellers** also correct, retry and cancel captions and keep examples.
+- **Trainers** also make styles, import, and start, cancel and resume runs.
+
+Putting a version in service is a permission apart, "Can add promotion", which no group has: whoever trains need not be
+the one who decides what serves, so it is given to a person, or to a group of one's own. So it is with pausing a queue
+("Can change queue") and deleting versions. Superusers may do all of it. To enter the admin at all, a user has to have
+"staff status".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import Group, Permission
+from django.db.models import Q
+
+SEEN = {
+    "captioner": ("caption", "correction", "image", "mapperversion", "promotion", "style", "worker", "webhookdelivery"),
+    "training": ("example", "import", "refusedrow", "trainingrun", "runevent", "checkpoint", "policy"),
+}
+VIEWERS = [f"{app}.view_{model}" for app, models in SEEN.items() for model in models]
+LABELLERS = [
+    *VIEWERS,
+    "captioner.change_caption",
+    "captioner.add_correction",
+    "training.add_example",
+    "training.delete_example",
+]
+TRAINERS = [
+    *LABELLERS,
+    "captioner.add_style",
+    "captioner.change_style",
+    "captioner.add_mapperversion",
+    "training.add_import",
+    "training.change_import",
+    "training.add_policy",
+    "training.change_policy",
+    "training.add_trainingrun",
+    "training.change_trainingrun",
+]
+GROUPS = {"Viewers": VIEWERS, "Labellers": LABELLERS, "Trainers": TRAINERS}
+
+
+def make_groups(using: str, **_: Any) -> None:
+    """Make the groups that are not there."""
+    there = set(Group.objects.using(using).values_list("name", flat=True))
+    for name, permissions in GROUPS.items():
+        if name in there:
+            continue
+        wanted = Q()
+        for permission in permissions:
+            app, codename = permission.split(".")
+            wanted |= Q(content_type__app_label=app, codename=codename)
+        found = list(Permission.objects.using(using).filter(wanted))
+        group = Group.objects.using(using).create(name=name)
+        group.permissions.set(found)

@@ -1,0 +1,317 @@
+"""Everything an administrator can do about examples and training runs, one function each.
+
+The API, the admin and the commands call these. Errors are `Refused`. This module loads no torch; the work is done by
+the training worker (training/worker.py), which is rung on commit.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.files.base import File
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, Max, OuterRef, QuerySet
+from django.utils import timezone
+
+from captioner import services as captioner_services
+from captioner.errors import Refused
+from captioner.jobs import UNFINISHED, Status, clock
+from captioner.models import Correction, Image, Style
+from training.models import Example, Import, Policy, RunEvent, TrainingRun, is_held_out
+from training.options import RunOptions
+
+LEAST_TRAINING, LEAST_HELD_OUT = 8, 2  # images
+RUN_DEADLINE = timedelta(days=7)  # to be begun
+NIGHT = range(2, 5)  # hours, in the site's time zone
+
+
+def ring() -> None:
+    """Wake the training workers."""
+    captioner_services.ring("training.ring")
+
+
+def caption_text(text: str) -> str:
+    """A caption as examples keep it: one line, without what no database keeps.
+
+    Raises:
+        Refused: it is empty or too long, or holds what is no character.
+    """
+    text = " ".join(text.replace("\0", "").split())
+    if not 1 <= len(text) <= 500:
+        raise Refused("invalid_text", "a caption has between 1 and 500 characters", status=422)
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):  # halves of characters, from \u in JSON
+        raise Refused("invalid_text", "the caption holds broken characters; write it in UTF-8", status=422)
+    return text
+
+
+def add_example(
+    *, style: Style, image: Image, text: str, source: str, correction: Correction | None = None, batch: Any = None
+) -> bool:
+    """Add an image with a caption to a style's dataset.
+
+    Returns:
+        Whether it is new there.
+
+    Raises:
+        Refused: the text is empty or too long.
+    """
+    _, created = Example.objects.get_or_create(
+        style=style,
+        image=image,
+        text=caption_text(text),
+        defaults={"source": source, "held_out": is_held_out(image), "correction": correction, "batch": batch},
+    )
+    return created
+
+
+def open_corrections(style: Style) -> QuerySet[Correction]:
+    """The corrections of a style's captions that are no examples yet; of each caption the newest alone."""
+    newer = Correction.objects.filter(caption=OuterRef("caption"), pk__gt=OuterRef("pk"))
+    taken = Example.objects.filter(correction=OuterRef("pk"))
+    return (
+        Correction.objects.filter(~Exists(newer), ~Exists(taken), caption__style=style)
+        .select_related("caption__image", "caption__style")
+        .order_by("pk")
+    )
+
+
+def take_corrections(corrections: Iterable[Correction]) -> int:
+    """Make examples of people's corrections.
+
+    Returns:
+        How many are new in their dataset.
+    """
+    count = 0
+    for correction in corrections:
+        caption = correction.caption
+        count += add_example(
+            style=caption.style,
+            image=caption.image,
+            text=correction.text,
+            source=Example.Source.CORRECTION,
+            correction=correction,
+        )
+    return count
+
+
+def start_import(*, style: Style, file: File[bytes], name: str, person: Any = None) -> Import:
+    """Queue a file of examples (see training/datasets.py for what it may be) for import.
+
+    Raises:
+        Refused: the file is empty, or cannot be stored.
+    """
+    if not file.size:
+        raise Refused("empty_file", "the file is empty; choose another", status=422)
+    batch = _import(style, captioner_services.tidy_name(name), person)
+    try:
+        batch.file.save(str(uuid.uuid4()), file, save=False)  # what it holds is told by its content
+    except OSError as error:
+        raise Refused(
+            "storage_full",
+            f"the file could not be stored ({error.strerror or error}); make room and try again",
+            status=507,
+        ) from error
+    batch.save()
+    transaction.on_commit(ring)
+    return batch
+
+
+def start_folder_import(*, style: Style, folder: Path, person: Any = None) -> Import:
+    """Queue a folder on the server for import. For its administrators alone: it can be any folder.
+
+    Raises:
+        Refused: it is no folder.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir() or len(str(folder)) > 255:
+        raise Refused("no_folder", f"{str(folder)!r} is no folder that can be read; name another", status=422)
+    batch = _import(style, str(folder), person)
+    batch.save()
+    transaction.on_commit(ring)
+    return batch
+
+
+def _import(style: Style, name: str, person: Any) -> Import:
+    now = clock("default")
+    return Import(
+        style=style, name=name, person=person, created_at=now, rank_at=now, deadline_at=now + RUN_DEADLINE
+    )
+
+
+def run_options(given: dict[str, Any]) -> RunOptions:
+    """The options of a run, checked.
+
+    Raises:
+        Refused: an option that does not exist or has no sense.
+    """
+    names = [field.name for field in fields(RunOptions)]
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise Refused("invalid_options", f"there is no option {unknown[0]!r}; there are {', '.join(names)}", status=422)
+    values = dict(given)
+    if isinstance(values.get("sources"), list):
+        values["sources"] = tuple(values["sources"])
+    if values.get("epochs") == "auto":
+        values["epochs"] = 0
+    try:
+        return RunOptions(**values)
+    except (TypeError, ValueError) as error:
+        raise Refused("invalid_options", str(error), status=422) from error
+
+
+def dataset(style: Style, options: RunOptions, last: int | None = None) -> QuerySet[Example]:
+    """The examples that a run learns from and is judged by; `last` is the newest that counts."""
+    examples = Example.objects.filter(style=style, source__in=options.sources)
+    return examples if last is None else examples.filter(pk__lte=last)
+
+
+def start_run(
+    *,
+    style: Style,
+    options: dict[str, Any] | None = None,
+    person: Any = None,
+    reason: str = "",
+    idempotency_key: str | None = None,
+) -> TrainingRun:
+    """Queue a retraining of a style; wake the training workers on commit.
+
+    Raises:
+        Refused: options without sense, too few examples, nothing to start from, or a run of this style unfinished.
+    """
+    chosen = run_options(options or {})
+    if idempotency_key and (
+        earlier := TrainingRun.objects.filter(style=style, idempotency_key=idempotency_key).first()
+    ):
+        if earlier.options != _stored(chosen):
+            raise Refused("idempotency_key_reused", "this Idempotency-Key was used with other options", status=422)
+        return earlier
+    base = style.active_version
+    if chosen.start == "active":
+        if base is None:
+            raise Refused(
+                "no_active_version",
+                f"{style.name} has no version in service to go on from; start from scratch",
+                status=409,
+            )
+        if not base.file.storage.exists(base.file.name):
+            raise Refused("file_missing", f"the file of {base} is gone; start from scratch", status=409)
+    examples = dataset(style, chosen)
+    images = {
+        held_out: examples.filter(held_out=held_out).values("image").distinct().count() for held_out in (False, True)
+    }
+    if images[False] < LEAST_TRAINING or images[True] < LEAST_HELD_OUT:
+        raise Refused(
+            "too_few_examples",
+            f"{style.name} has captions of {images[False]} images to train on and {images[True]} held out; at least "
+            f"{LEAST_TRAINING} and {LEAST_HELD_OUT} are needed: import more, or take people's corrections",
+            status=409,
+        )
+    newest = examples.aggregate(newest=Max("pk"), count=Max("pk"))["newest"]
+    now = clock("default")
+    try:
+        with transaction.atomic():
+            run = TrainingRun.objects.create(
+                style=style,
+                options=_stored(chosen),
+                base=base if chosen.start == "active" else None,
+                last_example=newest,
+                examples=examples.count(),
+                person=person,
+                reason=reason,
+                idempotency_key=idempotency_key,
+                created_at=now,
+                rank_at=now,
+                deadline_at=now + RUN_DEADLINE,
+            )
+            RunEvent.objects.create(run=run, message=f"queued with {run.examples} examples")
+            transaction.on_commit(ring)
+    except IntegrityError as error:
+        if idempotency_key and (
+            earlier := TrainingRun.objects.filter(style=style, idempotency_key=idempotency_key).first()
+        ):
+            return earlier
+        raise Refused(
+            "run_in_progress", f"a run of {style.name} is unfinished; wait for it or cancel it", status=409
+        ) from error
+    return run
+
+
+def cancel_run(run: TrainingRun) -> TrainingRun:
+    """Cancel a queued or running run; its worker stops within seconds, and its checkpoints are kept.
+
+    Raises:
+        Refused: it has finished.
+    """
+    if not TrainingRun.objects.filter(pk=run.pk).cancel():
+        raise Refused("already_finished", f"{run} has {run.status} and cannot be canceled", status=409)
+    RunEvent.objects.create(run=run, message="canceled")
+    run.refresh_from_db()
+    return run
+
+
+def resume_run(run: TrainingRun) -> TrainingRun:
+    """Queue a failed or canceled run again; it goes on from its last checkpoint.
+
+    Raises:
+        Refused: it has neither failed nor been canceled, or another run of the style is unfinished.
+    """
+    try:
+        with transaction.atomic():
+            if not run.retry(clock("default") + RUN_DEADLINE):
+                raise Refused(
+                    "not_stopped", f"only a failed or canceled run can be resumed; this has {run.status}", status=409
+                )
+            RunEvent.objects.create(run=run, message="resumed")
+            transaction.on_commit(ring)
+    except IntegrityError as error:
+        raise Refused(
+            "run_in_progress", f"another run of {run.style.name} is unfinished; wait for it or cancel it", status=409
+        ) from error
+    run.refresh_from_db()
+    return run
+
+
+def start_due_runs() -> int:
+    """Start the runs that policies ask for. Safe to call by anyone, at any time.
+
+    Returns:
+        How many were started.
+    """
+    started = 0
+    night = timezone.localtime().hour in NIGHT
+    unfinished = TrainingRun.objects.filter(style=OuterRef("style"), status__in=UNFINISHED)
+    for policy in Policy.objects.filter(~Exists(unfinished)).select_related("style"):
+        style = policy.style
+        reason = ""
+        waiting = open_corrections(style)
+        if policy.after_corrections and waiting.count() >= policy.after_corrections:
+            reason = f"{waiting.count()} new corrections"
+        elif policy.every_night and night:
+            last = style.runs.filter(status=Status.SUCCEEDED).aggregate(last=Max("last_example"))["last"] or 0
+            recent = style.runs.filter(created_at__gt=timezone.now() - timedelta(hours=12)).exists()
+            if not recent and (waiting.exists() or style.examples.filter(pk__gt=last).exists()):
+                reason = "new examples"
+        if not reason:
+            continue
+        take_corrections(waiting)
+        try:
+            start_run(style=style, reason=reason)
+        except Refused:  # too few examples yet, or somebody was faster
+            continue
+        started += 1
+    return started
+
+
+def run_folder(run: TrainingRun) -> Any:
+    """Where a run keeps its state and its best mapper while it is trained."""
+    return settings.HOME / "runs" / str(run.pk)
+
+
+def _stored(options: RunOptions) -> dict[str, Any]:
+    return {**asdict(options), "sources": list(options.sources)}

@@ -1,0 +1,360 @@
+"""The training worker: imports examples, trains mappers with the language model frozen, compares and files them.
+
+It claims like the caption worker does and under the same leases, one piece of work at a time. A run's state lies in
+its folder, so whoever claims it next, after a crash or a cancel, goes on from the last checkpoint to the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, connection, transaction
+
+from captioner import services as captioner_services
+from captioner.jobs import Claim, Job
+from captioner.models import MapperVersion, Queue
+from captioner.shift import Shift, insist
+from captioner.worker import Engine
+from clipcap.checkpoint import CheckpointError
+from clipcap.mapper import Mapper
+from training import services
+from training.comparison import SHOWN, paired_bootstrap, verdict
+from training.datasets import work_off
+from training.evaluation import Evaluation, evaluate
+from training.examples import captioned_images, captions_of, mapper_config
+from training.models import Checkpoint, Import, Policy, RunEvent, TrainingRun
+from training.options import AUTO_EPOCHS, RunOptions
+from training.trainer import (
+    CaptionedImages,
+    EpochEnd,
+    Progress,
+    TrainingCanceled,
+    TrainingError,
+    TrainingOptions,
+    new_mapper,
+    train_mapper,
+)
+
+log = logging.getLogger(__name__)
+
+SAMPLES = 12  # held-out photos captioned at every checkpoint
+CURVE = 400  # points kept of a loss curve
+TELL = 1.0  # seconds between two reports of progress
+LONGEST = timedelta(days=7)
+
+
+class Stopped(Exception):
+    """The run was canceled or given to another worker, or this process has to end."""
+
+
+class TrainingEngine:
+    """The loaded models, and the run or import in hand."""
+
+    def __init__(self, models: Engine, stopping: Callable[[], bool] = lambda: False) -> None:
+        self.models, self.captioner, self.name = models, models.captioner, models.name
+        self.stopping = stopping
+        self.tell_every = TELL
+        self.holding: Claim | None = None
+
+    def work(self) -> int:
+        """Claim one import or run and bring it to an end.
+
+        Returns:
+            1, or 0 if there was nothing to do, or the queue is paused.
+        """
+        if Queue.is_paused("training"):
+            return 0
+        for model, bring_to_end in ((Import, work_off), (TrainingRun, self._run)):
+            claimed = model.objects.claim(self.name, 1)
+            if not claimed:
+                continue
+            (job,) = claimed
+            self.holding = Claim(model.objects.all(), _token(job), LONGEST)
+            try:
+                bring_to_end(job, self.stopping)
+            finally:
+                self.holding = None
+            return 1
+        return 0
+
+    def _run(self, run: TrainingRun, stopping: Callable[[], bool]) -> None:
+        folder = services.run_folder(run)
+        try:
+            _Training(self.models, run, folder, stopping, self.tell_every).complete()
+        except Stopped:
+            if TrainingRun.objects.hand_back(_token(run)):
+                _tell(run, "handed back: the worker has to end; another goes on from here")
+            return
+        except (TrainingError, CheckpointError, ValueError) as error:
+            _fail(run, "not_trainable", str(error))
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            cause = error.strerror or str(error)
+            _fail(run, "disk_full" if full else "file_error", f"{cause}; what was trained is kept: mend it and resume")
+        except DatabaseError:
+            raise
+        except Exception as error:
+            log.exception("a training run failed", extra={"run": run.pk})
+            _fail(run, "internal_error", f"something unforeseen went wrong ({type(error).__name__}); see the log")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Training:
+    """One run, from its examples to the version that it files."""
+
+    def __init__(
+        self, models: Engine, run: TrainingRun, folder: Path, stopping: Callable[[], bool], tell_every: float
+    ) -> None:
+        self.models, self.captioner, self.lm = models, models.captioner, models.captioner.language_model
+        self.run, self.folder, self.stopping = run, folder, stopping
+        self.options = RunOptions(**{**run.options, "sources": tuple(run.options["sources"])})
+        self.tell_every, self.told = tell_every, 0.0
+
+    def complete(self) -> None:
+        """Train, evaluate, compare, file and perhaps promote.
+
+        Raises:
+            Stopped, TrainingError, CheckpointError, OSError: nothing of the run is lost.
+        """
+        if self.run.attempts > 1:
+            _tell(self.run, "taken over from a lost worker; going on from the last checkpoint")
+        training, held_out = self._examples()
+        mapper = self._start(training)
+        self.samples = self._samples(held_out)
+        result = self._train(mapper, training, held_out)
+        for reason, count in result.left_out.items():
+            if count:
+                _tell(self.run, f"{count} captions were left out: {reason}", "warning")
+        _tell(self.run, f"trained {result.trainable_parameters:,} parameters; now comparing on the held-out images")
+        metrics, comparison, judgement = self._compare(result.mapper, held_out)
+        self._file(result.path, metrics, comparison, judgement)
+
+    def _examples(self) -> tuple[CaptionedImages, CaptionedImages]:
+        rows = services.dataset(self.run.style, self.options, self.run.last_example)
+        training, held_out, unreadable = captioned_images(
+            self.models, rows, lambda done, total: self._report({"phase": "embedding", "step": done, "steps": total})
+        )
+        if unreadable:
+            _tell(self.run, f"{unreadable} images cannot be read and are left out", "warning")
+        return training, held_out
+
+    def _start(self, training: CaptionedImages) -> Mapper:
+        if self.run.base is not None:
+            return self.models.load_version(self.run.base, fresh=True)
+        config = mapper_config(self.captioner, self.options.mapper, self.options.prefix_length, self.options.layers)
+        return new_mapper(config, training, self.options.seed)
+
+    def _train(self, mapper: Mapper, training: CaptionedImages, held_out: CaptionedImages) -> Any:
+        options = TrainingOptions(
+            epochs=self.options.epochs or AUTO_EPOCHS,
+            batch_size=self.options.batch_size,
+            learning_rate=self.options.learning_rate or (3e-4 if self.run.base else 1e-3),
+            noise=self.options.noise,
+            seed=self.options.seed,
+        )
+
+        def epoch_ended(epoch: EpochEnd) -> None:
+            texts = captions_of(self.captioner, mapper, self.samples.embeddings[:, 0])
+            mapper.train()
+            insist(
+                lambda: Checkpoint.objects.update_or_create(
+                    run=self.run,
+                    epoch=epoch.epoch,
+                    defaults={
+                        "step": epoch.step,
+                        "training_loss": epoch.training_loss,
+                        "validation_loss": epoch.validation_loss,
+                        "samples": [
+                            {"image": image, "text": text, "reference": references[0]}
+                            for image, text, references in zip(
+                                self.samples.names, texts, self.samples.captions, strict=True
+                            )
+                        ],
+                    },
+                )
+            )
+
+        try:
+            return train_mapper(
+                mapper,
+                self.lm,
+                self.captioner.encoder.identity,
+                training,
+                held_out,
+                options,
+                self.folder,
+                self._progress,
+                on_epoch=epoch_ended,
+            )
+        except TrainingCanceled as error:
+            raise Stopped from error
+
+    def _progress(self, progress: Progress) -> bool:
+        curve = self.run.curve
+        if not curve or progress.step > curve[-1][0]:
+            curve.append([progress.step, round(progress.train_loss, 4), progress.learning_rate])
+        if len(curve) > CURVE:
+            del curve[1:-1:2]
+        try:
+            self._report({"phase": "training", **asdict(progress)}, curve=curve)
+        except Stopped:
+            return False
+        return True
+
+    def _report(self, progress: dict[str, Any], **changes: Any) -> None:
+        """Write progress, about once a second.
+
+        Raises:
+            Stopped: the run is no more ours, or the process has to end.
+        """
+        if self.stopping():
+            raise Stopped
+        if time.monotonic() - self.told < self.tell_every:
+            return
+        self.told = time.monotonic()
+        try:
+            held = TrainingRun.objects.held(_token(self.run)).update(progress=progress, **changes)
+        except DatabaseError:  # it will be back; the lease decides then whether the run is still ours
+            connection.close()
+            return
+        if not held:
+            raise Stopped
+
+    def _samples(self, held_out: CaptionedImages) -> CaptionedImages:
+        return CaptionedImages(held_out.names[:SAMPLES], held_out.embeddings[:SAMPLES], held_out.captions[:SAMPLES])
+
+    def _compare(
+        self, candidate: Mapper, held_out: CaptionedImages
+    ) -> tuple[dict[str, Any], list[dict[str, Any]], TrainingRun.Verdict]:
+        references = dict(zip(held_out.names, held_out.captions, strict=True))
+        active = self.run.style.active_version
+        total = len(held_out.names) * (2 if active else 1)
+
+        def scored(mapper: Mapper, before: int) -> tuple[Evaluation, dict[str, str]]:
+            texts = captions_of(
+                self.captioner,
+                mapper,
+                held_out.embeddings[:, 0],
+                lambda done: self._report({"phase": "evaluating", "step": before + done, "steps": total}),
+            )
+            captions = dict(zip(held_out.names, texts, strict=True))
+            return evaluate(captions, references, java_metrics=settings.JAVA_METRICS), captions
+
+        evaluation, captions = scored(candidate, 0)
+        metrics: dict[str, Any] = {"images": len(references), "candidate": _summary(evaluation)}
+        if active is None:
+            return metrics, [], TrainingRun.Verdict.FIRST
+        try:
+            opponent = self.models.load_version(active)
+        except (CheckpointError, OSError, ValueError) as error:
+            _tell(self.run, f"{active}, which is in service, cannot be loaded for a comparison: {error}", "warning")
+            return metrics, [], TrainingRun.Verdict.FIRST
+        other, old = scored(opponent, len(references))
+        policy = Policy.objects.filter(style=self.run.style).first() or Policy(style=self.run.style)
+        metric = policy.metric if policy.metric in evaluation.per_item else "CIDEr"
+        mine, theirs = evaluation.per_item[metric], other.per_item[metric]
+        difference = paired_bootstrap(mine, theirs)
+        metrics |= {
+            "active": _summary(other),
+            "active_version": str(active),
+            "metric": metric,
+            "margin": policy.margin,
+            "difference": asdict(difference),
+        }
+        largest = sorted(references, key=lambda image: -abs(mine[image] - theirs[image]))[:SHOWN]
+        comparison = [
+            {
+                "image": image,
+                "candidate": captions[image],
+                "active": old[image],
+                "references": references[image],
+                "scores": [round(mine[image], 4), round(theirs[image], 4)],
+            }
+            for image in largest
+        ]
+        return metrics, comparison, verdict(difference, policy.margin)
+
+    def _file(
+        self, path: Path, metrics: dict[str, Any], comparison: list[dict[str, Any]], judgement: TrainingRun.Verdict
+    ) -> None:
+        run = self.run
+        policy = Policy.objects.filter(style=run.style).first() or Policy(style=run.style)
+
+        def record() -> MapperVersion:
+            with transaction.atomic():
+                version = captioner_services.register_version(
+                    style=run.style,
+                    path=path,
+                    origin=MapperVersion.Origin.TRAINED,
+                    person=run.person,
+                    metrics={**metrics, "verdict": judgement},
+                )
+                if not run.succeed(
+                    version=version,
+                    metrics=metrics,
+                    comparison=comparison,
+                    verdict=judgement,
+                    progress={"phase": "finished"},
+                    curve=run.curve,
+                ):
+                    raise Stopped
+                RunEvent.objects.create(run=run, message=f"filed as {version}: {judgement.label}")
+                promising = judgement in (TrainingRun.Verdict.BETTER, TrainingRun.Verdict.FIRST)
+                if promising and policy.if_better == Policy.Action.PROMOTE:
+                    captioner_services.promote(version=version, reason=f"passed the gate after {run}")
+                    RunEvent.objects.create(run=run, message=f"{version} is in service")
+                return version
+
+        insist(record)
+
+
+def _summary(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "scores": {name: round(value, 4) for name, value in evaluation.scores.items()},
+        "not_computed": evaluation.not_computed,
+        "distinct": round(evaluation.distinct, 4),
+        "mean_length": round(evaluation.mean_length, 2),
+    }
+
+
+def _token(job: Job) -> uuid.UUID:
+    assert job.lease_token is not None
+    return job.lease_token
+
+
+def _tell(run: TrainingRun, message: str, level: str = "info") -> None:
+    insist(lambda: RunEvent.objects.create(run=run, message=message, level=level))
+
+
+def _fail(run: TrainingRun, code: str, detail: str) -> None:
+    if insist(lambda: run.fail(code, detail)):
+        _tell(run, detail, "error")
+    log.warning("training run failed", extra={"run": run.pk, "code": code})
+
+
+def start(name: str) -> Shift:
+    """Load the models and start this process's threads.
+
+    Raises:
+        SystemExit: a model cannot be loaded; the reason is printed.
+    """
+    try:
+        models = Engine.load(name)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    engine = TrainingEngine(models)
+    shift = Shift(engine, "training", {"policies": services.start_due_runs}, (Import, TrainingRun))
+    engine.stopping = shift.stopping.is_set
+    shift.start()
+    return shift
