@@ -17,7 +17,6 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern, reverse
-
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
@@ -27,7 +26,6 @@ from captioner.errors import Refused
 from captioner.jobs import Status
 from captioner.models import (
     Caption,
-
     Image,
     MapperVersion,
     Promotion,
@@ -100,8 +98,8 @@ class ImageAdmin(BigTable, ReadOnly):
 class CaptionAdmin(BigTable, ReadOnly):
     """Captions, with what a person can do about them."""
 
-    list_display = ("picture", "__str__", "style", "status", "by", "created_at")
-    list_display_links = ("__str__",)
+    list_display = ("picture", "words", "style", "status", "by", "created_at")
+    list_display_links = ("words",)
     list_filter = ("status", "style")
     list_select_related = ("image", "style", "version__style")
     search_fields = ("text", "name")
@@ -111,6 +109,10 @@ class CaptionAdmin(BigTable, ReadOnly):
     @admin.display(description="")
     def picture(self, caption: Caption) -> SafeString:
         return thumbnail(caption.image)
+
+    @admin.display(description="caption")
+    def words(self, caption: Caption) -> str:
+        return caption.text or caption.error_detail or caption.name or "–"  # noqa: RUF001
 
     @admin.display(description="by")
     def by(self, caption: Caption) -> str:

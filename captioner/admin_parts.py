@@ -35,7 +35,7 @@ SEARCHED = 100_000  # newest rows that a search reads
 MOST_AT_ONCE = 1_000  # rows of an action
 
 
-class BoundedPaginator(Paginator[Any]):
+class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic for type checkers only
     """Counts no further than `COUNTED`, so that the first page of a million rows costs what that of a hundred does."""
 
     @cached_property
@@ -167,6 +167,8 @@ def drill_down(model: type[Any], request: HttpRequest) -> list[dict[str, Any]]:
         if not text.isdecimal():
             break
         chosen.append(int(text))
+    if not chosen and begins.year == ends.year:
+        chosen = [begins.year]
     kept = [(key, value) for key, value in request.GET.items() if key not in fields and key != "p"]
 
     def link(title: str, parts: Iterable[int], **more: bool) -> dict[str, Any]:
@@ -206,9 +208,7 @@ def thumbnail(image: Image | None, size: int = 64) -> SafeString:
     )
 
 
-def each(
-    request: HttpRequest, rows: Sequence[Any] | QuerySet[Any], action: Callable[[Any], object], done: str
-) -> None:
+def each(request: HttpRequest, rows: Sequence[Any] | QuerySet[Any], action: Callable[[Any], object], done: str) -> None:
     """Do an action on each row, and tell of how many were done and why others were not."""
     chosen = list(rows[: MOST_AT_ONCE + 1])
     if len(chosen) > MOST_AT_ONCE:

@@ -3,6 +3,7 @@
 `./run manage check` shows them, and other commands of Django begin with them: an error keeps those from running.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,39 @@ def unsafe_settings(**_: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+@register(TAG)
+def nonsense(**_: Any) -> list[CheckMessage]:
+    """Values with which nothing would ever be done."""
+    numbers = {
+        "THREADS": settings.THREADS,
+        "BATCH_SIZE": settings.BATCH_SIZE,
+        "WEB_THREADS": settings.WEB_THREADS,
+        "DEADLINE_SECONDS": settings.DEADLINE.total_seconds(),
+        "LEASE_SECONDS": settings.LEASE.total_seconds(),
+        "MAX_UPLOAD_BYTES": settings.MAX_UPLOAD_BYTES,
+        "MAX_UPLOAD_PIXELS": settings.MAX_UPLOAD_PIXELS,
+        "MAX_REQUEST_BYTES": settings.MAX_REQUEST_BYTES,
+        "MAX_IMAGES_PER_REQUEST": settings.MAX_IMAGES_PER_REQUEST,
+    }
+    rates = settings.REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]
+    return [
+        *(
+            Error(f"CLIPCAP_{name} is {value:g}", hint="give a number above 0", id="captioner.E003")
+            for name, value in numbers.items()
+            if value <= 0
+        ),
+        *(
+            Error(
+                f"CLIPCAP_THROTTLE_{name.upper()} is {rate!r}",
+                hint="give a number of requests and a time, such as 60/minute",
+                id="captioner.E004",
+            )
+            for name, rate in rates.items()
+            if not re.fullmatch(r"[1-9]\d*/(second|minute|hour|day)", rate)
+        ),
+    ]
 
 
 @register(TAG)

@@ -10,6 +10,7 @@ from django.db.models import Count, OuterRef, Q, Subquery
 from django.db.models.functions import TruncHour
 from django.utils import timezone
 
+from captioner.admin_parts import since
 from captioner.jobs import Status
 from captioner.models import Caption, MapperVersion, Promotion, Queue, Style, Worker
 
@@ -60,10 +61,11 @@ def waiting_captions() -> tuple[int, int]:
 
 
 def workers() -> list[Worker]:
-    """All that were heard from in the last day, each with `alive`."""
+    """All that were heard from in the last day, each with `alive` and how long ago that was."""
     found = list(Worker.objects.all())
     for worker in found:
         worker.alive = worker.seen_at > timezone.now() - ALIVE  # type: ignore[attr-defined]
+        worker.heard = since(worker.seen_at)  # type: ignore[attr-defined]
     return found
 
 

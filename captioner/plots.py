@@ -109,12 +109,12 @@ def score_bars(scores: Mapping[str, Mapping[str, float]], title: str) -> SafeStr
     if not versions:
         return format_html('<p class="quiet">{}: nothing yet.</p>', title)
     classes = {version: f"series-{place % 6}" for place, version in enumerate(versions)}
-    parts, y, left = [], 8.0, 84
+    parts, y, left, right = [], 8.0, 72, 480
     for metric, values in scores.items():
         highest = max([*values.values(), 1e-9])
         parts.append(_text(left - 8, y + 8 * len(values) + 3, metric, "end"))
         for version, value in values.items():
-            width = (WIDTH - left - 70) * max(0.0, value) / highest
+            width = (right - left - 50) * max(0.0, value) / highest
             parts.append(
                 format_html(
                     '<rect class="{}" x="{}" y="{}" width="{}" height="12"><title>{} of {}: {}</title></rect>',
@@ -124,13 +124,13 @@ def score_bars(scores: Mapping[str, Mapping[str, float]], title: str) -> SafeStr
             parts.append(_text(left + width + 6, y + 10, f"{value:.3f}", "start"))
             y += 15
         y += 9
-    return format_html("{}{}", _svg(int(y), parts, title), _legend([(classes[v], v) for v in versions]))
+    return format_html("{}{}", _svg(int(y), parts, title, right), _legend([(classes[v], v) for v in versions]))
 
 
-def _svg(height: int, parts: Sequence[SafeString], title: str) -> SafeString:
+def _svg(height: int, parts: Sequence[SafeString], title: str, width: int = WIDTH) -> SafeString:
     inside = format_html_join("", "{}", ((part,) for part in parts))
     return format_html(
-        '<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>', WIDTH, height, title, inside
+        '<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>', width, height, title, inside
     )
 
 

@@ -461,7 +461,9 @@ def import_version(*, style: Style, file: File[bytes], name: str, person: Any = 
             done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CHECK, check=False)
         except subprocess.TimeoutExpired as error:
             raise Refused(
-                "check_timed_out", f"the file could not be checked within {LONGEST_CHECK} seconds; try again", status=503
+                "check_timed_out",
+                f"the file could not be checked within {LONGEST_CHECK} seconds; try again",
+                status=503,
             ) from error
         try:
             found = json.loads(done.stdout)
@@ -471,7 +473,9 @@ def import_version(*, style: Style, file: File[bytes], name: str, person: Any = 
                 "check_failed", "the file could not be checked; the web server's log has the details", status=500
             ) from error
         if "error" in found:
-            raise Refused("invalid_mapper", found["error"].replace(str(path), tidy_name(name)), status=422, field="file")
+            raise Refused(
+                "invalid_mapper", found["error"].replace(str(path), tidy_name(name)), status=422, field="file"
+            )
         origin = MapperVersion.Origin.IMPORTED
         return _file_version(style, path, suffix, origin=origin, created_by=person, **found)
 
@@ -481,9 +485,7 @@ def _file_version(style: Style, path: Path, suffix: str, **fields: Any) -> Mappe
     with path.open("rb") as file, transaction.atomic():
         Style.objects.select_for_update().get(pk=style.pk)  # numbers are given one at a time
         number = (style.versions.aggregate(last=Max("number"))["last"] or 0) + 1
-        version = MapperVersion(
-            style=style, number=number, sha256=digest, size=path.stat().st_size, **fields
-        )
+        version = MapperVersion(style=style, number=number, sha256=digest, size=path.stat().st_size, **fields)
         version.file.save(f"{style.slug}-v{number}-{digest[:8]}{suffix}", File(file), save=False)
         version.save()
     return version
@@ -520,7 +522,9 @@ def delete_version(version: MapperVersion) -> None:
         Refused: it is in service or in the history, wrote a caption, or a run started from it.
     """
     if version.promotions.exists():
-        raise Refused("version_in_use", f"{version} is in service or in the history of promotions; it stays", status=409)
+        raise Refused(
+            "version_in_use", f"{version} is in service or in the history of promotions; it stays", status=409
+        )
     if version.captions.exists():
         raise Refused("version_in_use", f"{version} wrote captions that are kept; it stays", status=409)
     try:

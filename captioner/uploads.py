@@ -6,6 +6,7 @@ Metadata (where a photo was taken, say), appended archives, scripts and the file
 
 import hashlib
 import io
+import logging
 import uuid
 from typing import Any
 
@@ -16,6 +17,8 @@ from PIL import Image as Pillow
 from captioner.errors import Refused
 from captioner.models import Image
 from clipcap.image import ImageError, open_image
+
+log = logging.getLogger(__name__)
 
 SIDE = 1024  # the short side that is kept of bigger pictures; the long one is capped at twice that
 THUMBNAIL = 400
@@ -63,11 +66,15 @@ def store(data: bytes, **fields: Any) -> Image:
     try:
         new.file.save(f"{key}.jpg", ContentFile(content), save=False)
         new.thumbnail.save(f"{key}.jpg", ContentFile(_jpeg(small, 80)), save=False)
-    except OSError as error:
+    except Exception as error:  # every storage raises its own kinds
+        log.warning("a picture cannot be stored", extra={"error": error})
+        for file in (new.file, new.thumbnail):  # a file that could not be written whole is there in part
+            file.name = file.field.generate_filename(new, f"{key}.jpg")
         remove_files(new)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "the storage does not take it"
         raise Refused(
             "storage_full",
-            f"the picture could not be stored ({error.strerror or error}); nothing was changed; try again later",
+            f"the picture could not be stored ({reason}); nothing was changed; try again later",
             status=507,
         ) from error
     image, created = Image.objects.get_or_create(
@@ -84,8 +91,8 @@ def remove_files(image: Image) -> None:
         if file.name:
             try:
                 file.storage.delete(file.name)
-            except OSError:  # `prune` finds it later
-                continue
+            except Exception as error:  # a file that nothing refers to takes space and does no harm
+                log.warning("a file cannot be deleted", extra={"file": file.name, "error": error})
 
 
 def _jpeg(picture: Pillow.Image, quality: int) -> bytes:

@@ -46,7 +46,6 @@ from captioner.visitors import viewer_of
 OPTIONS = {"captions": 3}  # the beam keeps more than that anyway, so alternatives cost nothing
 PHOTOS = 24  # in a page of the gallery
 CAPTIONS_OF_A_PHOTO = 60  # the newest, on its page
-STOP_POLLING = 286  # htmx's own status
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
@@ -120,7 +119,7 @@ def progress(request: HttpRequest, viewer: Viewer) -> HttpResponse:
         "left": left,
         "changeable": services.changeable(viewer, captions),
     }
-    return render(request, "captioner/progress.html", context, status=200 if left else STOP_POLLING)
+    return render(request, "captioner/progress.html", context)
 
 
 @require_GET
@@ -314,7 +313,7 @@ def _upload_one(
         raise Refused("no_image", "send one photo at a time", status=422)
     digest = _caption_file(request, viewer, files[0], styles, into)
     captions = [c for c in services.get_request(viewer, into).captions.all() if c.image.sha256 == digest]
-    context = {"photos": _by_image(captions), "request_id": into, "with_poller": True} | _live(viewer, captions)
+    context = {"photos": _by_image(captions), "request_id": into, "fragment": True} | _live(viewer, captions)
     return JsonResponse(
         {
             "url": reverse("request", args=[into]),
@@ -352,7 +351,7 @@ def _throttle(request: HttpRequest) -> None:
 def _changed(request: HttpRequest, viewer: Viewer, caption: Caption) -> HttpResponse:
     if not request.headers.get("HX-Request"):
         return redirect(f"{reverse('request', args=[caption.request_id])}#caption-{caption.pk}")
-    context = {"caption": caption, "with_poller": True} | _live(viewer, [caption])
+    context = {"caption": caption, "fragment": True} | _live(viewer, [caption])
     return render(request, "captioner/caption.html", context)
 
 

@@ -102,7 +102,7 @@ def _numbers(request: HttpRequest) -> dict[str, Any]:
             {
                 "succeeded": [hour.succeeded for hour in hours],
                 "failed": [hour.failed for hour in hours],
-                "unfinished or canceled": [hour.other for hour in hours],
+                "other": [hour.other for hour in hours],
             },
             "Captions per hour, the last 24 hours",
         )

@@ -3,9 +3,13 @@
 import os
 
 from celery import Celery
+from kombu.transport import filesystem
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "clipcap_site.settings")
 
 app = Celery("clipcap_site")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+# A broker that is a folder can be away like any other. Workers then wait for it, where they would otherwise end.
+filesystem.Transport.connection_errors = (*filesystem.Transport.connection_errors, OSError)

@@ -12,7 +12,20 @@ import environ
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
-env = environ.Env()
+
+class Environment(environ.Env):  # type: ignore[misc]  # it ships no types
+    """Names the variable whose value makes no sense."""
+
+    def get_value(self, var: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().get_value(var, *args, **kwargs)
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"{var} cannot be {self.ENVIRON.get(var)!r}; docs/settings.md tells what it means"
+            ) from error
+
+
+env = Environment()
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 DEBUG = env.str("CLIPCAP_DEVELOPMENT", "") == "1"
@@ -30,12 +43,13 @@ MODELS = Path(env.str("CLIPCAP_MODELS", "") or BASE_DIR / "models" / "mini").res
 
 ALLOWED_HOSTS = [host.strip() for host in env.str("CLIPCAP_ALLOWED_HOSTS", "").split(",") if host.strip()]
 HTTPS = env.bool("CLIPCAP_HTTPS", not DEBUG)  # off only behind nothing, on a network that is trusted
-CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in ALLOWED_HOSTS if host != "*"] if HTTPS else []
+CSRF_TRUSTED_ORIGINS = [f"https://{'*' * host.startswith('.')}{host}" for host in ALLOWED_HOSTS if host != "*"] * HTTPS
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 BEHIND_PROXY = env.bool("CLIPCAP_BEHIND_PROXY", False)  # one that sets X-Forwarded-For and X-Forwarded-Proto itself
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
 SECURE_SSL_REDIRECT = HTTPS and not DEBUG
 SECURE_HSTS_SECONDS = 30 * 24 * 3600 if HTTPS and not DEBUG else 0
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]  # HSTS for other names of the domain is not ours to decide
 SECURE_REDIRECT_EXEMPT = [r"^api/health/"]  # load balancers ask for it without TLS
 
 INSTALLED_APPS = [
@@ -107,8 +121,16 @@ SQLITE = {
     "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
 }
 DATABASES: dict[str, Any] = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": HOME / "db.sqlite3"}}
-if env.str("CLIPCAP_DATABASE_URL", ""):
-    DATABASES["default"] = env.db_url("CLIPCAP_DATABASE_URL")
+if database_url := env.str("CLIPCAP_DATABASE_URL", ""):
+    try:
+        DATABASES["default"] = env.db_url_config(database_url)
+        engine = DATABASES["default"]["ENGINE"]
+    except (ImproperlyConfigured, KeyError, ValueError):
+        engine = ""
+    if engine not in ("django.db.backends.postgresql", "django.db.backends.sqlite3"):
+        raise ImproperlyConfigured(  # without the value, which holds a password
+            "CLIPCAP_DATABASE_URL is no address of a database; give one such as postgres://user:password@host:5432/name"
+        )
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = SQLITE
 else:

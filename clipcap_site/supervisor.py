@@ -63,6 +63,7 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
         self.due_at = 0.0
+        self.last_words = ""
         self.quick_deaths = 0
         self._read = 0  # bytes of the log
         self._said: dict[str, float] = {}
@@ -113,12 +114,14 @@ class Supervisor:
         self.signals = 0
 
     def __enter__(self) -> "Supervisor":
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._count)
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        self._handlers = {number: signal.signal(number, self._count) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def _count(self, number: int, frame: FrameType | None) -> None:
         self.signals += 1

@@ -3,6 +3,7 @@
 
 document.documentElement.classList.add("js");
 
+const POLL_MS = 700;
 const TRY_AGAIN_MS = 2000;
 const connection = document.getElementById("connection");
 const toast = document.getElementById("toast");
@@ -32,7 +33,8 @@ function causeIn(xhr) {
   }
 }
 
-// htmx polls on by itself after a failure; all there is to do is to say so.
+// Ask what has become of the captions the page waits for, if any; a failure is said, and the next time may go well.
+setInterval(() => { if (document.querySelector("[name=waiting]")) htmx.trigger("#poller", "poll"); }, POLL_MS);
 const isPoll = (event) => event.detail.elt.id === "poller";
 for (const name of ["htmx:sendError", "htmx:timeout"]) {
   document.addEventListener(name, (event) => {

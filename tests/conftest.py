@@ -26,6 +26,7 @@ import clipcap.torchvision_schemas  # noqa: F401 (mends torchvision before trans
 # isort: split
 import io
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,13 @@ def viewer(db: None, settings: Any) -> Viewer:
     """A signed-in user, `viewer.user`, without special permissions."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the others are slow on purpose
     return Viewer(get_user_model().objects.create_user("ada", password="lovelace"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With CLIPCAP_NO_SKIPS=1, as in continuous integration, a test that is skipped has failed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CLIPCAP_NO_SKIPS") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where everything is to be tested: {report.longrepr}"
+    return report

@@ -12,8 +12,7 @@ import django
 
 django.setup()
 
-import celery.apps.worker  # noqa: F401 (this and what follows, only so that it is there already)
-import celery.bin.worker  # noqa: F401
+import celery.bin.worker  # noqa: F401 (this and what follows, only so that it is there already)
 import psycopg  # noqa: F401
 import redis  # noqa: F401
 

@@ -6,6 +6,7 @@ import json
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,19 @@ from django.test import Client
 from PIL import ExifTags
 from PIL import Image as Pillow
 
-from captioner.models import Caption, CaptionRequest, Image, Style, Viewer
+from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Promotion, Style, Viewer
 
 pytestmark = pytest.mark.django_db
 URL = "/api/captions/"
 NOWHERE = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture
+def styles(db: None, media: Path) -> None:
+    """One style in service. No worker is there to look for its file."""
+    style = Style.objects.create(slug="factual", name="Factual", is_default=True)
+    version = MapperVersion.objects.create(style=style, number=1, sha256="0" * 64, origin=MapperVersion.Origin.SHIPPED)
+    Promotion.objects.create(style=style, version=version)
 
 
 def problem(answer: Any, status: int, code: str = "") -> dict[str, Any]:
@@ -80,7 +89,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"><image href="f
 @pytest.mark.parametrize(
     ("data", "status", "code"),
     [
-        pytest.param(b"", 422, "invalid", id="no bytes"),
+        pytest.param(b"", 422, "image_empty", id="no bytes"),
         pytest.param(png_bomb(50_000, 50_000), 413, "image_too_many_pixels", id="decompression bomb"),
         pytest.param(png_bomb(65_536, 1), 413, "image_too_many_pixels", id="one endless row"),
         pytest.param(saved(SMALL)[:400], 422, "image_damaged", id="cut short"),
@@ -97,16 +106,16 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"><image href="f
     ],
 )
 def test_what_is_no_picture_is_refused(
-    client: Client, styles: dict[str, Style], data: bytes, status: int, code: str | None
+    client: Client, styles: None, data: bytes, status: int, code: str | None
 ) -> None:
     body = problem(post(client, data, name="holiday.jpg"), status, code or "")
 
-    assert code is None or code == "invalid" or (body["index"], body["name"]) == (0, "holiday.jpg")
+    assert (body["index"], body["name"]) == (0, "holiday.jpg")
     assert not Image.objects.exists()
     assert not CaptionRequest.objects.exists()
 
 
-def test_base64_is_looked_at_as_closely_as_files(client: Client, styles: dict[str, Style]) -> None:
+def test_base64_is_looked_at_as_closely_as_files(client: Client, styles: None) -> None:
     problem(post_json(client, {"image_base64": base64.b64encode(SVG).decode()}), 415, "image_unsupported_format")
     problem(post_json(client, {"image_base64": "data:image/jpeg,plain"}), 422, "invalid")
     problem(post_json(client, {"image_base64": "not base64!"}), 422, "invalid")
@@ -121,7 +130,7 @@ def test_base64_is_looked_at_as_closely_as_files(client: Client, styles: dict[st
         pytest.param(saved(SMALL, "JPEG", icc_profile=b"hidden cargo" * 10), id="broken colour profile"),
     ],
 )
-def test_of_a_polyglot_only_the_picture_is_kept(client: Client, styles: dict[str, Style], data: bytes) -> None:
+def test_of_a_polyglot_only_the_picture_is_kept(client: Client, styles: None, data: bytes) -> None:
     caption = post(client, data).json()["captions"][0]
 
     for kind in ("file", "thumbnail"):
@@ -131,7 +140,7 @@ def test_of_a_polyglot_only_the_picture_is_kept(client: Client, styles: dict[str
         assert Pillow.open(io.BytesIO(served)).format == "JPEG"
 
 
-def test_where_a_photo_was_taken_is_not_served(client: Client, styles: dict[str, Style]) -> None:
+def test_where_a_photo_was_taken_is_not_served(client: Client, styles: None) -> None:
     exif = Pillow.Exif()
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (51.0, 30.0, 26.0)
     exif[ExifTags.Base.Artist] = "a secret person"
@@ -149,7 +158,7 @@ def test_where_a_photo_was_taken_is_not_served(client: Client, styles: dict[str,
         assert picture.width < picture.height  # turned upright before that was forgotten
 
 
-def test_a_huge_exif_block_costs_nothing(client: Client, styles: dict[str, Style]) -> None:
+def test_a_huge_exif_block_costs_nothing(client: Client, styles: None) -> None:
     block = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 0xFFFF) + b"\xff" * 60_000
     segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
     data = saved(SMALL)
@@ -162,9 +171,9 @@ def test_a_huge_exif_block_costs_nothing(client: Client, styles: dict[str, Style
 
 @pytest.mark.parametrize(
     "name",
-    ["../../../etc/cron.d/evil.jpg", "..\\\\..\\\\evil.jpg", "/etc/passwd", "a" * 5000 + ".jpg", "\u202egpj.exe"],
+    ["../../../etc/cron.d/evil.jpg", "..\\\\..\\\\evil.jpg", "/etc/passwd", "a" * 500 + ".jpg", "\u202egpj.exe"],
 )
-def test_a_files_name_decides_nothing(client: Client, styles: dict[str, Style], media: Any, name: str) -> None:
+def test_a_files_name_decides_nothing(client: Client, styles: None, media: Any, name: str) -> None:
     answer = post(client, saved(SMALL), name=name, kind="text/html")
 
     assert answer.status_code == 202
@@ -176,7 +185,7 @@ def test_a_files_name_decides_nothing(client: Client, styles: dict[str, Style], 
     assert {str(path.relative_to(media)) for path in media.rglob("*.jpg")} == {image.file.name, image.thumbnail.name}
 
 
-def test_sizes_are_limited(client: Client, styles: dict[str, Style], settings: Any) -> None:
+def test_sizes_are_limited(client: Client, styles: None, settings: Any) -> None:
     settings.MAX_UPLOAD_BYTES = 500
     problem(post(client, saved(SMALL)), 413, "image_too_large")
     settings.MAX_REQUEST_BYTES = 400
@@ -187,7 +196,7 @@ def test_sizes_are_limited(client: Client, styles: dict[str, Style], settings: A
     problem(post(client, saved(SMALL), style="s" * 200), 413, "request_too_large")
 
 
-def test_counts_are_limited(client: Client, styles: dict[str, Style], settings: Any) -> None:
+def test_counts_are_limited(client: Client, styles: None, settings: Any) -> None:
     settings.MAX_IMAGES_PER_REQUEST = 1
     problem(post_json(client, {}), 422, "no_image")
     one = base64.b64encode(saved(SMALL)).decode()
@@ -198,7 +207,7 @@ def test_counts_are_limited(client: Client, styles: dict[str, Style], settings: 
     problem(answer, 422, "too_many_images")
 
 
-def test_a_bad_picture_is_named_and_the_good_ones_are_not_queued(client: Client, styles: dict[str, Style]) -> None:
+def test_a_bad_picture_is_named_and_the_good_ones_are_not_queued(client: Client, styles: None) -> None:
     good, bad = (base64.b64encode(data).decode() for data in (saved(SMALL), SVG))
 
     assert problem(post_json(client, {"image_base64": [good, bad]}), 415)["index"] == 1
@@ -211,7 +220,7 @@ def test_a_bad_picture_is_named_and_the_good_ones_are_not_queued(client: Client,
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (b"", 400),
+        (b"", 422),
         (b"{", 400),
         (b"\xff\xfe", 400),
         (b'{"seed": NaN}', 400),
@@ -229,7 +238,7 @@ def test_a_bad_picture_is_named_and_the_good_ones_are_not_queued(client: Client,
     ],
     ids=range(15),
 )
-def test_broken_json_is_refused(client: Client, styles: dict[str, Style], body: bytes, status: int) -> None:
+def test_broken_json_is_refused(client: Client, styles: None, body: bytes, status: int) -> None:
     problem(post_json(client, body), status)
 
 
@@ -261,12 +270,12 @@ def test_broken_json_is_refused(client: Client, styles: dict[str, Style], body: 
         ("webhook_secret", "without an address"),
     ],
 )
-def test_a_wrong_field_is_named(client: Client, styles: dict[str, Style], field: str, value: Any) -> None:
+def test_a_wrong_field_is_named(client: Client, styles: None, field: str, value: Any) -> None:
     image = base64.b64encode(saved(SMALL)).decode()
 
     body = problem(post_json(client, {"image_base64": image, field: value}), 422, "invalid")
 
-    assert [error["field"].split(".")[0] for error in body["errors"]] == [field]
+    assert {error["field"].split(".")[0] for error in body["errors"]} == {field}
     assert body["detail"].startswith(field)
     assert not Caption.objects.exists()
 
@@ -283,7 +292,7 @@ def test_a_wrong_field_is_named(client: Client, styles: dict[str, Style], field:
     ],
 )
 def test_what_does_not_go_together_is_explained(
-    client: Client, styles: dict[str, Style], fields: dict[str, Any], code: str
+    client: Client, styles: None, fields: dict[str, Any], code: str
 ) -> None:
     problem(post_json(client, {"image_base64": base64.b64encode(saved(SMALL)).decode(), **fields}), 422, code)
     assert not Caption.objects.exists()
@@ -292,30 +301,32 @@ def test_what_does_not_go_together_is_explained(
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "image/jpeg", "nonsense", "a/b; x="]
 )
-def test_other_media_types_are_refused(client: Client, styles: dict[str, Style], kind: str) -> None:
+def test_other_media_types_are_refused(client: Client, kind: str) -> None:
     problem(client.generic("POST", URL, b"image=1", content_type=kind), 415, "unsupported_media_type")
 
 
-@pytest.mark.parametrize(
-    "kind", ["multipart/form-data", "multipart/form-data; boundary=\x01", "multipart/form-data; boundary="]
-)
+@pytest.mark.parametrize("boundary", ["", "; boundary=\x01", "; boundary="])
 @pytest.mark.parametrize("known", [False, True])
-def test_broken_forms_are_refused(
-    client: Client, viewer: Viewer, styles: dict[str, Style], kind: str, known: bool
-) -> None:
-    browser = Client(enforce_csrf_checks=True)  # whose check reads the form first
-    if known:
+def test_broken_forms_are_refused(viewer: Viewer, boundary: str, known: bool) -> None:
+    browser, headers = Client(enforce_csrf_checks=True), {}
+    if known:  # then the check of the CSRF token reads the form first
         browser.force_login(viewer.user)
+        browser.cookies["csrftoken"] = "a" * 32
+        headers["X-CSRFToken"] = "a" * 32
 
-    problem(browser.generic("POST", URL, b"--x\r\nnothing", content_type=kind), 400)
+    answer = browser.generic(
+        "POST", URL, b"--x\r\nnothing", content_type=f"multipart/form-data{boundary}", headers=headers
+    )
+
+    problem(answer, 400)
 
 
-def test_a_form_that_breaks_off_has_no_image(client: Client, styles: dict[str, Style]) -> None:
+def test_a_form_that_breaks_off_has_no_image(client: Client, styles: None) -> None:
     body = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n'
     problem(client.generic("POST", URL, body, content_type="multipart/form-data; boundary=x"), 422, "no_image")
 
 
-def test_a_file_in_the_wrong_field_is_refused(client: Client, styles: dict[str, Style]) -> None:
+def test_a_file_in_the_wrong_field_is_refused(client: Client, styles: None) -> None:
     for field in ("style", "captions", "seed", "bulk", "webhook_url", "image_base64"):
         file = io.BytesIO(saved(SMALL))
         body = problem(client.post(URL, {field: file}), 422)
@@ -323,28 +334,28 @@ def test_a_file_in_the_wrong_field_is_refused(client: Client, styles: dict[str, 
 
 
 @pytest.mark.parametrize("key", ["", " ", "k" * 256, "k\x7f", "käse", "two words"])
-def test_an_idempotency_key_is_printable_and_short(client: Client, styles: dict[str, Style], key: str) -> None:
+def test_an_idempotency_key_is_printable_and_short(client: Client, styles: None, key: str) -> None:
     answer = client.post(URL, {"image": io.BytesIO(saved(SMALL))}, headers={"Idempotency-Key": key})
 
     problem(answer, 400, "invalid_idempotency_key")
 
 
 @pytest.mark.parametrize("prefer", ["wait", "wait=", "wait=soon", "wait=-1", "wait=²", ";;==,,", "wait=1.5", "\xff"])
-def test_a_preference_that_makes_no_sense_is_ignored(client: Client, styles: dict[str, Style], prefer: str) -> None:
+def test_a_preference_that_makes_no_sense_is_ignored(client: Client, styles: None, prefer: str) -> None:
     answer = client.post(URL, {"image": io.BytesIO(saved(SMALL))}, headers={"Prefer": prefer})
 
     assert answer.status_code == 202
     assert "Preference-Applied" not in answer
 
 
-@pytest.mark.parametrize("text", ["", "   ", "x" * 501, "\0", None, ["a"], 10**400])
-def test_a_correction_is_a_short_text(client: Client, styles: dict[str, Style], text: Any) -> None:
+@pytest.mark.parametrize("text", ["", "   ", "x" * 501, "\0", "\ud800", None, ["a"]])
+def test_a_correction_is_a_short_text(client: Client, styles: None, text: Any) -> None:
     caption = post(client, saved(SMALL)).json()["captions"][0]
     body = json.dumps({"text": text})
 
     answer = client.post(f"{caption['url']}corrections/", body, "application/json")
 
-    problem(answer, 409 if text == 10**400 else 422) if not isinstance(text, int) else problem(answer, 422)
+    problem(answer, 422, "invalid")
 
 
 # Addresses and queries
@@ -383,17 +394,21 @@ def test_a_forgotten_slash_is_named_and_not_redirected(client: Client, settings:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("PUT", "captions/"), ("DELETE", "styles/"), ("POST", "health/live/"), ("PATCH", f"captions/{NOWHERE}/")]
-    + [("GET", f"captions/{NOWHERE}/cancel/"), ("TRACE", "captions/"), ("OPTIONS", "captions/"), ("BREW", "captions/")],
+    [
+        ("PUT", "captions/"),
+        ("PATCH", f"captions/{NOWHERE}/"),
+        ("DELETE", "styles/"),
+        ("GET", f"captions/{NOWHERE}/cancel/"),
+        ("OPTIONS", "captions/"),
+        ("TRACE", "captions/"),
+        ("BREW", "captions/"),
+    ],
 )
 def test_other_methods_are_a_problem(client: Client, method: str, path: str) -> None:
     answer = client.generic(method, f"/api/{path}")
 
-    if path == "health/live/":
-        problem(answer, 404, "not_found")
-    else:
-        problem(answer, 405, "method_not_allowed")
-        assert answer["Allow"]
+    problem(answer, 405, "method_not_allowed")
+    assert answer["Allow"]
 
 
 @pytest.mark.parametrize(
@@ -443,7 +458,7 @@ def test_an_unacceptable_answer_is_a_problem(client: Client) -> None:
 
 
 def test_an_unforeseen_error_is_a_problem_without_its_trace(
-    client: Client, settings: Any, styles: dict[str, Style], caplog: pytest.LogCaptureFixture
+    client: Client, settings: Any, styles: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.raise_request_exception = False
     settings.MAX_IMAGES_PER_REQUEST = "a setting gone wrong"

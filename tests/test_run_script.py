@@ -136,7 +136,7 @@ def test_without_arguments_it_prints_its_commands(bare: Repository) -> None:
     result = bare.run()
     assert result.returncode == 0
     assert result.stderr == ""
-    for command in ("caption", "manage", "bench", "test", "check"):
+    for command in ("demo", "caption", "worker", "manage", "bench", "test", "check"):
         assert f"\n  {command} " in result.stdout
 
 

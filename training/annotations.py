@@ -40,7 +40,21 @@ FILE_KEYS = ("file_name", "filename", "file", "image", "image_id")  # the first 
 CAPTION_KEYS = ("captions", "caption", "text", "sentence")
 ACCEPTED = "COCO or Karpathy JSON, CSV or TSV with a header, JSONL, or a JSON list of files with their captions"
 
-_IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+_IMAGES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+)
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _PACKED = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zX", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
 _BOM = b"\xef\xbb\xbf"
@@ -87,7 +101,9 @@ class Files:
         Raises:
             Refused: several files may be meant.
         """
-        parts = [part for part in unicodedata.normalize("NFC", ref).replace("\\", "/").split("/") if part not in ("", ".")]
+        parts = [
+            part for part in unicodedata.normalize("NFC", ref).replace("\\", "/").split("/") if part not in ("", ".")
+        ]
         for first in range(min(len(parts), MAX_DEPTH)):
             path = "/".join(parts[first:])
             for name in (f"{beside}/{path}" if beside else path, path):
@@ -100,7 +116,7 @@ class Files:
                 if len(meant) == 2:
                     raise Refused(
                         "ambiguous_file",
-                        f"{_shown(ref)} may be {_shown(meant[0])} or {_shown(meant[1])}; write the path",
+                        f"{shown(ref)} may be {shown(meant[0])} or {shown(meant[1])}; write the path",
                     )
                 if meant:
                     return self.names[meant[0]]
@@ -108,13 +124,16 @@ class Files:
 
 
 class _Zip(Files):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, source: _ZipSource, size: int) -> None:
+        self._source = source
         try:
-            self._zip = zipfile.ZipFile(cast(BinaryIO, _ZipSource(path)))
+            self._zip = zipfile.ZipFile(cast(BinaryIO, source))
         except Refused:
             raise
         except Exception as error:  # a hostile table of contents makes zipfile raise nearly anything
-            raise Refused("bad_zip", f"the zip is damaged ({type(error).__name__}); pack it again", status=422) from error
+            raise Refused(
+                "bad_zip", f"the zip is damaged ({type(error).__name__}); pack it again", status=422
+            ) from error
         entries = self._zip.infolist()
         if len(entries) > MAX_FILES:
             raise _too_many()
@@ -122,16 +141,16 @@ class _Zip(Files):
         for entry in entries:
             name = entry.filename.replace("\\", "/")
             if problem := _problem(entry, name):
-                raise Refused("unsafe_zip", f"the zip is refused: {_shown(name)} {problem}", status=422)
+                raise Refused("unsafe_zip", f"the zip is refused: {shown(name)} {problem}", status=422)
             if entry.is_dir() or name.startswith("__MACOSX/"):
                 continue
             if name in self._members:
                 raise Refused(
-                    "unsafe_zip", f"the zip is refused: it holds {_shown(name)} twice; pack it again", status=422
+                    "unsafe_zip", f"the zip is refused: it holds {shown(name)} twice; pack it again", status=422
                 )
             self._members[name] = entry
         unpacked = sum(entry.file_size for entry in entries)
-        if unpacked > min(MAX_UNPACKED, max(SMALL_UNPACKED, MAX_RATIO * path.stat().st_size)):
+        if unpacked > min(MAX_UNPACKED, max(SMALL_UNPACKED, MAX_RATIO * size)):
             raise Refused(
                 "zip_too_large",
                 f"the zip is refused: it would unpack to {unpacked:,} bytes, {MAX_RATIO} times its size or more than "
@@ -148,6 +167,7 @@ class _Zip(Files):
 
     def close(self) -> None:
         self._zip.close()
+        self._source.close()
 
 
 class _ZipSource(io.FileIO):
@@ -207,7 +227,14 @@ def files_of(path: Path, name: str) -> Files:
         return _Folder(path)
     with path.open("rb") as file:
         zipped = file.read(4) in _PACKED[:2]
-    return _Zip(path) if zipped else _Lone(path, name)
+    if not zipped:
+        return _Lone(path, name)
+    source = _ZipSource(path)
+    try:
+        return _Zip(source, path.stat().st_size)
+    except BaseException:
+        source.close()
+        raise
 
 
 class Annotations:
@@ -303,14 +330,14 @@ def find_annotations(files: Files, check: Callable[[], None]) -> Annotations:
         if len(found) == 5:
             break
     if len(found) > 1:
-        names = ", ".join(_shown(annotations.name) for annotations in found)
+        names = ", ".join(shown(annotations.name) for annotations in found)
         raise Refused(
             "several_annotations", f"several files hold captions: {names}; leave one of them and try again", status=422
         )
     if not found and problems:
         raise problems[0]
     if not found:
-        seen = f"; there is {', '.join(map(_shown, others[:5]))}, which is none of it" if others else ""
+        seen = f"; there is {', '.join(map(shown, others[:5]))}, which is none of it" if others else ""
         raise Refused("no_annotations", f"no file with captions was found{seen}; send {ACCEPTED}", status=422)
     return found[0]
 
@@ -320,7 +347,7 @@ def _recognised(files: Files, name: str) -> Annotations | None:
         head = file.read(HEAD)
     if head.startswith(_PACKED):
         raise Refused(
-            "nested_archive", f"{_shown(name)} is an archive inside; unpack it and send what is in it", status=422
+            "nested_archive", f"{shown(name)} is an archive inside; unpack it and send what is in it", status=422
         )
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _not_utf8(name, 1)
@@ -340,7 +367,7 @@ def _recognised(files: Files, name: str) -> Annotations | None:
         annotations = Annotations(files, name, kind) if kind else None
     if annotations and files.size(name) > MAX_ANNOTATIONS:
         raise Refused(
-            "annotations_too_large", f"{_shown(name)} has more than {MAX_ANNOTATIONS:,} bytes; divide it", status=413
+            "annotations_too_large", f"{shown(name)} has more than {MAX_ANNOTATIONS:,} bytes; divide it", status=413
         )
     return annotations
 
@@ -417,7 +444,8 @@ def _table(lines: Iterator[str], delimiter: str) -> Iterator[Row]:
                 raise Refused("bad_header", "the header's columns cannot be told apart; see to its quotes", status=422)
         elif len(cells) != width:
             yield Row(
-                line, problem=f"it has {len(cells)} columns and the header {width}; put cells with {delimiter!r} in quotes"
+                line,
+                problem=f"it has {len(cells)} columns and the header {width}; put cells with {delimiter!r} in quotes",
             )
         else:
             yield from _rows(line, cells[columns[0]], cells[columns[1]])
@@ -464,7 +492,9 @@ def _lines(file: BinaryIO, name: str) -> Iterator[str]:
         number += 1
         if len(line) > MAX_LINE:
             raise Refused(
-                "line_too_long", f"line {number} of {_shown(name)} has more than {MAX_LINE:,} bytes; divide it", status=422
+                "line_too_long",
+                f"line {number} of {shown(name)} has more than {MAX_LINE:,} bytes; divide it",
+                status=422,
             )
         try:
             yield (line.removeprefix(_BOM) if number == 1 else line).decode()
@@ -565,9 +595,9 @@ def _problem(entry: zipfile.ZipInfo, name: str) -> str:
     return ""
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A name that anyone may have made up, harmless and short."""
-    return ascii(name) if len(name) <= 80 else f"{ascii(name[:40])}…{ascii(name[-40:])}"
+    return ascii(name) if len(name) <= 80 else f"{name[:40]!a}…{name[-40:]!a}"
 
 
 def _too_many() -> Refused:
@@ -576,10 +606,10 @@ def _too_many() -> Refused:
 
 def _not_utf8(name: str, line: int) -> Refused:
     return Refused(
-        "not_utf8", f"line {line} of {_shown(name)} is not UTF-8; save the file with that encoding", status=422
+        "not_utf8", f"line {line} of {shown(name)} is not UTF-8; save the file with that encoding", status=422
     )
 
 
 def _bad_json(name: str, count: int, cause: str) -> Refused:
     after = f"after {count:,} entries" if count else "at its start"
-    return Refused("bad_json", f"{_shown(name)} is no sound JSON in UTF-8, {after}: {cause}", status=422)
+    return Refused("bad_json", f"{shown(name)} is no sound JSON in UTF-8, {after}: {cause}", status=422)

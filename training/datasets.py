@@ -13,14 +13,13 @@ import io
 import logging
 import random
 import re
-import shutil
 import tempfile
 import time
 import uuid
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -28,12 +27,13 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, IntegrityError, transaction
-from django.db.models import Count, Max, Q
+from django.db.models import Count, Max, Q, QuerySet, Sum
+from django.db.models.functions import Coalesce
 
 from captioner import uploads
 from captioner.errors import Refused
 from captioner.models import Image, Style
-from training.annotations import MAX_ROWS, Annotations, Files, Row, find_annotations, files_of
+from training.annotations import MAX_ROWS, Files, Row, files_of, find_annotations, shown
 from training.models import Example, Import, RefusedRow, is_held_out
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ SAMPLES, MOST = 12, 50  # examples and words shown of a dataset
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)  # what reading a damaged zip raises
 _STORED = re.compile(r"(?P<sha256>[0-9a-f]{64})|(?P<id>[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
 class _Stopped(Exception):
@@ -104,18 +104,19 @@ class _Importer:
                 total += 1
                 self._check()
                 if total > MAX_ROWS:
-                    raise Refused("too_many_rows", f"there are more than {MAX_ROWS:,} captions; divide them", status=413)
+                    raise Refused(
+                        "too_many_rows", f"there are more than {MAX_ROWS:,} captions; divide them", status=413
+                    )
             self._record(total=total)
-            chunk: list[Row] = []
+            chunk: list[tuple[Row, str]] = []
             since = time.monotonic()
             for row in islice(annotations.rows(), self.batch.rows, None):
                 self._check()
-                chunk.append(row)
-                self._picture(files, annotations, row)
+                chunk.append(self._with_picture(files, annotations.folder, row))
                 if len(chunk) == CHUNK or time.monotonic() - since > CHUNK_SECONDS:
-                    self._commit(files, annotations, chunk)
+                    self._commit(files, annotations.name, chunk)
                     chunk, since = [], time.monotonic()
-            self._commit(files, annotations, chunk)
+            self._commit(files, annotations.name, chunk)
         # The pictures are stored without their metadata; the file with it is not kept either.
         file = self.batch.file
         name, storage = file.name, file.storage
@@ -134,14 +135,19 @@ class _Importer:
             with closing(files_of(Path(batch.name), batch.name)) as files:
                 yield files
             return
-        # A zip is read from its end; storage may be able to give no more than one pass. So it is copied here.
-        with tempfile.NamedTemporaryFile(prefix="import-") as copy:
-            with batch.file.open("rb") as stored:
-                for part in stored.chunks():
-                    self._check()
-                    copy.write(part)
-            copy.flush()
-            with closing(files_of(Path(copy.name), batch.name)) as files:
+        try:
+            path = Path(batch.file.path)
+        except NotImplementedError:  # the storage is no folder here, and a zip has to be read from its end
+            with tempfile.NamedTemporaryFile(prefix="import-") as copy:
+                with batch.file.open("rb") as stored:
+                    for part in stored.chunks():
+                        self._check()
+                        copy.write(part)
+                copy.flush()
+                with closing(files_of(Path(copy.name), batch.name)) as files:
+                    yield files
+        else:
+            with closing(files_of(path, batch.name)) as files:
                 yield files
 
     def _check(self) -> None:
@@ -157,21 +163,181 @@ class _Importer:
         if not Import.objects.held(self.token).update(**changes):
             raise _Stopped
 
-    def _picture(self, files: Files, annotations: Annotations, row: Row) -> str | None:
-        """Store the picture that a row means, if it is a file and not stored yet.
-
-        Returns:
-            The file's name; None if there is none.
+    def _with_picture(self, files: Files, folder: str, row: Row) -> tuple[Row, str]:
+        """The row, and the file that it names, "" if there is none; its picture is in `pictures` then.
 
         Raises:
-            Refused: there is no room for it.
+            Refused: there is no room for the picture.
         """
         if row.problem:
-            return None
-        name = None
-        if row.folder:
-            name = files.find(f"{row.folder}/{row.ref}", annotations.folder)
-        name = name or files.find(row.ref, annotations.folder)
-        if name is not None and name not in self.pictures:
-            self.pictures[name] = _stored_picture(files, name)
-        return name
+            return row, ""
+        try:
+            name = files.find(f"{row.folder}/{row.ref}", folder) if row.folder else None
+            name = name or files.find(row.ref, folder) or ""
+        except Refused as error:
+            return Row(row.line, problem=error.detail), ""
+        if name and name not in self.pictures:
+            self.pictures[name] = _picture(files, name)
+        return row, name
+
+    def _commit(self, files: Files, file: str, chunk: list[tuple[Row, str]]) -> None:
+        try:
+            self._save(file, chunk)
+        except IntegrityError:
+            # A picture was deleted between its storing and this. Once more, then, with the pictures stored anew.
+            names = {name for _, name in chunk if name}
+            self.pictures |= {name: _picture(files, name) for name in names}
+            self._save(file, chunk)
+
+    def _save(self, file: str, chunk: list[tuple[Row, str]]) -> None:
+        """Commit the examples of these rows and how far that is, together."""
+        batch = self.batch
+        stored = _stored_pictures(row.ref for row, name in chunk if not name)
+        examples: list[Example] = []
+        refused: list[RefusedRow] = []
+        for row, name in chunk:
+            picture = self.pictures[name] if name else stored.get(_key(row.ref), _NO_FILE)
+            if row.problem or isinstance(picture, str):
+                reason = row.problem or f"{shown(row.ref)}: {picture}"
+                refused.append(RefusedRow(batch=batch, file=shown(file)[:255], line=row.line, reason=reason[:300]))
+                continue
+            image, held_out = picture
+            examples.append(
+                Example(
+                    style_id=batch.style_id,
+                    image_id=image,
+                    text=row.text,
+                    source=Example.Source.IMPORTED if name else Example.Source.STORED,
+                    held_out=held_out,
+                    batch=batch,
+                )
+            )
+        with transaction.atomic():
+            # First, since it locks the row: whoever cancels waits for this chunk.
+            self._record(rows=batch.rows + len(chunk))
+            newest = Example.objects.aggregate(newest=Max("pk"))["newest"] or 0
+            Example.objects.bulk_create(examples, ignore_conflicts=True)
+            new = batch.examples.filter(pk__gt=newest).count()  # that call does not tell
+            RefusedRow.objects.bulk_create(refused)
+            accepted, duplicates = batch.accepted + new, batch.duplicates + len(examples) - new
+            self._record(accepted=accepted, duplicates=duplicates)
+        batch.rows, batch.accepted, batch.duplicates = batch.rows + len(chunk), accepted, duplicates
+
+
+_NO_FILE = "there is no such file beside the annotations, and no stored image of this id or SHA-256"
+
+
+def _picture(files: Files, name: str) -> tuple[uuid.UUID, bool] | str:
+    """The stored picture of a file with its split, or why there is none.
+
+    Raises:
+        Refused: there is no room for it.
+    """
+    try:
+        with files.open(name) as file:
+            data = file.read(settings.MAX_UPLOAD_BYTES + 1)
+        image = uploads.store(data)
+    except Refused as error:
+        if error.status == 507:
+            raise
+        return error.detail
+    except _DAMAGE:
+        return "it is damaged in the zip; pack it again"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror or error})"
+    return image.pk, is_held_out(image)
+
+
+def _key(ref: str) -> str:
+    """The id or SHA-256 that a reference to a stored picture holds, "" if it is none; it may end like a file's name."""
+    name = ref.lower().partition(".")[0]
+    return name if _STORED.fullmatch(name) else ""
+
+
+def _stored_pictures(refs: Iterable[str]) -> dict[str, tuple[uuid.UUID, bool]]:
+    keys = {key for ref in refs if (key := _key(ref))}
+    if not keys:
+        return {}
+    digests = {key for key in keys if len(key) == 64}
+    found: dict[str, tuple[uuid.UUID, bool]] = {}
+    for image in Image.objects.filter(Q(sha256__in=digests) | Q(pk__in=keys - digests)).only("sha256"):
+        found[image.sha256] = found[str(image.pk)] = (image.pk, is_held_out(image))
+    return found
+
+
+def refused_csv(batch: Import) -> Iterator[str]:
+    """The refused rows of an import as lines of a CSV file, which a spreadsheet can open without running anything."""
+    yield _csv_line("file", "line", "reason")
+    for row in batch.refused.order_by("pk").iterator(2000):
+        yield _csv_line(row.file, str(row.line), row.reason)
+
+
+def _csv_line(*cells: str) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(
+        f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells
+    )
+    return line.getvalue()
+
+
+def statistics(style: Style) -> dict[str, Any]:
+    """What a style's dataset holds, for people to judge it.
+
+    `splits` and `sources` count examples and images; `words` tells how long captions are; `duplicates` are texts that
+    several images have; `vocabulary` has the most frequent words; `samples` are the same examples every time, as long
+    as nothing is added.
+    """
+    dataset = Example.objects.filter(style=style)
+    lengths: Counter[int] = Counter()
+    words: Counter[str] = Counter()
+    chance = random.Random(0)
+    samples: list[int] = []
+    for place, (key, text) in enumerate(dataset.order_by("pk").values_list("pk", "text").iterator(5000)):
+        found = _WORD.findall(text.lower())
+        words.update(found)
+        lengths[len(found)] += 1
+        if place < SAMPLES:
+            samples.append(key)
+        elif (spot := chance.randrange(place + 1)) < SAMPLES:  # every example has the same chance in the end
+            samples[spot] = key
+    count = lengths.total()
+    by_length = sorted(lengths.items())
+    texts = dataset.order_by().values("text").annotate(images=Count("pk")).filter(images__gt=1)
+    split = {row["held_out"]: row for row in _counted(dataset, "held_out")}
+    nothing = {"examples": 0, "images": 0}
+    return {
+        "examples": count,
+        "images": sum(row["images"] for row in split.values()),  # an image is in one split
+        "splits": {
+            name: {**nothing, **{key: split[held_out][key] for key in nothing if held_out in split}}
+            for name, held_out in (("training", False), ("held_out", True))
+        },
+        "sources": {row["source"]: {key: row[key] for key in nothing} for row in _counted(dataset, "source")},
+        "words": {
+            "mean": sum(words * times for words, times in by_length) / count if count else 0.0,
+            "median": _median(by_length, count),
+            "shortest": by_length[0][0] if count else 0,
+            "longest": by_length[-1][0] if count else 0,
+            "histogram": by_length,
+        },
+        "duplicates": {
+            **texts.aggregate(texts=Count("text"), examples=Coalesce(Sum("images"), 0)),
+            "most": list(texts.order_by("-images", "text")[:10]),
+        },
+        "vocabulary": {"words": len(words), "running": words.total(), "most": words.most_common(MOST)},
+        "samples": list(dataset.filter(pk__in=samples).select_related("image").order_by("pk")),
+    }
+
+
+def _counted(dataset: QuerySet[Example], by: str) -> Iterable[dict[str, Any]]:
+    return dataset.order_by(by).values(by).annotate(examples=Count("pk"), images=Count("image", distinct=True))
+
+
+def _median(by_length: list[tuple[int, int]], count: int) -> int:
+    """The length that half of the captions do not exceed."""
+    seen = 0
+    for length, times in by_length:
+        seen += times
+        if 2 * seen >= count:
+            return length
+    return 0

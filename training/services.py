@@ -139,9 +139,19 @@ def start_folder_import(*, style: Style, folder: Path, person: Any = None) -> Im
 
 def _import(style: Style, name: str, person: Any) -> Import:
     now = clock("default")
-    return Import(
-        style=style, name=name, person=person, created_at=now, rank_at=now, deadline_at=now + RUN_DEADLINE
-    )
+    return Import(style=style, name=name, person=person, created_at=now, rank_at=now, deadline_at=now + RUN_DEADLINE)
+
+
+def cancel_import(batch: Import) -> Import:
+    """Cancel a queued or running import; the examples that came in stay.
+
+    Raises:
+        Refused: it has finished.
+    """
+    if not Import.objects.filter(pk=batch.pk).cancel():
+        raise Refused("already_finished", f"the import has {batch.status} and cannot be canceled", status=409)
+    batch.refresh_from_db()
+    return batch
 
 
 def run_options(given: dict[str, Any]) -> RunOptions:

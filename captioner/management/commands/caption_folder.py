@@ -117,7 +117,7 @@ class Work:
         unfinished = set(captions.unfinished().values_list("request", flat=True))
         finished = [pk for pk in self.waiting if pk not in unfinished]
         lines: dict[Any, list[dict[str, Any]]] = {pk: [] for pk in finished}
-        for caption in captions.filter(request__in=finished).select_related("style", "version__style"):
+        for caption in captions.filter(request__in=finished).select_related("style", "version__style").order_by("style__slug"):
             lines[caption.request_id].append(_line(self.waiting[caption.request_id], caption))
         for pk in finished:
             name = self.waiting.pop(pk)

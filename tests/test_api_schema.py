@@ -1,0 +1,109 @@
+"""The OpenAPI document, and that the API keeps to it whatever it is sent."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.signals import request_finished, request_started
+from django.core.wsgi import get_wsgi_application
+from django.db import close_old_connections, transaction
+from django.utils import timezone
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from knox.models import AuthToken
+from schemathesis import BaseSchema, Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    allow_header_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from captioner import services
+from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, Worker
+from captioner.worker import Engine
+
+# That wrong data is refused is the matter of test_api_bad_input.py; here: nothing breaks, nothing is undocumented.
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    allow_header_conformance,
+    unsupported_method,
+]
+ROWS = {"captions": Caption, "requests": CaptionRequest, "images": Image}
+
+
+@pytest.fixture
+def document(styles: dict[str, Style], engine: Engine, photo: bytes, settings: Any) -> Iterator[BaseSchema]:
+    """The document of a service with finished, corrected, failed and queued captions of an anonymous program."""
+    rates = {"anonymous": "100000/minute", "user": "100000/minute"}
+    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_THROTTLE_RATES": rates}
+    settings.ALLOWED_HOSTS = ["localhost"]
+    tomorrow = timezone.now() + timedelta(days=1)  # so that it stays a worker heard from lately
+    Worker.objects.create(name="w", queue="captions", models_loaded="an encoder, an LM", seen_at=tomorrow)
+    ask: dict[str, Any] = {"viewer": Viewer(), "images": [services.Upload(photo, "photo.jpg")]}
+    services.request_captions(**ask, styles=["all"], webhook_url="https://example.com/hook")
+    engine.work()
+    done, failed, _ = Caption.objects.all()
+    services.correct_caption(Viewer(), done.pk, "Two people on a bench.")
+    Caption.objects.filter(pk=failed.pk).update(status="failed", error_code="image_missing", error_detail="It is gone.")
+    services.request_captions(**ask)
+    # They would end the test's transaction; Django's own test client does the same.
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    wanted = {"Accept": "application/vnd.oai.openapi+json"}
+    yield schemathesis.openapi.from_wsgi("/api/schema/", get_wsgi_application(), headers=wanted)
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
+
+
+def test_the_document_is_valid_and_complete(tmp_path: Path) -> None:
+    call_command("spectacular", "--validate", "--fail-on-warn", file=str(tmp_path / "openapi.yml"))
+
+    assert "openapi: 3.1" in (tmp_path / "openapi.yml").read_text()
+
+
+@pytest.fixture
+def administrator(db: None) -> dict[str, str]:
+    """Headers of somebody who may do everything."""
+    person = get_user_model().objects.create_superuser("root")
+    return {"Authorization": f"Token {AuthToken.objects.create(person)[1]}"}
+
+
+def test_no_answer_is_a_server_error_or_undocumented(document: BaseSchema, administrator: dict[str, str]) -> None:
+    modes = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
+    operations = [found.ok() for found in document.get_all_operations()]
+    assert len(operations) > 20
+    for operation in operations:
+
+        @given(st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes]))
+        @hypothesis_settings(
+            max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        )
+        def send(case: Case) -> None:
+            if case.headers and "Prefer" in case.headers:
+                case.headers["Prefer"] = "wait=0"  # nobody works here
+            case.call_and_validate(checks=CHECKS)
+            # Again, by somebody who may do it, to something that is there. What that changes is undone.
+            model = ROWS.get(case.operation.path.split("/")[2])
+            known = model.objects.values_list("pk", flat=True)[:3] if model and "id" in case.path_parameters else [""]
+            for pk in known:
+                for name in case.path_parameters:
+                    case.path_parameters[name] = str(pk) if name == "id" else "factual"
+                with transaction.atomic():
+                    case.call_and_validate(checks=CHECKS, headers=administrator)
+                    transaction.set_rollback(True)
+
+        send()

@@ -1,0 +1,209 @@
+"""The management commands, with a real worker's engine beside them where captions are to be written."""
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.utils import timezone
+
+from captioner import services
+from captioner.management.commands import caption_folder
+from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, Worker
+from captioner.worker import Engine
+
+pytestmark = pytest.mark.django_db(transaction=True)
+PHOTOS = sorted((Path(__file__).parent.parent / "examples/coco_cc").glob("*.jpg"))
+
+
+@pytest.fixture
+def working(engine: Engine, styles: dict[str, Style]) -> Iterator[None]:
+    """A worker that writes the captions asked for while the test runs."""
+    done = threading.Event()
+    Worker.objects.create(name="tests", queue="captions")
+
+    def work() -> None:
+        while not done.is_set():
+            if not engine.work():
+                done.wait(0.02)
+        connection.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three photos, one of them in a folder of its own, and a file that is none."""
+    folder = tmp_path / "photos"
+    (folder / "päivä").mkdir(parents=True)
+    for name, photo in zip(("a.jpg", "B.JPEG", "päivä/c.jpg"), PHOTOS, strict=False):
+        (folder / name).write_bytes(photo.read_bytes())
+    (folder / "notes.txt").write_text("not a photo, and not called one")
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_folder_is_captioned_into_json_lines(working: None, folder: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "out.jsonl", io.StringIO()
+    call_command("caption_folder", folder, "--style", "factual", "romantic", "--out", out, stderr=said)
+    found = lines(out)
+    assert {(line["image"], line["style"]) for line in found} == {
+        (name, style) for name in ("a.jpg", "B.JPEG", "päivä/c.jpg") for style in ("factual", "romantic")
+    }
+    assert all(line["caption"] and line["confidence"] < 0 for line in found)
+    assert {line["mapper"] for line in found} == {"factual v1", "romantic v1"}
+    assert "3 photos, 0 of them done already; 1 other files left aside" in said.getvalue()
+
+
+def test_without_a_file_the_lines_go_to_standard_output(
+    working: None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_command("caption_folder", folder)
+    assert {json.loads(line)["style"] for line in capsys.readouterr().out.splitlines()} == {"factual"}
+
+
+def test_a_bad_photo_is_reported_with_its_cause_and_the_others_are_captioned(
+    working: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff and nothing else")
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(CommandError, match="1 of 4 photos could not be captioned"):
+        call_command("caption_folder", folder, "--out", out, stderr=io.StringIO())
+    (bad,) = [line for line in lines(out) if "error" in line]
+    assert bad["image"] == "bad.jpg"
+    assert bad["error"]["code"] == "image_damaged"
+    assert f"bad.jpg: {bad['error']['detail']}" in capsys.readouterr().err
+    assert len(lines(out)) == 4
+
+
+def test_what_has_a_line_is_not_captioned_again(working: None, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    kept = [
+        {"image": "a.jpg", "style": "factual", "caption": "kept as it is"},
+        {"image": "B.JPEG", "error": {"code": "image_damaged", "detail": "it was bad and need not be tried again"}},
+    ]
+    out.write_text("".join(json.dumps(line) + "\n" for line in kept) + '{"image": "päivä/c.jp')
+
+    call_command("caption_folder", folder, "--style", "factual", "humorous", "--out", out, stderr=io.StringIO())
+
+    found = lines(out)
+    assert found[:2] == kept
+    assert {(line["image"], line["style"]) for line in found[2:]} == {
+        ("a.jpg", "humorous"),
+        ("päivä/c.jpg", "factual"),
+        ("päivä/c.jpg", "humorous"),
+    }
+
+
+def test_ctrl_c_leaves_whole_lines_and_nothing_in_the_queue(
+    styles: dict[str, Style], engine: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.jsonl"
+    (folder / "bad.jpg").write_bytes(b"bad")
+    waits = iter([None])
+
+    def interrupted(work: caption_folder.Work) -> None:
+        if next(waits, "over") == "over":
+            raise KeyboardInterrupt
+        engine.work()
+
+    monkeypatch.setattr(caption_folder.Work, "_wait", interrupted)
+    monkeypatch.setattr(engine, "batch_size", 1)
+    with pytest.raises(CommandError, match="the same command goes on from here"):
+        call_command("caption_folder", folder, "--out", out, stderr=io.StringIO())
+    assert len(lines(out)) == 2  # the bad photo and the one that the engine got to
+    assert not Caption.objects.unfinished().exists()
+
+
+def test_a_missing_worker_is_told_at_once(
+    styles: dict[str, Style], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(services, "look_after", interrupted)
+    with pytest.raises(CommandError):
+        call_command("caption_folder", folder, stderr=io.StringIO())
+    assert "No caption worker was heard from" in capsys.readouterr().err
+
+
+def test_the_captions_belong_to_the_user_named_and_let_others_pass(
+    working: None, folder: Path, tmp_path: Path, viewer: Viewer
+) -> None:
+    call_command("caption_folder", folder, "--user", "ada", "--out", tmp_path / "out.jsonl", stderr=io.StringIO())
+    assert Caption.objects.filter(owner=viewer.user).count() == 3
+    assert all(caption.rank_at > caption.created_at for caption in Caption.objects.all())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nowhere"], "nowhere is no folder"),
+        ([".", "--style", "baroque"], "there is no style 'baroque' in service; there are factual, humorous, romantic"),
+        ([".", "--user", "nobody"], "there is no user 'nobody'"),
+        (["empty"], "holds no photo"),
+        ([".", "--out", "notes.txt"], "holds other lines than this command's"),
+        ([".", "--out", "a.jpg/out.jsonl"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(
+    styles: dict[str, Style], folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], complaint: str
+) -> None:
+    (folder / "empty").mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(CommandError, match=complaint):
+        call_command("caption_folder", *arguments, stderr=io.StringIO())
+
+
+def test_pruning_deletes_old_requests_and_what_nothing_refers_to(
+    styles: dict[str, Style], engine: Engine, media: Path
+) -> None:
+    old, corrected, young = [
+        services.request_captions(viewer=Viewer(), images=[services.Upload(photo.read_bytes())]) for photo in PHOTOS[:3]
+    ]
+    engine.work()
+    services.correct_caption(Viewer(), corrected.captions.get().pk, "A person's own words.")
+    long_ago = timezone.now() - timedelta(days=10)
+    CaptionRequest.objects.exclude(pk=young.pk).update(created_at=long_ago)
+    Image.objects.update(created_at=long_ago)
+
+    said = io.StringIO()
+    call_command("prune", stdout=said)
+    assert said.getvalue() == "0 requests, 0 images deleted\n"  # by default everything is kept
+    said = io.StringIO()
+    call_command("prune", "--older-than", "9.5", stdout=said)
+
+    assert said.getvalue() == "1 requests, 1 images deleted\n"
+    assert set(CaptionRequest.objects.all()) == {corrected, young}
+    assert len(list((media / "images").iterdir())) == 2
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "soon", "nan", "1e300"])
+def test_pruning_refuses_what_is_no_age(days: str) -> None:
+    with pytest.raises(CommandError, match="days"):
+        call_command("prune", f"--older-than={days}")
+
+
+def test_styles_that_are_installed_stay_as_they_are(styles: dict[str, Style]) -> None:
+    said = io.StringIO()
+    call_command("install_styles", stdout=said)
+    assert said.getvalue() == ""
+    assert {style.versions.count() for style in styles.values()} == {1}
+
+
+def test_a_folder_without_mappers_is_refused(db: None, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="there is no mapper"):
+        call_command("install_styles", tmp_path)

@@ -1,0 +1,172 @@
+"""The settings as the environment makes them, and the checks that complain about them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captioner import checks
+
+ROOT = Path(__file__).parent.parent
+SHOW = """
+import json, sys
+from django.conf import settings
+print(json.dumps({name: getattr(settings, name) for name in sys.argv[1:]}, default=str))
+"""
+SECRET = {"CLIPCAP_SECRET_KEY": "k" * 50}
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with no variable of ours set but these."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CLIPCAP_", "DJANGO_"))}
+    return subprocess.run(
+        [sys.executable, "-P", *arguments],
+        env={**inherited, "PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "clipcap_site.settings", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def values(*names: str, **environment: str) -> dict[str, Any]:
+    done = python("-c", SHOW, *names, **environment)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_without_a_secret_key_a_command_says_in_a_sentence_how_to_make_one() -> None:
+    done = python(str(ROOT / "manage.py"), "check")
+    assert done.returncode == 1
+    assert done.stderr.startswith("manage.py: CLIPCAP_SECRET_KEY is not set. Set it to")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_site_with_nothing_but_a_key_and_a_name_is_safe_and_lives_in_one_folder(tmp_path: Path) -> None:
+    home = tmp_path / "a home"
+    found = values(
+        *("DEBUG", "SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SECURE_SSL_REDIRECT", "SECURE_HSTS_SECONDS"),
+        *("SECURE_PROXY_SSL_HEADER", "ALLOWED_HOSTS", "ANONYMOUS", "DATABASES", "MEDIA_ROOT", "STORAGES"),
+        CLIPCAP_HOME=str(home),
+        CLIPCAP_ALLOWED_HOSTS="captions.example.org",
+        **SECRET,
+    )
+    assert not found["DEBUG"]
+    assert not found["ANONYMOUS"]
+    assert found["SESSION_COOKIE_SECURE"]
+    assert found["CSRF_COOKIE_SECURE"]
+    assert found["SECURE_SSL_REDIRECT"]
+    assert found["SECURE_HSTS_SECONDS"] > 0
+    assert found["SECURE_PROXY_SSL_HEADER"] is None
+    assert found["DATABASES"]["default"]["NAME"] == str(home / "db.sqlite3")
+    assert found["DATABASES"]["default"]["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
+    assert found["MEDIA_ROOT"] == str(home / "media")
+    assert found["STORAGES"]["default"]["BACKEND"].endswith(".FileSystemStorage")
+
+
+def test_postgresql_redis_and_s3_are_chosen_by_the_environment_alone(tmp_path: Path) -> None:
+    found = values(
+        *("DATABASES", "CACHES", "CELERY_BROKER_URL", "CELERY_BROKER_TRANSPORT_OPTIONS", "STORAGES"),
+        CLIPCAP_HOME=str(tmp_path),
+        CLIPCAP_DATABASE_URL="postgres://ada:l%40velace@db.example.org:5433/captions",
+        CLIPCAP_CACHE_URL="redis://cache.example.org:6379/1",
+        CLIPCAP_BROKER_URL="redis://cache.example.org:6379/0",
+        CLIPCAP_S3_BUCKET="pictures",
+        CLIPCAP_S3_ENDPOINT="https://s3.example.org",
+        **SECRET,
+    )
+    database = found["DATABASES"]["default"]
+    assert database["ENGINE"] == "django.db.backends.postgresql"
+    assert (database["USER"], database["PASSWORD"], database["PORT"]) == ("ada", "l@velace", 5433)
+    assert found["CACHES"]["default"]["LOCATION"] == "redis://cache.example.org:6379/1"
+    assert found["CELERY_BROKER_URL"] == "redis://cache.example.org:6379/0"
+    assert "data_folder_in" not in found["CELERY_BROKER_TRANSPORT_OPTIONS"]
+    assert found["STORAGES"]["default"]["BACKEND"] == "storages.backends.s3.S3Storage"
+    assert found["STORAGES"]["default"]["OPTIONS"] == {
+        "bucket_name": "pictures",
+        "endpoint_url": "https://s3.example.org",
+    }
+
+
+def test_a_relative_home_means_the_folder_the_command_was_given_in(tmp_path: Path) -> None:
+    found = values("HOME", CLIPCAP_HOME="here", **SECRET)
+    assert found["HOME"] == str(Path("here").resolve())
+
+
+@pytest.mark.parametrize(
+    ("environment", "complaint", "remedy"),
+    [
+        ({"CLIPCAP_SECRET_KEY": "short"}, "fewer than 32 characters", "token_urlsafe"),
+        ({"CLIPCAP_ALLOWED_HOSTS": ""}, "every request would be refused", "captions.example.org"),
+    ],
+)
+def test_unsafe_settings_keep_a_worker_from_starting(
+    tmp_path: Path, environment: dict[str, str], complaint: str, remedy: str
+) -> None:
+    usual = {"CLIPCAP_HOME": str(tmp_path), "CLIPCAP_ALLOWED_HOSTS": "captions.example.org", **SECRET}
+    done = python(str(ROOT / "manage.py"), "worker", "captions", **{**usual, **environment})
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert remedy in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_development_server_is_left_alone(settings: Any) -> None:
+    settings.DEBUG, settings.SECRET_KEY, settings.ALLOWED_HOSTS = True, "short", []
+    assert checks.unsafe_settings() == []
+
+
+def test_any_host_name_is_warned_of(settings: Any) -> None:
+    settings.DEBUG, settings.SECRET_KEY, settings.ALLOWED_HOSTS = False, "k" * 50, ["*"]
+    (warning,) = checks.unsafe_settings()
+    assert warning.id == "captioner.W001"
+
+
+def test_a_cache_that_several_web_processes_cannot_share_is_warned_of(settings: Any) -> None:
+    settings.DEBUG, settings.CELERY_BROKER_URL = False, "redis://localhost"
+    (warning,) = checks.cache_of_one_process()
+    assert "CLIPCAP_CACHE_URL" in (warning.hint or "")
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache"}}
+    assert checks.cache_of_one_process() == []
+
+
+def test_models_that_are_not_there_are_named_with_the_setting(settings: Any, tmp_path: Path) -> None:
+    assert checks.missing_models() == []
+    settings.ENCODER, settings.LANGUAGE_MODEL = "ViT-B-32/openai", f"local-dir:{tmp_path / 'lm'}"
+    (warning,) = checks.missing_models()
+    assert str(tmp_path / "lm") in warning.msg
+    assert "CLIPCAP_LANGUAGE_MODEL" in (warning.hint or "")
+
+
+def test_every_variable_is_documented_and_every_documented_one_exists() -> None:
+    read = set(re.findall(r'env\.\w+\(\s*"(CLIPCAP_\w+)"', (ROOT / "clipcap_site/settings.py").read_text()))
+    documented = set(re.findall(r"^\| `(CLIPCAP_\w+)`", (ROOT / "docs/settings.md").read_text(), re.MULTILINE))
+    assert "CLIPCAP_HOME" in read
+    assert documented == read
+
+
+def test_a_value_that_makes_no_sense_is_named(tmp_path: Path) -> None:
+    done = python(str(ROOT / "manage.py"), "check", CLIPCAP_HOME=str(tmp_path), CLIPCAP_BATCH_SIZE="lots", **SECRET)
+    assert done.returncode == 1
+    assert done.stderr.startswith("manage.py: CLIPCAP_BATCH_SIZE cannot be 'lots'")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["mysterious://host/name", "postgres//host", "postgres://host:port/name"])
+def test_a_database_that_cannot_be_understood_is_named(tmp_path: Path, url: str) -> None:
+    done = python(str(ROOT / "manage.py"), "check", CLIPCAP_HOME=str(tmp_path), CLIPCAP_DATABASE_URL=url, **SECRET)
+    assert done.returncode == 1
+    assert "CLIPCAP_DATABASE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_numbers_that_would_stop_all_work_are_named(settings: Any) -> None:
+    assert checks.nonsense() == []
+    settings.BATCH_SIZE = 0
+    settings.REST_FRAMEWORK = {"DEFAULT_THROTTLE_RATES": {"user": "often", "anonymous": "60/minute"}}
+    assert [error.msg.split()[0] for error in checks.nonsense()] == ["CLIPCAP_BATCH_SIZE", "CLIPCAP_THROTTLE_USER"]

@@ -1,0 +1,145 @@
+"""`./run manage import_examples STYLE FILE_OR_FOLDER`: add captioned images to a style's dataset, here and now."""
+
+import signal
+import time
+from argparse import ArgumentParser
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.files import File
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+from tqdm import tqdm
+
+from captioner.errors import Refused
+from captioner.jobs import Claim, Status, clock
+from captioner.models import Style
+from training import services
+from training.annotations import ACCEPTED
+from training.datasets import refused_csv, work_off
+from training.models import Import
+
+LOOK, BEAT = 0.5, 5.0  # seconds between two looks at the progress, and two renewals of the lease
+
+
+class Command(BaseCommand):
+    help = (
+        f"Add captioned images to a style's dataset from {ACCEPTED}: in a zip or folder with the images, or alone, "
+        f"about images stored already. Ctrl-C stops between two rows, and --resume goes on from there."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("style", metavar="STYLE", nargs="?", help="its slug")
+        parser.add_argument("path", metavar="FILE_OR_FOLDER", nargs="?", type=Path)
+        parser.add_argument("--user", metavar="NAME", help="in whose name")
+        parser.add_argument("--resume", metavar="IMPORT_ID", type=int, help="go on with an import that was stopped")
+        parser.add_argument(
+            "--refused", metavar="FILE.csv", type=Path, help="where to write the rows that were refused"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            batch = _resumed(options["resume"]) if options["resume"] is not None else _started(options)
+        except Refused as error:
+            raise CommandError(error.detail) from error
+        follower = _Follower(batch, tqdm(unit="row", file=self.stderr, disable=None, initial=batch.rows))
+        before = signal.signal(signal.SIGINT, follower.interrupt)
+        try:
+            work_off(batch, follower.stopping)
+        finally:
+            signal.signal(signal.SIGINT, before)
+            follower.bar.close()
+        batch.refresh_from_db()
+        refused = batch.refused.count()
+        self.stdout.write(
+            f"{batch.rows} rows: {batch.accepted} examples are new, {batch.duplicates} were there, {refused} refused"
+        )
+        if refused and options["refused"]:
+            with options["refused"].open("w", encoding="utf-8", newline="") as file:
+                file.writelines(refused_csv(batch))
+            self.stdout.write(f"the refused rows are in {options['refused']}")
+        elif refused:
+            self.stdout.write(f"the first refused row is {batch.refused.first()}; --refused FILE.csv writes them all")
+        again = f"to go on: import_examples --resume {batch.pk}"
+        if batch.status == Status.FAILED:
+            raise CommandError(f"{batch.error_detail}\n{again}")
+        if batch.status != Status.SUCCEEDED:
+            raise CommandError(f"the import is {batch.status}; {again}")
+
+
+class _Follower:
+    """Keeps the lease and the bar of the import that is worked off, whenever it is asked whether to stop."""
+
+    def __init__(self, batch: Import, bar: Any) -> None:
+        assert batch.lease_token is not None
+        self.batch, self.bar = batch, bar
+        self.claim = Claim(Import.objects.all(), batch.lease_token, timedelta(days=7))
+        self.looked = self.renewed = time.monotonic()
+        self.interrupted = False
+
+    def interrupt(self, *_: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def stopping(self) -> bool:
+        now = time.monotonic()
+        if self.interrupted:
+            # Canceled, not handed back: a worker would take it up at once, and it was to stop.
+            Import.objects.filter(pk=self.batch.pk).cancel()
+        elif now - self.looked > LOOK:
+            self.looked = now
+            self.bar.total, self.bar.n = Import.objects.values_list("total", "rows").get(pk=self.batch.pk)
+            self.bar.refresh()
+            if now - self.renewed > BEAT:
+                self.renewed = now
+                self.claim.renew()
+        return self.interrupted
+
+
+def _started(options: dict[str, Any]) -> Import:
+    path = options["path"]
+    if path is None:
+        raise CommandError("name a style and a file or folder, or an import with --resume")
+    style = Style.objects.filter(slug=options["style"]).first()
+    if style is None:
+        raise CommandError(
+            f"there is no style {options['style']!r}; there are "
+            f"{', '.join(Style.objects.values_list('slug', flat=True)) or 'none yet'}"
+        )
+    person = None
+    if options["user"]:
+        person = get_user_model().objects.filter(username=options["user"]).first()
+        if person is None:
+            raise CommandError(f"there is no user {options['user']!r}")
+    with transaction.atomic():  # so that no worker sees it unclaimed
+        if path.is_dir():
+            return _claimed(services.start_folder_import(style=style, folder=path, person=person))
+        try:
+            with path.open("rb") as file:
+                return _claimed(services.start_import(style=style, file=File(file), name=path.name, person=person))
+        except OSError as error:
+            raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _resumed(number: int) -> Import:
+    Import.objects.reap()
+    batch = Import.objects.filter(pk=number).first()
+    if batch is None:
+        raise CommandError(f"there is no import {number}")
+    if batch.status == Status.SUCCEEDED:
+        raise CommandError(f"import {number} has succeeded; there is nothing left to do")
+    with transaction.atomic():
+        batch.retry(clock("default") + services.RUN_DEADLINE)
+        return _claimed(batch)
+
+
+def _claimed(batch: Import) -> Import:
+    claimed = Import.objects.filter(pk=batch.pk).claim("command", 1)
+    if not claimed:
+        raise CommandError(
+            f"import {batch.pk} is being worked on; if that was here and was killed, try again in half a minute"
+        )
+    return claimed[0]
