@@ -176,7 +176,7 @@ def drill_down(model: type[Any], request: HttpRequest) -> list[dict[str, Any]]:
         return {"title": title, "query": f"?{query}", **more}
 
     try:
-        day = date(*(chosen + [1, 1])[:3]) if chosen else begins
+        day = date(*[*chosen, 1, 1][:3]) if chosen else begins
     except ValueError:
         return [link("All dates", ())]
     names = (f"{day:%Y}", f"{day:%B %Y}", f"{day:%-d %B %Y}")
@@ -200,7 +200,7 @@ def thumbnail(image: Image | None, size: int = 64) -> SafeString:
     if image is None:
         return format_html("{}", "")
     return format_html(
-        '<a href="{}"><img src="{}" alt="" class="thumbnail" width="{}" height="{}" loading="lazy" decoding="async"></a>',
+        '<a href="{}"><img class="thumbnail" src="{}" width="{}" height="{}" alt="" loading="lazy"></a>',
         reverse("admin:captioner_image_change", args=[image.pk]),
         reverse("admin:captioner_image_thumbnail", args=[image.pk]),
         max(1, round(size * image.width / max(image.width, image.height))),

@@ -293,6 +293,7 @@ class ImageViewSet(Api):
         """One image."""
         return Response(self.get_serializer(services.get_image(self.viewer, pk)).data)
 
+    @extend_schema(responses=CaptionSerializer(many=True))
     @action(detail=True, serializer_class=CaptionSerializer, queryset=Caption.objects.none())
     def captions(self, request: Request, pk: UUID) -> Response:
         """Your captions of an image and, where it is an example, those that everybody sees."""

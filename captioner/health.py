@@ -67,7 +67,7 @@ def live(request: Request) -> Response:
 @api_view(["GET"])
 @authentication_classes([])
 @permission_classes([AllowAny])
-def ready(request: Request) -> HttpResponse:
+def ready(request: Request) -> HttpResponse | Response:
     """Captions can be asked for and will be written: database, broker, storage and a worker with loaded models."""
     checks = {check.__name__[1:]: _outcome(check) for check in (_database, _broker, _storage, _worker)}
     bad = [name for name, outcome in checks.items() if outcome != "ok"]

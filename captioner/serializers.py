@@ -139,6 +139,8 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
 
 
 class WebhookSerializer(serializers.ModelSerializer[WebhookDelivery]):
+    url = serializers.CharField(read_only=True)
+
     class Meta:
         model = WebhookDelivery
         fields = ("url", "secret")
@@ -176,6 +178,7 @@ class TrySerializer(serializers.Serializer[Any]):
 class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
     """What became of a webhook."""
 
+    url = serializers.CharField(read_only=True)
     next_try_at = serializers.SerializerMethodField()
     log = TrySerializer(many=True, read_only=True)
 
@@ -203,6 +206,7 @@ class ImageSerializer(serializers.ModelSerializer[Image]):
     captions_url = Address("image-captions")
     file_url = Address("image-file")
     thumbnail_url = Address("image-thumbnail")
+    credit_url = serializers.CharField(read_only=True, help_text="empty where there is none")
 
     class Meta:
         model = Image

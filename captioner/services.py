@@ -54,7 +54,7 @@ MAX_CAPTIONS_PER_REQUEST = 500
 LONGEST_CAPTION = 100  # tokens
 MOST_ALTERNATIVES = 10
 MOST_WORDS = 10  # of a search
-LONGEST_CHECK = 120  # seconds for looking at an uploaded mapper
+LONGEST_CHECK = 180  # seconds for looking at an uploaded mapper
 
 
 @dataclass(frozen=True)
@@ -456,7 +456,7 @@ def import_version(*, style: Style, file: File[bytes], name: str, person: Any = 
         with path.open("wb") as copy:
             for chunk in file.chunks():
                 copy.write(chunk)
-        command = [sys.executable, "-P", str(settings.BASE_DIR / "manage.py"), "check_mapper", str(path)]
+        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "check_mapper", str(path)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CHECK, check=False)
         except subprocess.TimeoutExpired as error:

@@ -55,7 +55,7 @@ def page(view: Callable[Concatenate[HttpRequest, Viewer, P], HttpResponseBase]) 
     """Give a view its viewer, ask strangers to sign in where the site wants that, and say what is refused and why."""
 
     @wraps(view)
-    def wrapped(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         if not settings.ANONYMOUS and not request.user.is_authenticated:
             return _sign_in(request)
         try:
@@ -196,7 +196,7 @@ def gallery(request: HttpRequest, viewer: Viewer) -> HttpResponse:
     found = _after(services.visible_images(viewer, captions), request.GET.get("after", ""))
     images = list(found.prefetch_related(_few(captions))[: PHOTOS + 1])
     for image in images:
-        image.found.sort(key=_of_style)
+        image.found.sort(key=_of_style)  # type: ignore[attr-defined]  # the prefetched few
     query = request.GET.copy()
     query.pop("after", None)
     last = images[PHOTOS - 1] if len(images) > PHOTOS else None
@@ -306,7 +306,7 @@ def _wants_json(request: HttpRequest) -> bool:
 
 
 def _upload_one(
-    request: HttpRequest, viewer: Viewer, files: list[UploadedFile], styles: list[str], into: uuid.UUID
+    request: HttpRequest, viewer: Viewer, files: list[UploadedFile[bytes]], styles: list[str], into: uuid.UUID
 ) -> JsonResponse:
     """The answer to the page's script: the photo with its captions, as a fragment to put into the page."""
     if len(files) != 1:
@@ -325,7 +325,7 @@ def _upload_one(
 
 
 def _caption_file(
-    request: HttpRequest, viewer: Viewer, file: UploadedFile, styles: list[str], into: uuid.UUID
+    request: HttpRequest, viewer: Viewer, file: UploadedFile[bytes], styles: list[str], into: uuid.UUID
 ) -> str:
     """Queue captions of one file; returns the SHA-256 by which its image is found."""
     _throttle(request)

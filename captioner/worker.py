@@ -280,7 +280,7 @@ def in_halves(items: list[T], work: Callable[[list[T]], None]) -> list[tuple[lis
     if len(items) == 1:
         log.error("work failed on one item", exc_info=reason, extra={"item": str(items[0])})
         return [(items, reason.with_traceback(None))]
-    log.warning("a batch failed and is halved", extra={"size": len(items), "error": reason})
+    log.warning("a batch failed and is halved", extra={"size": len(items), "error": repr(reason)})
     # The frames of what failed hold on to its tensors, and the halves need that memory.
     del reason
     if torch.cuda.is_available():

@@ -4,6 +4,7 @@ Reads names of workers from stdin, one a line, and answers each with the process
 """
 
 # ruff: noqa: E402 (Django has to be set up before anything imports its models)
+import ctypes
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ import redis  # noqa: F401
 import captioner.worker  # noqa: F401
 from clipcap_site import app
 
+PR_SET_PDEATHSIG = 1
+
 
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
@@ -28,6 +31,7 @@ def main() -> None:
             print(pid, flush=True)
             continue
         try:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody is left behind
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(os.open(os.devnull, os.O_RDWR), 0)
             os.dup2(2, 1)

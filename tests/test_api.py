@@ -464,7 +464,7 @@ def test_an_image_is_shown_with_its_captions(as_ada: Client, six: list[dict[str,
         assert answer["Content-Type"] == "image/jpeg"
         assert answer["X-Content-Type-Options"] == "nosniff"
         assert "private" in answer["Cache-Control"]
-        assert max(Pillow.open(io.BytesIO(b"".join(answer.streaming_content))).size) == side
+        assert max(Pillow.open(io.BytesIO(answer.getvalue())).size) == side
 
 
 def test_a_picture_whose_file_is_gone_is_a_problem(as_ada: Client, six: list[dict[str, Any]]) -> None:

@@ -134,7 +134,7 @@ def test_of_a_polyglot_only_the_picture_is_kept(client: Client, styles: None, da
     caption = post(client, data).json()["captions"][0]
 
     for kind in ("file", "thumbnail"):
-        served = b"".join(client.get(f"{caption['image_url']}{kind}/").streaming_content)
+        served = client.get(f"{caption['image_url']}{kind}/").getvalue()
         assert b"hidden cargo" not in served
         assert b"PK\x03\x04" not in served
         assert Pillow.open(io.BytesIO(served)).format == "JPEG"
@@ -151,7 +151,7 @@ def test_where_a_photo_was_taken_is_not_served(client: Client, styles: None) -> 
     caption = post(client, data).json()["captions"][0]
 
     for kind in ("file", "thumbnail"):
-        served = b"".join(client.get(f"{caption['image_url']}{kind}/").streaming_content)
+        served = client.get(f"{caption['image_url']}{kind}/").getvalue()
         picture = Pillow.open(io.BytesIO(served))
         assert not picture.getexif()
         assert b"secret" not in served

@@ -166,12 +166,13 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     monkeypatch.chdir(folder)
     with pytest.raises(CommandError, match=complaint):
         call_command("caption_folder", *arguments, stderr=io.StringIO())
+    assert (folder / "notes.txt").read_text() == "not a photo, and not called one"
 
 
 def test_pruning_deletes_old_requests_and_what_nothing_refers_to(
     styles: dict[str, Style], engine: Engine, media: Path
 ) -> None:
-    old, corrected, young = [
+    _, corrected, young = [
         services.request_captions(viewer=Viewer(), images=[services.Upload(photo.read_bytes())]) for photo in PHOTOS[:3]
     ]
     engine.work()

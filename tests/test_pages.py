@@ -19,7 +19,17 @@ from django.utils import timezone
 from PIL import Image as Pillow
 
 from captioner import services
-from captioner.models import EVERYBODY, Caption, CaptionRequest, Correction, Image, MapperVersion, Promotion, Style, Viewer
+from captioner.models import (
+    EVERYBODY,
+    Caption,
+    CaptionRequest,
+    Correction,
+    Image,
+    MapperVersion,
+    Promotion,
+    Style,
+    Viewer,
+)
 from captioner.worker import Engine
 
 HTMX = {"HX-Request": "true"}

@@ -82,7 +82,11 @@ class Files:
         self._backwards = sorted(f"/{name}"[::-1] for name in self.names)
 
     def open(self, name: str) -> BinaryIO:
-        """The content of one of `names`' values."""
+        """The content of one of `names`' values.
+
+        Raises:
+            OSError: it cannot be read; or `zipfile.BadZipFile`, `zlib.error`, `EOFError`, now or while it is read.
+        """
         raise NotImplementedError
 
     def size(self, name: str) -> int:
@@ -160,7 +164,11 @@ class _Zip(Files):
         super().__init__(self._members)
 
     def open(self, name: str) -> BinaryIO:
-        return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, self._zip.open(self._members[name])), HEAD))
+        try:
+            member = self._zip.open(self._members[name])
+        except Exception as error:  # as above
+            raise zipfile.BadZipFile(str(error)) from error
+        return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, member), HEAD))
 
     def size(self, name: str) -> int:
         return self._members[name].file_size
@@ -173,7 +181,7 @@ class _Zip(Files):
 class _ZipSource(io.FileIO):
     """A zip's bytes. zipfile reads the whole table of contents at once, however much there is of it."""
 
-    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+    def read(self, size: int | None = -1) -> bytes:
         if size and size > MAX_DIRECTORY:
             raise _too_many()
         return super().read(size) or b""
@@ -597,7 +605,7 @@ def _problem(entry: zipfile.ZipInfo, name: str) -> str:
 
 def shown(name: str) -> str:
     """A name that anyone may have made up, harmless and short."""
-    return ascii(name) if len(name) <= 80 else f"{name[:40]!a}…{name[-40:]!a}"
+    return repr(name) if len(name) <= 80 else f"{name[:40]!r}…{name[-40:]!r}"
 
 
 def _too_many() -> Refused:

@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ LOOK = 2.0  # seconds between two looks whether the import was canceled
 SAMPLES, MOST = 12, 50  # examples and words shown of a dataset
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)  # what reading a damaged zip raises
-_STORED = re.compile(r"(?P<sha256>[0-9a-f]{64})|(?P<id>[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_STORED = re.compile(r"[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # SHA-256 or id
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
@@ -97,7 +97,7 @@ class _Importer:
         Raises:
             _Stopped, Refused, OSError: all before the last committed row is kept.
         """
-        with self._files() as files:
+        with self._path() as path, closing(files_of(path, self.batch.name)) as files:
             annotations = find_annotations(files, self._check)
             total = 0
             for _ in annotations.rows():  # what is wrong with the file as a whole shows before anything is imported
@@ -125,30 +125,27 @@ class _Importer:
                 storage.delete(name)
 
     @contextmanager
-    def _files(self) -> Iterator[Files]:
-        batch = self.batch
-        if not batch.file:
-            if not Path(batch.name).is_absolute():  # no upload's name is; its file was taken away
-                raise Refused("file_missing", "the file of this import is gone; send it again", status=409)
-            if not Path(batch.name).is_dir():
-                raise Refused("file_missing", f"the folder {batch.name!r} is not there; name another", status=409)
-            with closing(files_of(Path(batch.name), batch.name)) as files:
-                yield files
+    def _path(self) -> Iterator[Path]:
+        """Where on this disk the dataset lies."""
+        file = self.batch.file
+        if not file:
+            folder = Path(self.batch.name)
+            if not folder.is_absolute() or not folder.is_dir():  # no upload's name is absolute; its file is gone
+                raise Refused("file_missing", "the file or folder of this import is gone; send it again", status=409)
+            yield folder
             return
-        try:
-            path = Path(batch.file.path)
-        except NotImplementedError:  # the storage is no folder here, and a zip has to be read from its end
-            with tempfile.NamedTemporaryFile(prefix="import-") as copy:
-                with batch.file.open("rb") as stored:
+        with ExitStack() as stack:
+            try:
+                path = Path(file.path)
+            except NotImplementedError:  # the storage is no folder here, and a zip has to be read from its end
+                copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="import-"))
+                with file.open("rb") as stored:
                     for part in stored.chunks():
                         self._check()
                         copy.write(part)
                 copy.flush()
-                with closing(files_of(Path(copy.name), batch.name)) as files:
-                    yield files
-        else:
-            with closing(files_of(path, batch.name)) as files:
-                yield files
+                path = Path(copy.name)
+            yield path
 
     def _check(self) -> None:
         """Raise `_Stopped` if there is no more to be done here."""
@@ -199,7 +196,7 @@ class _Importer:
             picture = self.pictures[name] if name else stored.get(_key(row.ref), _NO_FILE)
             if row.problem or isinstance(picture, str):
                 reason = row.problem or f"{shown(row.ref)}: {picture}"
-                refused.append(RefusedRow(batch=batch, file=shown(file)[:255], line=row.line, reason=reason[:300]))
+                refused.append(RefusedRow(batch=batch, file=repr(file)[1:-1][:255], line=row.line, reason=reason[:300]))
                 continue
             image, held_out = picture
             examples.append(
@@ -329,8 +326,8 @@ def statistics(style: Style) -> dict[str, Any]:
     }
 
 
-def _counted(dataset: QuerySet[Example], by: str) -> Iterable[dict[str, Any]]:
-    return dataset.order_by(by).values(by).annotate(examples=Count("pk"), images=Count("image", distinct=True))
+def _counted(dataset: QuerySet[Example], by: str) -> Iterator[dict[str, Any]]:
+    yield from dataset.order_by(by).values(by).annotate(examples=Count("pk"), images=Count("image", distinct=True))
 
 
 def _median(by_length: list[tuple[int, int]], count: int) -> int:

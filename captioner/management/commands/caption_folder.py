@@ -20,6 +20,7 @@ from captioner.errors import Refused
 from captioner.models import Caption, Viewer, Worker
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+BEGINNING = b'{"image": "'  # of every line
 AHEAD = 128  # photos that wait in the queue at a time: enough for full batches of several workers
 SILENCE = timedelta(seconds=30)
 
@@ -117,7 +118,9 @@ class Work:
         unfinished = set(captions.unfinished().values_list("request", flat=True))
         finished = [pk for pk in self.waiting if pk not in unfinished]
         lines: dict[Any, list[dict[str, Any]]] = {pk: [] for pk in finished}
-        for caption in captions.filter(request__in=finished).select_related("style", "version__style").order_by("style__slug"):
+        for caption in (
+            captions.filter(request__in=finished).select_related("style", "version__style").order_by("style__slug")
+        ):
             lines[caption.request_id].append(_line(self.waiting[caption.request_id], caption))
         for pk in finished:
             name = self.waiting.pop(pk)
@@ -172,7 +175,9 @@ def _cut_and_read(path: Path) -> set[tuple[str, str | None]]:
     whole = data[: data.rfind(b"\n") + 1]
     lines = [json.loads(line) for line in whole.decode(errors="surrogateescape").splitlines()]
     there = {(line["image"], line.get("style")) for line in lines}
-    if len(whole) < len(data):  # a write that was cut off
+    if rest := data[len(whole) :]:  # a write that was cut off, or a file of somebody else's
+        if not rest.startswith(BEGINNING[: len(rest)]):
+            raise ValueError("not this command's line")
         with path.open("r+b") as file:
             file.truncate(len(whole))
     return there

@@ -1,0 +1,180 @@
+"""The admin in a real Chromium, with the real server and a real training worker's engine behind it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.utils import timezone
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from captioner import services
+from captioner.models import Caption, Style, Viewer
+from captioner.worker import Engine
+from training.models import TrainingRun
+from training.worker import TrainingEngine
+
+CHROMIUM = Path("/usr/bin/chromium")
+COCO = Path(__file__).parent.parent / "examples" / "coco_cc"
+PATIENCE = 120_000  # ms; the machine may be busy
+
+expect.set_options(timeout=PATIENCE)
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}; on Debian and Ubuntu: apt install chromium")
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        # Playwright keeps an event loop in this thread, in which nothing of Django's runs.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, live_server: Any, styles: dict[str, Style]) -> Iterator[Page]:
+    """A window in which an administrator has signed in; errors in its console fail the test."""
+    User.objects.create_superuser("boss", password="boss")
+    complaints: list[str] = []
+    context = browser.new_context(base_url=live_server.url, viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto("/admin/")
+    page.get_by_label("Username").fill("boss")
+    page.get_by_label("Password").fill("boss")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name="Dashboard")).to_be_visible()
+    yield page
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def training_worker(engine: Engine, live_server: Any) -> Iterator[None]:
+    """A thread that does what a training worker's engine does."""
+    stopping = threading.Event()
+    trainer = TrainingEngine(engine, stopping.is_set)
+
+    def work() -> None:
+        while not stopping.is_set():
+            if not trainer.work():
+                stopping.wait(0.05)
+        connection.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    stopping.set()
+    thread.join()
+
+
+def examples(folder: Path) -> Path:
+    """A zip of photos with their captions; one row names a photo that is not there."""
+    rows = json.loads((COCO / "captions.json").read_text(encoding="utf-8"))[:30]
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(("image", "caption"))
+    for row in rows:
+        writer.writerows((row["file"], text) for text in row["captions"][:2])
+    writer.writerow(("gone.jpg", "a photo that is not there"))
+    path = folder / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("captions.csv", table.getvalue())
+        for row in rows:
+            archive.write(COCO / row["file"], row["file"])
+    return path
+
+
+def caption(style: str, photo: bytes, engine: Engine) -> Caption:
+    request = services.request_captions(viewer=Viewer(), images=[services.Upload(photo)], styles=[style])
+    assert engine.work()
+    return request.captions.get()
+
+
+@pytest.mark.usefixtures("training_worker")
+def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
+    page: Page, tmp_path: Path, photo: bytes, engine: Engine
+) -> None:
+    before = caption("humorous", photo, engine)
+    page.get_by_role("link", name="Humorous").click()
+    page.get_by_role("link", name="Import examples").click()
+    page.get_by_label("File").set_input_files(examples(tmp_path))
+    page.get_by_role("button", name="Import").click()
+    expect(page.locator("#import .state")).to_have_text("Succeeded")  # it came to that without reloading
+    expect(page.locator("#import")).to_contain_text("60 new examples")
+    expect(page.get_by_role("row", name="gone.jpg")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="all as CSV").click()
+    assert "gone.jpg" in download.value.path().read_text(encoding="utf-8")
+
+    page.get_by_role("link", name="Humorous").click()
+    page.get_by_role("link", name="Retrain").click()
+    page.get_by_label("Start from").select_option("scratch")
+    page.get_by_label("Prefix length").fill("4")
+    page.get_by_label("Layers").fill("99")
+    page.get_by_label("Epochs").fill("2")
+    page.get_by_role("button", name="Start the run").click()
+    expect(page.locator(".field-layers .errorlist")).to_contain_text("from 1 to 16")
+    page.get_by_label("Layers").fill("1")
+    page.get_by_role("button", name="Start the run").click()
+    page.evaluate("window.stayed = true")
+    expect(page.locator("#run .state").first).to_have_text("Succeeded")
+    expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
+    expect(page.locator("svg circle.validation")).to_have_count(2)
+    expect(page.locator("article.sample").first).to_be_visible()
+    assert page.evaluate("window.stayed")
+    broken = "images => images.filter(image => image.complete && !image.naturalWidth).length"
+    assert page.locator("article.sample img").evaluate_all(broken) == 0
+    assert page.locator("#run").evaluate("run => run.scrollWidth <= run.clientWidth + 1")
+
+    run = TrainingRun.objects.get()
+    assert run.version is not None
+    page.get_by_role("link", name="Promote humorous v2").click()
+    page.get_by_label("Reason").fill("to see what it is like")
+    page.get_by_role("button", name="Put in service").click()
+    expect(page.get_by_role("row", name="to see what it is like")).to_contain_text("boss")
+    after = caption("humorous", photo, engine)
+    assert after.version == run.version
+    page.get_by_role("link", name="Roll back").click()
+    page.get_by_role("button", name="Put in service").click()
+    expect(page.locator(".messagelist")).to_contain_text("humorous v1 is in service")
+    again = caption("humorous", photo, engine)
+    assert (again.version, again.text) == (before.version, before.text)
+
+
+def test_the_dashboard_follows_what_happens_without_reloading(page: Page, photo: bytes, engine: Engine) -> None:
+    queue = page.get_by_label("Queue of captions")
+    page.evaluate("window.stayed = true")
+    expect(queue).to_contain_text("0 queued")
+    request = services.request_captions(viewer=Viewer(), images=[services.Upload(photo)], styles=["all"])
+    expect(queue).to_contain_text("3 queued")
+    engine.work()
+    expect(queue).to_contain_text("0 queued")
+    request.captions.update(status="failed", error_code="x", error_detail="it was lost", created_at=timezone.now())
+    expect(page.get_by_text("it was lost")).to_have_count(3)
+    assert page.evaluate("window.stayed")
+    page.get_by_role("button", name="Try again").first.click()
+    expect(page.locator(".messagelist")).to_contain_text("queued again")
+    expect(page.get_by_text("it was lost")).to_have_count(2)
+    queue.get_by_role("link", name="Pause…").click()
+    page.get_by_label("Reason").fill("new graphics card")
+    page.get_by_role("button", name="Pause").click()
+    expect(queue).to_contain_text("new graphics card")
+    assert engine.work() == 0
+    queue.get_by_role("button", name="Resume").click()
+    expect(queue).not_to_contain_text("new graphics card")
+    assert engine.work() == 1

@@ -1,0 +1,434 @@
+"""The pages in a real Chromium, with the real server and a real worker engine behind them."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.cache import cache
+from django.db import connection
+from django.utils import timezone
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from captioner import services
+from captioner.models import EVERYBODY, Caption, Correction, Image, Style, Viewer
+from captioner.worker import Engine
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))
+PATIENCE = 60_000  # ms; the machine may be busy
+OFFLINE = ("ERR_INTERNET_DISCONNECTED", "htmx:sendError", "htmx:afterRequest")
+
+expect.set_options(timeout=PATIENCE)
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}; on Debian and Ubuntu: apt install chromium")
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        # Playwright keeps an event loop in this thread, in which nothing of Django's runs.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tolerated() -> list[str]:
+    """What a test expects to stand in the browser's console; anything else there fails it."""
+    return []
+
+
+@pytest.fixture
+def open_context(
+    browser: Browser, live_server: Any, styles: dict[str, Style], tolerated: list[str]
+) -> Iterator[Callable[..., BrowserContext]]:
+    """Opens a browser window of its own, with the options given; complains of errors in its console."""
+    cache.clear()
+    complaints: list[str] = []
+    contexts: list[BrowserContext] = []
+
+    def listen(page: Page) -> None:
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+
+    def opened(**options: Any) -> BrowserContext:
+        context = browser.new_context(base_url=live_server.url, **options)
+        context.set_default_timeout(PATIENCE)
+        context.on("page", listen)
+        contexts.append(context)
+        return context
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert [text for text in complaints if not any(known in text for known in tolerated)] == []
+
+
+@pytest.fixture
+def context(open_context: Callable[..., BrowserContext]) -> BrowserContext:
+    return open_context(viewport={"width": 1280, "height": 900})
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    return context.new_page()
+
+
+@pytest.fixture
+def start_worker(engine: Engine, live_server: Any) -> Iterator[Callable[[], None]]:
+    """Starts a thread that does what a worker's engine does."""
+    stopping = threading.Event()
+
+    def work() -> None:
+        while not stopping.is_set():
+            if not engine.work():
+                stopping.wait(0.05)
+        connection.close()
+
+    thread = threading.Thread(target=work)
+    yield thread.start
+    stopping.set()
+    if thread.ident:
+        thread.join()
+
+
+@pytest.fixture
+def worker(start_worker: Callable[[], None]) -> None:
+    start_worker()
+
+
+@pytest.fixture
+def ada(db: None) -> Viewer:
+    return Viewer(get_user_model().objects.create_user("ada", password="lovelace"))
+
+
+@pytest.fixture
+def example(styles: dict[str, Style], engine: Engine) -> Caption:
+    """A photo captioned in every style, that all may see."""
+    photo = services.Upload(PHOTOS[0].read_bytes(), "example.jpg")
+    request = services.request_captions(viewer=Viewer(visitor=EVERYBODY), images=[photo], styles=["all"])
+    engine.work()
+    Image.objects.update(credit="Photo: somebody, CC BY 2.0", credit_url="https://example.org/")
+    caption = request.captions.first()
+    assert caption is not None
+    return caption
+
+
+def sign_in(page: Page) -> None:
+    page.goto("/sign-in/")
+    page.get_by_label("User name").fill("ada")
+    page.get_by_label("Password").fill("lovelace")
+    page.get_by_role("main").get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+
+
+def upload(page: Page, *photos: Path) -> None:
+    page.goto("/")
+    page.locator("#photos").set_input_files(photos)
+
+
+def bad_file(folder: Path) -> Path:
+    path = folder / "notes.jpg"
+    path.write_text("This is not a picture.")
+    return path
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_dropped_photo_is_captioned_in_three_styles_without_reloading(page: Page) -> None:
+    page.goto("/")
+    page.evaluate("window.stayed = true")
+    page.get_by_label("All", exact=True).check()
+    expect(page.get_by_label("Romantic")).to_be_checked()
+    make = """(data) => {
+        const transfer = new DataTransfer();
+        const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+        transfer.items.add(new File([bytes], "dropped.jpg", { type: "image/jpeg" }));
+        return transfer;
+    }"""
+    transfer = page.evaluate_handle(make, base64.b64encode(PHOTOS[0].read_bytes()).decode())
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    cards = page.get_by_label("dropped.jpg").locator(".caption.is-succeeded")
+    expect(cards).to_have_count(3)
+    assert [title.lower() for title in cards.locator("h3").all_inner_texts()] == ["factual", "humorous", "romantic"]
+    for caption in Caption.objects.all():
+        expect(page.locator(f"#caption-{caption.pk} .text")).to_have_text(caption.text)
+    expect(page.locator("#left")).to_be_hidden()
+    expect(page.locator("#announcer")).to_contain_text(":")
+    assert page.evaluate("window.stayed")
+    page.reload()
+    expect(page.locator(".caption.is-succeeded")).to_have_count(3)
+
+
+@pytest.mark.usefixtures("worker")
+def test_many_photos_at_once_arrive_in_one_request(page: Page) -> None:
+    upload(page, *PHOTOS[:6])
+    expect(page.locator(".photo")).to_have_count(6)
+    expect(page.locator(".caption.is-succeeded")).to_have_count(6)
+    expect(page.locator("#uploads li")).to_have_count(0)
+    assert page.url.endswith(f"/requests/{Caption.objects.values('request').distinct().get()['request']}/")
+
+
+@pytest.mark.usefixtures("worker")
+def test_files_that_are_no_photos_fail_alone_each_with_its_cause(
+    page: Page, tmp_path: Path, tolerated: list[str]
+) -> None:
+    tolerated += ["415", "422"]
+    empty = tmp_path / "empty.png"
+    empty.write_bytes(b"")
+    upload(page, PHOTOS[0], bad_file(tmp_path), PHOTOS[1], empty, PHOTOS[2])
+    expect(page.locator(".caption.is-succeeded")).to_have_count(3)
+    failed = page.locator("#uploads li.failed")
+    expect(failed).to_have_count(2)
+    expect(failed.first).to_contain_text("notes.jpg")
+    expect(failed.first).to_contain_text("This is no picture")
+    expect(failed.last).to_contain_text("empty.png")
+    failed.first.get_by_role("button", name="Dismiss").click()
+    expect(failed).to_have_count(1)
+
+
+@pytest.mark.usefixtures("worker", "ada")
+def test_a_caption_is_corrected_where_it_stands(page: Page) -> None:
+    sign_in(page)
+    upload(page, PHOTOS[0])
+    card = page.locator(".caption.is-succeeded")
+    expect(card).to_be_visible()
+    machine = Caption.objects.get().text
+    card.get_by_text("Correct it").click()
+    card.get_by_role("textbox").fill("A family & friends at a table")
+    card.get_by_role("button", name="Save correction").click()
+    expect(card.locator(".text")).to_have_text("A family & friends at a table")
+    expect(card.locator(".by")).to_contain_text("Corrected by ada")
+    expect(card.locator(".machine")).to_contain_text(machine)
+    assert Correction.objects.get(author__username="ada")
+    page.reload()
+    expect(page.locator(".caption .text")).to_have_text("A family & friends at a table")
+
+
+@pytest.mark.usefixtures("worker")
+def test_texts_are_copied_as_they_are_and_as_alt_attributes(context: BrowserContext, page: Page) -> None:
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    upload(page, PHOTOS[0])
+    expect(page.locator(".caption.is-succeeded")).to_be_visible()
+    caption = Caption.objects.get()
+    caption.corrections.create(text='"A & B" <i>')
+    page.reload()
+    page.get_by_role("button", name="Copy text").click()
+    expect(page.locator("#toast")).to_contain_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == '"A & B" <i>'
+    page.get_by_role("button", name="Copy alt").click()
+    expect(page.locator("#toast")).to_contain_text("alt=")
+    assert page.evaluate("navigator.clipboard.readText()") == 'alt="&quot;A &amp; B&quot; &lt;i>"'
+
+
+@pytest.mark.usefixtures("worker", "ada")
+def test_the_curl_line_of_a_new_token_works_when_pasted(page: Page) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("there is no curl; on Debian and Ubuntu: apt install curl")
+    page.goto("/tokens/")
+    expect(page).to_have_url(re.compile(r"/sign-in/\?next=/tokens/"))
+    sign_in(page)
+    page.goto("/tokens/")
+    page.get_by_role("button", name="Make a token").click()
+    line = page.locator("#curl").inner_text()
+    printed = subprocess.run(["bash", "-c", line], capture_output=True, timeout=90, check=True)
+    captions = json.loads(printed.stdout)["captions"]
+    assert [caption["status"] for caption in captions] == ["succeeded"] * 3
+    assert all(caption["text"] for caption in captions)
+    page.reload()
+    assert Caption.objects.filter(owner__username="ada").count() == 3
+
+
+def test_a_lost_connection_is_told_of_and_what_was_missed_arrives(
+    context: BrowserContext, page: Page, start_worker: Callable[[], None], tolerated: list[str]
+) -> None:
+    tolerated += OFFLINE
+    upload(page, PHOTOS[0])
+    expect(page.locator(".caption.is-queued")).to_be_visible()
+    context.set_offline(True)
+    expect(page.locator("#connection")).to_contain_text("Connection lost, trying again")
+    start_worker()
+    context.set_offline(False)
+    expect(page.locator(".caption.is-succeeded")).to_be_visible()
+    expect(page.locator("#connection")).to_be_hidden()
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_upload_goes_on_when_the_connection_is_back(
+    context: BrowserContext, page: Page, tolerated: list[str]
+) -> None:
+    tolerated += OFFLINE
+    page.goto("/")
+    context.set_offline(True)
+    page.locator("#photos").set_input_files(PHOTOS[:2])
+    expect(page.locator("#uploads li").first).to_contain_text("Connection lost, trying again")
+    context.set_offline(False)
+    expect(page.locator(".caption.is-succeeded")).to_have_count(2)
+    expect(page.locator("#uploads li")).to_have_count(0)
+    assert Caption.objects.count() == 2
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_failed_caption_is_tried_again_and_a_deleted_one_leaves_the_page(page: Page) -> None:
+    upload(page, PHOTOS[0])
+    expect(page.locator(".caption.is-succeeded")).to_be_visible()
+    Caption.objects.update(status="failed", error_code="worker_lost", error_detail="the worker was lost", text="")
+    page.reload()
+    expect(page.locator(".cause")).to_have_text("The worker was lost")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".caption.is-succeeded")).to_be_visible()
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.get_by_role("button", name="Delete").click()
+    expect(page.locator(".caption")).to_be_visible()
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("Its captions were deleted.")).to_be_visible()
+    assert not Caption.objects.exists()
+
+
+def test_what_is_refused_is_said_where_it_happens(page: Page, tolerated: list[str]) -> None:
+    tolerated += ["409", "htmx:responseError", "Response Status Error Code"]
+    upload(page, PHOTOS[0])
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    page.route("**/progress/", lambda route: route.abort())  # so that the page does not notice
+    tolerated += ["ERR_FAILED", *OFFLINE]
+    Caption.objects.update(status="canceled", finished_at=timezone.now())
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#toast")).to_contain_text("cannot be canceled")
+
+
+def test_the_gallery_is_searched_while_typing_and_goes_on_while_scrolling(
+    page: Page, styles: dict[str, Style], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioner.views.PHOTOS", 2)
+    photos = [services.Upload(path.read_bytes(), path.name) for path in PHOTOS[:5]]
+    services.request_captions(viewer=Viewer(visitor=EVERYBODY), images=photos)
+    for number, caption in enumerate(Caption.objects.all()):
+        text = "a dog & a ball" if number == 3 else "a house"
+        Caption.objects.filter(pk=caption.pk).update(status="succeeded", finished_at=timezone.now(), text=text)
+    page.goto("/gallery/")
+    expect(page.locator(".tile").first).to_be_visible()
+    page.keyboard.press("End")
+    page.locator(".tile").nth(3).scroll_into_view_if_needed()
+    expect(page.locator(".tile")).to_have_count(5)
+    page.get_by_label("Search the captions").press_sequentially("dog &")
+    expect(page.locator(".tile")).to_have_count(1)
+    expect(page).to_have_url(re.compile(r"q=dog\+%26|q=dog%20%26"))
+    page.get_by_label("Style").select_option("romantic")
+    expect(page.get_by_text("Nothing matches")).to_be_visible()
+    page.get_by_role("link", name="take the filters away").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="JSON").click()
+    assert len(json.loads(download.value.path().read_text())) == 5
+
+
+@pytest.mark.usefixtures("worker")
+def test_without_javascript_photos_are_captioned_too(
+    open_context: Callable[..., BrowserContext], tmp_path: Path
+) -> None:
+    page = open_context(java_script_enabled=False).new_page()
+    page.goto("/")
+    page.get_by_label("Humorous").check()
+    page.locator("#photos").set_input_files([PHOTOS[0], bad_file(tmp_path), PHOTOS[1]])
+    page.get_by_role("button", name="Caption them").click()
+    expect(page.get_by_text("notes.jpg: this is no picture")).to_be_visible()
+    expect(page.locator(".caption.is-succeeded")).to_have_count(4)
+    page.locator(".caption").first.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete it").click()
+    expect(page.get_by_text("The caption was deleted.")).to_be_visible()
+    assert Caption.objects.count() == 3
+
+
+def test_everything_can_be_reached_by_keyboard(page: Page) -> None:
+    page.goto("/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Factual")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(page.get_by_label("Humorous")).to_be_checked()
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    expect(page.locator("#photos")).to_be_focused()
+    with page.expect_file_chooser():
+        page.keyboard.press("Enter")
+
+
+# Of every element that has text of its own: the contrast to the nearest background, if that is too little.
+LOW_CONTRAST = """() => {
+    const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = (colour) => {
+        const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+        const [r, g, b] = parse(colour).map((v) => linear(v / 255));
+        return .2126 * r + .7152 * g + .0722 * b;
+    };
+    const ground = (element) => {
+        for (let e = element; e; e = e.parentElement) {
+            const colour = getComputedStyle(e).backgroundColor;
+            if ((parse(colour)[3] ?? 1) === 1) return colour;
+        }
+        return "rgb(255, 255, 255)";
+    };
+    return [...document.body.querySelectorAll("*")]
+        .filter((e) => e.checkVisibility() && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+        .map((e) => {
+            const [low, high] = [luminance(getComputedStyle(e).color), luminance(ground(e))].sort((a, b) => a - b);
+            return [Math.round((high + .05) / (low + .05) * 100) / 100, e.outerHTML.slice(0, 120)];
+        })
+        .filter(([ratio]) => ratio < 4.5);
+}"""
+
+
+@pytest.mark.usefixtures("ada")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_a_phone_and_have_enough_contrast(
+    open_context: Callable[..., BrowserContext], example: Caption, scheme: Any, tolerated: list[str]
+) -> None:
+    tolerated.append("404")
+    context = open_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    sign_in(page)
+    photo, request = f"/images/{example.image_id}/", f"/requests/{example.request_id}/"
+    for url in ("/", "/gallery/", "/gallery/?q=nothing", photo, request, "/tokens/", "/nowhere/"):
+        page.goto(url)
+        for summary in page.locator("summary").all():
+            summary.click()
+        if url == "/tokens/":
+            page.get_by_role("button", name="Make a token").click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, url
+        assert page.evaluate(LOW_CONTRAST) == [], url
+    expect(page.get_by_role("heading", name="Not found")).to_be_visible()
+    page.goto("/")
+    expect(page.get_by_text("Take a photo")).to_be_visible()
+
+
+def test_every_picture_and_field_has_a_name(page: Page, example: Caption) -> None:
+    unnamed = """() => [...document.querySelectorAll("img:not([alt]), a, button, summary, input, select, textarea")]
+        .filter((e) => e.checkVisibility())
+        .filter((e) => e.matches("img") || !(e.ariaLabel || e.innerText?.trim() || e.labels?.length
+            || e.querySelector("img[alt]:not([alt=''])")))
+        .map((e) => e.outerHTML)"""
+    for url in ("/", "/gallery/", f"/images/{example.image_id}/", f"/requests/{example.request_id}/", "/sign-in/"):
+        page.goto(url)
+        assert page.evaluate(unnamed) == [], url
+        assert page.locator("h1").count() == 1

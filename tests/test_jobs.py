@@ -1,0 +1,331 @@
+"""The queue's promises: whatever workers, messages and clocks do, a row has one owner at a time and ends once."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from captioner.jobs import FINISHED, MAX_ATTEMPTS, Status
+from captioner.models import Caption, CaptionRequest, Image, Style
+
+NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+class Clock:
+    """What Django takes for the time."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def passes(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    clock = Clock()
+    with mock.patch.object(timezone, "now", clock):
+        yield clock
+
+
+@pytest.fixture
+def table(db: None) -> None:
+    """What captions refer to."""
+    make_table()
+
+
+def make_table() -> None:
+    Image.objects.create(sha256="0" * 64, file="images/a.jpg", thumbnail="a.jpg", width=1, height=1, size=1)
+    Style.objects.create(slug="factual", name="Factual", is_default=True)
+    CaptionRequest.objects.create()
+
+
+def queue(rank: float = 0, deadline: timedelta = HOUR) -> Caption:
+    """A queued row, whose turn comes `rank` seconds from now."""
+    now = timezone.now()
+    return Caption.objects.create(
+        request=CaptionRequest.objects.get(),
+        image=Image.objects.get(),
+        style=Style.objects.get(),
+        created_at=now,
+        rank_at=now + timedelta(seconds=rank),
+        deadline_at=now + deadline,
+    )
+
+
+def token(row: Caption) -> uuid.UUID:
+    assert row.lease_token
+    return row.lease_token
+
+
+def lose(clock: Clock) -> None:
+    """Everything claimed is lost, and found to be."""
+    clock.passes(settings.LEASE.total_seconds() + 1)
+    Caption.objects.reap()
+
+
+def test_rows_are_claimed_in_the_order_of_their_ranks(table: None) -> None:
+    third, first, second = queue(60), queue(0), queue(1)
+    assert Caption.objects.claim("w", 2) == [first, second]
+    assert Caption.objects.claim("w", 2) == [third]
+    assert Caption.objects.claim("w", 2) == []
+
+
+def test_bulk_work_waits_for_interactive_work_but_not_for_ever(table: None, clock: Clock) -> None:
+    bulk = queue(rank=60)
+    interactive = [queue()]
+    assert Caption.objects.claim("w", 1) == interactive
+    clock.passes(61)
+    queue()
+    assert Caption.objects.claim("w", 1) == [bulk], "it has let others pass for long enough"
+
+
+def test_a_claim_says_who_holds_it_and_until_when(table: None, clock: Clock) -> None:
+    queue()
+    (row,) = Caption.objects.claim("w", 1)
+    assert (row.status, row.lease_holder, row.attempts, row.started_at) == (Status.RUNNING, "w", 1, NOON)
+    assert row.lease_expires_at == NOON + settings.LEASE
+
+
+def test_a_late_answer_changes_nothing(table: None, clock: Clock) -> None:
+    queue()
+    (late,) = Caption.objects.claim("late", 1)
+    lose(clock)
+    assert not late.succeed(text="late, before anybody else")
+    (other,) = Caption.objects.claim("other", 1)
+    assert not late.succeed(text="late")
+    assert not late.fail("late", "late")
+    assert not late.postpone(NOON)
+    assert Caption.objects.renew(token(late)) == 0
+    assert Caption.objects.hand_back(token(late)) == 0
+    assert other.succeed(text="in time")
+    assert not late.succeed(text="later still")
+    assert not other.succeed(text="twice")
+    assert Caption.objects.get().text == "in time"
+
+
+def test_what_is_handed_back_counts_as_no_attempt(table: None) -> None:
+    queue()
+    for _ in range(MAX_ATTEMPTS + 1):
+        (row,) = Caption.objects.claim("w", 1)
+        assert Caption.objects.hand_back(token(row)) == 1
+    row.refresh_from_db()
+    assert (row.status, row.attempts, row.started_at, row.lease_holder) == (Status.QUEUED, 0, None, "")
+
+
+def test_a_row_that_cost_a_worker_is_claimed_alone_and_given_up_in_the_end(table: None, clock: Clock) -> None:
+    poison = queue()
+    assert Caption.objects.claim("w", 8) == [poison]
+    good = queue()
+    for _ in range(MAX_ATTEMPTS - 1):
+        lose(clock)
+        assert Caption.objects.claim("w", 8) == [poison]
+    assert Caption.objects.claim("w", 8) == [good]
+    assert Caption.objects.get(pk=good.pk).succeed()  # as its row is in the database now
+    lose(clock)
+    poison.refresh_from_db()
+    assert (poison.status, poison.error_code) == (Status.FAILED, "worker_lost")
+    assert str(MAX_ATTEMPTS) in poison.error_detail
+
+
+def test_a_good_row_is_not_claimed_together_with_one_that_cost_a_worker(table: None, clock: Clock) -> None:
+    queue(rank=1)
+    (suspect,) = Caption.objects.claim("w", 1)
+    lose(clock)
+    Caption.objects.filter(pk=suspect.pk).update(rank_at=clock.now + timedelta(seconds=1))
+    first, third = queue(), queue(rank=2)
+    assert Caption.objects.claim("w", 8) == [first, third]
+    assert Caption.objects.claim("w", 8) == [suspect]
+
+
+def test_a_lease_holds_as_long_as_it_is_renewed(table: None, clock: Clock) -> None:
+    queue()
+    (row,) = Caption.objects.claim("w", 1)
+    for _ in range(5):
+        clock.passes(settings.LEASE.total_seconds() - 1)
+        assert Caption.objects.renew(token(row)) == 1
+        assert Caption.objects.reap() == 0
+    assert row.succeed(text="at last")
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=365), timedelta(days=-365)])
+def test_a_clock_that_jumps_does_not_keep_a_lost_row(table: None, clock: Clock, jump: timedelta) -> None:
+    row = queue(deadline=timedelta(days=1000))
+    Caption.objects.claim("lost", 1)
+    clock.now += jump
+    assert Caption.objects.reap() == 1
+    assert Caption.objects.claim("w", 1) == [row]
+
+
+def test_a_row_whose_deadline_passes_in_the_queue_fails_and_one_in_work_may_end(table: None, clock: Clock) -> None:
+    queue(deadline=timedelta(seconds=5))
+    (working,) = Caption.objects.claim("w", 1)
+    waiting = queue(deadline=timedelta(seconds=5))
+    clock.passes(6)
+    assert Caption.objects.claim("w", 1) == []
+    assert Caption.objects.reap() == 1
+    waiting.refresh_from_db()
+    assert (waiting.status, waiting.error_code) == (Status.FAILED, "deadline_exceeded")
+    assert waiting.error_detail
+    assert working.succeed(text="just so")
+
+
+def test_canceling_ends_queued_and_running_rows_and_no_others(table: None) -> None:
+    for _ in range(3):
+        queue()
+    ended, running = Caption.objects.claim("w", 2)
+    ended.succeed(text="done")
+    assert Caption.objects.all().cancel() == 2
+    assert not running.succeed(text="too late")
+    assert Caption.objects.renew(token(running)) == 0
+    assert sorted(Caption.objects.values_list("status", flat=True)) == ["canceled", "canceled", "succeeded"]
+
+
+def test_only_failed_and_canceled_rows_can_be_tried_again_and_are_as_new(table: None, clock: Clock) -> None:
+    queue()
+    (row,) = Caption.objects.claim("w", 1)
+    assert not row.retry(NOON + HOUR)
+    assert row.fail("because", "of something")
+    clock.passes(60)
+    assert row.retry(clock.now + HOUR)
+    row.refresh_from_db()
+    assert (row.status, row.attempts, row.error_code, row.finished_at) == (Status.QUEUED, 0, "", None)
+    assert row.rank_at == clock.now
+    (row,) = Caption.objects.claim("w", 1)
+    assert row.succeed(text="done")
+    assert not row.retry(clock.now + HOUR)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"status": "running"},
+        {"status": "succeeded"},
+        {"status": "queued", "lease_token": uuid.uuid4()},
+        {"error_code": "without_failure"},
+        {"finished_at": NOON},
+    ],
+)
+def test_the_database_itself_refuses_rows_that_contradict_themselves(table: None, lie: dict[str, Any]) -> None:
+    row = queue()
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Caption.objects.filter(pk=row.pk).update(**lie)
+
+
+class Queue(RuleBasedStateMachine):
+    """Workers that work, die and answer late, people who cancel, and a clock that jumps, in any order."""
+
+    limit = st.integers(1, 4)
+    which = st.integers(0, 1000)
+
+    def __init__(self) -> None:
+        super().__init__()
+        for model in (Caption, CaptionRequest, Image, Style):
+            model.objects.all().delete()
+        make_table()
+        self.clock = Clock()
+        self.patch = mock.patch.object(timezone, "now", self.clock)
+        self.patch.start()
+        self.claims: list[list[Caption]] = []  # as the workers remember them, lost or not
+        self.texts = (f"answer {number}" for number in count())
+        self.ended: dict[uuid.UUID, tuple[str, str]] = {}
+
+    def pick(self, which: int) -> list[Caption]:
+        return self.claims[which % len(self.claims)]
+
+    @rule(rank=st.sampled_from([0, 0, 60]), seconds=st.sampled_from([20, 3600]))
+    def ask(self, rank: int, seconds: int) -> None:
+        queue(rank, timedelta(seconds=seconds))
+
+    @rule(limit=limit)
+    def claim(self, limit: int) -> None:
+        rows = Caption.objects.claim("w", limit)
+        assert len(rows) <= limit
+        assert len(rows) <= 1 or all(row.attempts == 1 for row in rows)
+        assert len({row.lease_token for row in rows}) <= 1
+        if rows:
+            self.claims.append(rows)
+
+    @precondition(lambda self: self.claims)
+    @rule(which=which, good=st.booleans())
+    def answer(self, which: int, good: bool) -> None:
+        text = next(self.texts)
+        for row in self.pick(which):
+            held = Caption.objects.filter(pk=row.pk, status="running", lease_token=row.lease_token).exists()
+            assert held == (row.succeed(text=text) if good else row.fail("bad", text))
+
+    @precondition(lambda self: self.claims)
+    @rule(which=which)
+    def renew(self, which: int) -> None:
+        Caption.objects.renew(token(self.pick(which)[0]))
+
+    @precondition(lambda self: self.claims)
+    @rule(which=which)
+    def hand_back(self, which: int) -> None:
+        Caption.objects.hand_back(token(self.pick(which)[0]))
+
+    @rule()
+    def reap(self) -> None:
+        Caption.objects.reap()
+
+    @precondition(lambda self: self.claims)
+    @rule(which=which)
+    def cancel(self, which: int) -> None:
+        Caption.objects.filter(pk=self.pick(which)[0].pk).cancel()
+
+    @precondition(lambda self: self.claims)
+    @rule(which=which)
+    def try_again(self, which: int) -> None:
+        row = self.pick(which)[0]
+        if row.retry(self.clock.now + HOUR):
+            del self.ended[row.pk]
+
+    @rule(seconds=st.sampled_from([1, 10, 31, 4000, -10, -100, -4000]))
+    def clock_moves(self, seconds: int) -> None:
+        self.clock.passes(seconds)
+
+    @invariant()
+    def what_has_ended_never_changes(self) -> None:
+        rows = Caption.objects.filter(status__in=FINISHED)
+        now = {row.pk: (str(row.status), row.text or row.error_detail) for row in rows}
+        assert now | self.ended == now
+        self.ended = now
+
+    @invariant()
+    def nothing_is_tried_for_ever(self) -> None:
+        assert not Caption.objects.filter(attempts__gt=MAX_ATTEMPTS).exists()
+
+    def teardown(self) -> None:
+        try:
+            for _ in range(1000):
+                lose(self.clock)
+                for row in Caption.objects.claim("the last worker", 4):
+                    assert row.succeed(text="the end")
+                if not Caption.objects.unfinished().exists():
+                    break
+            assert not Caption.objects.unfinished().exists(), "every row ends"
+            self.what_has_ended_never_changes()
+        finally:
+            self.patch.stop()
+
+
+def test_in_any_history_every_row_ends_once(db: None) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Queue, settings=hypothesis_settings(max_examples=20, stateful_step_count=25)
+    )

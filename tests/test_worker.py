@@ -1,0 +1,392 @@
+"""The caption worker's engine with the embedded models: what it makes of a batch, whatever is wrong with it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from django.db import connection
+from torch import Tensor
+
+from captioner import services, shift
+from captioner.jobs import MAX_ATTEMPTS, JobQuerySet, Status
+from captioner.models import Caption, CaptionRequest, Embedding, Image, MapperVersion, Style, Viewer, Worker
+from captioner.shift import Shift
+from captioner.worker import Engine, in_halves
+from clipcap.mapper import Mapper
+from clipcap.options import DecodingOptions
+from tests.servers import wait_until
+
+PHOTOS = sorted((Path(__file__).parent.parent / "examples/coco_cc").glob("*.jpg"))[:6]
+GREEDY = {"method": "greedy"}
+
+
+@pytest.fixture(autouse=True)
+def in_service(styles: dict[str, Style]) -> None:
+    """Every test here has the three styles."""
+
+
+def ask(count: int = 1, *styles: str, options: dict[str, Any] = GREEDY, **more: Any) -> list[Caption]:
+    """Queue captions of `count` photos; all rows of the request."""
+    photos = [services.Upload(path.read_bytes(), path.name) for path in PHOTOS[:count]]
+    request = services.request_captions(viewer=Viewer(), images=photos, styles=styles, options=options, **more)
+    return list(Caption.objects.filter(request=request).select_related("image", "style"))
+
+
+def again(rows: list[Caption]) -> list[Caption]:
+    """The rows as they are now; deleted ones are left out."""
+    found = Caption.objects.in_bulk([row.pk for row in rows])
+    return [found[row.pk] for row in rows if row.pk in found]
+
+
+def statuses(rows: list[Caption]) -> list[str]:
+    return [row.error_code or row.status for row in again(rows)]
+
+
+def stored(name: str | None, media: Path) -> Path:
+    assert name
+    return media / name
+
+
+Captioning = Callable[[Tensor, Sequence[Mapper], DecodingOptions], Any]
+
+
+@pytest.fixture
+def instead(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], None]:
+    """Let something happen whenever the engine is about to decode a batch."""
+
+    def install(happening: Callable[..., None]) -> None:
+        caption = engine.captioner.caption
+
+        def wrapped(embeddings: Tensor, mappers: Sequence[Mapper], options: DecodingOptions) -> Any:
+            happening(len(mappers))
+            return caption(embeddings, mappers, options)
+
+        monkeypatch.setattr(engine.captioner, "caption", wrapped)
+
+    return install
+
+
+def test_mixed_styles_in_one_batch_give_the_same_captions_as_alone(engine: Engine) -> None:
+    together = ask(3, "all", options={})
+    assert engine.work() == 9
+    alone = [row for style in ("factual", "humorous", "romantic") for row in ask(3, style, options={})]
+    engine.batch_size, size = 1, engine.batch_size
+    try:
+        while engine.work():
+            pass
+    finally:
+        engine.batch_size = size
+    texts = {(row.image_id, row.style_id): row.text for row in again(alone)}
+    assert len(set(texts.values())) > 3
+    assert {(row.image_id, row.style_id): row.text for row in again(together)} == texts
+    assert all(texts.values())
+
+
+def test_mixed_options_are_decoded_each_in_its_own_way(engine: Engine) -> None:
+    beam = ask(2, options={"method": "beam", "captions": 3})
+    greedy = ask(2, options=GREEDY)
+    samples = ask(2, options={"method": "nucleus", "captions": 2, "seed": 1})
+    assert engine.work() == 6
+    for rows, others in ((beam, 2), (greedy, 0), (samples, 1)):
+        assert statuses(rows) == ["succeeded"] * 2
+        assert [len(row.alternatives) for row in again(rows)] == [others] * 2
+    row = again(beam)[0]
+    assert row.confidence is not None
+    assert row.confidence >= row.alternatives[0]["confidence"]
+
+
+def test_a_result_says_which_version_wrote_it_and_how_long_it_took(engine: Engine) -> None:
+    (row,) = ask()
+    engine.work()
+    (row,) = again([row])
+    assert row.version == row.style.active_version
+    assert row.encode_ms
+    assert row.decode_ms
+    assert row.started_at
+    assert row.finished_at
+    assert (row.attempts, row.lease_token) == (1, None)
+
+
+def test_a_bad_image_fails_alone(engine: Engine, media: Path) -> None:
+    rows = ask(3, "factual", "humorous")
+    spoilt = rows[0].image
+    stored(spoilt.file.name, media).write_bytes(b"no picture at all")
+    engine.work()
+    for row in again(rows):
+        assert (row.error_code or row.status) == ("image_not_an_image" if row.image == spoilt else "succeeded")
+        assert bool(row.error_detail) == (row.image == spoilt)
+
+
+def test_an_image_whose_file_is_missing_fails_alone(engine: Engine, media: Path) -> None:
+    rows = ask(2)
+    stored(rows[1].image.file.name, media).unlink()
+    engine.work()
+    assert statuses(rows) == ["succeeded", "image_missing"]
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(engine: Engine, instead: Any) -> None:
+    sizes: list[int] = []
+
+    def too_little_memory(size: int) -> None:
+        sizes.append(size)
+        if size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    instead(too_little_memory)
+    rows = ask(6)
+    engine.work()
+    assert statuses(rows) == ["succeeded"] * 6
+    assert sizes == [6, 3, 1, 2, 3, 1, 2]
+
+
+def test_a_caption_that_alone_is_too_much_for_the_memory_fails_and_says_so(engine: Engine, instead: Any) -> None:
+    def no_memory(size: int) -> None:
+        torch.empty(10**15)
+
+    instead(no_memory)
+    rows = ask(2)
+    engine.work()
+    assert statuses(rows) == ["out_of_memory"] * 2
+
+
+def test_an_unforeseen_error_is_the_users_without_its_details(engine: Engine, instead: Any) -> None:
+    def break_down(size: int) -> None:
+        raise RuntimeError("secret innards")
+
+    instead(break_down)
+    (row,) = ask()
+    engine.work()
+    (row,) = again([row])
+    assert row.error_code == "internal_error"
+    assert "secret" not in row.error_detail
+
+
+def test_the_halves_do_not_hold_on_to_the_memory_of_what_failed() -> None:
+    class Tensors:
+        """Stands for what a batch allocates."""
+
+    alive: list[Any] = []
+
+    def work(items: list[int]) -> None:
+        assert not any(reference() for reference in alive)
+        tensors = Tensors()
+        alive.append(weakref.ref(tensors))
+        if len(items) > 1:
+            raise MemoryError
+
+    assert in_halves([1, 2, 3, 4], work) == []
+    assert len(alive) == 7
+
+
+def test_captions_canceled_or_deleted_in_the_midst_of_a_batch_change_nothing_for_the_others(
+    engine: Engine, instead: Any
+) -> None:
+    rows = ask(4)
+
+    def meanwhile(size: int) -> None:
+        services.cancel_caption(Viewer(), rows[0].pk)
+        services.delete_caption(Viewer(), rows[1].pk)
+
+    instead(meanwhile)
+    assert engine.work() == 4
+    assert statuses(rows) == ["canceled", "succeeded", "succeeded"]
+    assert again(rows)[0].text == ""
+
+
+def test_captions_deleted_with_their_image_right_after_the_claim_change_nothing_for_the_others(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ask(3)
+    claim = JobQuerySet.claim
+
+    def claim_and_delete(self: Any, *arguments: Any) -> Any:
+        claimed = claim(self, *arguments)
+        if Image.objects.filter(pk=rows[0].image_id).exists():
+            services.delete_caption(Viewer(), rows[0].pk)
+        return claimed
+
+    monkeypatch.setattr(JobQuerySet, "claim", claim_and_delete)
+    assert engine.work() == 3
+    assert statuses(rows) == ["succeeded"] * 2
+    assert not Image.objects.filter(pk=rows[0].image_id).exists()
+
+
+def add_version(style: str, of: str, media: Path) -> MapperVersion:
+    """A further version of one style, with the mapper of another, which tells them apart."""
+    source = stored(Style.objects.get(slug=of).active_version.file.name, media)  # type: ignore[union-attr]
+    return services.register_version(
+        style=Style.objects.get(slug=style), path=source, origin=MapperVersion.Origin.IMPORTED
+    )
+
+
+def test_a_promotion_and_its_rollback_reach_the_next_batch(engine: Engine, media: Path) -> None:
+    first = Style.objects.get(slug="factual").active_version
+    assert first
+    (before,), (other,) = ask(1, "factual"), ask(1, "romantic")
+    engine.work()
+    second = add_version("factual", "romantic", media)
+    (unpromoted,) = ask(1, "factual")
+    engine.work()
+    services.promote(version=second)
+    (promoted,) = ask(1, "factual")
+    engine.work()
+    services.promote(version=first)
+    (rolled_back,) = ask(1, "factual")
+    engine.work()
+    factual, romantic = again([before, other])
+    assert factual.text != romantic.text
+    results = [(row.text, row.version) for row in again([unpromoted, promoted, rolled_back])]
+    assert results == [(factual.text, first), (romantic.text, second), (factual.text, first)]
+
+
+def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(engine: Engine, media: Path) -> None:
+    old = Style.objects.get(slug="factual").active_version
+    broken = add_version("factual", "romantic", media)
+    services.promote(version=broken)
+    file = stored(broken.file.name, media)
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-1] + b"x")
+    (row,) = ask(1, "factual")
+    engine.work()
+    assert again([row])[0].version == old
+    broken.refresh_from_db()
+    assert "SHA-256" in broken.load_error
+    file.write_bytes(sound)
+    (row,) = ask(1, "factual")
+    engine.work()
+    assert again([row])[0].version == broken, "mended, it serves"
+    broken.refresh_from_db()
+    assert broken.load_error == ""
+
+
+def test_a_style_of_which_no_version_loads_fails_and_the_others_go_on(engine: Engine, media: Path) -> None:
+    version = Style.objects.get(slug="humorous").active_version
+    assert version
+    stored(version.file.name, media).unlink()
+    rows = ask(1, "all")
+    engine.work()
+    for row in again(rows):
+        expected = "style_unavailable" if row.style.slug == "humorous" else "succeeded"
+        assert (row.error_code or row.status) == expected
+    version.refresh_from_db()
+    assert "FileNotFoundError" in version.load_error
+
+
+def test_an_embedding_is_computed_once(engine: Engine, media: Path) -> None:
+    first = ask(2)
+    engine.work()
+    assert Embedding.objects.count() == 2
+    shutil.rmtree(media / "images")  # which no longer matter
+    second = ask(2, "romantic")
+    engine.work()
+    assert statuses(second) == ["succeeded"] * 2
+    assert [row.encode_ms for row in again(second)] == [0, 0]
+    assert all(row.encode_ms for row in again(first))
+    assert Embedding.objects.count() == 2
+
+
+def test_interactive_work_comes_before_bulk_work_which_does_not_starve(engine: Engine) -> None:
+    (old_bulk,) = ask(1, "factual", bulk=True)
+    Caption.objects.filter(pk=old_bulk.pk).update(rank_at=old_bulk.rank_at - services.BULK_PATIENCE)
+    (bulk,) = ask(1, "humorous", bulk=True)
+    (interactive,) = ask(1, "romantic")
+    engine.batch_size, size = 1, engine.batch_size
+    try:
+        for expected in (old_bulk, interactive, bulk):
+            assert engine.work() == 1
+            assert statuses([expected]) == ["succeeded"]
+    finally:
+        engine.batch_size = size
+
+
+def test_what_nobody_begins_before_its_deadline_fails(engine: Engine) -> None:
+    (row,) = ask(1, deadline=timedelta(seconds=-1))
+    assert engine.work() == 0
+    Caption.objects.reap()
+    assert statuses([row]) == ["deadline_exceeded"]
+
+
+def test_a_row_that_kills_workers_is_tried_alone_and_given_up(engine: Engine, instead: Any) -> None:
+    class Killed(BaseException):
+        pass
+
+    rows = ask(3)
+    poison = rows[1]
+    batches: list[int] = []
+
+    def kill_over_poison(size: int) -> None:
+        batches.append(size)
+        if Caption.objects.filter(pk=poison.pk, status=Status.RUNNING).exists():
+            raise Killed
+
+    instead(kill_over_poison)
+    for _ in range(20):
+        try:
+            if not engine.work():
+                break
+        except Killed:
+            Caption.objects.reap()
+    assert statuses(rows) == ["succeeded", "worker_lost", "succeeded"]
+    assert batches[0] == 3
+    assert set(batches[1:]) == {1}
+    assert again([poison])[0].attempts == MAX_ATTEMPTS
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_shift_that_ends_hands_back_what_it_cannot_finish(
+    engine: Engine, instead: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shift, "GRACE", 0.1)
+    busy, go_on = threading.Event(), threading.Event()
+
+    def take_long(size: int) -> None:
+        busy.set()
+        go_on.wait()
+
+    instead(take_long)
+    rows = ask(2)
+    working = Shift(engine, "captions", {}, (Caption,))
+    working.start()
+    assert busy.wait(60)
+    assert Worker.objects.filter(name=engine.name).exists()
+    working.join()
+    try:
+        assert statuses(rows) == ["queued"] * 2
+        assert [row.attempts for row in again(rows)] == [0, 0]
+        assert not Worker.objects.filter(name=engine.name).exists()
+    finally:
+        go_on.set()
+        for thread in working.threads:
+            thread.join()
+    assert statuses(rows) == ["queued"] * 2, "its late answer changed nothing"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_shift_works_until_it_is_stopped_and_survives_what_goes_wrong(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, failures = engine.work, iter([OSError("the storage is away"), ValueError("a bug")])
+
+    def stumble() -> int:
+        for failure in failures:
+            raise failure
+        return work()
+
+    monkeypatch.setattr(engine, "work", stumble)
+    rows = ask(2)
+    working = Shift(engine, "captions", {}, (Caption,))
+    working.start()
+    wait_until(lambda: statuses(rows) == ["succeeded"] * 2, "both captions")
+    working.stop()
+    working.join()
+    assert not any(thread.is_alive() for thread in working.threads)
+    assert CaptionRequest.objects.get().status == Status.SUCCEEDED
+    connection.close()
