@@ -12,7 +12,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.db.models import OuterRef, QuerySet, Subquery
-from django.http import FileResponse, Http404, HttpRequest
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
@@ -67,7 +67,7 @@ class ImageAdmin(BigTable, ReadOnly):
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponseBase:
+    ) -> HttpResponse:
         """The picture and what was written about it."""
         image = self.viewed(request, as_uuid(object_id))
         captions = Caption.objects.none()
@@ -144,7 +144,7 @@ class CaptionAdmin(BigTable, ReadOnly):
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponseBase:
+    ) -> HttpResponse:
         """The caption beside its picture, with everything known about it."""
         parts = ("image", "style", "version__style", "owner")
         queryset = Caption.objects.select_related(*parts).prefetch_related("corrections__author")
@@ -202,7 +202,8 @@ class MapperVersionAdmin(ReadOnly):
     def get_queryset(self, request: HttpRequest) -> QuerySet[MapperVersion]:
         """With `serving`, the version that is in service in each one's style."""
         newest = Promotion.objects.filter(style=OuterRef("style")).order_by("-pk").values("version")[:1]
-        return super().get_queryset(request).annotate(serving=Subquery(newest))
+        versions: QuerySet[MapperVersion] = super().get_queryset(request)
+        return versions.annotate(serving=Subquery(newest))
 
     @admin.display(description="in service", boolean=True)
     def in_service(self, version: Any) -> bool:
@@ -240,7 +241,7 @@ class MapperVersionAdmin(ReadOnly):
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponseBase:
+    ) -> HttpResponse:
         """What a version is, where it came from, how good it is, and when it served."""
         version = self.viewed(request, as_int(object_id))
         candidate = version.metrics.get("candidate", {})

@@ -169,7 +169,9 @@ def drill_down(model: type[Any], request: HttpRequest) -> list[dict[str, Any]]:
         chosen.append(int(text))
     if not chosen and begins.year == ends.year:
         chosen = [begins.year]
-    kept = [(key, value) for key, value in request.GET.items() if key not in fields and key != "p"]
+    kept: list[tuple[str, Any]] = [
+        (key, value) for key, value in request.GET.items() if key not in fields and key != "p"
+    ]
 
     def link(title: str, parts: Iterable[int], **more: bool) -> dict[str, Any]:
         query = urlencode([*kept, *zip(fields, parts, strict=False)])

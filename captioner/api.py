@@ -93,8 +93,8 @@ class Jpeg(BaseRenderer):
 
 
 class Api(GenericViewSet[Any]):
-    parser_classes = (Json,)
-    pagination_class = Pages
+    parser_classes: tuple[type, ...] = (Json,)
+    pagination_class: type[Pages] | None = Pages
     filter_backends: tuple[type, ...] = ()
     query_parameters: frozenset[str] = frozenset()  # what lists take beside those of `Pages`
 
@@ -339,7 +339,7 @@ def idempotency_key(request: Request) -> str | None:
     Raises:
         Refused: it is empty, too long or not printable.
     """
-    key = request.headers.get("Idempotency-Key")
+    key: str | None = request.headers.get("Idempotency-Key")
     if key is not None and not (1 <= len(key) <= 255 and all("!" <= character <= "~" for character in key)):
         raise Refused(
             "invalid_idempotency_key",

@@ -127,6 +127,45 @@ def score_bars(scores: Mapping[str, Mapping[str, float]], title: str) -> SafeStr
     return format_html("{}{}", _svg(int(y), parts, title, right), _legend([(classes[v], v) for v in versions]))
 
 
+def lines(series: Mapping[str, Sequence[Point]], title: str) -> SafeString:
+    """A line with dots for each series of (x, y), and its name at the end of it."""
+    points = [point for row in series.values() for point in row]
+    if not points:
+        return format_html('<p class="quiet">{}: nothing yet.</p>', title)
+    height, right = 300, 110
+    across = _ticks(min(p[0] for p in points), max(p[0] for p in points))
+    upward = _ticks(min(p[1] for p in points), max(p[1] for p in points))
+
+    def at(point: Point) -> Point:
+        return (
+            LEFT + (WIDTH - LEFT - right) * (point[0] - across[0]) / (across[-1] - across[0]),
+            TOP + (height - TOP - BOTTOM) * (1 - (point[1] - upward[0]) / (upward[-1] - upward[0])),
+        )
+
+    parts = [_level(at((across[0], tick))[1], WIDTH - right, _short(tick)) for tick in upward]
+    parts += [_text(at((tick, upward[0]))[0], height - 10, _short(tick), "middle") for tick in across]
+    for place, (name, row) in enumerate(series.items()):
+        drawn = [at(point) for point in sorted(row)]
+        kind = f"line-{place % 6}"
+        parts.append(_line(drawn, kind))
+        parts += [
+            format_html('<circle class="{}" cx="{}" cy="{}" r="3.5"/>', kind, f"{x:.1f}", f"{y:.1f}") for x, y in drawn
+        ]
+        parts.append(_text(drawn[-1][0] + 8, drawn[-1][1] + 4, name, "start"))
+    return _svg(height, parts, title)
+
+
+def as_file(drawing: SafeString) -> str:
+    """A drawing as an SVG file of its own, which has no page's style sheet to rely on."""
+    style = (
+        "svg{background:#fff;font:12px system-ui,sans-serif}text{fill:#333}polyline{fill:none;stroke-width:2}"
+        ".level{stroke:#ddd}.line-0{stroke:#1f6feb}circle.line-0{fill:#1f6feb}.line-1{stroke:#b3541e}"
+        "circle.line-1{fill:#b3541e}"
+    )
+    named = drawing.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    return named.replace(">", f"><style>{style}</style>", 1)
+
+
 def _svg(height: int, parts: Sequence[SafeString], title: str, width: int = WIDTH) -> SafeString:
     inside = format_html_join("", "{}", ((part,) for part in parts))
     return format_html(

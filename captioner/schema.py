@@ -81,7 +81,7 @@ def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     return result
 
 
-class TokenScheme(OpenApiAuthenticationExtension):
+class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "knox.auth.TokenAuthentication"
     name = "token"
     priority = 1  # before drf-spectacular's own, which takes the word Token for a bearer's
@@ -95,7 +95,7 @@ class TokenScheme(OpenApiAuthenticationExtension):
         }
 
 
-class SessionScheme(OpenApiAuthenticationExtension):
+class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "captioner.access.BrowserSession"
     name = "session"
 

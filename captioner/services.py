@@ -506,7 +506,7 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
             status=422,
             field="reason",
         )
-    if not version.file.storage.exists(version.file.name):
+    if not version.file.storage.exists(str(version.file.name)):
         raise Refused("file_missing", f"the file of {version} is not in the storage; it cannot serve", status=409)
     with transaction.atomic():
         style = Style.objects.select_for_update().get(pk=version.style_id)
@@ -530,7 +530,7 @@ def delete_version(version: MapperVersion) -> None:
     try:
         with transaction.atomic():
             version.delete()
-            transaction.on_commit(partial(version.file.storage.delete, version.file.name))
+            transaction.on_commit(partial(version.file.delete, save=False))
     except ProtectedError as error:
         raise Refused("version_in_use", f"a training run started from {version}; it stays", status=409) from error
 

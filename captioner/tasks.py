@@ -5,19 +5,22 @@ The models of a worker process live in a thread of their own (captioner/worker.p
 hear bells, answer `celery inspect` and stop when it is told to.
 """
 
+from __future__ import annotations
+
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
+if TYPE_CHECKING:
+    from captioner.shift import Shift  # which loads torch
+
 log = logging.getLogger(__name__)
 
 BELL = threading.Event()
-
-S = TypeVar("S")
 
 
 @shared_task(name="captioner.ring")
@@ -31,18 +34,22 @@ def keep_our_logging(**_: Any) -> None:
     """Django's LOGGING holds in workers too; a receiver is all that Celery asks for to leave it alone."""
 
 
-def start_or_end(start: Callable[[str], S], name: str) -> S:
-    """Call `start`; where it fails, end the process. Celery would log the failure and go on, as a worker that hears
-    bells and does nothing.
+def open_shift(instance: Any, start: Callable[[str], Shift]) -> None:
+    """Start the shift of a Celery worker, and see to it that it ends in order.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: it cannot start. Celery would log any other error and go on, as a worker that hears bells and does
+            nothing.
     """
+    # Celery handles signals from somewhat later on. Until then, SIGTERM would kill this process with work in its hands.
+    instance.install_platform_tweaks(instance)
     try:
-        return start(name)
+        shift = start(instance.hostname)
     except Exception as error:
         log.exception("the worker cannot start")
         raise SystemExit(f"error: the worker cannot start: {type(error).__name__}: {error}") from error
+    worker_shutting_down.connect(shift.stop, weak=False)
+    worker_shutdown.connect(shift.join, weak=False)
 
 
 @celeryd_after_setup.connect
@@ -51,6 +58,4 @@ def open_engine(sender: str, instance: Any, **_: Any) -> None:
     if "captions" in instance.app.amqp.queues.consume_from:
         from captioner import worker  # loads torch
 
-        shift = start_or_end(worker.start, sender)
-        worker_shutting_down.connect(shift.stop, weak=False)  # SIGTERM: finish what is claimed, claim no more
-        worker_shutdown.connect(shift.join, weak=False)
+        open_shift(instance, worker.start)

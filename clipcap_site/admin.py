@@ -9,7 +9,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http import Http404, HttpRequest, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -35,7 +35,7 @@ class Site(admin.AdminSite):
     index_title = "Dashboard"
     index_template = "admin/dashboard.html"
 
-    def get_urls(self) -> list[URLPattern | URLResolver]:  # type: ignore[override]
+    def get_urls(self) -> list[URLPattern | URLResolver]:
         """With the dashboard's fragment and the buttons of the queues."""
 
         def view(pattern: str, function: Callable[..., HttpResponseBase], name: str) -> URLPattern:
@@ -48,7 +48,7 @@ class Site(admin.AdminSite):
             *super().get_urls(),
         ]
 
-    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         return super().index(request, {**_numbers(request), **(extra_context or {})})
 
     def fragment(self, request: HttpRequest) -> HttpResponseBase:

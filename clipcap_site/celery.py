@@ -12,4 +12,5 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
 # A broker that is a folder can be away like any other. Workers then wait for it, where they would otherwise end.
-filesystem.Transport.connection_errors = (*filesystem.Transport.connection_errors, OSError)
+# So they do (ValueError) when they read a message that is not yet written: it is a bell, and they look by themselves.
+filesystem.Transport.connection_errors = (*filesystem.Transport.connection_errors, OSError, ValueError)

@@ -323,7 +323,7 @@ def test_a_worse_version_is_promoted_only_with_a_reason_or_back(style: Style, bo
 
 def test_a_version_whose_file_is_gone_is_not_promoted(style: Style, boss: Client) -> None:
     version = make_version(style)
-    version.file.storage.delete(version.file.name)
+    version.file.storage.delete(str(version.file.name))
     answer = boss.post(reverse("admin:captioner_mapperversion_promote", args=[version.pk]), {"reason": ""})
     assert "not in the storage" in text_of(answer)
     assert style.active_version != version
@@ -375,7 +375,7 @@ def test_only_a_version_that_never_served_is_deleted_and_its_file_with_it(
     with django_capture_on_commit_callbacks(execute=True):
         boss.post(reverse("admin:captioner_mapperversion_remove", args=[unused.pk]))
     assert not MapperVersion.objects.filter(pk=unused.pk).exists()
-    assert not unused.file.storage.exists(unused.file.name)
+    assert not unused.file.storage.exists(str(unused.file.name))
     run.refresh_from_db()
     assert run.version is None
 

@@ -151,7 +151,7 @@ def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
     assert after.version == run.version
     page.get_by_role("link", name="Roll back").click()
     page.get_by_role("button", name="Put in service").click()
-    expect(page.locator(".messagelist")).to_contain_text("humorous v1 is in service")
+    expect(page.locator(".messagelist")).to_contain_text("v1 is in service")
     again = caption("humorous", photo, engine)
     assert (again.version, again.text) == (before.version, before.text)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
-from django.core.files.storage import default_storage
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -18,7 +17,7 @@ from django.utils import timezone
 from knox.models import AuthToken
 from PIL import Image as Pillow
 
-from captioner import api
+from captioner import api, health
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery, Worker
 from captioner.worker import Engine
 
@@ -349,7 +348,7 @@ def test_a_caption_can_be_canceled_and_tried_again(
 
 def test_a_failed_caption_says_why(client: Client, styles: dict[str, Style], engine: Engine, photo: bytes) -> None:
     url = ask(client, photo)["captions"][0]["url"]
-    default_storage.delete(Image.objects.get().file.name)
+    Image.objects.get().file.delete(save=False)
     engine.work()
 
     caption = client.get(url).json()
@@ -394,9 +393,9 @@ def test_a_deleted_caption_takes_its_image_along(
 @pytest.fixture
 def six(as_ada: Client, styles: dict[str, Style], engine: Engine, photo: bytes) -> list[dict[str, Any]]:
     """Two photos in three styles, of which one photo's are finished."""
-    captions = ask(as_ada, photo, style="all")["captions"]
+    captions: list[dict[str, Any]] = ask(as_ada, photo, style="all")["captions"]
     engine.work()
-    return captions + ask(as_ada, another(photo), style="all")["captions"]
+    return [*captions, *ask(as_ada, another(photo), style="all")["captions"]]
 
 
 def ids(client: Client, **query: Any) -> set[str]:
@@ -468,7 +467,7 @@ def test_an_image_is_shown_with_its_captions(as_ada: Client, six: list[dict[str,
 
 
 def test_a_picture_whose_file_is_gone_is_a_problem(as_ada: Client, six: list[dict[str, Any]]) -> None:
-    default_storage.delete(Image.objects.get(pk=six[0]["image"]).file.name)
+    Image.objects.get(pk=six[0]["image"]).file.delete(save=False)
 
     problem(as_ada.get(f"{six[0]['image_url']}file/"), 404, "file_missing")
 
@@ -510,7 +509,7 @@ def test_it_is_ready_with_a_worker_and_not_without(client: Client, styles: dict[
     assert (answer.status_code, answer.json()["status"]) == (200, "ready")
     assert set(answer.json()["checks"].values()) == {"ok"}
 
-    Worker.objects.update(seen_at=timezone.now() - 2 * api.health.SILENCE)
+    Worker.objects.update(seen_at=timezone.now() - 2 * health.SILENCE)
     assert client.get("/api/health/ready").status_code == 503
 
 

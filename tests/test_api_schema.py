@@ -12,6 +12,7 @@ from django.core.management import call_command
 from django.core.signals import request_finished, request_started
 from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections, transaction
+from django.db.models import Model
 from django.utils import timezone
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from knox.models import AuthToken
 from schemathesis import BaseSchema, Case, GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     allow_header_conformance,
     content_type_conformance,
@@ -42,7 +44,7 @@ CHECKS = [
     allow_header_conformance,
     unsupported_method,
 ]
-ROWS = {"captions": Caption, "requests": CaptionRequest, "images": Image}
+ROWS: dict[str, type[Model]] = {"captions": Caption, "requests": CaptionRequest, "images": Image}
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def administrator(db: None) -> dict[str, str]:
 
 def test_no_answer_is_a_server_error_or_undocumented(document: BaseSchema, administrator: dict[str, str]) -> None:
     modes = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
-    operations = [found.ok() for found in document.get_all_operations()]
+    operations = [found.ok() for found in document.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) > 20
     for operation in operations:
 
@@ -92,13 +94,15 @@ def test_no_answer_is_a_server_error_or_undocumented(document: BaseSchema, admin
         @hypothesis_settings(
             max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
         )
-        def send(case: Case) -> None:
+        def send(case: Case[Any]) -> None:
             if case.headers and "Prefer" in case.headers:
                 case.headers["Prefer"] = "wait=0"  # nobody works here
             case.call_and_validate(checks=CHECKS)
             # Again, by somebody who may do it, to something that is there. What that changes is undone.
             model = ROWS.get(case.operation.path.split("/")[2])
-            known = model.objects.values_list("pk", flat=True)[:3] if model and "id" in case.path_parameters else [""]
+            known = (
+                model._base_manager.values_list("pk", flat=True)[:3] if model and "id" in case.path_parameters else [""]
+            )
             for pk in known:
                 for name in case.path_parameters:
                     case.path_parameters[name] = str(pk) if name == "id" else "factual"

@@ -29,6 +29,7 @@ class Demo:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.process: subprocess.Popen[str] | None = None
+        self.said: list[str] = []
 
     def command(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CLIPCAP_", "DJANGO_"))}
@@ -41,18 +42,20 @@ class Demo:
         )
 
     def start(self) -> None:
-        self.said: list[str] = []
+        self.said = []
+        said = self.said  # this start's
         self.process = self.command("--port", "0", CLIPCAP_THROTTLE_ANONYMOUS="1000/minute")
         output = self.process.stdout
         assert output is not None
 
         def listen() -> None:
-            self.said.extend(iter(output.readline, ""))
+            for line in output:
+                said.append(line)
 
         threading.Thread(target=listen, daemon=True).start()
         self.expect(r"Open (http://127\.0\.0\.1:\d+)/")
 
-    def expect(self, pattern: str, seconds: float = 240.0) -> str:
+    def expect(self, pattern: str, seconds: float = 400.0) -> str:
         """Wait until it has said something, and return the pattern's first group."""
         found: list[re.Match[str]] = []
 
@@ -88,7 +91,8 @@ class Demo:
 
     def captions(self) -> dict[str, str]:
         """The status of every caption of the gallery, by id."""
-        found, url = {}, f"{self.url}/api/captions/"
+        found: dict[str, str] = {}
+        url = f"{self.url}/api/captions/"
         while url:
             page = requests.get(url, timeout=60).json()
             found |= {caption["id"]: caption["status"] for caption in page["results"]}
@@ -188,7 +192,7 @@ def test_a_second_one_in_the_same_folder_is_refused_with_the_address_of_the_firs
 
 def test_a_killed_worker_is_started_again_and_works(demo: Demo) -> None:
     demo.expect("The caption worker is ready")
-    demo.said = [line for line in demo.said if line.startswith("Open ")]
+    demo.said[:] = [line for line in demo.said if line.startswith("Open ")]
     os.kill(demo.worker(), signal.SIGKILL)
     demo.expect("caption worker was killed by SIGKILL; it is started again in 1 s")
     photo = (ROOT / "examples/coco_cc/000000349860.jpg").read_bytes()

@@ -71,7 +71,7 @@ def test_a_photo_is_uploaded_captioned_shown_and_deleted(
     assert made["status"] == "succeeded"
     assert all(caption["text"] for caption in made["captions"])
     picture = client.get(f"/api/images/{made['captions'][0]['image']}/file/")
-    assert b"".join(picture).startswith(b"\xff\xd8\xff")  # type: ignore[call-overload]
+    assert b"".join(picture).startswith(b"\xff\xd8\xff")
     for caption in made["captions"]:
         assert client.delete(caption["url"]).status_code == 204
     assert keys(bucket, "images/") == keys(bucket, "thumbnails/") == []

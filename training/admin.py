@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.db.models import Exists, OuterRef, QuerySet, Subquery
 from django.forms import ModelForm
-from django.http import HttpRequest, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import URLPattern
@@ -64,13 +64,10 @@ class StyleAdmin(Page):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Style]:
         """With number and metrics of the version in service."""
         newest = Promotion.objects.filter(style=OuterRef("pk")).order_by("-pk")
-        return (
-            super()
-            .get_queryset(request)
-            .annotate(
-                serving_number=Subquery(newest.values("version__number")[:1]),
-                serving_metrics=Subquery(newest.values("version__metrics")[:1]),
-            )
+        styles: QuerySet[Style] = super().get_queryset(request)
+        return styles.annotate(
+            serving_number=Subquery(newest.values("version__number")[:1]),
+            serving_metrics=Subquery(newest.values("version__metrics")[:1]),
         )
 
     @admin.display(description="in service")
@@ -86,7 +83,7 @@ class StyleAdmin(Page):
         """The slug is part of the API's addresses; the default is moved by its own button, from one to another."""
         return ("is_default", "slug") if obj else ("is_default",)
 
-    def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> dict[str, tuple[str, ...]]:
+    def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> dict[str, Sequence[str]]:
         return {} if obj else {"slug": ("name",)}
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
@@ -120,7 +117,7 @@ class StyleAdmin(Page):
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponseBase:
+    ) -> HttpResponse:
         """The form, and below it what serves, the versions, the runs and the history."""
         style = self.viewed(request, as_int(object_id))
         active = style.active_version
@@ -253,7 +250,8 @@ class CorrectionAdmin(BigTable, ReadOnly):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Correction]:
         """With `taken`: whether it is an example."""
-        return super().get_queryset(request).annotate(taken=Exists(Example.objects.filter(correction=OuterRef("pk"))))
+        corrections: QuerySet[Correction] = super().get_queryset(request)
+        return corrections.annotate(taken=Exists(Example.objects.filter(correction=OuterRef("pk"))))
 
     @admin.display(description="")
     def picture(self, correction: Correction) -> SafeString:
@@ -299,7 +297,7 @@ class ImportAdmin(ReadOnly):
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponseBase:
+    ) -> HttpResponse:
         """How far an import is, and what of it was refused."""
         batch = self.viewed(request, as_int(object_id))
         return self.page(request, "admin/training/import.html", str(batch), up=batch.style, **self._standing(batch))
@@ -360,7 +358,7 @@ class TrainingRunAdmin(ReadOnly):
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponseBase:
+    ) -> HttpResponse:
         """A run from its queueing to its verdict."""
         run = self.viewed(request, as_int(object_id), _RUNS)
         title = f"Run {run.pk} of {run.style}"

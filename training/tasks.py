@@ -3,9 +3,9 @@
 from typing import Any
 
 from celery import shared_task
-from celery.signals import celeryd_after_setup, worker_shutdown, worker_shutting_down
+from celery.signals import celeryd_after_setup
 
-from captioner.tasks import BELL, start_or_end
+from captioner.tasks import BELL, open_shift
 
 
 @shared_task(name="training.ring")
@@ -20,6 +20,4 @@ def open_engine(sender: str, instance: Any, **_: Any) -> None:
     if "training" in instance.app.amqp.queues.consume_from:
         from training import worker  # loads torch
 
-        shift = start_or_end(worker.start, sender)
-        worker_shutting_down.connect(shift.stop, weak=False)
-        worker_shutdown.connect(shift.join, weak=False)
+        open_shift(instance, worker.start)

@@ -25,10 +25,10 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         # Imported late: a mistyped option should not wait for torch.
+        from captioner.plots import as_file, lines
         from captioner.worker import Engine
         from training.evaluation import evaluate
         from training.examples import captioned_images, captions_of, mapper_config
-        from training.plots import Point, scatter
         from training.trainer import TrainingError, TrainingOptions, new_mapper, train_mapper
 
         style = Style.objects.filter(slug=options["style"]).first()
@@ -41,7 +41,7 @@ class Command(BaseCommand):
                 models, style.examples.all(), lambda done, total: self.stderr.write(f"embedding {done}/{total}")
             )
             references = dict(zip(held_out.names, held_out.captions, strict=True))
-            points = []
+            points: dict[str, list[tuple[float, float]]] = {}
             self.stdout.write(
                 f"{'mapper':<12} {'prefix':>6} {'parameters':>11} {'seconds':>8} {'CIDEr':>6} {'loss':>6}"
             )
@@ -62,12 +62,12 @@ class Command(BaseCommand):
                     seconds = time.monotonic() - started
                     texts = captions_of(captioner, result.mapper, held_out.embeddings[:, 0])
                     scores = evaluate(dict(zip(held_out.names, texts, strict=True)), references).scores
-                    points.append(Point(kind, length, scores["CIDEr"], f"{result.trainable_parameters:,} parameters"))
+                    points.setdefault(kind, []).append((length, scores["CIDEr"]))
                     self.stdout.write(
                         f"{kind:<12} {length:>6} {result.trainable_parameters:>11,} {seconds:>8.1f} "
                         f"{scores['CIDEr']:>6.3f} {result.best_validation_loss:>6.3f}"
                     )
         except (TrainingError, ValueError) as error:
             raise CommandError(str(error)) from error
-        options["plot"].write_text(scatter(points, x="prefix length", y="CIDEr on held-out images"), encoding="utf-8")
+        options["plot"].write_text(as_file(lines(points, "CIDEr by prefix length")), encoding="utf-8")
         self.stdout.write(f"drawn in {options['plot']}")
