@@ -1,4 +1,4 @@
-"""The nouns of the service: Image, Style, MapperVersion, Promotion, CaptionRequest, Caption and what belongs to them."""
+"""The nouns of the service: images, styles, mapper versions, promotions, captions, and what belongs to them."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ MAX_CAPTIONS_PER_REQUEST = 500
 LONGEST_CAPTION = 100  # tokens
 MOST_ALTERNATIVES = 10
 MOST_WORDS = 10  # of a search
-LONGEST_CHECK = 180  # seconds for looking at an uploaded mapper
+LONGEST_CHECK = 300  # seconds for looking at an uploaded mapper
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ class Engine(Protocol):
     def work(self) -> int:
         """Claim something and bring it to an end; 0 if there was nothing to do."""
 
+    def idle(self) -> int:
+        """A little of what can be done when there is nothing to claim; 0 if nothing can."""
+
 
 class Shift:
     """The threads of a worker process.
@@ -120,7 +123,7 @@ class Shift:
 
     def _work(self) -> int:
         BELL.clear()  # before looking, so that a bell rung while looking is heard
-        return self.engine.work()
+        return self.engine.work() or self.engine.idle()
 
     def _keep(self) -> None:
         holding = self.engine.holding

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +19,7 @@ from django.conf import settings
 from django.core.files.storage import default_storage
 from django.db import Error as DatabaseError
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Exists, Max, OuterRef
 from torch import Tensor
 
 from captioner.courier import deliver_next
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_BATCH = timedelta(minutes=5)  # a batch that takes longer hangs: its lease is let go
 MAPPERS_KEPT = 64
+AHEAD = 8  # images embedded at a time while idle; a caption that comes meanwhile waits for them
 
 T = TypeVar("T")
 
@@ -53,6 +54,8 @@ class Engine:
         self.captioner, self.name, self.batch_size = captioner, name, batch_size
         self.holding: Claim | None = None
         self._mappers: OrderedDict[int, Mapper] = OrderedDict()  # by version
+        self._embedded_until = datetime.min.replace(tzinfo=UTC)
+        self._unreadable: set[object] = set()
 
     @classmethod
     def load(cls, name: str) -> Engine:
@@ -90,6 +93,28 @@ class Engine:
             # Nothing is left to hand back, unless something unforeseen went wrong: then another attempt is due.
             Caption.objects.held(token).update(lease_expires_at=clock("default"))
         return len(rows)
+
+    def idle(self) -> int:
+        """With nothing else to do, embed a few images that came without a caption to write, those of a dataset say.
+
+        Returns:
+            How many; all older images that can be read have their embedding when there are none.
+        """
+        identity = self.captioner.encoder.identity
+        now = clock("default")
+        missing = (
+            Image.objects.filter(~Exists(Embedding.objects.filter(image=OuterRef("pk"), encoder=identity)))
+            .filter(created_at__gte=self._embedded_until)
+            .exclude(pk__in=self._unreadable)
+            .order_by("created_at")[:AHEAD]
+        )
+        images = list(missing)
+        if not images:
+            self._embedded_until = now - timedelta(minutes=10)  # clocks of other machines may differ a little
+            return 0
+        _, _, failures = self.embeddings(images)
+        self._unreadable |= failures.keys()
+        return len(images)
 
     def _process(self, rows: list[Caption]) -> None:
         images = Image.objects.in_bulk({row.image_id for row in rows})

@@ -102,11 +102,12 @@ def run(home: Path, host: str, port: int) -> None:
                 pass_fds=[listener.fileno()],
             ),
             Child("caption worker", [*MANAGE, "worker", "captions"], logs / "captions.log"),
+            Child("training worker", [*MANAGE, "worker", "training"], logs / "training.log"),
         ]
         with Supervisor(children, cwd=ROOT, say=_say) as supervisor:
             chores = [_announce(names[-1], port, address, password), _welcome_workers(), _fill_gallery()]
             _supervise(supervisor, chores)
-            _say("Stopping; the worker finishes what it has begun ...")
+            _say("Stopping; the workers finish what they have begun, or hand it back ...")
         _say("Stopped.")
 
 
@@ -162,18 +163,22 @@ def _welcome_workers() -> Iterator[bool]:
     since = timezone.now()
     while True:
         with suppress(DatabaseError):  # it may be busy
-            worker = Worker.objects.filter(started_at__gt=since).order_by("started_at").last()
-            if worker:
+            for worker in Worker.objects.filter(started_at__gt=since).order_by("started_at"):
                 since = worker.started_at
-                _say("The caption worker is ready.")
+                _say(f"The {'caption' if worker.queue == 'captions' else worker.queue} worker is ready.")
         yield False
 
 
 def _fill_gallery() -> Iterator[bool]:
-    """Ask for the captions of the example photos that are not there yet, and tell how far they are."""
+    """Ask for the captions of the example photos that are not there yet, and tell how far they are.
+
+    People's captions of them become examples of the factual style, so that retraining it can be tried at once.
+    """
     from captioner import services, uploads
     from captioner.errors import Refused
-    from captioner.models import EVERYBODY, Caption, Viewer
+    from captioner.models import EVERYBODY, Caption, Style, Viewer
+    from training.models import Example
+    from training.services import add_example
 
     viewer = Viewer(visitor=EVERYBODY)
     gallery = Caption.objects.filter(visitor=EVERYBODY)
@@ -186,6 +191,9 @@ def _fill_gallery() -> Iterator[bool]:
             if missing:
                 credit = f"From COCO 2017, under the {photo['licence']} ({photo['licence_url']})"
                 image = uploads.store(data, credit=credit, credit_url=photo["flickr_url"])
+                for style in Style.objects.filter(slug="factual"):
+                    for text in photo["captions"]:
+                        add_example(style=style, image=image, text=text, source=Example.Source.IMPORTED)
                 services.request_captions(viewer=viewer, images=[image], styles=missing, bulk=True)
             yield True
         for caption in gallery.filter(status="failed", error_code__in=("deadline_exceeded", "worker_lost")):

@@ -367,7 +367,7 @@ def test_a_worker_told_to_stop_finishes_or_hands_back_and_exits_cleanly(stack: S
         stdout=subprocess.DEVNULL,
     )
     held = Caption.objects.filter(status=Status.RUNNING, lease_holder="told@test")
-    wait_until(held.exists, "it works")
+    wait_until(lambda: held.exists() or worker.poll() is not None, "it works")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(PATIENCE) == 0
     assert not held.exists()

@@ -15,7 +15,7 @@ import torch
 from django.db import connection
 from torch import Tensor
 
-from captioner import services, shift
+from captioner import services, shift, uploads
 from captioner.jobs import MAX_ATTEMPTS, JobQuerySet, Status
 from captioner.models import Caption, CaptionRequest, Embedding, Image, MapperVersion, Style, Viewer, Worker
 from captioner.shift import Shift
@@ -390,3 +390,11 @@ def test_a_shift_works_until_it_is_stopped_and_survives_what_goes_wrong(
     assert not any(thread.is_alive() for thread in working.threads)
     assert CaptionRequest.objects.get().status == Status.SUCCEEDED
     connection.close()
+
+
+def test_an_idle_worker_embeds_the_images_of_datasets_once(engine: Engine, media: Path, db: None, photo: bytes) -> None:
+    image = uploads.store(photo)
+    assert engine.work() == 0
+    assert engine.idle() == 1
+    assert Embedding.objects.get(image=image).encoder == engine.captioner.encoder.identity
+    assert engine.idle() == 0

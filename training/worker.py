@@ -87,6 +87,10 @@ class TrainingEngine:
             return 1
         return 0
 
+    def idle(self) -> int:
+        """Nothing: the caption worker embeds what a dataset will need."""
+        return 0
+
     def _run(self, run: TrainingRun, stopping: Callable[[], bool]) -> None:
         folder = services.run_folder(run)
         try:
