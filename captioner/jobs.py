@@ -183,7 +183,7 @@ class Job(models.Model):
 
     class Meta:
         abstract = True
-        constraints = [  # noqa: RUF012 (Django's own way)
+        constraints = [
             models.CheckConstraint(
                 condition=Q(status="running", lease_token__isnull=False, lease_expires_at__isnull=False)
                 | (~Q(status="running") & Q(lease_token__isnull=True, lease_expires_at__isnull=True)),
@@ -198,7 +198,7 @@ class Job(models.Model):
                 condition=Q(status="failed") | Q(error_code=""), name="%(app_label)s_%(class)s_error_if_failed"
             ),
         ]
-        indexes = [  # noqa: RUF012
+        indexes = [
             models.Index(fields=["rank_at", "id"], condition=Q(status="queued"), name="%(class)s_ready"),
             models.Index(fields=["lease_expires_at"], condition=Q(status="running"), name="%(class)s_leases"),
             models.Index(fields=["lease_token"], condition=Q(status="running"), name="%(class)s_tokens"),

@@ -221,7 +221,7 @@ class Caption(Job):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     request = models.ForeignKey(CaptionRequest, on_delete=models.CASCADE, related_name="captions")
     image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="captions")
-    style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="captions")
+    style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="captions", db_index=False)
     # The request's, once more: lists of a million captions are filtered and ordered by one index.
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+")
     visitor = models.CharField(max_length=40, blank=True)
@@ -238,13 +238,15 @@ class Caption(Job):
 
     class Meta(Job.Meta):
         ordering = ("-created_at", "-id")
-        indexes = (
+        indexes = [
             *Job.Meta.indexes,
             models.Index(fields=["-created_at", "-id"], name="caption_newest"),
             models.Index(fields=["owner", "-created_at", "-id"], name="caption_of_owner"),
             models.Index(fields=["visitor", "-created_at"], condition=~Q(visitor=""), name="caption_of_visitor"),
-            models.Index(fields=["status", "-created_at"], name="caption_by_status"),
-        )
+            # Ordered to the end: else a status or style that is rare is looked for in the whole table.
+            models.Index(fields=["status", "-created_at", "-id"], name="caption_by_status"),
+            models.Index(fields=["style", "-created_at", "-id"], name="caption_by_style"),
+        ]
 
     def __str__(self) -> str:
         return self.text or f"{self.status} {self.id}"

@@ -256,7 +256,7 @@ def wait(request: CaptionRequest, seconds: float) -> bool:
         Whether that was so before the time was up.
     """
     ends, pause = time.monotonic() + seconds, 0.02
-    while request.captions.unfinished().exists():
+    while Caption.objects.filter(request=request).unfinished().exists():
         if time.monotonic() >= ends:
             return False
         time.sleep(min(pause, max(0.0, ends - time.monotonic())))

@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -55,7 +56,7 @@ class Engine:
         self.holding: Claim | None = None
         self._mappers: OrderedDict[int, Mapper] = OrderedDict()  # by version
         self._embedded_until = datetime.min.replace(tzinfo=UTC)
-        self._unreadable: set[object] = set()
+        self._unreadable: set[uuid.UUID] = set()
 
     @classmethod
     def load(cls, name: str) -> Engine:
@@ -144,16 +145,16 @@ class Engine:
 
     def embeddings(
         self, images: Sequence[Image]
-    ) -> tuple[dict[object, Tensor], dict[object, float], dict[object, tuple[str, str]]]:
+    ) -> tuple[dict[uuid.UUID, Tensor], dict[uuid.UUID, float], dict[uuid.UUID, tuple[str, str]]]:
         """By image: its embedding (E,), the milliseconds that took, and code and sentence where it failed."""
         encoder = self.captioner.encoder
         stored = Embedding.objects.filter(image__in=[i.pk for i in images], encoder=encoder.identity)
-        vectors: dict[object, Tensor] = {
+        vectors: dict[uuid.UUID, Tensor] = {
             e.image_id: torch.from_numpy(np.frombuffer(bytes(e.vector), "<f4").copy()) for e in stored
         }
-        took: dict[object, float] = dict.fromkeys(vectors, 0.0)
-        failures: dict[object, tuple[str, str]] = {}
-        pixels: dict[object, Tensor] = {}
+        took: dict[uuid.UUID, float] = dict.fromkeys(vectors, 0.0)
+        failures: dict[uuid.UUID, tuple[str, str]] = {}
+        pixels: dict[uuid.UUID, Tensor] = {}
         started = time.monotonic()
         for image in images:
             if image.pk in vectors:
@@ -167,13 +168,13 @@ class Engine:
                 log.warning("an image cannot be read", extra={"image": image.pk, "error": error})
                 failures[image.pk] = ("image_missing", "the stored image cannot be read; upload it again")
 
-        def encode(keys: list[object]) -> None:
+        def encode(keys: list[uuid.UUID]) -> None:
             made = encoder.encode_pixels(torch.stack([pixels[k] for k in keys]))
             vectors.update(zip(keys, made, strict=True))
 
-        for keys, error in in_halves(list(pixels), encode):
+        for keys, cause in in_halves(list(pixels), encode):
             for pk in keys:
-                failures[pk] = _reason(error)
+                failures[pk] = _reason(cause)
         each = (time.monotonic() - started) * 1000 / max(1, len(pixels))
         took.update(dict.fromkeys(pixels, each))
         fresh = [
@@ -190,8 +191,8 @@ class Engine:
     def _decode(
         self,
         rows: list[Caption],
-        vectors: dict[object, Tensor],
-        encode_ms: dict[object, float],
+        vectors: dict[uuid.UUID, Tensor],
+        encode_ms: dict[uuid.UUID, float],
         mappers: dict[int, tuple[MapperVersion, Mapper]],
     ) -> None:
         token = rows[0].lease_token
@@ -266,7 +267,7 @@ class Engine:
         if mapper is None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / Path(version.file.name or "mapper").name
-                with default_storage.open(version.file.name, "rb") as source, path.open("wb") as copy:
+                with version.file.storage.open(str(version.file.name), "rb") as source, path.open("wb") as copy:
                     while chunk := source.read(1 << 20):
                         copy.write(chunk)
                 if file_sha256(path) != version.sha256:

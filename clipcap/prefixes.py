@@ -30,7 +30,7 @@ def nearest_words(lm: LanguageModel, prefix: Tensor, count: int = 5) -> list[lis
     similarity = F.normalize(prefix.to(lm.device).float(), dim=-1) @ F.normalize(vocabulary, dim=-1).T  # (K, V)
     best, tokens = similarity.topk(min(count, lm.vocabulary), dim=-1)
     return [
-        [NearWord(lm.tokenizer.decode([token]), round(value, 4)) for token, value in zip(ids, values, strict=True)]
+        [NearWord(str(lm.tokenizer.decode([token])), round(value, 4)) for token, value in zip(ids, values, strict=True)]
         for ids, values in zip(tokens.tolist(), best.tolist(), strict=True)
     ]
 

@@ -61,6 +61,7 @@ def test_a_run_is_trained_evaluated_filed_and_its_promotion_serves_the_next_capt
     factual: Style, trainer: TrainingEngine, engine: Engine, photo: bytes
 ) -> None:
     before = caption(factual, photo, engine)
+    assert before.version is not None
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 4, "layers": 1})
     assert trainer.work() == 1
     run.refresh_from_db()
@@ -218,7 +219,7 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(
 
 def test_images_that_vanish_are_left_out_and_the_log_says_so(factual: Style, engine: Engine) -> None:
     for image in Image.objects.all()[:3]:
-        image.file.storage.delete(image.file.name)
+        image.file.storage.delete(str(image.file.name))
     run = services.start_run(style=factual, options={"epochs": 1})
     TrainingEngine(engine).work()
     run.refresh_from_db()
@@ -241,7 +242,7 @@ def test_a_promotion_of_a_version_whose_file_is_gone_is_refused(factual: Style) 
     other = captioner_services.register_version(
         style=factual, path=Path(version.file.path), origin=MapperVersion.Origin.IMPORTED
     )
-    other.file.storage.delete(other.file.name)
+    other.file.storage.delete(str(other.file.name))
     with pytest.raises(Refused, match="not in the storage"):
         captioner_services.promote(version=other)
     assert factual.active_version == version

@@ -235,7 +235,11 @@ def test_an_answer_without_end_is_not_read(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 99999 no\r\n", b"x" * 5000])
 def test_an_answer_that_is_not_http_is_a_failed_delivery(receiver: Receiver, answer: bytes) -> None:
-    receiver.answer = lambda handler: handler.wfile.write(answer) and None
+
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(answer)
+
+    receiver.answer = reply
     with pytest.raises(webhooks.DeliveryError, match="not HTTP"):
         webhooks.deliver(receiver.url, webhooks.check_secret(""), "id", {})
 
@@ -253,7 +257,7 @@ def test_over_tls_the_certificate_must_be_good_for_the_name(
     if openssl is None:
         pytest.skip("there is no openssl; apt-get install openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
     command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     subprocess.run(command, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -122,7 +122,7 @@ class TrainingRun(Job):
 
     class Meta(Job.Meta):
         ordering = ("-created_at", "-pk")
-        constraints = (
+        constraints = [
             *Job.Meta.constraints,
             models.UniqueConstraint(
                 fields=["style"], condition=Q(status__in=("queued", "running")), name="one_run_at_a_time"
@@ -132,7 +132,7 @@ class TrainingRun(Job):
                 condition=Q(idempotency_key__isnull=False),
                 name="run_keys_are_unique",
             ),
-        )
+        ]
 
     def __str__(self) -> str:
         return f"run {self.pk} of {self.style.slug}"

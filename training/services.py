@@ -209,7 +209,7 @@ def start_run(
                 f"{style.name} has no version in service to go on from; start from scratch",
                 status=409,
             )
-        if not base.file.storage.exists(base.file.name):
+        if not base.file.storage.exists(str(base.file.name)):
             raise Refused("file_missing", f"the file of {base} is gone; start from scratch", status=409)
     examples = dataset(style, chosen)
     images = {

@@ -137,7 +137,7 @@ def _resumed(number: int) -> Import:
 
 
 def _claimed(batch: Import) -> Import:
-    claimed = Import.objects.filter(pk=batch.pk).claim("command", 1)
+    claimed: list[Import] = Import.objects.filter(pk=batch.pk).claim("command", 1)
     if not claimed:
         raise CommandError(
             f"import {batch.pk} is being worked on; if that was here and was killed, try again in half a minute"
