@@ -17,7 +17,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from django.conf import settings
-from django.core.files.storage import default_storage
 from django.db import Error as DatabaseError
 from django.db import transaction
 from django.db.models import Exists, Max, OuterRef

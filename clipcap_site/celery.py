@@ -1,6 +1,7 @@
 """The Celery application. Workers: `./run worker QUEUE` (captioner/management/commands/worker.py)."""
 
 import os
+from typing import Any
 
 from celery import Celery
 from kombu.transport import filesystem
@@ -13,4 +14,5 @@ app.autodiscover_tasks()
 
 # A broker that is a folder can be away like any other. Workers then wait for it, where they would otherwise end.
 # So they do (ValueError) when they read a message that is not yet written: it is a bell, and they look by themselves.
-filesystem.Transport.connection_errors = (*filesystem.Transport.connection_errors, OSError, ValueError)
+transport: Any = filesystem.Transport
+transport.connection_errors = (*transport.connection_errors, OSError, ValueError)
