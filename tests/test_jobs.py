@@ -326,6 +326,4 @@ class Queue(RuleBasedStateMachine):
 
 
 def test_in_any_history_every_row_ends_once(db: None) -> None:
-    run_state_machine_as_test(
-        Queue, settings=hypothesis_settings(max_examples=20, stateful_step_count=25)
-    )
+    run_state_machine_as_test(Queue, settings=hypothesis_settings(max_examples=20, stateful_step_count=25))
