@@ -357,6 +357,7 @@ def test_without_javascript_photos_are_captioned_too(
 
 
 def test_everything_can_be_reached_by_keyboard(page: Page) -> None:
+    page.on("filechooser", lambda chooser: None)  # so that no dialog opens in the browser itself
     page.goto("/")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()

@@ -203,7 +203,7 @@ def test_a_killed_worker_is_started_again_and_works(demo: Demo) -> None:
 
 def test_it_stops_without_a_process_left_and_the_next_start_finds_everything(demo: Demo) -> None:
     before, processes = demo.captions(), demo.processes()
-    assert len(processes) == 3  # gunicorn's two and the worker
+    assert len(processes) == 4  # gunicorn's two and the workers
     assert demo.stop(signal.SIGTERM) == 0
     assert demo.said[-1] == "Stopped.\n"
     assert not alive(processes)
