@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 LOOK = 2.0  # seconds after which an idle worker looks for work that no bell told of
 BEAT = settings.LEASE.total_seconds() / 6  # between renewals; a lease outlives several missed ones
-GRACE = 25.0  # seconds to finish the work in hand after SIGTERM
+GRACE = 20.0  # seconds to finish the work in hand after SIGTERM; Celery and the interpreter take some more to end
 
 # The data is to blame for these: no waiting mends them.
 FAULTY_DATA = (DataError, IntegrityError)

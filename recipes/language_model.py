@@ -279,12 +279,12 @@ def main() -> None:
         joint,
         training,
         views=views,
-        steps=steps(2250),
+        steps=steps(8800),
         size=8,
         captions_each=3,
-        peak=1.5e-3,
+        peak=1.2e-3,
         final=0.0,
-        lm_share=0.5,
+        lm_share=0.4,
         seed=3,
     )
     print("on dev:", dev_losses(joint, dev, embeddings[0][dev.rows]), flush=True)

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 
 from captioner import services as captioner_services
-from captioner.jobs import Claim, Job
+from captioner.jobs import Claim, Job, JobQuerySet
 from captioner.models import MapperVersion, Queue
 from captioner.shift import Shift, insist
 from captioner.worker import Engine
@@ -74,18 +75,20 @@ class TrainingEngine:
         """
         if Queue.is_paused("training"):
             return 0
-        for model, bring_to_end in ((Import, work_off), (TrainingRun, self._run)):
-            claimed = model.objects.claim(self.name, 1)
-            if not claimed:
-                continue
-            (job,) = claimed
-            self.holding = Claim(model.objects.all(), _token(job), LONGEST)
-            try:
-                bring_to_end(job, self.stopping)
-            finally:
-                self.holding = None
+        for batch in Import.objects.claim(self.name, 1):
+            self._hold(Import.objects.all(), batch, partial(work_off, batch, self.stopping))
+            return 1
+        for run in TrainingRun.objects.claim(self.name, 1):
+            self._hold(TrainingRun.objects.all(), run, partial(self._run, run, self.stopping))
             return 1
         return 0
+
+    def _hold(self, queue: JobQuerySet[Any], job: Job, bring_to_end: Callable[[], None]) -> None:
+        self.holding = Claim(queue, _token(job), LONGEST)
+        try:
+            bring_to_end()
+        finally:
+            self.holding = None
 
     def idle(self) -> int:
         """Nothing: the caption worker embeds what a dataset will need."""
