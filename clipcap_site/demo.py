@@ -222,14 +222,15 @@ def _set_up(home: Path) -> str:
     from django.contrib.auth.models import User
 
     from captioner.checks import missing_models
-    from captioner.models import Promotion
+    from captioner.models import MapperVersion
+    from clipcap.fingerprint import file_sha256
 
     for problem in missing_models():
         raise Failure(f"{problem.msg}; {problem.hint}")
     call_command("migrate", verbosity=0, interactive=False)
     _collect_static(home)
-    shipped = {path.stem for path in (settings.MODELS / "styles").glob("*.safetensors")}
-    if shipped - set(Promotion.objects.values_list("style__slug", flat=True)):
+    shipped = {file_sha256(path) for path in (settings.MODELS / "styles").glob("*.safetensors")}
+    if shipped - set(MapperVersion.objects.values_list("sha256", flat=True)):
         _run_once([*MANAGE, "install_styles"], home / "logs" / "install_styles.log")  # apart, because it loads torch
     if User.objects.filter(is_superuser=True).exists():
         return ""

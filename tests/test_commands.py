@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from captioner import services
 from captioner.management.commands import caption_folder
-from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, Worker
+from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Style, Viewer, Worker
 from captioner.worker import Engine
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -196,6 +196,14 @@ def test_pruning_deletes_old_requests_and_what_nothing_refers_to(
 def test_pruning_refuses_what_is_no_age(days: str) -> None:
     with pytest.raises(CommandError, match="days"):
         call_command("prune", f"--older-than={days}")
+
+
+def test_a_shipped_version_gives_way_to_a_newer_one_and_others_stay(styles: dict[str, Style]) -> None:
+    MapperVersion.objects.update(sha256="0" * 64)  # as if filed from files of an earlier release
+    styles["humorous"].versions.update(origin=MapperVersion.Origin.TRAINED)
+    call_command("install_styles", stdout=io.StringIO())
+    numbers = {slug: style.active_version.number for slug, style in styles.items() if style.active_version}
+    assert numbers == {"factual": 2, "humorous": 1, "romantic": 2}
 
 
 def test_styles_that_are_installed_stay_as_they_are(styles: dict[str, Style]) -> None:

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from captioner import services
 from captioner.models import MapperVersion, Style
+from clipcap.fingerprint import file_sha256
 
 DESCRIPTIONS = {
     "factual": "What is to be seen, plainly.",
@@ -40,7 +41,12 @@ class Command(BaseCommand):
                     "is_default": not Style.objects.filter(is_default=True).exists(),
                 },
             )
-            if style.active_version is None:
+            active = style.active_version
+            # A shipped version in service gives way to a newer one: it would not fit newly shipped models. What was
+            # trained or imported here stays.
+            outdated = active is not None and active.origin == MapperVersion.Origin.SHIPPED
+            known = style.versions.filter(sha256=file_sha256(path)).exists()
+            if active is None or (outdated and not known):
                 version = services.register_version(style=style, path=path, origin=MapperVersion.Origin.SHIPPED)
                 services.promote(version=version, reason="shipped with the software")
                 self.stdout.write(f"{version} is in service")
