@@ -15,7 +15,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import connection
 from django.utils import timezone
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from captioner import services
 from captioner.models import Caption, Style, Viewer
@@ -23,24 +23,11 @@ from captioner.worker import Engine
 from training.models import TrainingRun
 from training.worker import TrainingEngine
 
-CHROMIUM = Path("/usr/bin/chromium")
 COCO = Path(__file__).parent.parent / "examples" / "coco_cc"
 PATIENCE = 120_000  # ms; the machine may be busy
 
 expect.set_options(timeout=PATIENCE)
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}; on Debian and Ubuntu: apt install chromium")
-    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
-        # Playwright keeps an event loop in this thread, in which nothing of Django's runs.
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

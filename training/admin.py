@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
@@ -309,7 +308,7 @@ class ImportAdmin(ReadOnly):
     def refused(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """The rows that were refused, as CSV."""
         batch = self.viewed(request, pk)
-        response = StreamingHttpResponse(_csv(batch), content_type="text/csv; charset=utf-8")
+        response = StreamingHttpResponse(datasets.refused_csv(batch), content_type="text/csv; charset=utf-8")
         response["Content-Disposition"] = f'attachment; filename="refused-{batch.pk}.csv"'
         return response
 
@@ -424,19 +423,3 @@ def _samples(checkpoints: list[Checkpoint]) -> list[dict[str, Any]]:
             else:
                 texts.append({"first": checkpoint.epoch, "last": checkpoint.epoch, "text": sample["text"]})
     return list(photos.values())
-
-
-def _csv(batch: Import) -> Iterator[str]:
-    """The refused rows; no cell begins a formula."""
-
-    class Line:
-        def write(self, line: str) -> str:
-            return line
-
-    def harmless(text: str) -> str:
-        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-    writer = csv.writer(Line())
-    yield writer.writerow(("file", "line", "reason"))
-    for row in batch.refused.iterator():
-        yield writer.writerow((harmless(row.file), row.line, harmless(row.reason)))

@@ -12,7 +12,7 @@ class RunOptions:
     """What an administrator chooses for a run.
 
     start: `active` goes on from the version in service, `scratch` from a new mapper.
-    mapper, prefix_length, layers: of a new mapper; with `active` they are the version's own and must be left out.
+    mapper, prefix_length, layers: of a new mapper; with `active` they are the version's own and cannot be chosen.
     epochs: 0 is `auto`: until the validation loss stops falling.
     learning_rate: 0 is `auto`: 1e-3 from scratch, 3e-4 from the active version.
     batch_size: captions a step.
@@ -41,6 +41,10 @@ class RunOptions:
             raise ValueError(f"start must be 'active' or 'scratch', not {self.start!r}")
         if self.mapper not in ("transformer", "mlp"):
             raise ValueError(f"mapper must be 'transformer' or 'mlp', not {self.mapper!r}")
+        if self.start == "active":
+            for name in ("mapper", "prefix_length", "layers"):
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(f"{name} is the active version's own; to choose it, set start to 'scratch'")
         whole = {
             "prefix_length": (1, 64),
             "layers": (1, 16),

@@ -222,7 +222,7 @@ def start_run(
             f"{LEAST_TRAINING} and {LEAST_HELD_OUT} are needed: import more, or take people's corrections",
             status=409,
         )
-    newest = examples.aggregate(newest=Max("pk"), count=Max("pk"))["newest"]
+    newest = examples.aggregate(newest=Max("pk"))["newest"]
     now = clock("default")
     try:
         with transaction.atomic():
