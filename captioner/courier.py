@@ -6,8 +6,9 @@ from typing import Any
 
 from captioner import webhooks
 from captioner.jobs import clock
-from captioner.models import WebhookDelivery
+from captioner.models import CaptionRequest, WebhookDelivery
 from captioner.serializers import RequestSerializer
+from captioner.services import with_captions
 from captioner.shift import insist
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def _deliver(delivery: WebhookDelivery) -> None:
     payload = {
         "type": "captions.finished",
         "timestamp": clock("default").isoformat(),
-        "data": RequestSerializer(delivery.request).data,
+        "data": RequestSerializer(with_captions(CaptionRequest.objects.filter(pk=delivery.request_id)).get()).data,
     }
     started = time.monotonic()
     entry: dict[str, Any] = {"at": payload["timestamp"], "status": None, "error": ""}

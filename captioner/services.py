@@ -6,7 +6,6 @@ rung on commit, by a task's name: this module loads no model and no torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import subprocess
@@ -43,6 +42,7 @@ from captioner.models import (
     Viewer,
     WebhookDelivery,
 )
+from clipcap.fingerprint import file_sha256
 from clipcap.options import DecodingOptions
 from clipcap_site import app
 
@@ -194,8 +194,9 @@ def request_captions(
     try:
         with transaction.atomic():
             ids = {image.pk for image, _ in stored}
-            # Locked, so that none is deleted before its captions refer to it.
-            if Image.objects.select_for_update().filter(pk__in=ids).count() < len(ids):
+            # Locked, so that none is deleted before its captions refer to it; in one order, against deadlocks.
+            locked = Image.objects.select_for_update().filter(pk__in=ids).order_by("pk")
+            if len(locked.values_list("pk", flat=True)) < len(ids):
                 raise Refused(
                     "conflict", "an image was deleted at this very moment; send the request again", status=409
                 )
@@ -211,7 +212,8 @@ def request_captions(
                     "body_sha256": once.body_sha256 if once else "",
                 },
             )
-            there = _already_in(request, viewer, len(stored) * len(chosen)) if into else set()
+            wanted = {(image.pk, style.pk) for image, _ in stored for style in chosen}
+            there = _already_in(request, viewer, wanted) if into else set()
             ends = now + (deadline or settings.DEADLINE)
             Caption.objects.bulk_create(
                 Caption(
@@ -240,7 +242,8 @@ def request_captions(
                 )
             if render:
                 request.answer = render(request)
-                request.save(update_fields=["answer"])
+                if once:
+                    request.save(update_fields=["answer"])
             transaction.on_commit(ring)
     except IntegrityError:
         if once and (earlier := _earlier(once)):  # the same call, made twice at once
@@ -320,7 +323,7 @@ def get_caption(viewer: Viewer, pk: uuid.UUID, *, to_change: bool = False) -> Ca
 
 def visible_requests(viewer: Viewer) -> QuerySet[CaptionRequest]:
     """What the viewer's lists show, with captions, the newest first."""
-    return _with_captions(CaptionRequest.objects.filter(viewer.listed()))
+    return with_captions(CaptionRequest.objects.filter(viewer.listed()))
 
 
 def get_request(viewer: Viewer, pk: uuid.UUID) -> CaptionRequest:
@@ -329,7 +332,7 @@ def get_request(viewer: Viewer, pk: uuid.UUID) -> CaptionRequest:
     Raises:
         Refused: there is none, or not for this viewer.
     """
-    request = _with_captions(CaptionRequest.objects.filter(viewer.reachable(), pk=pk)).first()
+    request = with_captions(CaptionRequest.objects.filter(viewer.reachable(), pk=pk)).first()
     if request is None:
         raise _not_found("request", pk)
     return request
@@ -481,7 +484,7 @@ def import_version(*, style: Style, file: File[bytes], name: str, person: Any = 
 
 
 def _file_version(style: Style, path: Path, suffix: str, **fields: Any) -> MapperVersion:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_sha256(path)
     with path.open("rb") as file, transaction.atomic():
         Style.objects.select_for_update().get(pk=style.pk)  # numbers are given one at a time
         number = (style.versions.aggregate(last=Max("number"))["last"] or 0) + 1
@@ -564,7 +567,7 @@ def prune(older_than: timedelta | None = None) -> dict[str, int]:
     keep = settings.KEEP_RESULTS if older_than is None else older_than
     now = clock("default")
     CaptionRequest.objects.filter(idempotency_key__isnull=False, created_at__lt=now - IDEMPOTENCY).update(
-        idempotency_key=None
+        idempotency_key=None, answer={}
     )
     requests = 0
     if keep:
@@ -599,7 +602,9 @@ def _stored(image: Upload | Image, place: int) -> Image:
         raise
 
 
-def _already_in(request: CaptionRequest, viewer: Viewer, more: int) -> set[tuple[uuid.UUID, int]]:
+def _already_in(
+    request: CaptionRequest, viewer: Viewer, wanted: set[tuple[uuid.UUID, int]]
+) -> set[tuple[uuid.UUID, int]]:
     """The pairs of image and style that a request has, to which the viewer wants to add.
 
     Raises:
@@ -607,8 +612,10 @@ def _already_in(request: CaptionRequest, viewer: Viewer, more: int) -> set[tuple
     """
     if (request.owner_id, request.visitor) != (viewer.user and viewer.user.pk, viewer.visitor):
         raise _not_found("request", request.pk)
+    # Locked, so that the same upload made twice at once is added once.
+    CaptionRequest.objects.select_for_update().get(pk=request.pk)
     there = set(request.captions.values_list("image_id", "style_id"))
-    if len(there) + more > MAX_CAPTIONS_PER_REQUEST:
+    if len(there | wanted) > MAX_CAPTIONS_PER_REQUEST:
         raise Refused(
             "too_many_images",
             f"a request holds at most {MAX_CAPTIONS_PER_REQUEST} captions; start another for further photos",
@@ -624,7 +631,7 @@ def _earlier(once: Once) -> CaptionRequest | None:
         Refused: it had another body.
     """
     same = CaptionRequest.objects.filter(idempotency_scope=once.scope, idempotency_key=once.key)
-    same.filter(created_at__lt=clock("default") - IDEMPOTENCY).update(idempotency_key=None)
+    same.filter(created_at__lt=clock("default") - IDEMPOTENCY).update(idempotency_key=None, answer={})
     earlier = same.first()
     if earlier and earlier.body_sha256 != once.body_sha256:
         raise Refused(
@@ -639,13 +646,16 @@ def _with_parts(captions: QuerySet[Caption]) -> QuerySet[Caption]:
     return captions.select_related("image", "style", "version__style").prefetch_related("corrections__author")
 
 
-def _with_captions(requests: QuerySet[CaptionRequest]) -> QuerySet[CaptionRequest]:
+def with_captions(requests: QuerySet[CaptionRequest]) -> QuerySet[CaptionRequest]:
+    """The requests with all that is said about their captions, in a few queries however many these are."""
     return requests.prefetch_related(Prefetch("captions", _with_parts(Caption.objects.order_by("created_at", "pk"))))
 
 
 def _delete_images(images: QuerySet[Image]) -> int:
     """Delete those that nothing refers to, their files on commit. Call it within a transaction."""
-    unused = list(images.select_for_update(of=("self",)).filter(Image.unreferenced()))
+    # Locked first and asked about then: whoever had them locked may have queued captions of them meanwhile.
+    locked = [image.pk for image in images.select_for_update().order_by("pk")]
+    unused = list(Image.objects.filter(Image.unreferenced(), pk__in=locked))
     Image.objects.filter(pk__in=[image.pk for image in unused]).delete()
     for image in unused:
         transaction.on_commit(partial(uploads.remove_files, image))

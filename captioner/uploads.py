@@ -51,7 +51,7 @@ def store(data: bytes, **fields: Any) -> Image:
     check_size(len(data))
     digest = hashlib.sha256(data).hexdigest()
     known = Image.objects.filter(sha256=digest).first()
-    if known:
+    if known and all(file.storage.exists(file.name) for file in (known.file, known.thumbnail)):
         return known
     try:
         picture = open_image(data, min_side=SIDE, max_pixels=settings.MAX_UPLOAD_PIXELS)
@@ -77,6 +77,10 @@ def store(data: bytes, **fields: Any) -> Image:
             f"the picture could not be stored ({reason}); nothing was changed; try again later",
             status=507,
         ) from error
+    if known:  # its files are gone, and here they are again
+        Image.objects.filter(pk=known.pk).update(file=new.file.name, thumbnail=new.thumbnail.name)
+        known.refresh_from_db()
+        return known
     image, created = Image.objects.get_or_create(
         sha256=digest, defaults={field.name: getattr(new, field.name) for field in Image._meta.fields}
     )

@@ -398,3 +398,14 @@ def test_an_idle_worker_embeds_the_images_of_datasets_once(engine: Engine, media
     assert engine.idle() == 1
     assert Embedding.objects.get(image=image).encoder == engine.captioner.encoder.identity
     assert engine.idle() == 0
+
+
+def test_a_picture_whose_file_is_gone_comes_back_with_its_next_upload(
+    styles: dict[str, Style], engine: Engine, photo: bytes
+) -> None:
+    image = uploads.store(photo)
+    image.file.storage.delete(str(image.file.name))
+    assert uploads.store(photo).pk == image.pk
+    request = services.request_captions(viewer=Viewer(), images=[services.Upload(photo)])
+    engine.work()
+    assert request.captions.get().status == "succeeded"
