@@ -51,7 +51,7 @@ def store(data: bytes, **fields: Any) -> Image:
     check_size(len(data))
     digest = hashlib.sha256(data).hexdigest()
     known = Image.objects.filter(sha256=digest).first()
-    if known and all(file.storage.exists(file.name) for file in (known.file, known.thumbnail)):
+    if known and all(file.storage.exists(str(file.name)) for file in (known.file, known.thumbnail)):
         return known
     try:
         picture = open_image(data, min_side=SIDE, max_pixels=settings.MAX_UPLOAD_PIXELS)

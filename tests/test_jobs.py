@@ -132,7 +132,7 @@ def test_what_is_handed_back_counts_as_no_attempt(table: None) -> None:
 def test_a_row_that_cost_a_worker_is_claimed_alone_and_given_up_in_the_end(table: None, clock: Clock) -> None:
     poison = queue()
     assert Caption.objects.claim("w", 8) == [poison]
-    good = queue()
+    good = queue(rank=1)
     for _ in range(MAX_ATTEMPTS - 1):
         lose(clock)
         assert Caption.objects.claim("w", 8) == [poison]
