@@ -9,10 +9,11 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import numpy as np
 from django import forms
 from django.contrib import admin
-from django.db.models import OuterRef, QuerySet, Subquery
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
@@ -23,9 +24,11 @@ from django.utils.safestring import SafeString
 from captioner import dashboard, services
 from captioner.admin_parts import BigTable, ReadOnly, duration, each, since, thumbnail
 from captioner.errors import Refused
-from captioner.jobs import Status
+from captioner.jobs import UNFINISHED, Status
 from captioner.models import (
     Caption,
+    Draft,
+    DraftRequest,
     Image,
     MapperVersion,
     Promotion,
@@ -34,9 +37,11 @@ from captioner.models import (
     WebhookDelivery,
     Worker,
 )
-from captioner.plots import score_bars
+from captioner.plots import heat_map, score_bars
+from clipcap.prefixes import distances, mean_distance
 
 CAPTIONS_OF_AN_IMAGE = 50
+PHOTOS_OFFERED = 24
 METRICS = ("CIDEr", "Bleu_4", "ROUGE_L", "METEOR", "SPICE")
 
 
@@ -232,6 +237,7 @@ class MapperVersionAdmin(ReadOnly):
         view, posts = "captioner.view_mapperversion", ("GET", "POST")
         return [
             self.route("compare/", self.compare, "compare", view),
+            self.route("compare/photos/", self.compare_on_photos, "photos", "captioner.add_draftrequest", "POST"),
             self.route("import/", self.import_version, "import", "captioner.add_mapperversion", *posts),
             self.route("<int:pk>/promote/", self.promote, "promote", "captioner.add_promotion", *posts),
             self.route("<int:pk>/download/", self.download, "download", view),
@@ -251,6 +257,7 @@ class MapperVersionAdmin(ReadOnly):
             str(version),
             version=version,
             serving=version.serving == version.pk,
+            active=MapperVersion.objects.filter(pk=version.serving).first(),
             bars=score_bars(_scores([version]), "Scores on the held-out images") if candidate else "",
             candidate=candidate,
             run=getattr(version, "run", None),
@@ -259,16 +266,33 @@ class MapperVersionAdmin(ReadOnly):
 
     def compare(self, request: HttpRequest) -> HttpResponseBase:
         """Scores of versions side by side, and what they wrote about the same photos."""
-        wanted = [as_int(text) for text in request.GET.getlist("version")][:6]
-        versions = list(self.get_queryset(request).filter(pk__in=wanted).select_related("style"))
+        versions = self._chosen(request.GET)
+        photos = Image.objects.all()[:PHOTOS_OFFERED] if request.user.has_perm("captioner.view_image") else []
         return self.page(
             request,
             "admin/captioner/compare.html",
             "Compare " + ", ".join(map(str, versions)),
             versions=versions,
             bars=score_bars(_scores(versions), "Scores on the held-out images"),
+            offered=photos,
+            most=services.MOST_COMPARED["photos"],
             photos=_written_by(versions) if request.user.has_perm("captioner.view_caption") else [],
         )
+
+    def compare_on_photos(self, request: HttpRequest) -> HttpResponseBase:
+        """Have versions write about stored and uploaded photos."""
+        stored = Image.objects.filter(pk__in=[as_uuid(text) for text in request.POST.getlist("photo")])
+        if not request.user.has_perm("captioner.view_image"):
+            stored = stored.none()
+        uploaded = [services.Upload(file.read(), file.name or "") for file in request.FILES.getlist("upload")]
+        drafts = services.compare_versions(
+            versions=self._chosen(request.POST), images=[*stored, *uploaded], person=request.user
+        )
+        return redirect("admin:captioner_draftrequest_change", drafts.pk)
+
+    def _chosen(self, given: QueryDict) -> list[MapperVersion]:
+        wanted = [as_int(text) for text in given.getlist("version")][: services.MOST_COMPARED["versions"]]
+        return list(MapperVersion.objects.filter(pk__in=wanted).select_related("style").order_by("style", "number"))
 
     def import_version(self, request: HttpRequest) -> HttpResponseBase:
         """File an uploaded mapper."""
@@ -335,6 +359,40 @@ class MapperVersionAdmin(ReadOnly):
             text="A version is deleted for good. One in service or in the history of promotions, and one that wrote "
             "captions, stays.",
         )
+
+
+@admin.register(DraftRequest)
+class DraftRequestAdmin(BigTable, ReadOnly):
+    """What versions were asked to write: comparisons on photos, and styles' captions written anew. Live."""
+
+    list_display = ("__str__", "style", "person", "created_at")
+    list_select_related = ("style", "person")
+
+    def get_urls(self) -> list[URLPattern]:
+        """With the live part of a page and its button."""
+        change = "captioner.change_draftrequest"
+        return [
+            self.route("<uuid:pk>/live/", self.live, "live", "captioner.view_draftrequest"),
+            self.route("<uuid:pk>/cancel/", self.cancel, "cancel", change, "POST"),
+            *super().get_urls(),
+        ]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Photos and what each version writes about them, or how far a style's captions are."""
+        drafts = self.viewed(request, as_uuid(object_id))
+        title = f"The captions of {drafts.style}, written anew" if drafts.style else "Versions compared on photos"
+        return self.page(request, "admin/captioner/drafts.html", title, up=drafts.style, **_standing(drafts))
+
+    def live(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
+        """How it stands now, to be swapped in."""
+        return self.page(request, "admin/captioner/drafts_live.html", "", **_standing(self.viewed(request, pk)))
+
+    def cancel(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
+        """Cancel what is not written yet."""
+        drafts = self.viewed(request, pk)
+        return self.done(request, drafts, f"{services.cancel_drafts(drafts):,} that were not written yet are canceled")
 
 
 @admin.register(Promotion)
@@ -412,3 +470,39 @@ def _written_by(versions: list[MapperVersion], photos: int = 24) -> list[dict[st
         texts.setdefault((image, version), text)
     stored = Image.objects.in_bulk(images)
     return [{"image": stored[pk], "texts": [texts.get((pk, v.pk), "") for v in versions]} for pk in images]
+
+
+def _standing(request: DraftRequest) -> dict[str, Any]:
+    counts = dict(request.drafts.values_list("status").annotate(count=Count("pk")))
+    total, left = sum(counts.values()), sum(counts.get(status, 0) for status in UNFINISHED)
+    failed = request.drafts.filter(status=Status.FAILED).first()
+    shown = {"request_": request, "total": total, "left": left, "written": counts.get(Status.SUCCEEDED, 0)}
+    shown |= {"failed": counts.get(Status.FAILED, 0), "reason": failed.error_detail if failed else ""}
+    if request.style:
+        return shown
+    drafts = list(request.drafts.select_related("image", "version__style").order_by("created_at", "pk"))
+    images = sorted({draft.image for draft in drafts}, key=lambda image: (image.created_at, image.pk))
+    versions = sorted({draft.version for draft in drafts}, key=lambda version: (version.style.slug, version.number))
+    by_place = {(draft.image, draft.version): draft for draft in drafts}
+    return shown | {
+        "versions": versions,
+        "photos": [{"image": i, "drafts": [by_place.get((i, v)) for v in versions]} for i in images],
+        "spreads": [] if left else [spread for v in versions if (spread := _spread(v, images, by_place))],
+    }
+
+
+def _spread(
+    version: MapperVersion, images: list[Image], drafts: dict[tuple[Image, MapperVersion], Draft]
+) -> dict[str, Any] | None:
+    """How far a version's prefixes of different photos differ; nothing where there are not two."""
+    written = [(str(n), draft.prefix) for n, i in enumerate(images, 1) if (draft := drafts.get((i, version)))]
+    found = {number: np.frombuffer(bytes(prefix), "<f2") for number, prefix in written if prefix}
+    if len(found) < 2:
+        return None
+    prefixes = np.stack(list(found.values())).reshape(len(found), int(version.config["prefix_length"]), -1)
+    title = f"Distances between the prefixes by {version}"
+    return {
+        "version": version,
+        "mean": mean_distance(prefixes),
+        "map": heat_map(distances(prefixes).tolist(), list(found), title),
+    }

@@ -80,10 +80,10 @@ class Image(models.Model):
 
     @classmethod
     def unreferenced(cls) -> Q:
-        """Images that nothing needs: no caption, and no row of another app that must not lose its image."""
+        """Images that nothing needs: no caption, and no other row that must not lose its image."""
         unneeded = Q()
-        for relation in cls._meta.related_objects:
-            if relation.on_delete is models.PROTECT:
+        for relation in cls._meta.get_fields(include_hidden=True):
+            if isinstance(relation, models.ManyToOneRel) and relation.on_delete is models.PROTECT:
                 rows = relation.related_model._base_manager.filter(**{relation.field.name: OuterRef("pk")})
                 unneeded &= ~Q(Exists(rows))
         return unneeded
@@ -256,6 +256,61 @@ class Caption(Job):
         """A person's correction, or what the model wrote."""
         correction = self.corrections.last()
         return correction.text if correction else self.text
+
+
+class DraftRequest(models.Model):
+    """What an administrator has versions write: about some photos, to compare; or a style's captions, all anew."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    style = models.ForeignKey(
+        Style, null=True, on_delete=models.CASCADE, related_name="rewritings", help_text="whose captions are replaced"
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+
+    def __str__(self) -> str:
+        return f"{self.style or 'comparison'}, {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class Draft(Job):
+    """What one version, in service or not, writes about one image. No list of captions shows it; where it was written
+    for a caption, that caption takes it over whole, when it is finished."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    request = models.ForeignKey(DraftRequest, on_delete=models.CASCADE, related_name="drafts")
+    image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="+")
+    version = models.ForeignKey(MapperVersion, on_delete=models.CASCADE, related_name="drafts")
+    caption = models.ForeignKey(
+        Caption, null=True, on_delete=models.CASCADE, related_name="drafts", help_text="which takes the draft over"
+    )
+    options = models.JSONField(default=dict, help_text="DecodingOptions")
+    text = models.TextField(blank=True)
+    confidence = models.FloatField(null=True, help_text="mean log-probability of a token; 0 at best")
+    prefix_words = models.JSONField(
+        default=list, help_text="of each prefix vector, the nearest words of the vocabulary: [[[word, similarity]]]"
+    )
+    prefix = models.BinaryField(null=True, help_text="(K, D) float16, little-endian; of comparisons")
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta(Job.Meta):
+        constraints = [
+            *Job.Meta.constraints,
+            models.UniqueConstraint(
+                fields=["caption"], condition=Q(status__in=("queued", "running")), name="one_draft_at_a_time"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.text or f"{self.status} {self.id}"
+
+    def finish(self, written: dict[str, Any], **prefix: Any) -> None:
+        """Record what a worker has `written`, in the caption too that was waiting for it. Call it in a transaction."""
+        if self.succeed(text=written["text"], confidence=written["confidence"], **prefix) and self.caption_id:
+            Caption.objects.filter(pk=self.caption_id, status=Status.SUCCEEDED).update(**written)
 
 
 class Correction(models.Model):

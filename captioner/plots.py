@@ -155,6 +155,27 @@ def lines(series: Mapping[str, Sequence[Point]], title: str) -> SafeString:
     return _svg(height, parts, title)
 
 
+def heat_map(values: Sequence[Sequence[float]], labels: Sequence[str], title: str) -> SafeString:
+    """A square of numbers from 0 to 1 as a square of cells, the darker the higher, labelled at both sides."""
+    size, left, top = 26, 30, 22
+    parts = []
+    for row, numbers in enumerate(values):
+        y = top + row * size
+        parts.append(_text(left - 8, y + size / 2 + 4, labels[row], "end"))
+        parts.append(_text(left + (row + 0.5) * size, top - 7, labels[row], "middle"))
+        for column, number in enumerate(numbers):
+            parts.append(
+                format_html(
+                    '<rect class="series-0" x="{}" y="{}" width="{}" height="{}" fill-opacity="{}">'
+                    "<title>{} and {}: {}</title></rect>",
+                    *(left + column * size, y, size - 2, size - 2, f"{min(1.0, max(0.0, number)):.3f}"),
+                    *(labels[row], labels[column], f"{number:.3f}"),
+                )
+            )
+    side = len(values) * size
+    return _svg(top + side + 4, parts, title, left + side + 4)
+
+
 def as_file(drawing: SafeString) -> str:
     """A drawing as an SVG file of its own, which has no page's style sheet to rely on."""
     style = (

@@ -34,6 +34,8 @@ from captioner.models import (
     Caption,
     CaptionRequest,
     Correction,
+    Draft,
+    DraftRequest,
     Image,
     MapperVersion,
     Promotion,
@@ -51,6 +53,9 @@ log = logging.getLogger(__name__)
 BULK_PATIENCE = timedelta(seconds=60)  # how long bulk work lets younger interactive work pass
 IDEMPOTENCY = timedelta(hours=24)
 MAX_CAPTIONS_PER_REQUEST = 500
+MOST_COMPARED = {"versions": 6, "photos": 24}
+PART = 1000  # captions of a style that are queued to be rewritten in one transaction
+REWRITING = timedelta(days=7)  # how long the captions of a style may take to be rewritten; comparisons pass them
 LONGEST_CAPTION = 100  # tokens
 MOST_ALTERNATIVES = 10
 MOST_WORDS = 10  # of a search
@@ -193,13 +198,7 @@ def request_captions(
     stored = [(_stored(image, place), tidy_name(getattr(image, "name", ""))) for place, image in enumerate(images)]
     try:
         with transaction.atomic():
-            ids = {image.pk for image, _ in stored}
-            # Locked, so that none is deleted before its captions refer to it; in one order, against deadlocks.
-            locked = Image.objects.select_for_update().filter(pk__in=ids).order_by("pk")
-            if len(locked.values_list("pk", flat=True)) < len(ids):
-                raise Refused(
-                    "conflict", "an image was deleted at this very moment; send the request again", status=409
-                )
+            _lock_images({image.pk for image, _ in stored})
             now = clock("default")
             owner = {"owner": viewer.user, "visitor": viewer.visitor}
             request, _ = CaptionRequest.objects.get_or_create(
@@ -538,6 +537,110 @@ def delete_version(version: MapperVersion) -> None:
         raise Refused("version_in_use", f"a training run started from {version}; it stays", status=409) from error
 
 
+def compare_versions(
+    *, versions: Sequence[MapperVersion], images: Sequence[Upload | Image], person: Any = None
+) -> DraftRequest:
+    """Have each of the versions, in service or not, write about each of the images; wake the workers on commit.
+
+    Raises:
+        Refused: nothing to compare or too much of it, or a file that is no picture; then nothing was queued.
+    """
+    for what, given in {"versions": versions, "photos": images}.items():
+        if not 1 <= len(given) <= MOST_COMPARED[what]:
+            raise Refused(
+                f"invalid_{what}",
+                f"choose between 1 and {MOST_COMPARED[what]} {what}, not {len(given)}",
+                status=422,
+                field=what,
+            )
+    stored = {image.pk: image for image in (_stored(image, place) for place, image in enumerate(images))}
+    now = clock("default")
+    with transaction.atomic():
+        _lock_images(set(stored))
+        request = DraftRequest.objects.create(person=person, created_at=now)
+        Draft.objects.bulk_create(
+            Draft(
+                request=request,
+                image=image,
+                version=version,
+                options=asdict(DecodingOptions()),
+                created_at=now,
+                rank_at=now,
+                deadline_at=now + settings.DEADLINE,
+            )
+            for image in stored.values()
+            for version in versions
+        )
+        transaction.on_commit(ring)
+    return request
+
+
+def to_rewrite(style: Style) -> QuerySet[Caption]:
+    """The captions of a style that another version wrote than the one in service, and that none is rewriting yet."""
+    drafts = Draft.objects.unfinished().filter(caption=OuterRef("pk"))
+    return Caption.objects.filter(~Exists(drafts), ~Q(version=style.active_version), style=style, status="succeeded")
+
+
+def rewrite_captions(*, style: Style, person: Any = None) -> DraftRequest:
+    """Have the version in service write all captions of its style anew, when there is nothing else to do.
+
+    Each caption keeps its text until the new one is there, and its corrections for good. Called again, it goes on with
+    what is left.
+
+    Raises:
+        Refused: no version is in service, or it wrote all of them.
+    """
+    version = style.active_version
+    if version is None:
+        raise Refused("no_active_version", f"{style.name} has no version in service; promote one first", status=409)
+    now = clock("default")
+    left = to_rewrite(style).order_by("-created_at", "-pk")
+    if not left.exists():
+        raise Refused("nothing_to_rewrite", f"{version} wrote all captions of {style.name}", status=409)
+    request = DraftRequest.objects.create(person=person, style=style, created_at=now)
+    part = left[:PART]
+    # In parts: a transaction over a hundred thousand rows would keep all others from writing to SQLite.
+    while chosen := list(part.values_list("pk", "created_at")):
+        with transaction.atomic():
+            # Locked, so that none is deleted before its draft refers to it; in one order, against deadlocks.
+            captions = Caption.objects.select_for_update().filter(pk__in=[pk for pk, _ in chosen]).order_by("pk")
+            Draft.objects.bulk_create(
+                [
+                    Draft(
+                        request=request,
+                        image_id=caption.image_id,
+                        version=version,
+                        caption=caption,
+                        options=caption.options,
+                        created_at=now,
+                        rank_at=now + REWRITING,
+                        deadline_at=now + REWRITING,
+                    )
+                    for caption in captions
+                ],
+                ignore_conflicts=True,  # somebody else may have begun the same
+            )
+            transaction.on_commit(ring)
+        pk, at = chosen[-1]
+        part = left.filter(Q(created_at__lt=at) | Q(created_at=at, pk__lt=pk))[:PART]
+    return request
+
+
+def cancel_drafts(request: DraftRequest) -> int:
+    """Cancel what is not written yet.
+
+    Returns:
+        How many drafts that were.
+
+    Raises:
+        Refused: nothing is left to cancel.
+    """
+    count: int = Draft.objects.filter(request=request).cancel()
+    if not count:
+        raise Refused("already_finished", "everything is written already", status=409)
+    return count
+
+
 def set_default_style(style: Style) -> None:
     """Use a style wherever a request names none."""
     with transaction.atomic():
@@ -578,6 +681,8 @@ def prune(older_than: timedelta | None = None) -> dict[str, int]:
             requests += len(ids)
             with transaction.atomic():
                 CaptionRequest.objects.filter(pk__in=ids).delete()
+        unwritten = Draft.objects.unfinished().filter(request=OuterRef("pk"))
+        DraftRequest.objects.filter(~Exists(unwritten), created_at__lt=now - keep).delete()
     images = 0
     unused = Image.objects.filter(Image.unreferenced(), created_at__lt=now - timedelta(hours=1))
     while ids := list(unused.values_list("pk", flat=True)[:500]):
@@ -600,6 +705,17 @@ def _stored(image: Upload | Image, place: int) -> Image:
     except Refused as error:
         error.extra |= {"index": place, "name": tidy_name(image.name)}
         raise
+
+
+def _lock_images(pks: set[uuid.UUID]) -> None:
+    """Keep images from being deleted before rows refer to them; in one order, against deadlocks.
+
+    Raises:
+        Refused: one of them is gone already.
+    """
+    locked = Image.objects.select_for_update().filter(pk__in=pks).order_by("pk")
+    if len(locked.values_list("pk", flat=True)) < len(pks):
+        raise Refused("conflict", "an image was deleted at this very moment; send the request again", status=409)
 
 
 def _already_in(

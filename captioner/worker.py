@@ -9,10 +9,11 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +24,18 @@ from django.db.models import Exists, Max, OuterRef
 from torch import Tensor
 
 from captioner.courier import deliver_next
-from captioner.jobs import Claim, clock
-from captioner.models import Caption, Embedding, Image, MapperVersion, Promotion, Queue, Style, WebhookDelivery
+from captioner.jobs import Claim, JobQuerySet, clock
+from captioner.models import (
+    Caption,
+    Draft,
+    Embedding,
+    Image,
+    MapperVersion,
+    Promotion,
+    Queue,
+    Style,
+    WebhookDelivery,
+)
 from captioner.shift import FAULTY_DATA, Shift, insist
 from clipcap.captioner import Captioner
 from clipcap.encoder import Encoder
@@ -38,13 +49,20 @@ log = logging.getLogger(__name__)
 
 LONGEST_BATCH = timedelta(minutes=5)  # a batch that takes longer hangs: its lease is let go
 MAPPERS_KEPT = 64
+DRAFTS_FIRST = 5  # one turn in so many begins with the drafts: captions pass them, but not for ever
+WORDS_KEPT = 3  # of each prefix vector of a draft
 AHEAD = 8  # images embedded at a time while idle; a caption that comes meanwhile waits for them
 
 T = TypeVar("T")
+Row = Caption | Draft
+Writer = tuple[MapperVersion, Mapper]
 
 
-class Unavailable(Exception):
-    """A style none of whose versions can be loaded."""
+@dataclass(frozen=True)
+class Unavailable:
+    """What is to write a row cannot be loaded."""
+
+    reason: str
 
 
 class Engine:
@@ -54,6 +72,7 @@ class Engine:
         self.captioner, self.name, self.batch_size = captioner, name, batch_size
         self.holding: Claim | None = None
         self._mappers: OrderedDict[int, Mapper] = OrderedDict()  # by version
+        self._turn = 0
         self._embedded_until = datetime.min.replace(tzinfo=UTC)
         self._unreadable: set[uuid.UUID] = set()
 
@@ -80,19 +99,29 @@ class Engine:
         """
         if Queue.is_paused("captions"):
             return 0
-        rows = Caption.objects.claim(self.name, self.batch_size)
+        rows = self._claim()
         if not rows:
             return 0
-        token = rows[0].lease_token
+        held, token = _queue(rows), rows[0].lease_token
         assert token is not None
-        self.holding = Claim(Caption.objects.all(), token, LONGEST_BATCH)
+        self.holding = Claim(held, token, LONGEST_BATCH)
         try:
             self._process(rows)
         finally:
             self.holding = None
             # Nothing is left to hand back, unless something unforeseen went wrong: then another attempt is due.
-            Caption.objects.held(token).update(lease_expires_at=clock("default"))
+            held.held(token).update(lease_expires_at=clock("default"))
         return len(rows)
+
+    def _claim(self) -> Sequence[Row]:
+        self._turn += 1
+        queues: list[JobQuerySet[Any]] = [Caption.objects.all(), Draft.objects.all()]
+        if self._turn % DRAFTS_FIRST == 0:
+            queues.reverse()
+        for queue in queues:
+            if rows := queue.claim(self.name, self.batch_size):
+                return rows
+        return []
 
     def idle(self) -> int:
         """With nothing else to do, embed a few images that came without a caption to write, those of a dataset say.
@@ -116,31 +145,30 @@ class Engine:
         self._unreadable |= failures.keys()
         return len(images)
 
-    def _process(self, rows: list[Caption]) -> None:
+    def _process(self, rows: Sequence[Row]) -> None:
         images = Image.objects.in_bulk({row.image_id for row in rows})
         rows = [row for row in rows if row.image_id in images]  # the others were deleted since they were claimed
         vectors, encode_ms, failures = self.embeddings(list(images.values()))
-        mappers: dict[int, tuple[MapperVersion, Mapper]] = {}
-        unavailable: dict[int, str] = {}
-        for style_id in {row.style_id for row in rows}:
-            try:
-                mappers[style_id] = self._active(style_id)
-            except Unavailable as error:
-                unavailable[style_id] = str(error)
-        able = []
+        writers: dict[tuple[str, int], Writer | Unavailable] = {}
+        able: list[tuple[Row, Writer]] = []
         for row in rows:
             if row.image_id in failures:
                 _fail(row, *failures[row.image_id])
-            elif row.style_id in unavailable:
-                _fail(row, "style_unavailable", unavailable[row.style_id])
+                continue
+            wanted = ("version", row.version_id) if isinstance(row, Draft) else ("style", row.style_id)
+            if wanted not in writers:
+                writers[wanted] = self._writer(row)
+            writer = writers[wanted]
+            if isinstance(writer, Unavailable):
+                _fail(row, f"{wanted[0]}_unavailable", writer.reason)
             else:
-                able.append(row)
+                able.append((row, writer))
 
-        def key(row: Caption) -> str:
-            return json.dumps(row.options, sort_keys=True)
+        def key(item: tuple[Row, Writer]) -> str:
+            return json.dumps(item[0].options, sort_keys=True)
 
         for _, group in groupby(sorted(able, key=key), key):
-            self._decode(list(group), vectors, encode_ms, mappers)
+            self._decode(list(group), vectors, encode_ms)
 
     def embeddings(
         self, images: Sequence[Image]
@@ -193,70 +221,96 @@ class Engine:
 
     def _decode(
         self,
-        rows: list[Caption],
+        items: list[tuple[Row, Writer]],
         vectors: dict[uuid.UUID, Tensor],
         encode_ms: dict[uuid.UUID, float],
-        mappers: dict[int, tuple[MapperVersion, Mapper]],
     ) -> None:
-        token = rows[0].lease_token
+        first, token = items[0][0], items[0][0].lease_token
         assert token is not None
-        wanted = set(insist(lambda: list(Caption.objects.held(token).values_list("pk", flat=True))))
-        rows = [row for row in rows if row.pk in wanted]
-        options = DecodingOptions(**rows[0].options) if rows else DecodingOptions()
+        queue = _queue([first])
+        wanted = set(insist(lambda: list(queue.held(token).values_list("pk", flat=True))))
+        items = [(row, writer) for row, writer in items if row.pk in wanted]
+        options = DecodingOptions(**first.options)
 
-        def decode(part: list[Caption]) -> None:
+        def decode(part: list[tuple[Row, Writer]]) -> None:
             started = time.monotonic()
             answers = self.captioner.caption(
-                torch.stack([vectors[row.image_id] for row in part]),
-                [mappers[row.style_id][1] for row in part],
+                torch.stack([vectors[row.image_id] for row, _ in part]),
+                [mapper for _, (_, mapper) in part],
                 options,
             )
+            prefixes = {
+                row.pk: self._prefix(mapper, vectors[row.image_id])
+                for row, (_, mapper) in part
+                if isinstance(row, Draft) and row.caption_id is None
+            }
             decode_ms = (time.monotonic() - started) * 1000
 
             def record() -> None:
                 with transaction.atomic():
-                    for row, (best, *others) in zip(part, answers, strict=True):
-                        row.succeed(
-                            text=best.text,
-                            confidence=best.confidence,
-                            alternatives=[{"text": o.text, "confidence": o.confidence} for o in others],
-                            version=mappers[row.style_id][0],
-                            encode_ms=encode_ms[row.image_id],
-                            decode_ms=decode_ms,
-                        )
+                    for (row, (version, _)), (best, *others) in zip(part, answers, strict=True):
+                        written = {
+                            "text": best.text,
+                            "confidence": best.confidence,
+                            "alternatives": [{"text": o.text, "confidence": o.confidence} for o in others],
+                            "version": version,
+                            "encode_ms": encode_ms[row.image_id],
+                            "decode_ms": decode_ms,
+                        }
+                        if isinstance(row, Draft):
+                            row.finish(written, **prefixes.get(row.pk, {}))
+                        else:
+                            row.succeed(**written)
 
             insist(record)
             log.info(
                 "captioned",
                 extra={
-                    "captions": [row.pk for row in part],
-                    "requests": sorted({str(row.request_id) for row in part}),
+                    "captions": [row.pk for row, _ in part],
+                    "requests": sorted({str(row.request_id) for row, _ in part}),
                     "decode_ms": round(decode_ms, 1),
                 },
             )
 
-        for part, error in in_halves(rows, decode):
-            for row in part:
+        for part, error in in_halves(items, decode):
+            for row, _ in part:
                 _fail(row, *_reason(error))
 
-    def _active(self, style_id: int) -> tuple[MapperVersion, Mapper]:
-        """The style's newest promoted version that can be loaded, and its mapper.
+    @torch.inference_mode()
+    def _prefix(self, mapper: Mapper, vector: Tensor) -> dict[str, Any]:
+        """What a draft keeps of its prefix (K, D)."""
+        lm = self.captioner.language_model
+        (prefix,) = mapper(vector[None].to(lm.device, torch.float32))
+        return {
+            "prefix_words": lm.nearest_words(prefix, WORDS_KEPT),
+            "prefix": prefix.cpu().numpy().astype("<f2").tobytes(),
+        }
 
-        Raises:
-            Unavailable: none can.
-        """
+    def _writer(self, row: Row) -> Writer | Unavailable:
+        """What is to write a row: the version that a draft names, or the one in service in a caption's style."""
+        if not isinstance(row, Draft):
+            return self._active(row.style_id)
+        version = MapperVersion.objects.select_related("style").get(pk=row.version_id)
+        try:
+            return version, self.load_version(version)
+        except Exception as error:  # storages and damaged files raise all kinds
+            log.exception("a version cannot be loaded", extra={"version": version.pk})
+            return Unavailable(f"{version} cannot be loaded: {error}"[:500])
+
+    def _active(self, style_id: int) -> Writer | Unavailable:
+        """The style's newest promoted version that can be loaded, and its mapper."""
         latest = Promotion.objects.filter(style=style_id).values("version").annotate(last=Max("pk")).order_by("-last")
         for entry in latest[:5]:
             version = MapperVersion.objects.get(pk=entry["version"])
             try:
                 return version, self.load_version(version)
-            except Exception as error:  # storages and damaged files raise all kinds; an older version serves on
+            except Exception as error:  # an older version serves on
                 message = f"{type(error).__name__}: {error}"[:500]
                 if version.load_error != message:
                     log.exception("a version cannot be loaded", extra={"version": version.pk})
                     MapperVersion.objects.filter(pk=version.pk).update(load_error=message)
         style = Style.objects.get(pk=style_id)
-        raise Unavailable(f"no version of {style.name!r} could be loaded; an administrator has to promote another")
+        return Unavailable(f"no version of {style.name!r} could be loaded; an administrator has to promote another")
 
     def load_version(self, version: MapperVersion, *, fresh: bool = False) -> Mapper:
         """The version's mapper, loaded once; `fresh` for one that nobody else uses, to be trained further.
@@ -318,7 +372,11 @@ def in_halves(items: list[T], work: Callable[[list[T]], None]) -> list[tuple[lis
     return in_halves(items[:half], work) + in_halves(items[half:], work)
 
 
-def _fail(row: Caption, code: str, detail: str) -> None:
+def _queue(rows: Sequence[Row]) -> JobQuerySet[Any]:
+    return type(rows[0]).objects.all()
+
+
+def _fail(row: Row, code: str, detail: str) -> None:
     if insist(lambda: row.fail(code, detail)):
         log.warning(
             "caption failed", extra={"caption": row.pk, "request": row.request_id, "code": code, "detail": detail}
@@ -343,6 +401,6 @@ def start(name: str) -> Shift:
         engine = Engine.load(name)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
-    shift = Shift(engine, "captions", {"courier": deliver_next}, (Caption, WebhookDelivery))
+    shift = Shift(engine, "captions", {"courier": deliver_next}, (Caption, Draft, WebhookDelivery))
     shift.start()
     return shift

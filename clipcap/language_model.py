@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -123,6 +124,22 @@ class LanguageModel:
             logits_to_keep=keep,
         ).logits
         return out
+
+    @torch.inference_mode()
+    def nearest_words(self, vectors: Tensor, count: int = 5) -> list[list[tuple[str, float]]]:
+        """What (N, D) vectors of a prefix say: of each, the `count` tokens whose embeddings are nearest, the nearest
+        first, with their cosine similarity (ClipCap, section 4).
+
+        The paper's warning holds: with a frozen LM they are hardly readable, because the mapper is free to steer it by
+        directions that are no words. They are a look at the mechanism, not an explanation of a caption.
+        """
+        vocabulary = self.embed(torch.arange(self.vocabulary, device=self.device)[None])[0].float()  # (V, D)
+        similarity = F.normalize(vectors.to(self.device).float(), dim=-1) @ F.normalize(vocabulary, dim=-1).T  # (N, V)
+        best, tokens = similarity.topk(min(count, len(vocabulary)), dim=-1)
+        return [
+            [(str(self.tokenizer.decode([token])), round(value, 4)) for token, value in zip(ids, values, strict=True)]
+            for ids, values in zip(tokens.tolist(), best.tolist(), strict=True)
+        ]
 
     def fingerprint(self) -> str:
         """SHA-256 over the bytes of every parameter and buffer: the proof that nothing trained the LM."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db.models import Exists, OuterRef, QuerySet, Subquery
-from django.forms import ModelForm
+from django.forms import Form, ModelForm
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
@@ -17,7 +18,7 @@ from django.utils.safestring import SafeString
 from captioner import dashboard
 from captioner import services as captioner_services
 from captioner.admin import as_int
-from captioner.admin_parts import BigTable, Page, ReadOnly, each, thumbnail
+from captioner.admin_parts import COUNTED, BigTable, Page, ReadOnly, each, thumbnail
 from captioner.errors import Refused
 from captioner.jobs import Status
 from captioner.models import Correction, MapperVersion, Promotion, Style
@@ -107,6 +108,7 @@ class StyleAdmin(Page):
         posts = ("GET", "POST")
         return [
             self.route("<int:pk>/default/", self.make_default, "default", "captioner.change_style", "POST"),
+            self.route("<int:pk>/rewrite/", self.rewrite, "rewrite", "captioner.add_draftrequest", *posts),
             self.route("<int:pk>/retrain/", self.retrain, "retrain", START, *posts),
             self.route("<int:pk>/import/", self.import_examples, "import", "training.add_import", *posts),
             self.route("<int:pk>/take/", self.take_corrections, "take", "training.add_example", "POST"),
@@ -138,6 +140,28 @@ class StyleAdmin(Page):
         style = self.viewed(request, pk)
         captioner_services.set_default_style(style)
         return self.done(request, style, f"{style} is used where a request names no style")
+
+    def rewrite(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Have the version in service write the style's captions anew, after asking."""
+        style = self.viewed(request, pk)
+        if not request.user.has_perm("captioner.change_caption"):
+            raise PermissionDenied
+        if request.method == "POST":
+            drafts = captioner_services.rewrite_captions(style=style, person=request.user)
+            self.log_change(request, style, "had its captions written anew")
+            return redirect("admin:captioner_draftrequest_change", drafts.pk)
+        count = captioner_services.to_rewrite(style)[: COUNTED + 1].count()
+        return self.page(
+            request,
+            "admin/form_page.html",
+            f"Write the captions of {style} anew?",
+            form=Form(),
+            button="Write them anew",
+            text=f"{f'{COUNTED:,} and more' if count > COUNTED else f'{count:,}'} captions were written by another "
+            f"version than the one in service, {style.active_version}. Each keeps its text until the new one is there, "
+            "and people's corrections stay. Captions that somebody waits for come first.",
+            up=style,
+        )
 
     def retrain(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Choose the options of a run, and start it."""

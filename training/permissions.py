@@ -2,7 +2,8 @@
 
 - **Viewers** see everything.
 - **Labellers** also correct, retry and cancel captions and keep examples.
-- **Trainers** also make styles, import, and start, cancel and resume runs.
+- **Trainers** also make styles, import, start, cancel and resume runs, and have versions compared and captions
+  rewritten.
 
 Putting a version in service is a permission apart, "Can add promotion", which no group has: whoever trains need not be
 the one who decides what serves, so it is given to a person, or to a group of one's own. So it is with pausing a queue
@@ -18,7 +19,17 @@ from django.contrib.auth.models import Group, Permission
 from django.db.models import Q
 
 SEEN = {
-    "captioner": ("caption", "correction", "image", "mapperversion", "promotion", "style", "worker", "webhookdelivery"),
+    "captioner": (
+        "caption",
+        "correction",
+        "draftrequest",
+        "image",
+        "mapperversion",
+        "promotion",
+        "style",
+        "worker",
+        "webhookdelivery",
+    ),
     "training": ("example", "import", "refusedrow", "trainingrun", "runevent", "checkpoint", "policy"),
 }
 VIEWERS = [f"{app}.view_{model}" for app, models in SEEN.items() for model in models]
@@ -34,6 +45,8 @@ TRAINERS = [
     "captioner.add_style",
     "captioner.change_style",
     "captioner.add_mapperversion",
+    "captioner.add_draftrequest",
+    "captioner.change_draftrequest",
     "training.add_import",
     "training.change_import",
     "training.add_policy",

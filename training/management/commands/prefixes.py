@@ -25,7 +25,7 @@ class Command(BaseCommand):
         import torch
 
         from captioner.worker import Engine
-        from clipcap.prefixes import distances, nearest_words
+        from clipcap.prefixes import mean_distance
 
         style = Style.objects.filter(slug=options["style"]).first()
         if style is None:
@@ -44,11 +44,8 @@ class Command(BaseCommand):
             prefixes = mapper(embeddings.to(lm.device))
         for photo, prefix in zip(options["photos"], prefixes, strict=True):
             self.stdout.write(f"{photo} ({version})")
-            for place, words in enumerate(nearest_words(lm, prefix, options["words"]), start=1):
-                self.stdout.write(f"  {place:>2}  " + "  ".join(f"{w.text!r} {w.similarity:.2f}" for w in words))
+            for place, words in enumerate(lm.nearest_words(prefix, options["words"]), start=1):
+                self.stdout.write(f"  {place:>2}  " + "  ".join(f"{word!r} {likeness:.2f}" for word, likeness in words))
         if len(prefixes) > 1:
-            apart = distances(prefixes)
-            others = ~torch.eye(len(prefixes), dtype=torch.bool)
-            self.stdout.write(
-                f"mean distance of two photos' prefixes: {apart[others].mean():.3f} (0 same, 1 unrelated)"
-            )
+            apart = mean_distance(prefixes.float().cpu().numpy())
+            self.stdout.write(f"mean distance of two photos' prefixes: {apart:.3f} (0 same, 1 unrelated)")
