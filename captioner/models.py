@@ -320,9 +320,13 @@ class Correction(models.Model):
     text = models.TextField()
     author = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    considered_at = models.DateTimeField(
+        null=True, editable=False, help_text="when it became an example to learn from, or was left out"
+    )
 
     class Meta:
         ordering = ("pk",)
+        indexes = (models.Index(fields=["caption"], condition=Q(considered_at=None), name="correction_open"),)
 
     def __str__(self) -> str:
         return self.text
