@@ -383,8 +383,13 @@ def _fail(row: Row, code: str, detail: str) -> None:
         )
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that memory, the machine's or the accelerator's, did not suffice."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def _reason(error: Exception) -> tuple[str, str]:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+    if is_out_of_memory(error):
         return "out_of_memory", "the worker has too little memory even for this caption alone"
     if isinstance(error, ValueError):
         return "not_possible", str(error)[:500]

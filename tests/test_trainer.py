@@ -16,6 +16,7 @@ from clipcap.mapper import Mapper, MapperConfig
 from clipcap.options import DecodingOptions
 from training.trainer import (
     CaptionedImages,
+    EpochEnd,
     Progress,
     TrainingCanceled,
     TrainingError,
@@ -153,6 +154,45 @@ def test_a_run_killed_between_two_states_resumes_from_the_earlier_one_to_the_sam
     assert train(state_every=2).path.read_bytes() == whole.path.read_bytes()
 
 
+def test_a_run_canceled_while_validating_resumes_to_the_same_bytes(train: Train, tmp_path: Path) -> None:
+    whole = train(folder=tmp_path / "whole")
+    steps: list[int] = []
+
+    def until_a_step_comes_again(progress: Progress) -> bool:
+        steps.append(progress.step)
+        return steps.count(progress.step) < 2
+
+    with pytest.raises(TrainingCanceled):
+        train(on_progress=until_a_step_comes_again)
+    assert train().path.read_bytes() == whole.path.read_bytes()
+
+
+def test_an_epoch_whose_report_was_cut_off_is_reported_again(train: Train) -> None:
+    seen: list[int] = []
+
+    def die_in_the_second(epoch: EpochEnd) -> None:
+        seen.append(epoch.epoch)
+        if seen == [1, 2]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(on_epoch=die_in_the_second)
+    train(on_epoch=die_in_the_second)
+    assert seen[:3] == [1, 2, 2]
+    assert sorted(set(seen)) == list(range(1, seen[-1] + 1))
+
+
+def test_a_best_mapper_that_vanished_is_written_again(train: Train, tmp_path: Path) -> None:
+    whole = train(folder=tmp_path / "whole")
+
+    def vanish(progress: Progress) -> bool:
+        (tmp_path / "run" / "mapper.safetensors").unlink(missing_ok=True)
+        return True
+
+    result = train(on_progress=vanish)
+    assert result.path.read_bytes() == whole.path.read_bytes()
+
+
 def test_progress_counts_up_to_the_last_step_with_rate_and_time_left(train: Train) -> None:
     reports: list[Progress] = []
 
@@ -161,7 +201,9 @@ def test_progress_counts_up_to_the_last_step_with_rate_and_time_left(train: Trai
         return True
 
     train(on_progress=note)
-    assert [p.step for p in reports] == list(range(1, reports[-1].steps + 1))
+    steps = [p.step for p in reports]
+    assert steps == sorted(steps)  # some come again while validating
+    assert list(dict.fromkeys(steps)) == list(range(1, reports[-1].steps + 1))
     assert reports[0].validation_loss is None
     assert reports[-1].validation_loss is not None
     assert reports[-1].eta_seconds == 0

@@ -16,10 +16,11 @@ from captioner import services as captioner_services
 from captioner import uploads
 from captioner.errors import Refused
 from captioner.jobs import Status
-from captioner.models import Caption, Image, MapperVersion, Promotion, Style, Viewer
+from captioner.models import Caption, CaptionRequest, Correction, Image, MapperVersion, Promotion, Style, Viewer
 from captioner.services import Upload
 from captioner.worker import Engine
-from training import services
+from training import comparison, services
+from training import worker as training_worker
 from training.comparison import paired_bootstrap, verdict
 from training.models import Example, Policy, RunEvent, TrainingRun, is_held_out
 from training.worker import TrainingEngine
@@ -228,13 +229,92 @@ def test_images_that_vanish_are_left_out_and_the_log_says_so(factual: Style, eng
     assert RunEvent.objects.filter(run=run, level="warning", message__contains="3 images cannot be read").exists()
 
 
+@pytest.fixture
+def easy_gate(factual: Style, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything clears it, on however few photos."""
+    monkeypatch.setattr(comparison, "LEAST_JUDGED", 1)
+    Policy.objects.create(style=factual, if_better=Policy.Action.PROMOTE, margin=-9.0)
+
+
+@pytest.mark.usefixtures("easy_gate")
 def test_a_policy_promotes_what_passes_the_gate(factual: Style, engine: Engine) -> None:
-    Policy.objects.create(style=factual, if_better=Policy.Action.PROMOTE, margin=-9.0)  # everything clears it
     run = services.start_run(style=factual, options={"epochs": 1})
     TrainingEngine(engine).work()
     run.refresh_from_db()
     assert run.verdict == TrainingRun.Verdict.BETTER
     assert factual.active_version == run.version
+
+
+@pytest.mark.usefixtures("easy_gate")
+def test_what_was_compared_with_another_version_than_serves_by_now_is_not_promoted_by_itself(
+    factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = factual.active_version
+    assert version is not None
+    newer = captioner_services.register_version(
+        style=factual, path=Path(version.file.path), origin=MapperVersion.Origin.IMPORTED
+    )
+    compare = training_worker._Training._compare
+
+    def while_a_person_promotes(*arguments: Any) -> Any:
+        found = compare(*arguments)
+        captioner_services.promote(version=newer, reason="by hand")
+        return found
+
+    monkeypatch.setattr(training_worker._Training, "_compare", while_a_person_promotes)
+    run = services.start_run(style=factual, options={"epochs": 1})
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.verdict) == (Status.SUCCEEDED, TrainingRun.Verdict.BETTER)
+    assert factual.active_version == newer
+    assert run.events.filter(level="warning", message__contains="now another serves").exists()
+
+
+@pytest.mark.usefixtures("easy_gate")
+def test_what_could_not_be_compared_is_not_promoted_by_itself(factual: Style, engine: Engine) -> None:
+    run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
+    version = factual.active_version
+    assert version is not None
+    version.file.storage.delete(str(version.file.name))
+    engine._mappers.clear()
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.verdict) == (Status.SUCCEEDED, TrainingRun.Verdict.UNCLEAR)
+    assert factual.active_version == version
+
+
+def test_a_few_held_out_photos_are_too_few_to_judge_by(factual: Style, engine: Engine) -> None:
+    Policy.objects.create(style=factual, if_better=Policy.Action.PROMOTE, margin=-9.0)
+    run = services.start_run(style=factual, options={"epochs": 1})
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert run.verdict == TrainingRun.Verdict.UNCLEAR
+    assert run.events.filter(message__contains="too few to judge by").exists()
+
+
+def test_a_metric_that_was_not_computed_judges_nothing(
+    factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "LEAST_JUDGED", 1)
+    Policy.objects.create(style=factual, if_better=Policy.Action.PROMOTE, metric="METEOR", margin=-9.0)
+    run = services.start_run(style=factual, options={"epochs": 1})
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert run.verdict == TrainingRun.Verdict.UNCLEAR
+    assert run.events.filter(message__contains="METEOR was not computed").exists()
+
+
+def test_a_resumed_run_whose_examples_were_deleted_begins_anew(factual: Style, engine: Engine) -> None:
+    run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
+    looks = iter(range(100))
+    TrainingEngine(engine, stopping=lambda: next(looks) >= 3).work()
+    assert (services.run_folder(run) / "state.pt").exists()
+    Example.objects.filter(style=factual, held_out=False)[:1].get().delete()
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert run.status == Status.SUCCEEDED
+    assert run.events.filter(message__contains="beginning anew").exists()
+    assert [checkpoint.epoch for checkpoint in run.checkpoints.all()] == [1, 2]
 
 
 def test_a_promotion_of_a_version_whose_file_is_gone_is_refused(factual: Style) -> None:
@@ -264,6 +344,121 @@ def test_corrections_become_examples_once_and_start_a_run(
     assert factual.examples.filter(source=Example.Source.CORRECTION).count() == 2
     assert services.open_corrections(factual).count() == 0
     assert services.start_due_runs() == 0
+    end(run)
+    assert services.start_due_runs() == 0, "nothing is new since that run"
+
+
+def corrected(style: Style, photos: list[tuple[bytes, list[str]]], text: str = "") -> list[Correction]:
+    """Captions of these photos, as a person corrected them."""
+    made = []
+    for data, captions in photos:
+        image = uploads.store(data)
+        now = timezone.now()
+        row = Caption.objects.create(
+            request=CaptionRequest.objects.create(),
+            image=image,
+            style=style,
+            status=Status.SUCCEEDED,
+            finished_at=now,
+            deadline_at=now,
+        )
+        made.append(captioner_services.correct_caption(Viewer(), row.pk, text or captions[0]))
+    return made
+
+
+def end(run: TrainingRun) -> None:
+    TrainingRun.objects.filter(pk=run.pk).update(status=Status.FAILED, finished_at=timezone.now())
+
+
+def test_corrections_that_say_what_is_known_start_no_run_twice(
+    factual: Style, captioned_photos: list[tuple[bytes, list[str]]]
+) -> None:
+    Policy.objects.create(style=factual, after_corrections=1)
+    known = factual.examples.filter(source=Example.Source.IMPORTED).first()
+    assert known
+    photo = next(data for data, captions in captioned_photos if known.text in captions)
+    corrected(factual, [(photo, [known.text])])
+    assert services.start_due_runs() == 1
+    end(TrainingRun.objects.get())
+    assert services.start_due_runs() == 0
+
+
+def test_corrections_taken_by_hand_count_for_the_policy(
+    factual: Style, captioned_photos: list[tuple[bytes, list[str]]]
+) -> None:
+    Policy.objects.create(style=factual, after_corrections=2)
+    corrected(factual, captioned_photos[30:32])
+    services.take_corrections(services.open_corrections(factual))
+    assert services.start_due_runs() == 1
+
+
+def test_a_correction_that_was_left_out_stays_out_unless_it_is_chosen(
+    factual: Style, captioned_photos: list[tuple[bytes, list[str]]]
+) -> None:
+    bad, good = corrected(factual, captioned_photos[30:32])
+    services.leave_out([bad])
+    assert services.take_corrections(services.open_corrections(factual)) == 1
+    assert not Example.objects.filter(correction=bad).exists()
+    Example.objects.get(correction=good).delete()
+    assert not services.open_corrections(factual).exists(), "what was deleted does not come back by itself"
+    assert services.take_corrections(Correction.objects.filter(pk=bad.pk)) == 1
+
+
+def test_a_correction_without_a_word_is_no_example(
+    factual: Style, captioned_photos: list[tuple[bytes, list[str]]]
+) -> None:
+    corrected(factual, captioned_photos[30:31], "…!")
+    assert services.take_corrections(services.open_corrections(factual)) == 0
+    assert not services.open_corrections(factual).exists()
+
+
+def test_a_run_that_is_due_and_refused_takes_nothing_and_tells_why(
+    factual: Style, captioned_photos: list[tuple[bytes, list[str]]]
+) -> None:
+    policy = Policy.objects.create(style=factual, after_corrections=1)
+    corrected(factual, captioned_photos[30:31])
+    version = factual.active_version
+    assert version is not None
+    version.file.storage.delete(str(version.file.name))
+    assert services.start_due_runs() == 0
+    policy.refresh_from_db()
+    assert "is gone" in policy.refusal
+    assert services.open_corrections(factual).count() == 1
+    Policy.objects.update(refused_at=timezone.now() - timedelta(hours=2))
+    Path(version.file.path).write_bytes(b"back")
+    assert services.start_due_runs() == 1
+    policy.refresh_from_db()
+    assert (policy.refusal, policy.refused_at) == ("", None)
+
+
+def test_every_night_there_is_one_run_if_anything_is_new(
+    factual: Style, captioned_photos: list[tuple[bytes, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Policy.objects.create(style=factual, every_night=True)
+    here = timezone.localtime()
+
+    def at(hour: int, days: int = 0) -> None:
+        now = (here + timedelta(days=days)).replace(hour=hour, minute=30)
+        monkeypatch.setattr(timezone, "now", lambda: now)
+        monkeypatch.setattr(services, "clock", lambda _: now)
+
+    at(12)
+    assert services.start_due_runs() == 0
+    at(23)
+    by_hand = services.start_run(style=factual)
+    end(by_hand)
+    at(3, days=1)
+    assert services.start_due_runs() == 1, "a run of the evening before does not count"
+    run = TrainingRun.objects.exclude(pk=by_hand.pk).get()
+    assert run.reason == "new examples"
+    end(run)
+    at(4, days=1)
+    assert services.start_due_runs() == 0, "once a night, even if it failed"
+    at(3, days=2)
+    assert services.start_due_runs() == 1
+    TrainingRun.objects.update(status=Status.SUCCEEDED, finished_at=timezone.now())
+    at(3, days=3)
+    assert services.start_due_runs() == 0, "nothing is new"
 
 
 def test_an_image_is_in_one_split_in_all_styles(styles: dict[str, Style], photo: bytes) -> None:
@@ -288,11 +483,12 @@ def test_the_interval_holds_a_constant_difference(scores: list[float], shift: fl
     difference = paired_bootstrap({i: s + shift for i, s in active.items()}, active)
     assert difference.low == pytest.approx(shift)
     assert difference.high == pytest.approx(shift)
-    assert verdict(difference, 0.0) == TrainingRun.Verdict.BETTER
-    assert verdict(difference, shift + 1) == TrainingRun.Verdict.UNCLEAR
+    assert verdict(difference, 0.0, 20) == TrainingRun.Verdict.BETTER
+    assert verdict(difference, 0.0, 19) == TrainingRun.Verdict.UNCLEAR
+    assert verdict(difference, shift + 1, 20) == TrainingRun.Verdict.UNCLEAR
 
 
 def test_a_difference_that_may_be_chance_is_no_clear_difference() -> None:
     active = {str(i): float(i % 7) for i in range(40)}
     candidate = {str(i): float((i + 3) % 7) for i in range(40)}
-    assert verdict(paired_bootstrap(candidate, active), 0.0) == TrainingRun.Verdict.UNCLEAR
+    assert verdict(paired_bootstrap(candidate, active), 0.0, 40) == TrainingRun.Verdict.UNCLEAR

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import Exists, OuterRef, QuerySet, Subquery
+from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 from django.forms import Form, ModelForm
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -254,10 +254,15 @@ class Taken(admin.SimpleListFilter):
     parameter_name = "taken"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("no", "not yet"), ("yes", "yes")]
+        return [("no", "not yet"), ("yes", "yes"), ("never", "left out")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset if self.value() is None else queryset.filter(taken=self.value() == "yes")
+        chosen = {
+            "no": Q(taken=False, considered_at=None),
+            "yes": Q(taken=True),
+            "never": Q(taken=False, considered_at__isnull=False),
+        }
+        return queryset.filter(chosen.get(self.value() or "", Q()))
 
 
 @admin.register(Correction)
@@ -269,7 +274,7 @@ class CorrectionAdmin(BigTable, ReadOnly):
     list_filter = (Taken, "caption__style")
     list_select_related = ("caption__image", "caption__style", "author")
     search_fields = ("text",)
-    actions = ("take_chosen",)
+    actions = ("take_chosen", "leave_out_chosen")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Correction]:
         """With `taken`: whether it is an example."""
@@ -297,7 +302,12 @@ class CorrectionAdmin(BigTable, ReadOnly):
 
     @admin.action(description="Take into the dataset of their style", permissions=["take"])
     def take_chosen(self, request: HttpRequest, queryset: QuerySet[Correction]) -> None:
-        each(request, queryset, lambda correction: services.take_corrections([correction]), "corrections are taken")
+        chosen = Correction.objects.select_related("caption__image", "caption__style")
+        each(request, queryset, lambda c: services.take_corrections(chosen.filter(pk=c.pk)), "corrections are taken")
+
+    @admin.action(description="Leave out for good", permissions=["take"])
+    def leave_out_chosen(self, request: HttpRequest, queryset: QuerySet[Correction]) -> None:
+        each(request, queryset, lambda correction: services.leave_out([correction]), "corrections are left out")
 
 
 @admin.register(Import)

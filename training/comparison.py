@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from training.models import TrainingRun
 
 RESAMPLES = 2000
+LEAST_JUDGED = 20  # images; on fewer the interval is far too narrow: on 5, chance alone passes one candidate in ten
 SHOWN = 24
 
 
@@ -37,8 +38,11 @@ def paired_bootstrap(candidate: Mapping[str, float], active: Mapping[str, float]
     )
 
 
-def verdict(difference: Difference, margin: float) -> TrainingRun.Verdict:
-    """What the interval says: better or worse if it clears zero by the margin, else no clear difference."""
+def verdict(difference: Difference, margin: float, images: int) -> TrainingRun.Verdict:
+    """What the interval says: better or worse if it clears zero by the margin, else no clear difference; the latter too
+    where there are too few images to tell."""
+    if images < LEAST_JUDGED:
+        return TrainingRun.Verdict.UNCLEAR
     if difference.low > margin:
         return TrainingRun.Verdict.BETTER
     if difference.high < -margin:

@@ -13,7 +13,8 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def evaluate(
     factual: Mapping[str, str] | None = None,
     java_metrics: bool = True,
     java_timeout_s: float = 1800.0,
+    check: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Compare the caption of each image with what people wrote about it.
 
@@ -85,6 +87,7 @@ def evaluate(
         factual: the captions in the factual style by image id, if a style is judged that should differ from it.
         java_metrics: whether to compute METEOR and SPICE too, which takes from seconds to minutes.
         java_timeout_s: how long each of the two may take, in seconds.
+        check: called every second while they run; it may raise to end them.
 
     Raises:
         ValueError: there are no captions, the ids of the mappings differ, or an image has no reference with words.
@@ -121,7 +124,7 @@ def evaluate(
             not_computed[metric] = "the metrics that need Java were not asked for"
             continue
         try:
-            add(metric, *_java_scores(metric, reference_lists, candidate_lists, java_timeout_s))
+            add(metric, *_java_scores(metric, reference_lists, candidate_lists, java_timeout_s, check))
         except _NotComputedError as error:
             not_computed[metric] = str(error)
 
@@ -155,7 +158,11 @@ class _NotComputedError(Exception):
 
 
 def _java_scores(
-    metric: str, references: Mapping[str, list[str]], candidates: Mapping[str, list[str]], timeout_s: float
+    metric: str,
+    references: Mapping[str, list[str]],
+    candidates: Mapping[str, list[str]],
+    timeout_s: float,
+    check: Callable[[], None],
 ) -> tuple[float, list[float]]:
     """The score of the set and of each caption, in the order of `candidates`.
 
@@ -177,10 +184,18 @@ def _java_scores(
         text=True,
         start_new_session=True,
     ) as scorer:
+        ends = time.monotonic() + timeout_s
+        sent: str | None = json.dumps([references, candidates])
         try:
-            output, errors = scorer.communicate(json.dumps([references, candidates]), timeout_s)
-        except subprocess.TimeoutExpired:
-            raise _NotComputedError(f"its Java program did not finish within {timeout_s:g} s") from None
+            while True:
+                check()
+                try:
+                    output, errors = scorer.communicate(sent, max(0.0, min(1.0, ends - time.monotonic())))
+                    break
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() >= ends:
+                        raise _NotComputedError(f"its Java program did not finish within {timeout_s:g} s") from None
+                    sent = None  # it is on its way; communicate goes on with it
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(scorer.pid, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from django.conf import settings
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
@@ -183,12 +184,18 @@ class Policy(models.Model):
 
     style = models.OneToOneField(Style, on_delete=models.CASCADE, related_name="policy")
     metric = models.CharField(max_length=10, choices=[(m, m) for m in METRICS], default="CIDEr")
-    margin = models.FloatField(default=0.0, help_text="by how much the difference's interval must clear zero")
+    margin = models.FloatField(
+        default=0.0,
+        validators=[MinValueValidator(0)],
+        help_text="by how much the difference's interval must clear zero",
+    )
     if_better = models.CharField(max_length=7, choices=Action, default=Action.ASK)
     after_corrections = models.PositiveIntegerField(
         null=True, blank=True, help_text="retrain when this many new corrections are there; empty for never"
     )
     every_night = models.BooleanField(default=False, help_text="retrain at night if there are new examples")
+    refusal = models.TextField(blank=True, editable=False, help_text="why a run that was due could not be started")
+    refused_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         verbose_name_plural = "policies"

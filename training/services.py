@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
@@ -25,10 +26,13 @@ from captioner.jobs import UNFINISHED, Status, clock
 from captioner.models import Correction, Image, Style
 from training.models import Example, Import, Policy, RunEvent, TrainingRun, is_held_out
 from training.options import RunOptions
+from training.ptb_tokenizer import ptb_tokenize
 
 LEAST_TRAINING, LEAST_HELD_OUT = 8, 2  # images
 RUN_DEADLINE = timedelta(days=7)  # to be begun
 NIGHT = range(2, 5)  # hours, in the site's time zone
+REFUSED_FOR = timedelta(hours=1)  # until a policy whose run was refused is looked at again
+PART = 500  # corrections taken in one transaction
 
 
 def ring() -> None:
@@ -40,11 +44,13 @@ def caption_text(text: str) -> str:
     """A caption as examples keep it: one line, without what no database keeps.
 
     Raises:
-        Refused: it is empty or too long, or holds what is no character.
+        Refused: it is empty, too long or without a word, or holds what is no character.
     """
     text = " ".join(text.replace("\0", "").split())
     if not 1 <= len(text) <= 500:
         raise Refused("invalid_text", "a caption has between 1 and 500 characters", status=422)
+    if not ptb_tokenize(text):
+        raise Refused("invalid_text", "the caption has no word, and nothing can be learned from it", status=422)
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):  # halves of characters, from \u in JSON
         raise Refused("invalid_text", "the caption holds broken characters; write it in UTF-8", status=422)
     return text
@@ -71,33 +77,46 @@ def add_example(
 
 
 def open_corrections(style: Style) -> QuerySet[Correction]:
-    """The corrections of a style's captions that are no examples yet; of each caption the newest alone."""
+    """The corrections of a style's captions that nobody has considered yet; of each caption the newest alone."""
     newer = Correction.objects.filter(caption=OuterRef("caption"), pk__gt=OuterRef("pk"))
-    taken = Example.objects.filter(correction=OuterRef("pk"))
     return (
-        Correction.objects.filter(~Exists(newer), ~Exists(taken), caption__style=style)
+        Correction.objects.filter(~Exists(newer), caption__style=style, considered_at=None)
         .select_related("caption__image", "caption__style")
         .order_by("pk")
     )
 
 
-def take_corrections(corrections: Iterable[Correction]) -> int:
-    """Make examples of people's corrections.
+def take_corrections(corrections: QuerySet[Correction]) -> int:
+    """Make examples of people's corrections; what has no word is left out.
 
     Returns:
         How many are new in their dataset.
     """
-    count = 0
-    for correction in corrections:
-        caption = correction.caption
-        count += add_example(
-            style=caption.style,
-            image=caption.image,
-            text=correction.text,
-            source=Example.Source.CORRECTION,
-            correction=correction,
-        )
+    count, last = 0, 0
+    while part := list(corrections.filter(pk__gt=last).order_by("pk")[:PART]):
+        last = part[-1].pk
+        with transaction.atomic():
+            for correction in part:
+                with suppress(Refused):
+                    count += add_example(
+                        style=correction.caption.style,
+                        image=correction.caption.image,
+                        text=correction.text,
+                        source=Example.Source.CORRECTION,
+                        correction=correction,
+                    )
+            leave_out(part)
     return count
+
+
+def leave_out(corrections: Iterable[Correction]) -> int:
+    """Consider corrections without making examples of them: "take all" and policies pass them from now on.
+
+    Returns:
+        How many nobody had considered before.
+    """
+    chosen = Correction.objects.filter(pk__in=[correction.pk for correction in corrections], considered_at=None)
+    return chosen.update(considered_at=clock("default"))
 
 
 def start_import(*, style: Style, file: File[bytes], name: str, person: Any = None) -> Import:
@@ -294,28 +313,43 @@ def start_due_runs() -> int:
         How many were started.
     """
     started = 0
-    night = timezone.localtime().hour in NIGHT
+    now = clock("default")
     unfinished = TrainingRun.objects.filter(style=OuterRef("style"), status__in=UNFINISHED)
-    for policy in Policy.objects.filter(~Exists(unfinished)).select_related("style"):
-        style = policy.style
-        reason = ""
-        waiting = open_corrections(style)
-        if policy.after_corrections and waiting.count() >= policy.after_corrections:
-            reason = f"{waiting.count()} new corrections"
-        elif policy.every_night and night:
-            last = style.runs.filter(status=Status.SUCCEEDED).aggregate(last=Max("last_example"))["last"] or 0
-            recent = style.runs.filter(created_at__gt=timezone.now() - timedelta(hours=12)).exists()
-            if not recent and (waiting.exists() or style.examples.filter(pk__gt=last).exists()):
-                reason = "new examples"
+    patient = Policy.objects.exclude(refused_at__gt=now - REFUSED_FOR)
+    for policy in patient.filter(~Exists(unfinished)).select_related("style"):
+        reason = _due(policy)
         if not reason:
             continue
-        take_corrections(waiting)
+        refusal = ""
         try:
-            start_run(style=style, reason=reason)
-        except Refused:  # too few examples yet, or somebody was faster
-            continue
-        started += 1
+            with transaction.atomic():
+                take_corrections(open_corrections(policy.style))
+                start_run(style=policy.style, reason=reason)
+            started += 1
+        except Refused as error:  # then nothing was taken; it is tried again later, and the style's page tells why
+            refusal = error.detail if error.code != "run_in_progress" else ""
+        Policy.objects.filter(pk=policy.pk).update(refusal=refusal, refused_at=now if refusal else None)
     return started
+
+
+def _due(policy: Policy) -> str:
+    """Why a policy asks for a run now; "" if it does not."""
+    style, waiting = policy.style, open_corrections(policy.style)
+    if policy.after_corrections:
+        # Counted since the last run of any outcome: one that fails on them is not begun again and again.
+        last = style.runs.aggregate(last=Max("last_example"))["last"] or 0
+        taken = style.examples.filter(source=Example.Source.CORRECTION, pk__gt=last)
+        if (count := waiting.count() + taken.count()) >= policy.after_corrections:
+            return f"{count} new corrections"
+    here = timezone.localtime()
+    if policy.every_night and here.hour in NIGHT:
+        tonight = here.replace(hour=NIGHT.start, minute=0, second=0, microsecond=0)
+        last = style.runs.filter(status=Status.SUCCEEDED).aggregate(last=Max("last_example"))["last"] or 0
+        if not style.runs.filter(created_at__gte=tonight).exists() and (
+            waiting.exists() or style.examples.filter(pk__gt=last).exists()
+        ):
+            return "new examples"
+    return ""
 
 
 def run_folder(run: TrainingRun) -> Any:

@@ -38,6 +38,10 @@ class TrainingError(ValueError):
     """A dataset or options that cannot be trained with; the message says why and what to do."""
 
 
+class ForeignState(TrainingError):
+    """The folder holds the state of a run with other examples or options, or a damaged one."""
+
+
 class TrainingCanceled(Exception):
     """The callback asked to stop; the folder holds all that is needed to resume."""
 
@@ -216,12 +220,14 @@ def train_mapper(
     Args:
         mapper: with the weights to start from, new (see `new_mapper`) or those of an earlier version.
         encoder_identity: of the encoder that made the embeddings, for the checkpoint.
-        on_progress: called after every step; a false answer cancels.
-        on_epoch: called after every epoch, when its state is stored; `mapper` may be run but not changed.
+        on_progress: called after every step, and again while validating; a false answer cancels.
+        on_epoch: called after every epoch, before its state is stored, so after a crash it may be called again for the
+            same one; `mapper` may be run but not changed.
         state_every: steps between the states that an interrupted run resumes from.
 
     Raises:
-        TrainingError: nothing to train on, or a folder with the state of a different run.
+        TrainingError: nothing to train on.
+        ForeignState: the folder has the state of a different run.
         TrainingCanceled: `on_progress` said so; call again with the same arguments to resume.
         OSError: the disk is full; the folder keeps the last whole state and the best mapper so far.
     """
@@ -241,14 +247,35 @@ def train_mapper(
     if state_path.exists():
         state, best_weights = _restore(state_path, run, mapper, optimizer)
     autocast = _autocast(options.precision, device)
-    started, first_step, samples = time.monotonic(), state.step, 0
+    started, first_step, samples, last_loss = time.monotonic(), state.step, 0, 0.0
+
+    def go_on_or_stop() -> None:
+        elapsed = max(time.monotonic() - started, 1e-9)
+        go_on = on_progress(
+            Progress(
+                step=state.step,
+                steps=steps,
+                epoch=state.epoch,
+                train_loss=last_loss,
+                validation_loss=state.history[-1][1] if state.history else None,
+                learning_rate=_learning_rate(max(0, state.step - 1), steps, options),
+                samples_per_second=samples / elapsed,
+                eta_seconds=elapsed / max(1, state.step - first_step) * (steps - state.step),
+            )
+        )
+        if not go_on:
+            _save(state_path, run, state, mapper, optimizer, best_weights)
+            raise TrainingCanceled(f"canceled at step {state.step} of {steps}; call again to resume")
+
+    def save_best(loss: float) -> None:
+        save_mapper(MapperCheckpoint(mapper, encoder_identity, lm.identity, {"validation_loss": loss}), best_path)
+
     while state.epoch < options.epochs and state.bad_epochs < options.patience:
         batches = _batches(rows, options, state.epoch)
         while state.batch < len(batches):
             batch = batches[state.batch]
-            rate = _learning_rate(state.step, steps, options)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = _learning_rate(state.step, steps, options)
             embeddings = _draw(training.embeddings, batch, deviation, options, state.step)
             with autocast:
                 loss = caption_loss(mapper, lm, embeddings, [captions for _, captions in batch], end_id)
@@ -260,28 +287,14 @@ def train_mapper(
             optimizer.step()
             tokens = sum(len(c) + 1 for _, captions in batch for c in captions)
             state.step, state.batch = state.step + 1, state.batch + 1
-            state.epoch_loss += loss.item() * tokens
+            last_loss = loss.item()
+            state.epoch_loss += last_loss * tokens
             state.epoch_tokens += tokens
             samples += sum(len(captions) for _, captions in batch)
-            elapsed = max(time.monotonic() - started, 1e-9)
-            remaining = steps - state.step
-            go_on = on_progress(
-                Progress(
-                    step=state.step,
-                    steps=steps,
-                    epoch=state.epoch,
-                    train_loss=loss.item(),
-                    validation_loss=state.history[-1][1] if state.history else None,
-                    learning_rate=rate,
-                    samples_per_second=samples / elapsed,
-                    eta_seconds=elapsed / (state.step - first_step) * remaining,
-                )
-            )
-            if not go_on or state.step % state_every == 0:
+            go_on_or_stop()
+            if state.step % state_every == 0:
                 _save(state_path, run, state, mapper, optimizer, best_weights)
-            if not go_on:
-                raise TrainingCanceled(f"canceled at step {state.step} of {steps}; call again to resume")
-        loss_now = validation_loss(mapper, lm, validation, checked, options, autocast)
+        loss_now = validation_loss(mapper, lm, validation, checked, options, autocast, on_batch=go_on_or_stop)
         if not math.isfinite(loss_now):
             raise TrainingError(f"the validation loss is not a number at step {state.step}; lower the learning rate")
         state.history.append((state.epoch_loss / state.epoch_tokens, loss_now))
@@ -289,15 +302,15 @@ def train_mapper(
         if loss_now < state.best:
             state.best, state.bad_epochs = loss_now, 0
             best_weights = copy.deepcopy(mapper.state_dict())
-            save_mapper(
-                MapperCheckpoint(mapper, encoder_identity, lm.identity, {"validation_loss": loss_now}), best_path
-            )
+            save_best(loss_now)
         else:
             state.bad_epochs += 1
-        _save(state_path, run, state, mapper, optimizer, best_weights)
         on_epoch(EpochEnd(state.epoch, state.step, state.history[-1][0], loss_now))
+        _save(state_path, run, state, mapper, optimizer, best_weights)
     mapper.load_state_dict(best_weights)
     mapper.eval().requires_grad_(False)
+    # Once more: the file may have vanished since, or a worker whose lease had run out may have replaced it.
+    save_best(state.best)
     count = sum(p.numel() for p in parameters)
     return TrainingResult(mapper, best_path, state.best, state.history, count, left_out)
 
@@ -328,11 +341,13 @@ def validation_loss(
     rows: list[_Row],
     options: TrainingOptions,
     autocast: AbstractContextManager[Any],
+    on_batch: Callable[[], None] = lambda: None,
 ) -> float:
-    """Mean cross-entropy per token over a whole dataset, on each image's first view."""
+    """Mean cross-entropy per token over a whole dataset, on each image's first view; `on_batch` may raise to end it."""
     mapper.eval()
     total, count = 0.0, 0
     for batch in _batches(rows, options, epoch=0):
+        on_batch()
         tokens = sum(len(c) + 1 for _, captions in batch for c in captions)
         embeddings = images.embeddings[[i for i, _ in batch], 0].float()
         with autocast:
@@ -482,9 +497,9 @@ def _restore(
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise TrainingError(f"{path} cannot be read ({error}); delete it to start the run anew") from error
+        raise ForeignState(f"{path} cannot be read ({error}); delete it to start the run anew") from error
     if stored["run"] != run:
-        raise TrainingError(
+        raise ForeignState(
             f"{path} belongs to a run with other options or examples; choose another folder, or delete it to start anew"
         )
     mapper.load_state_dict(stored["mapper"])

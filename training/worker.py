@@ -25,11 +25,11 @@ from captioner import services as captioner_services
 from captioner.jobs import Claim, Job, JobQuerySet
 from captioner.models import MapperVersion, Queue
 from captioner.shift import Shift, insist
-from captioner.worker import Engine
+from captioner.worker import Engine, is_out_of_memory
 from clipcap.checkpoint import CheckpointError
 from clipcap.mapper import Mapper
 from training import services
-from training.comparison import SHOWN, paired_bootstrap, verdict
+from training.comparison import LEAST_JUDGED, SHOWN, paired_bootstrap, verdict
 from training.datasets import work_off
 from training.evaluation import Evaluation, evaluate
 from training.examples import captioned_images, captions_of, mapper_config
@@ -38,6 +38,7 @@ from training.options import AUTO_EPOCHS, RunOptions
 from training.trainer import (
     CaptionedImages,
     EpochEnd,
+    ForeignState,
     Progress,
     TrainingCanceled,
     TrainingError,
@@ -106,13 +107,16 @@ class TrainingEngine:
             _fail(run, "not_trainable", str(error))
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            cause = error.strerror or str(error)
+            cause = f"{error.strerror or error}{f': {Path(error.filename).name}' if error.filename else ''}"
             _fail(run, "disk_full" if full else "file_error", f"{cause}; what was trained is kept: mend it and resume")
         except DatabaseError:
             raise
         except Exception as error:
             log.exception("a training run failed", extra={"run": run.pk})
-            _fail(run, "internal_error", f"something unforeseen went wrong ({type(error).__name__}); see the log")
+            if is_out_of_memory(error):
+                _fail(run, "out_of_memory", "the worker has too little memory; lower the batch size or prefix length")
+            else:
+                _fail(run, "internal_error", f"something unforeseen went wrong ({type(error).__name__}); see the log")
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -137,15 +141,26 @@ class _Training:
         if self.run.attempts > 1:
             _tell(self.run, "taken over from a lost worker; going on from the last checkpoint")
         training, held_out = self._examples()
-        mapper = self._start(training)
         self.samples = self._samples(held_out)
-        result = self._train(mapper, training, held_out)
+        try:
+            result = self._train(self._start(training), training, held_out)
+        except ForeignState:
+            self._forget()
+            result = self._train(self._start(training), training, held_out)
         for reason, count in result.left_out.items():
             if count:
                 _tell(self.run, f"{count} captions were left out: {reason}", "warning")
         _tell(self.run, f"trained {result.trainable_parameters:,} parameters; now comparing on the held-out images")
-        metrics, comparison, judgement = self._compare(result.mapper, held_out)
-        self._file(result.path, metrics, comparison, judgement)
+        active = self.run.style.active_version
+        metrics, comparison, judgement = self._compare(result.mapper, active, held_out)
+        self._file(result.path, metrics, comparison, judgement, active)
+
+    def _forget(self) -> None:
+        """Begin anew: the stored state is damaged, or of other examples, since some were deleted."""
+        _tell(self.run, "what was stored does not fit the examples that are left; beginning anew", "warning")
+        shutil.rmtree(self.folder)
+        self.run.curve = []
+        insist(lambda: self.run.checkpoints.all().delete())
 
     def _examples(self) -> tuple[CaptionedImages, CaptionedImages]:
         rows = services.dataset(self.run.style, self.options, self.run.last_example)
@@ -238,14 +253,16 @@ class _Training:
         if not held:
             raise Stopped
 
+    def _check(self) -> None:
+        self._report({"phase": "evaluating"})
+
     def _samples(self, held_out: CaptionedImages) -> CaptionedImages:
         return CaptionedImages(held_out.names[:SAMPLES], held_out.embeddings[:SAMPLES], held_out.captions[:SAMPLES])
 
     def _compare(
-        self, candidate: Mapper, held_out: CaptionedImages
+        self, candidate: Mapper, active: MapperVersion | None, held_out: CaptionedImages
     ) -> tuple[dict[str, Any], list[dict[str, Any]], TrainingRun.Verdict]:
         references = dict(zip(held_out.names, held_out.captions, strict=True))
-        active = self.run.style.active_version
         total = len(held_out.names) * (2 if active else 1)
 
         def scored(mapper: Mapper, before: int) -> tuple[Evaluation, dict[str, str]]:
@@ -256,7 +273,7 @@ class _Training:
                 lambda done: self._report({"phase": "evaluating", "step": before + done, "steps": total}),
             )
             captions = dict(zip(held_out.names, texts, strict=True))
-            return evaluate(captions, references, java_metrics=settings.JAVA_METRICS), captions
+            return evaluate(captions, references, java_metrics=settings.JAVA_METRICS, check=self._check), captions
 
         evaluation, captions = scored(candidate, 0)
         metrics: dict[str, Any] = {"images": len(references), "candidate": _summary(evaluation)}
@@ -266,10 +283,11 @@ class _Training:
             opponent = self.models.load_version(active)
         except (CheckpointError, OSError, ValueError) as error:
             _tell(self.run, f"{active}, which is in service, cannot be loaded for a comparison: {error}", "warning")
-            return metrics, [], TrainingRun.Verdict.FIRST
+            return metrics, [], TrainingRun.Verdict.UNCLEAR
         other, old = scored(opponent, len(references))
         policy = Policy.objects.filter(style=self.run.style).first() or Policy(style=self.run.style)
-        metric = policy.metric if policy.metric in evaluation.per_item else "CIDEr"
+        judged = policy.metric in evaluation.per_item and policy.metric in other.per_item
+        metric = policy.metric if judged else "CIDEr"
         mine, theirs = evaluation.per_item[metric], other.per_item[metric]
         difference = paired_bootstrap(mine, theirs)
         metrics |= {
@@ -290,10 +308,22 @@ class _Training:
             }
             for image in largest
         ]
-        return metrics, comparison, verdict(difference, policy.margin)
+        judgement = verdict(difference, policy.margin, len(references))
+        if not judged:
+            _tell(self.run, f"{policy.metric} was not computed, so the gate cannot judge", "warning")
+            judgement = TrainingRun.Verdict.UNCLEAR
+        elif len(references) < LEAST_JUDGED:
+            few = f"{len(references)} held-out images are too few to judge by; at least {LEAST_JUDGED} are needed"
+            _tell(self.run, few, "warning")
+        return metrics, comparison, judgement
 
     def _file(
-        self, path: Path, metrics: dict[str, Any], comparison: list[dict[str, Any]], judgement: TrainingRun.Verdict
+        self,
+        path: Path,
+        metrics: dict[str, Any],
+        comparison: list[dict[str, Any]],
+        judgement: TrainingRun.Verdict,
+        opponent: MapperVersion | None,
     ) -> None:
         run = self.run
         policy = Policy.objects.filter(style=run.style).first() or Policy(style=run.style)
@@ -318,7 +348,13 @@ class _Training:
                     raise Stopped
                 RunEvent.objects.create(run=run, message=f"filed as {version}: {judgement.label}")
                 promising = judgement in (TrainingRun.Verdict.BETTER, TrainingRun.Verdict.FIRST)
-                if promising and policy.if_better == Policy.Action.PROMOTE:
+                # Filing has locked the style: nobody promotes anything between this look and the end.
+                if promising and run.style.active_version != opponent:
+                    message = (
+                        f"not put in service: it was compared with {opponent or 'nothing'}, and now another serves"
+                    )
+                    RunEvent.objects.create(run=run, message=message, level="warning")
+                elif promising and policy.if_better == Policy.Action.PROMOTE:
                     captioner_services.promote(version=version, reason=f"passed the gate after {run}")
                     RunEvent.objects.create(run=run, message=f"{version} is in service")
                 return version
