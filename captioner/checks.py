@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage, Error, Warning, register
 
 TAG = "captioner"
 SHORTEST_KEY = 32
+SHORTEST_LEASE = 30  # seconds: longer than shift.insist holds out, and than a webhook may take
 
 
 @register(TAG)
@@ -77,6 +78,22 @@ def nonsense(**_: Any) -> list[CheckMessage]:
             for name, rate in rates.items()
             if not re.fullmatch(r"[1-9]\d*/(second|minute|hour|day)", rate)
         ),
+    ]
+
+
+@register(TAG)
+def short_lease(**_: Any) -> list[CheckMessage]:
+    """A lease that a worker may lose while all is well with it."""
+    lease = settings.LEASE.total_seconds()
+    if not 0 < lease < SHORTEST_LEASE:
+        return []
+    return [
+        Warning(
+            f"CLIPCAP_LEASE_SECONDS is {lease:g}, so work may be given to a second worker while the first waits for "
+            "the database, or for the address of a webhook",
+            hint=f"give at least {SHORTEST_LEASE}",
+            id="captioner.W004",
+        )
     ]
 
 

@@ -1,6 +1,7 @@
 """Delivers webhooks: claims what is due, posts it, and tries again with growing pauses."""
 
 import logging
+import threading
 import time
 from typing import Any
 
@@ -20,7 +21,7 @@ def deliver_next() -> bool:
     Returns:
         Whether there was one.
     """
-    for delivery in WebhookDelivery.objects.claim("courier", 1):
+    for delivery in WebhookDelivery.objects.claim(threading.current_thread().name, 1):
         _deliver(delivery)
         return True
     return False

@@ -215,13 +215,16 @@ class Job(models.Model):
         held = manager.filter(pk=self.pk, status=Status.RUNNING, lease_token=self.lease_token)
         return self.lease_token is not None and held.update(**changes) == 1
 
-    def succeed(self, **results: Any) -> bool:
+    def succeed(self, at: datetime | None = None, **results: Any) -> bool:
         """Record the results of a claimed row.
+
+        Args:
+            at: the time, for who records many and has asked the clock once.
 
         Returns:
             Whether they were recorded: not if the row was canceled, deleted or given to another worker meanwhile.
         """
-        now = clock(self._state.db or "default")
+        now = at or clock(self._state.db or "default")
         return self._record(
             status=Status.SUCCEEDED, finished_at=now, lease_token=None, lease_expires_at=None, **results
         )

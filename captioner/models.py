@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -307,9 +308,9 @@ class Draft(Job):
     def __str__(self) -> str:
         return self.text or f"{self.status} {self.id}"
 
-    def finish(self, written: dict[str, Any], **prefix: Any) -> None:
+    def finish(self, at: datetime, written: dict[str, Any], **prefix: Any) -> None:
         """Record what a worker has `written`, in the caption too that was waiting for it. Call it in a transaction."""
-        if self.succeed(text=written["text"], confidence=written["confidence"], **prefix) and self.caption_id:
+        if self.succeed(at, text=written["text"], confidence=written["confidence"], **prefix) and self.caption_id:
             Caption.objects.filter(pk=self.caption_id, status=Status.SUCCEEDED).update(**written)
 
 

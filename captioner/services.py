@@ -667,13 +667,13 @@ def prune(older_than: timedelta | None = None) -> dict[str, int]:
     Returns:
         How many `requests` and `images` were deleted.
     """
-    keep = settings.KEEP_RESULTS if older_than is None else older_than
+    keep = (settings.KEEP_RESULTS or None) if older_than is None else older_than
     now = clock("default")
     CaptionRequest.objects.filter(idempotency_key__isnull=False, created_at__lt=now - IDEMPOTENCY).update(
         idempotency_key=None, answer={}
     )
     requests = 0
-    if keep:
+    if keep is not None:
         corrected = Caption.objects.filter(request=OuterRef("pk"), corrections__isnull=False)
         unfinished = Caption.objects.filter(request=OuterRef("pk"), status__in=UNFINISHED)
         old = CaptionRequest.objects.filter(~Exists(corrected), ~Exists(unfinished), created_at__lt=now - keep)

@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 LONGEST_BATCH = timedelta(minutes=5)  # a batch that takes longer hangs: its lease is let go
 MAPPERS_KEPT = 64
 DRAFTS_FIRST = 5  # one turn in so many begins with the drafts: captions pass them, but not for ever
+COURIERS = 3  # so that an address which is slow to answer keeps no others waiting
 WORDS_KEPT = 3  # of each prefix vector of a draft
 AHEAD = 8  # images embedded at a time while idle; a caption that comes meanwhile waits for them
 
@@ -247,6 +248,7 @@ class Engine:
             decode_ms = (time.monotonic() - started) * 1000
 
             def record() -> None:
+                now = clock("default")
                 with transaction.atomic():
                     for (row, (version, _)), (best, *others) in zip(part, answers, strict=True):
                         written = {
@@ -258,9 +260,9 @@ class Engine:
                             "decode_ms": decode_ms,
                         }
                         if isinstance(row, Draft):
-                            row.finish(written, **prefixes.get(row.pk, {}))
+                            row.finish(now, written, **prefixes.get(row.pk, {}))
                         else:
-                            row.succeed(**written)
+                            row.succeed(now, **written)
 
             insist(record)
             log.info(
@@ -406,6 +408,7 @@ def start(name: str) -> Shift:
         engine = Engine.load(name)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
-    shift = Shift(engine, "captions", {"courier": deliver_next}, (Caption, Draft, WebhookDelivery))
+    couriers = {f"courier {number}": deliver_next for number in range(1, COURIERS + 1)}
+    shift = Shift(engine, "captions", couriers, (Caption, Draft, WebhookDelivery))
     shift.start()
     return shift

@@ -133,7 +133,6 @@ def test_too_much_or_nothing_to_compare_is_refused(style: Style, settings: Any) 
 
 
 def test_captions_pass_drafts_but_not_for_ever(style: Style, engine: Engine) -> None:
-    engine._turn = 0
     request = services.compare_versions(versions=[active(style)], images=uploads(1))
     waiting = request.drafts.get()
     for turn in range(1, DRAFTS_FIRST + 1):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,13 @@ def test_any_host_name_is_warned_of(settings: Any) -> None:
     settings.DEBUG, settings.SECRET_KEY, settings.ALLOWED_HOSTS = False, "k" * 50, ["*"]
     (warning,) = checks.unsafe_settings()
     assert warning.id == "captioner.W001"
+
+
+def test_a_lease_shorter_than_what_it_has_to_outlast_is_warned_of(settings: Any) -> None:
+    assert checks.short_lease() == []
+    settings.LEASE = timedelta(seconds=10)
+    (warning,) = checks.short_lease()
+    assert "CLIPCAP_LEASE_SECONDS is 10" in warning.msg
 
 
 def test_a_cache_that_several_web_processes_cannot_share_is_warned_of(settings: Any) -> None:
