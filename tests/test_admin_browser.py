@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect
 
 from captioner import services
-from captioner.models import Caption, Style, Viewer
+from captioner.models import Caption, MapperVersion, Style, Viewer
 from captioner.worker import Engine
 from training.models import TrainingRun
 from training.worker import TrainingEngine
@@ -141,6 +142,81 @@ def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
     expect(page.locator(".messagelist")).to_contain_text("v1 is in service")
     again = caption("humorous", photo, engine)
     assert (again.version, again.text) == (before.version, before.text)
+
+
+def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_written_anew(
+    page: Page, photo: bytes, engine: Engine, styles: dict[str, Style]
+) -> None:
+    row = caption("factual", photo, engine)
+    other = services.register_version(
+        style=styles["factual"],
+        path=Path(styles["romantic"].active_version.file.path),  # type: ignore[union-attr]
+        origin=MapperVersion.Origin.IMPORTED,
+    )
+    page.goto("/admin/captioner/mapperversion/?style__id__exact=" + str(styles["factual"].pk))
+    page.get_by_role("checkbox", name="Select all").check()
+    page.locator("select[name=action]").select_option("compare_chosen")
+    page.get_by_role("button", name="Go").click()
+    page.get_by_role("checkbox").first.check()
+    page.get_by_label("Your own").set_input_files(COCO / "000000349860.jpg")
+    page.get_by_role("button", name="Have them write").click()
+    expect(page.locator("#drafts")).to_contain_text("of 4 written")
+    page.evaluate("window.stayed = true")
+    while engine.work():
+        pass
+    expect(page.locator("#drafts .figures")).to_contain_text("4 of 4 written")
+    expect(page.get_by_role("heading", name="How far the prefixes differ")).to_be_visible()
+    expect(page.get_by_role("cell", name=row.text)).to_be_visible()
+    page.locator("details").first.click()
+    expect(page.locator("ol.prefix li").first).to_be_visible()
+    assert page.evaluate("window.stayed")
+    if folder := os.environ.get("CLIPCAP_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/compare.png", full_page=True)
+
+    services.promote(version=other, reason="to see")
+    page.goto(f"/admin/captioner/style/{styles['factual'].pk}/change/")
+    page.get_by_role("link", name="Rewrite captions").click()
+    page.get_by_role("button", name="Write them anew").click()
+    expect(page.locator("#drafts .figures")).to_contain_text("0 of 1 written")
+    while engine.work():
+        pass
+    expect(page.locator("#drafts .figures")).to_contain_text("1 of 1 written")
+    now = Caption.objects.get(pk=row.pk)
+    assert (now.version, now.text != row.text) == (other, True)
+
+
+@pytest.mark.usefixtures("training_worker")
+def test_thirty_corrections_in_the_browser_are_learned_from_evaluated_and_promoted(page: Page, engine: Engine) -> None:
+    truth = {
+        row["file"]: row["captions"][0] for row in json.loads((COCO / "captions.json").read_text(encoding="utf-8"))
+    }
+    photos = [services.Upload((COCO / name).read_bytes(), name) for name in list(truth)[:30]]
+    request = services.request_captions(
+        viewer=Viewer(), images=photos, styles=["factual"], options={"method": "greedy", "max_length": 20}
+    )
+    while engine.work():
+        pass
+    for row in request.captions.all():
+        page.goto(f"/admin/captioner/caption/{row.pk}/change/")
+        page.locator("textarea[name=text]").fill(truth[row.name])
+        page.locator("form.correction button").click()
+        expect(page.locator(".messagelist")).to_contain_text("correction is kept")
+    style = Style.objects.get(slug="factual")
+    page.goto(f"/admin/captioner/style/{style.pk}/change/")
+    expect(page.locator(".cards")).to_contain_text("30 not in the dataset yet")
+    page.get_by_role("button", name="Take all").click()
+    expect(page.locator(".messagelist")).to_contain_text("30 corrections are new")
+    page.get_by_role("link", name="Retrain").click()
+    page.get_by_label("Epochs").fill("1")
+    page.get_by_role("button", name="Start the run").click()
+    expect(page.locator("#run .state").first).to_have_text("Succeeded")
+    run = TrainingRun.objects.get()
+    assert (run.examples, "candidate" in run.metrics, "active" in run.metrics) == (30, True, True)
+    page.get_by_role("link", name="Promote factual v2").click()
+    page.get_by_label("Reason").fill("learned from thirty corrections")
+    page.get_by_role("button", name="Put in service").click()
+    expect(page.locator(".messagelist")).to_contain_text("v2 is in service")
+    assert style.active_version == run.version
 
 
 def test_the_dashboard_follows_what_happens_without_reloading(page: Page, photo: bytes, engine: Engine) -> None:
