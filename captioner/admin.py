@@ -346,7 +346,6 @@ class MapperVersionAdmin(ReadOnly):
         """Delete a version that never served, after asking."""
         version = self.viewed(request, pk)
         if request.method == "POST":
-            self.log_deletions(request, MapperVersion.objects.filter(pk=pk))
             style, name = version.style, str(version)
             services.delete_version(version)
             return self.done(request, style, f"{name} is deleted")

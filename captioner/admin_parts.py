@@ -132,6 +132,7 @@ class BigTable(Page):
     list_max_show_all = 200
     sortable_by = ("created_at",)
     empty_value_display = ""
+    ordering = ("-created_at", "-pk")
     date_hierarchy = "created_at"
     change_list_template = "admin/big_change_list.html"
 

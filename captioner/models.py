@@ -247,6 +247,7 @@ class Caption(Job):
             # Ordered to the end: else a status or style that is rare is looked for in the whole table.
             models.Index(fields=["status", "-created_at", "-id"], name="caption_by_status"),
             models.Index(fields=["style", "-created_at", "-id"], name="caption_by_style"),
+            models.Index(fields=["version", "-created_at", "-id"], name="caption_by_version"),
         ]
 
     def __str__(self) -> str:
@@ -271,6 +272,7 @@ class DraftRequest(models.Model):
 
     class Meta:
         ordering = ("-created_at", "-id")
+        indexes = (models.Index(fields=["-created_at", "-id"], name="draft_request_newest"),)
 
     def __str__(self) -> str:
         return f"{self.style or 'comparison'}, {self.created_at:%Y-%m-%d %H:%M}"
@@ -327,7 +329,10 @@ class Correction(models.Model):
 
     class Meta:
         ordering = ("pk",)
-        indexes = (models.Index(fields=["caption"], condition=Q(considered_at=None), name="correction_open"),)
+        indexes = (
+            models.Index(fields=["caption"], condition=Q(considered_at=None), name="correction_open"),
+            models.Index(fields=["-created_at", "-id"], name="correction_newest"),
+        )
 
     def __str__(self) -> str:
         return self.text
@@ -356,6 +361,7 @@ class WebhookDelivery(Job):
 
     class Meta(Job.Meta):
         verbose_name_plural = "webhook deliveries"
+        indexes = [*Job.Meta.indexes, models.Index(fields=["-created_at", "-id"], name="delivery_newest")]
 
     def __str__(self) -> str:
         return f"{self.status}: {self.url}"

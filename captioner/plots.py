@@ -173,7 +173,7 @@ def heat_map(values: Sequence[Sequence[float]], labels: Sequence[str], title: st
                 )
             )
     side = len(values) * size
-    return _svg(top + side + 4, parts, title, left + side + 4)
+    return _svg(top + side + 4, parts, title, max(left + side + 4, 300))  # few cells stay small
 
 
 def as_file(drawing: SafeString) -> str:

@@ -479,7 +479,14 @@ def import_version(*, style: Style, file: File[bytes], name: str, person: Any = 
                 "invalid_mapper", found["error"].replace(str(path), tidy_name(name)), status=422, field="file"
             )
         origin = MapperVersion.Origin.IMPORTED
-        return _file_version(style, path, suffix, origin=origin, created_by=person, **found)
+        try:
+            return _file_version(style, path, suffix, origin=origin, created_by=person, **found)
+        except OSError as error:
+            raise Refused(
+                "storage_full",
+                f"the file could not be stored ({error.strerror or error}); make room and try again",
+                status=507,
+            ) from error
 
 
 def _file_version(style: Style, path: Path, suffix: str, **fields: Any) -> MapperVersion:
@@ -523,14 +530,15 @@ def delete_version(version: MapperVersion) -> None:
     Raises:
         Refused: it is in service or in the history, wrote a caption, or a run started from it.
     """
-    if version.promotions.exists():
-        raise Refused(
-            "version_in_use", f"{version} is in service or in the history of promotions; it stays", status=409
-        )
-    if version.captions.exists():
-        raise Refused("version_in_use", f"{version} wrote captions that are kept; it stays", status=409)
     try:
         with transaction.atomic():
+            Style.objects.select_for_update().get(pk=version.style_id)  # nobody promotes it meanwhile
+            if version.promotions.exists():
+                raise Refused(
+                    "version_in_use", f"{version} is in service or in the history of promotions; it stays", status=409
+                )
+            if version.captions.exists():
+                raise Refused("version_in_use", f"{version} wrote captions that are kept; it stays", status=409)
             version.delete()
             transaction.on_commit(partial(version.file.delete, save=False))
     except ProtectedError as error:

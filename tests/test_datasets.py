@@ -351,6 +351,21 @@ def test_a_zip_that_holds_what_it_should_not_is_refused_whole(content: bytes, re
     assert not style.examples.exists()
 
 
+def test_cancelling_is_heard_while_a_long_file_is_looked_through(style: Style) -> None:
+    batch = queued(style, packed({"long.json": b'{"x": [' + b'"",' * 2_000_000 + b'""]}'}))
+    calls = stop_after(20)
+    assert worked_off(batch, calls).status == Status.QUEUED  # handed back before its end
+
+
+def test_annotations_are_not_unpacked_to_learn_that_they_are_too_large(
+    style: Style, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotations, "MAX_ANNOTATIONS", 1000)
+    monkeypatch.setattr(annotations, "_json_kind", None)  # what would read all of it
+    batch = imported(style, packed({"long.json": b'{"x": [' + b'"",' * 2_000 + b'""]}'}))
+    assert batch.error_code == "annotations_too_large"
+
+
 def test_a_zip_that_explodes_is_refused_before_it_is_unpacked(style: Style, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annotations, "SMALL_UNPACKED", 1_000_000)
     batch = imported(style, packed({"captions.jsonl": json_lines(pairs()), "zeros.jpg": bytes(5_000_000)}))

@@ -75,6 +75,8 @@ class Row:
 class Files:
     """The files of a dataset by their paths inside it, with "/" between folders."""
 
+    check: Callable[[], None] = staticmethod(lambda: None)  # called while a long file is read; may raise to end that
+
     def __init__(self, names: Iterable[str]) -> None:
         # macOS writes its accents decomposed; files and annotations meet in the composed form.
         self.names = {unicodedata.normalize("NFC", name): name for name in names}
@@ -279,7 +281,7 @@ class Annotations:
     def _json(self, file: BinaryIO) -> Iterator[Row]:
         section = {"list": "", "karpathy": "images", "coco": "annotations"}[self.kind]
         number = 0
-        for place, entry in _entries(file, self.name):
+        for place, entry in _entries(file, self.name, self.files.check):
             if place != section:
                 continue
             number += 1
@@ -300,7 +302,7 @@ class Annotations:
     def _images_of_coco(self) -> dict[str, str]:
         found: dict[str, str] = {}
         with self.files.open(self.name) as file:
-            for place, entry in _entries(file, self.name):
+            for place, entry in _entries(file, self.name, self.files.check):
                 if place == "images" and isinstance(entry, dict):
                     name = entry.get("file_name")
                     if isinstance(name, str) and len(name) <= 1000:
@@ -314,11 +316,12 @@ def find_annotations(files: Files, check: Callable[[], None]) -> Annotations:
     """The one file among these that holds captions, found by its content.
 
     Args:
-        check: called between files; may raise to stop.
+        check: called between files and while long ones are read; may raise to stop.
 
     Raises:
         Refused: there is none, or several, or it cannot be read.
     """
+    files.check = check
     found: list[Annotations] = []
     problems: list[Refused] = []
     others: list[str] = []
@@ -351,6 +354,11 @@ def find_annotations(files: Files, check: Callable[[], None]) -> Annotations:
 
 
 def _recognised(files: Files, name: str) -> Annotations | None:
+    # Before anything of it is read: packed well, a few kilobytes become gigabytes to look through.
+    if files.size(name) > MAX_ANNOTATIONS:
+        raise Refused(
+            "annotations_too_large", f"{shown(name)} has more than {MAX_ANNOTATIONS:,} bytes; divide it", status=413
+        )
     with files.open(name) as file:
         head = file.read(HEAD)
     if head.startswith(_PACKED):
@@ -371,18 +379,14 @@ def _recognised(files: Files, name: str) -> Annotations | None:
         annotations = Annotations(files, name, "lines")
     else:
         with files.open(name) as file:
-            kind = _json_kind(file, name)
+            kind = _json_kind(file, name, files.check)
         annotations = Annotations(files, name, kind) if kind else None
-    if annotations and files.size(name) > MAX_ANNOTATIONS:
-        raise Refused(
-            "annotations_too_large", f"{shown(name)} has more than {MAX_ANNOTATIONS:,} bytes; divide it", status=413
-        )
     return annotations
 
 
-def _json_kind(file: BinaryIO, name: str) -> Literal["list", "karpathy", "coco"] | None:
+def _json_kind(file: BinaryIO, name: str, check: Callable[[], None]) -> Literal["list", "karpathy", "coco"] | None:
     looked_at = 0
-    for place, entry in _entries(file, name):
+    for place, entry in _entries(file, name, check):
         if place == "" and _fits(entry):
             return "list"
         if isinstance(entry, dict) and place == "images" and "sentences" in entry:
@@ -510,7 +514,7 @@ def _lines(file: BinaryIO, name: str) -> Iterator[str]:
             raise _not_utf8(name, number) from error
 
 
-def _entries(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
+def _entries(file: BinaryIO, name: str, check: Callable[[], None]) -> Iterator[tuple[str, Any]]:
     """What the lists of a JSON file hold: each entry with the key of its list, "" if the file is one list.
 
     A value beside the lists comes as an entry, too. The parser's own way of building objects is not used, since it has
@@ -521,7 +525,7 @@ def _entries(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
     keys: list[str] = []  # the last key of each
     weight = count = 0
     try:
-        for event, value in ijson.basic_parse(_JsonSource(file), use_float=True):
+        for event, value in ijson.basic_parse(_JsonSource(file, check), use_float=True):
             if event == "map_key" and not stack:
                 section = value
                 continue
@@ -564,13 +568,14 @@ class _JsonSource:
     The parser keeps a whole string in memory.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, check: Callable[[], None]) -> None:
+        self._file, self._check = file, check
         self._first = True
         self._open = b""  # a backslash whose second half is yet to come
         self._run = 0  # bytes since the last quote
 
     def read(self, size: int) -> bytes:
+        self._check()
         data = self._file.read(size)
         if self._first and size:
             self._first = False

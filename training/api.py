@@ -24,11 +24,13 @@ RETRY_AFTER = {"Retry-After": "2"}
 
 
 class MayTrain(BasePermission):
-    """Seeing runs and starting them are permissions apart."""
+    """Seeing runs, starting them and stopping them are permissions apart, the admin's."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        needed = "training.view_trainingrun" if request.method in SAFE_METHODS else "training.add_trainingrun"
-        return bool(request.user.has_perm(needed))
+        action = "change" if view.action in ("cancel", "resume") else "add"
+        return bool(
+            request.user.has_perm(f"training.{'view' if request.method in SAFE_METHODS else action}_trainingrun")
+        )
 
 
 class RunSerializer(serializers.ModelSerializer[TrainingRun]):

@@ -49,6 +49,7 @@ class Example(models.Model):
         indexes = (
             models.Index(fields=["style", "held_out", "id"], name="example_split"),
             models.Index(fields=["style", "source"], name="example_source"),
+            models.Index(fields=["-created_at", "-id"], name="example_newest"),
         )
 
     def __str__(self) -> str:

@@ -36,7 +36,6 @@ VIEWERS = [f"{app}.view_{model}" for app, models in SEEN.items() for model in mo
 LABELLERS = [
     *VIEWERS,
     "captioner.change_caption",
-    "captioner.add_correction",
     "training.add_example",
     "training.delete_example",
 ]
