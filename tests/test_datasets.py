@@ -12,15 +12,19 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.contrib.auth.models import User
 from django.core.files.base import ContentFile
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.test import Client
+from django.utils import timezone
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
@@ -768,3 +772,28 @@ def test_statistics_tell_what_a_dataset_holds(style: Style) -> None:
     assert told["vocabulary"]["words"] == len({"a", "man's", "red-haired", "dog", "two", "dogs", "caption"}) + 30
     assert len({sample.pk for sample in told["samples"]}) == 12
     assert told["samples"] == statistics(style)["samples"]
+
+
+def test_a_failed_import_is_resumed_from_its_page_until_its_file_is_pruned(style: Style) -> None:
+    batch = queued(style, packed(pictures() | {"captions.jsonl": json_lines(pairs())}))
+    services.cancel_import(batch)
+    boss = Client()
+    boss.force_login(User.objects.create_superuser("boss"))
+    page = f"/admin/training/import/{batch.pk}/"
+    assert 'id="resume"' in boss.get(f"{page}change/").content.decode()
+    boss.post(f"{page}resume/")
+    assert worked_off(batch).status == Status.SUCCEEDED
+    assert examples(style) == expected()
+    with pytest.raises(Refused, match=r"gone|only a failed"):
+        services.resume_import(batch)
+
+    other = queued(style, packed(pictures() | {"captions.jsonl": json_lines(pairs())}))
+    services.cancel_import(other)
+    name, storage = str(other.file.name), other.file.storage
+    assert services.prune(timedelta(days=1)) == {"uploads": 0, "run folders": 0}
+    Import.objects.filter(pk=other.pk).update(finished_at=timezone.now() - timedelta(days=2))
+    assert services.prune(timedelta(days=1)) == {"uploads": 1, "run folders": 0}
+    assert not storage.exists(name)
+    other.refresh_from_db()
+    with pytest.raises(Refused, match="send it again"):
+        services.resume_import(other)

@@ -336,8 +336,13 @@ class ImportAdmin(ReadOnly):
             self.route("<int:pk>/live/", self.live, "live", view),
             self.route("<int:pk>/refused.csv", self.refused, "refused", view),
             self.route("<int:pk>/cancel/", self.cancel, "cancel", "training.change_import", "POST"),
+            self.route("<int:pk>/resume/", self.resume, "resume", "training.change_import", "POST"),
             *super().get_urls(),
         ]
+
+    def resume(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Queue a stopped import again, to go on behind its last row."""
+        return self.done(request, services.resume_import(self.viewed(request, pk)), "the import is queued again")
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None

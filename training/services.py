@@ -6,6 +6,7 @@ the training worker (training/worker.py), which is rung on commit.
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -171,6 +172,48 @@ def cancel_import(batch: Import) -> Import:
         raise Refused("already_finished", f"the import has {batch.status} and cannot be canceled", status=409)
     batch.refresh_from_db()
     return batch
+
+
+def resume_import(batch: Import) -> Import:
+    """Queue a failed or canceled import again; it goes on behind the last row that was imported.
+
+    Raises:
+        Refused: it has neither failed nor been canceled, or its file or folder is gone.
+    """
+    there = batch.file.storage.exists(str(batch.file.name)) if batch.file else Path(batch.name).is_absolute()
+    if not there:
+        raise Refused("file_missing", "the file of this import is gone; send it again", status=409)
+    with transaction.atomic():
+        if not batch.retry(clock("default") + RUN_DEADLINE):
+            raise Refused(
+                "not_stopped", f"only a failed or canceled import can be resumed; this has {batch.status}", status=409
+            )
+        transaction.on_commit(ring)
+    batch.refresh_from_db()
+    return batch
+
+
+def prune(older_than: timedelta) -> dict[str, int]:
+    """Delete what failed and canceled imports and runs that ended longer ago have left to go on from.
+
+    Returns:
+        How many `uploads` and `run folders` were deleted.
+    """
+    ended = {"status__in": (Status.FAILED, Status.CANCELED), "finished_at__lt": clock("default") - older_than}
+    uploads = 0
+    for batch in Import.objects.filter(**ended).exclude(file=""):
+        name, storage = str(batch.file.name), batch.file.storage
+        # Its row first, and only if nobody has resumed it meanwhile.
+        if Import.objects.filter(pk=batch.pk, **ended).update(file=""):
+            with suppress(OSError):
+                storage.delete(name)
+            uploads += 1
+    folders = 0
+    for run in TrainingRun.objects.filter(**ended).only("pk"):
+        if run_folder(run).exists():
+            shutil.rmtree(run_folder(run), ignore_errors=True)
+            folders += 1
+    return {"uploads": uploads, "run folders": folders}
 
 
 def run_options(given: dict[str, Any]) -> RunOptions:

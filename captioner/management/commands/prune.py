@@ -4,15 +4,17 @@ from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from captioner import services
+from training import services as training_services
 
 
 class Command(BaseCommand):
     help = (
-        "Delete finished requests with their captions, but no corrected ones; then images that nothing refers to, and "
-        "expired Idempotency-Keys. Made for a daily timer."
+        "Delete finished requests with their captions, but no corrected ones; then images that nothing refers to, "
+        "expired Idempotency-Keys, and what failed imports and training runs left to go on from. For a daily timer."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -25,6 +27,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, older_than: timedelta | None, **options: Any) -> None:
         counts = services.prune(older_than)
+        if keep := older_than or settings.KEEP_RESULTS:
+            counts |= training_services.prune(keep)
         self.stdout.write(", ".join(f"{count} {what}" for what, count in counts.items()) + " deleted")
 
 

@@ -10,6 +10,13 @@ from django.core.management.base import BaseCommand, CommandError
 
 from captioner.models import Style
 
+# What is drawn, and what its file is called behind the name given.
+DRAWN = {
+    "CIDEr by prefix length": "",
+    "CIDEr by million parameters": "-parameters",
+    "CIDEr by seconds of training": "-seconds",
+}
+
 
 class Command(BaseCommand):
     help = "Train mappers of several kinds and prefix lengths on a style's examples; print and draw how they score."
@@ -41,7 +48,7 @@ class Command(BaseCommand):
                 models, style.examples.all(), lambda done, total: self.stderr.write(f"embedding {done}/{total}")
             )
             references = dict(zip(held_out.names, held_out.captions, strict=True))
-            points: dict[str, list[tuple[float, float]]] = {}
+            points: dict[str, dict[str, list[tuple[float, float]]]] = {title: {} for title in DRAWN}
             self.stdout.write(
                 f"{'mapper':<12} {'prefix':>6} {'parameters':>11} {'seconds':>8} {'CIDEr':>6} {'loss':>6}"
             )
@@ -61,13 +68,18 @@ class Command(BaseCommand):
                         )
                     seconds = time.monotonic() - started
                     texts = captions_of(captioner, result.mapper, held_out.embeddings[:, 0])
-                    scores = evaluate(dict(zip(held_out.names, texts, strict=True)), references).scores
-                    points.setdefault(kind, []).append((length, scores["CIDEr"]))
+                    found = evaluate(dict(zip(held_out.names, texts, strict=True)), references, java_metrics=False)
+                    cider = found.scores["CIDEr"]
+                    sizes = (length, result.trainable_parameters / 1e6, seconds)
+                    for title, size in zip(DRAWN, sizes, strict=True):
+                        points[title].setdefault(kind, []).append((size, cider))
                     self.stdout.write(
                         f"{kind:<12} {length:>6} {result.trainable_parameters:>11,} {seconds:>8.1f} "
-                        f"{scores['CIDEr']:>6.3f} {result.best_validation_loss:>6.3f}"
+                        f"{cider:>6.3f} {result.best_validation_loss:>6.3f}"
                     )
         except (TrainingError, ValueError) as error:
             raise CommandError(str(error)) from error
-        options["plot"].write_text(as_file(lines(points, "CIDEr by prefix length")), encoding="utf-8")
-        self.stdout.write(f"drawn in {options['plot']}")
+        for title, name in DRAWN.items():
+            path = options["plot"].with_stem(f"{options['plot'].stem}{name}")
+            path.write_text(as_file(lines(points[title], title)), encoding="utf-8")
+            self.stdout.write(f"{title}: drawn in {path}")
