@@ -7,6 +7,8 @@ function of `captioner.services`; who may see and do it is Django's permissions,
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,7 @@ from clipcap.prefixes import distances, mean_distance
 
 CAPTIONS_OF_AN_IMAGE = 50
 PHOTOS_OFFERED = 24
+LOOKED_THROUGH = 1_000  # captions of each version that is compared
 METRICS = ("CIDEr", "Bleu_4", "ROUGE_L", "METEOR", "SPICE")
 
 
@@ -339,7 +342,7 @@ class MapperVersionAdmin(ReadOnly):
             content = version.file.storage.open(version.file.name, "rb")
         except OSError as error:
             raise Refused("file_missing", f"the file of {version} is not in the storage", status=404) from error
-        name = version.file.name.rsplit("/", 1)[-1]
+        name = f"{version.style.slug}-v{version.number}{PurePath(version.file.name).suffix}"
         return FileResponse(content, as_attachment=True, filename=name, content_type="application/octet-stream")
 
     def remove(self, request: HttpRequest, pk: int) -> HttpResponseBase:
@@ -461,14 +464,21 @@ def _scores(versions: list[MapperVersion]) -> dict[str, dict[str, float]]:
 
 
 def _written_by(versions: list[MapperVersion], photos: int = 24) -> list[dict[str, Any]]:
-    """Of the newest photos that one of the versions wrote about, what each of them wrote last."""
-    newest = Caption.objects.filter(version__in=versions, status=Status.SUCCEEDED).order_by("-created_at")
-    images = list(dict.fromkeys(newest.values_list("image", flat=True)[: 20 * photos]))[:photos]
-    texts: dict[tuple[Any, Any], str] = {}
-    for image, version, text in newest.filter(image__in=images).values_list("image", "version", "text"):
-        texts.setdefault((image, version), text)
+    """What each version wrote last about the same photos: those of its newest captions, first the photos that most of
+    the versions wrote about."""
+    texts: dict[Any, dict[int, str]] = {}
+    newest: dict[Any, datetime] = {}
+    for version in versions:
+        # What has a version has succeeded. To ask for that too would lead the database to another index.
+        captions = Caption.objects.filter(version=version).order_by("-created_at", "-pk")
+        for image, text, at in captions.values_list("image", "text", "created_at")[:LOOKED_THROUGH]:
+            texts.setdefault(image, {}).setdefault(version.pk, text)
+            newest[image] = max(at, newest.get(image, at))
+    images = sorted(texts, key=lambda image: (len(texts[image]), newest[image]), reverse=True)[:photos]
     stored = Image.objects.in_bulk(images)
-    return [{"image": stored[pk], "texts": [texts.get((pk, v.pk), "") for v in versions]} for pk in images]
+    return [
+        {"image": stored[pk], "texts": [texts[pk].get(v.pk, "") for v in versions]} for pk in images if pk in stored
+    ]
 
 
 def _standing(request: DraftRequest) -> dict[str, Any]:

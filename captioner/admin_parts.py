@@ -40,8 +40,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic for type
 
     @cached_property
     def _reached(self) -> int:
-        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]
-        return rows.order_by()[: COUNTED + 1].count()
+        return counted(self.object_list)  # type: ignore[arg-type]
 
     @cached_property
     def count(self) -> int:
@@ -196,6 +195,16 @@ def drill_down(model: type[Any], request: HttpRequest) -> list[dict[str, Any]]:
             link(str(d.day), (d.year, d.month, d.day)) for d in days if d.month == day.month and begins <= d <= ends
         ]
     return links
+
+
+def counted(rows: QuerySet[Any]) -> int:
+    """How many rows there are, as far as one more than `COUNTED`."""
+    return rows.order_by()[: COUNTED + 1].count()
+
+
+def so_many(count: int) -> str:
+    """What `counted` found, for people."""
+    return f"{COUNTED:,} and more" if count > COUNTED else f"{count:,}"
 
 
 def thumbnail(image: Image | None, size: int = 64) -> SafeString:

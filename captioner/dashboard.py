@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.core.cache import cache
-from django.db.models import Count, OuterRef, Q, Subquery
+from django.db.models import Count, OuterRef, Subquery
 from django.db.models.functions import TruncHour
 from django.utils import timezone
 
-from captioner.admin_parts import since
+from captioner.admin_parts import counted, since, so_many
 from captioner.jobs import Status
 from captioner.models import Caption, MapperVersion, Promotion, Queue, Style, Worker
 
@@ -34,8 +34,8 @@ class QueueState:
     """A queue with its workers. `pause` is None where it never was paused."""
 
     name: Queue.Name
-    queued: int
-    running: int
+    queued: str
+    running: str
     workers: list[Worker]
     pause: Queue | None
 
@@ -49,15 +49,15 @@ def captions_per_hour() -> list[Hour]:
 def queue(name: Queue.Name, queued: int, running: int) -> QueueState:
     """The state of a queue in which so many are queued and running."""
     workers = list(Worker.objects.filter(queue=name, seen_at__gt=timezone.now() - ALIVE))
-    return QueueState(name, queued, running, workers, Queue.objects.filter(name=name, paused=True).first())
+    return QueueState(
+        name, so_many(queued), so_many(running), workers, Queue.objects.filter(name=name, paused=True).first()
+    )
 
 
 def waiting_captions() -> tuple[int, int]:
-    """How many captions are queued and running."""
-    counts = Caption.objects.unfinished().aggregate(
-        queued=Count("pk", filter=Q(status=Status.QUEUED)), running=Count("pk", filter=Q(status=Status.RUNNING))
-    )
-    return counts["queued"], counts["running"]
+    """How many captions are queued and running, as far as `counted` counts."""
+    queued, running = (counted(Caption.objects.filter(status=s)) for s in (Status.QUEUED, Status.RUNNING))
+    return queued, running
 
 
 def workers() -> list[Worker]:

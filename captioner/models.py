@@ -361,7 +361,11 @@ class WebhookDelivery(Job):
 
     class Meta(Job.Meta):
         verbose_name_plural = "webhook deliveries"
-        indexes = [*Job.Meta.indexes, models.Index(fields=["-created_at", "-id"], name="delivery_newest")]
+        indexes = [
+            *Job.Meta.indexes,
+            models.Index(fields=["-created_at", "-id"], name="delivery_newest"),
+            models.Index(fields=["status", "-created_at", "-id"], name="delivery_by_status"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.status}: {self.url}"
@@ -399,6 +403,7 @@ class Worker(models.Model):
     device = models.CharField(max_length=40, blank=True)
     models_loaded = models.CharField(max_length=400, blank=True, help_text="identities of encoder and LM")
     memory_mb = models.PositiveIntegerField(default=0)
+    capacity = models.JSONField(default=dict, help_text="memory_mb of its device, and the sizes of its models")
     started_at = models.DateTimeField(default=timezone.now)
     seen_at = models.DateTimeField(default=timezone.now)
 

@@ -13,7 +13,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from functools import partial
@@ -452,7 +453,7 @@ def import_version(*, style: Style, file: File[bytes], name: str, person: Any = 
     Raises:
         Refused: it cannot be used, or not be looked at in time.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with _room(), tempfile.TemporaryDirectory() as folder:
         suffix = ".pt" if name.lower().endswith(".pt") else ".safetensors"
         path = Path(folder) / f"mapper{suffix}"
         with path.open("wb") as copy:
@@ -479,24 +480,41 @@ def import_version(*, style: Style, file: File[bytes], name: str, person: Any = 
                 "invalid_mapper", found["error"].replace(str(path), tidy_name(name)), status=422, field="file"
             )
         origin = MapperVersion.Origin.IMPORTED
-        try:
-            return _file_version(style, path, suffix, origin=origin, created_by=person, **found)
-        except OSError as error:
-            raise Refused(
-                "storage_full",
-                f"the file could not be stored ({error.strerror or error}); make room and try again",
-                status=507,
-            ) from error
+        return _file_version(style, path, suffix, origin=origin, created_by=person, **found)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Refuse what there is no room for.
+
+    Raises:
+        Refused: a file could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Refused(
+            "storage_full",
+            f"the file could not be stored ({error.strerror or error}); make room and try again",
+            status=507,
+        ) from error
 
 
 def _file_version(style: Style, path: Path, suffix: str, **fields: Any) -> MapperVersion:
-    digest = file_sha256(path)
-    with path.open("rb") as file, transaction.atomic():
-        Style.objects.select_for_update().get(pk=style.pk)  # numbers are given one at a time
-        number = (style.versions.aggregate(last=Max("number"))["last"] or 0) + 1
-        version = MapperVersion(style=style, number=number, sha256=digest, size=path.stat().st_size, **fields)
-        version.file.save(f"{style.slug}-v{number}-{digest[:8]}{suffix}", File(file), save=False)
-        version.save()
+    version = MapperVersion(style=style, sha256=file_sha256(path), size=path.stat().st_size, **fields)
+    name = f"{style.slug}-{uuid.uuid4()}{suffix}"
+    try:
+        # Before the transaction, which on SQLite keeps all other writers waiting.
+        with path.open("rb") as file:
+            version.file.save(name, File(file), save=False)
+        with transaction.atomic():
+            Style.objects.select_for_update().get(pk=style.pk)  # numbers are given one at a time
+            version.number = (style.versions.aggregate(last=Max("number"))["last"] or 0) + 1
+            version.save()
+    except BaseException:
+        # By its name: a file that could not be written whole is there in part.
+        version.file.storage.delete(version.file.field.generate_filename(version, name))
+        raise
     return version
 
 
@@ -504,8 +522,8 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
     """Put a version in service; workers use it from their next batch on. Promoting an older one is a rollback.
 
     Raises:
-        Refused: it is in service already, its file is gone, or it was judged worse, never served before, and nobody
-            says why it should.
+        Refused: it is in service already, it or its file is gone, or it was judged worse, never served before, and
+            nobody says why it should.
     """
     judged_worse = version.metrics.get("verdict") == "worse"
     if judged_worse and not reason.strip() and not version.promotions.exists():
@@ -521,6 +539,8 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
         style = Style.objects.select_for_update().get(pk=version.style_id)
         if style.active_version == version:
             raise Refused("already_active", f"{version} is in service already", status=409)
+        if not style.versions.filter(pk=version.pk).exists():
+            raise Refused("not_found", f"{version} was deleted at this very moment; promote another", status=404)
         return Promotion.objects.create(style=style, version=version, person=person, reason=reason.strip())
 
 
@@ -541,8 +561,12 @@ def delete_version(version: MapperVersion) -> None:
                 raise Refused("version_in_use", f"{version} wrote captions that are kept; it stays", status=409)
             version.delete()
             transaction.on_commit(partial(version.file.delete, save=False))
-    except ProtectedError as error:
-        raise Refused("version_in_use", f"a training run started from {version}; it stays", status=409) from error
+    except (ProtectedError, IntegrityError) as error:
+        raise Refused(
+            "version_in_use",
+            f"a training run started from {version}, or it came into use at this very moment; it stays",
+            status=409,
+        ) from error
 
 
 def compare_versions(

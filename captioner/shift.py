@@ -24,6 +24,7 @@ from captioner.jobs import Claim, Job, clock
 from captioner.models import Worker
 from captioner.tasks import BELL
 from clipcap.captioner import Captioner
+from clipcap.device import memory_mb
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,15 @@ class Shift:
         self.engine, self.queue, self.jobs = engine, queue, jobs
         self.stopping, self.stopped = threading.Event(), threading.Event()
         self.started_at = timezone.now()
+        lm = engine.captioner.language_model
+        self.capacity = {
+            "memory_mb": memory_mb(lm.device),
+            "embedding_size": engine.captioner.encoder.embedding_size,
+            "lm_size": lm.size,
+            "lm_layers": lm.model.config.num_hidden_layers,
+            "lm_heads": lm.model.config.num_attention_heads,
+            "vocabulary": lm.vocabulary,
+        }
         self.threads = [
             threading.Thread(target=self._forever, args=arguments, name=name, daemon=True)
             for name, arguments in {
@@ -136,6 +146,7 @@ class Shift:
                 "queue": self.queue,
                 "device": str(models.language_model.device),
                 "models_loaded": f"{models.encoder.identity}, {models.language_model.identity}",
+                "capacity": self.capacity,
                 "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 "started_at": self.started_at,
                 "seen_at": clock("default"),

@@ -1,8 +1,23 @@
 """Where the models run and in which precision."""
 
+import os
+from contextlib import suppress
+from pathlib import Path
+
 import torch
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def memory_mb(device: torch.device) -> int:
+    """The memory of an accelerator, or of this machine or container, in MiB."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory / 2**20)
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # another system, or "max"
+            found = min(found, int(Path(limit).read_text()))
+    return found // 2**20
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -19,7 +19,7 @@ from django.utils import timezone
 from captioner import dashboard, services
 from captioner.models import Queue, Style
 from captioner.plots import bars
-from training.dashboard import failed_runs, runs_in_progress, waiting
+from training.dashboard import failed_imports, failed_runs, runs_in_progress, waiting
 
 
 class PauseForm(forms.Form):
@@ -113,6 +113,8 @@ def _numbers(request: HttpRequest) -> dict[str, Any]:
         numbers["runs"] = runs_in_progress()
         numbers["failed_runs"] = failed_runs()
         numbers["queues"] = [*numbers.get("queues", []), dashboard.queue(Queue.Name.TRAINING, *waiting())]
+    if may("training.import"):
+        numbers["failed_imports"] = failed_imports()
     if may("captioner.worker"):
         numbers["workers"] = dashboard.workers()
     if may("captioner.style"):

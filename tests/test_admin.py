@@ -5,24 +5,31 @@ from __future__ import annotations
 import csv
 import io
 import re
+import resource
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.contrib.admin import site
-from django.contrib.admin.models import LogEntry
+from django.contrib.admin.models import DELETION, LogEntry
 from django.contrib.auth.models import Group, User
+from django.core.files.storage import FileSystemStorage
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
 from django.db import connection
-from django.test import Client, RequestFactory
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from captioner import admin as captioner_admin
 from captioner import admin_parts, services
 from captioner.errors import Refused
 from captioner.jobs import Status
@@ -33,6 +40,7 @@ from captioner.models import (
     DraftRequest,
     Image,
     MapperVersion,
+    Promotion,
     Queue,
     Style,
     Viewer,
@@ -41,6 +49,7 @@ from captioner.models import (
 )
 from captioner.plots import bars, loss_curves, score_bars
 from captioner.worker import Engine
+from training import admin as training_admin
 from training import services as training_services
 from training.models import Checkpoint, Example, Import, Policy, RefusedRow, RunEvent, TrainingRun
 from training.options import RunOptions
@@ -403,38 +412,94 @@ def test_a_version_that_may_not_go_leaves_no_trace_of_its_deletion(style: Style,
     assert not LogEntry.objects.exists()
 
 
-def test_a_full_disk_is_told_beside_the_uploaded_mapper(
-    style: Style, boss: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+@contextmanager
+def just_before(statement: str, happens: Callable[[], object]) -> Iterator[None]:
+    """Somebody else's deed, at the worst of times: before the first statement that begins so."""
+    left = [happens]
 
-    monkeypatch.setattr(services, "_file_version", full)
-    upload = SimpleUploadedFile("romantic.safetensors", SHIPPED.read_bytes())
-    page = boss.post(reverse("admin:captioner_mapperversion_import"), {"style": style.pk, "file": upload})
-    assert page.status_code == 200
-    assert "No space left on device" in text_of(page)
+    def look(execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+        if left and sql.startswith(statement):
+            left.pop()()
+        return execute(sql, *arguments)
 
-
-def test_examples_are_deleted_from_the_list(style: Style, images: list[Image], boss: Client) -> None:
-    for image in images[:3]:
-        training_services.add_example(style=style, image=image, text="a dog", source="stored")
-    kept, *gone = Example.objects.all()
-    chosen = {"action": "delete_chosen", "_selected_action": [example.pk for example in gone]}
-    page = boss.post(reverse("admin:training_example_changelist"), chosen, follow=True)
-    assert "2 examples are deleted" in text_of(page)
-    assert Example.objects.get() == kept
-    assert "delete_selected" not in text_of(page)
+    with connection.execute_wrapper(look):
+        yield
+    assert not left, f"there was no {statement}"
 
 
-@pytest.mark.parametrize("model", [Caption, Image, Correction, WebhookDelivery, DraftRequest, Example])
-def test_the_newest_rows_of_a_big_list_are_found_without_reading_the_others(model: Any, boss: Client) -> None:
-    request = RequestFactory().get("/")
-    request.user = User.objects.get(username="boss")
-    shown = site._registry[model]
-    rows = shown.get_queryset(request).order_by(*shown.get_ordering(request)).values("pk")[:50]
-    for query in (rows, model.objects.order_by("created_at").values("created_at")[:1]):
-        assert "TEMP B-TREE" not in query.explain(), query.explain()
+def test_a_version_that_is_promoted_just_before_it_would_be_deleted_stays(style: Style) -> None:
+    version = make_version(style)
+    promoted = partial(Promotion.objects.create, style=style, version=version)
+    with (
+        pytest.raises(Refused, match="is in service"),
+        just_before('SELECT "captioner_style"', promoted),
+    ):
+        services.delete_version(version)
+    assert MapperVersion.objects.filter(pk=version.pk).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_version_that_comes_into_use_while_it_is_deleted_stays(style: Style, images: list[Image]) -> None:
+    version = make_version(style)
+    caption = make_captions(style, images, 1)[0]
+    writes = partial(Caption.objects.filter(pk=caption.pk).update, version=version)
+    with (
+        pytest.raises(Refused, match="came into use at this very moment"),
+        just_before('DELETE FROM "captioner_mapperversion"', writes),
+    ):
+        services.delete_version(MapperVersion.objects.get(pk=version.pk))
+    version.refresh_from_db()
+    assert version.file.storage.exists(str(version.file.name))
+
+
+def test_a_version_that_is_deleted_just_before_it_would_be_promoted_does_not_serve(style: Style) -> None:
+    version = make_version(style)
+    before = style.active_version
+    services.delete_version(MapperVersion.objects.get(pk=version.pk))
+    with pytest.raises(Refused, match="was deleted"):
+        services.promote(version=version)
+    assert style.active_version == before
+
+
+@contextmanager
+def small_disk() -> Iterator[None]:
+    """No file can have more than 64 KiB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_mapper_for_which_there_is_no_room_is_refused(style: Style) -> None:
+    file = SimpleUploadedFile("romantic.safetensors", SHIPPED.read_bytes())
+    with small_disk(), pytest.raises(Refused, match=r"could not be stored \(File too large\); make room") as refusal:
+        services.import_version(style=style, file=file, name=str(file.name))
+    assert refusal.value.status == 507
+
+
+def test_a_version_that_cannot_be_filed_leaves_no_file(style: Style, media: Path) -> None:
+    before = set((media / "mappers").iterdir())
+    with small_disk(), pytest.raises(OSError, match="File too large"):
+        make_version(style)
+    assert set((media / "mappers").iterdir()) == before
+    with pytest.raises(Style.DoesNotExist):
+        make_version(Style(pk=style.pk + 99, slug="deleted-meanwhile"))
+    assert set((media / "mappers").iterdir()) == before
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_mapper_is_copied_before_other_writers_have_to_wait(style: Style, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, waited = FileSystemStorage.save, []
+
+    def look(*arguments: Any, **more: Any) -> Any:
+        waited.append(connection.in_atomic_block)
+        return write(*arguments, **more)
+
+    monkeypatch.setattr(FileSystemStorage, "save", look)
+    make_version(style)
+    assert waited == [False]
 
 
 def test_versions_are_compared_by_their_scores_and_on_the_same_photos(
@@ -586,6 +651,40 @@ def test_a_stored_photo_is_added_by_hand(style: Style, images: list[Image], boss
     assert "already exists" in text_of(boss.post(address, {"style": style.pk, "image": images[0].pk, "text": "a dog"}))
 
 
+def test_examples_are_deleted_from_the_list_after_asking(
+    style: Style, images: list[Image], boss: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_admin, "PART", 2)
+    for image in images[:6]:
+        training_services.add_example(style=style, image=image, text="a dog", source="stored")
+    kept, *gone = Example.objects.all()
+    address = reverse("admin:training_example_changelist")
+    chosen = {"action": "delete_chosen", "_selected_action": [example.pk for example in gone]}
+    asked = text_of(boss.post(address, chosen))
+    assert "Delete 5 examples?" in asked
+    given = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', asked)
+    assert Example.objects.count() == 6
+    again = {name: [value for key, value in given if key == name] for name, _ in given}
+    page = text_of(boss.post(address, again, follow=True))
+    assert "5 examples are deleted" in page
+    assert "delete_selected" not in page
+    assert Example.objects.get() == kept
+    logged = LogEntry.objects.filter(action_flag=DELETION).values_list("object_id", flat=True)
+    assert set(logged) == {str(example.pk) for example in gone}
+
+
+def test_more_examples_than_can_be_deleted_at_once_stay(
+    style: Style, images: list[Image], boss: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_admin, "COUNTED", 5)
+    for image in images[:6]:
+        training_services.add_example(style=style, image=image, text="a dog", source="stored")
+    some = {"action": "delete_chosen", "_selected_action": [1], "select_across": "1", "index": "0", "sure": "1"}
+    page = text_of(boss.post(reverse("admin:training_example_changelist"), some, follow=True))
+    assert "More than 5 rows are chosen" in page
+    assert Example.objects.count() == 6
+
+
 def test_the_dataset_page_tells_what_there_is(style: Style, images: list[Image], boss: Client) -> None:
     for image in images[:10]:
         training_services.add_example(style=style, image=image, text="a dog with a plan", source="imported")
@@ -623,6 +722,110 @@ def test_a_failure_is_tried_again_from_the_dashboard(style: Style, images: list[
     assert caption.status == Status.QUEUED
     answer = boss.post(retry, headers={"Referer": "http://evil.example/"})
     assert text_of(answer) == reverse("admin:captioner_caption_changelist")
+
+
+def test_a_failed_import_is_on_the_dashboard(style: Style, members: dict[str, Client]) -> None:
+    now = timezone.now()
+    failed = {"status": Status.FAILED, "error_code": "bad_zip", "error_detail": "it is no zip", "deadline_at": now}
+    batch = Import.objects.create(style=style, name="photos.zip", finished_at=now, **failed)
+    Import.objects.create(style=style, name="old.zip", finished_at=now - timedelta(days=2), **failed)
+    for group, client in members.items():
+        page = text_of(client.get(reverse("admin:dashboard")))
+        assert reverse("admin:training_import_change", args=[batch.pk]) in page
+        assert "it is no zip" in page
+        assert "old.zip" not in page
+        assert (reverse("admin:training_import_resume", args=[batch.pk]) in page) == (group == "Trainers")
+
+
+def plans(address: str, client: Client, table: str) -> list[tuple[str, str]]:
+    """The page's queries of the table, each with how the database goes about it."""
+    with CaptureQueriesContext(connection) as queries:
+        assert client.get(address).status_code == 200, address
+    found = []
+    for query in queries.captured_queries:
+        if query["sql"].startswith("SELECT") and f'FROM "{table}"' in query["sql"]:
+            with connection.cursor() as cursor:
+                cursor.execute("EXPLAIN QUERY PLAN " + query["sql"])
+                found.append((query["sql"], "\n".join(row[3] for row in cursor.fetchall())))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("table", "filters"),
+    [
+        ("captioner_image", []),
+        ("captioner_caption", ["status__exact=failed", "style__id__exact=1"]),
+        ("captioner_correction", []),
+        ("captioner_draftrequest", []),
+        ("captioner_webhookdelivery", ["status__exact=failed"]),
+        ("training_example", ["style__id__exact=1"]),
+    ],
+)
+def test_a_big_list_begins_with_the_newest_rows_and_no_query_of_it_reads_or_sorts_the_others(
+    table: str,
+    filters: list[str],
+    style: Style,
+    images: list[Image],
+    boss: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admin_parts, "SEARCHED", 1)
+    populate(style, images, 2)
+    now = timezone.now()
+    for request in CaptionRequest.objects.all():
+        WebhookDelivery.objects.create(request=request, url="https://example.com/", secret="", deadline_at=now)
+    DraftRequest.objects.create(style=style)
+    address = reverse(f"admin:{table}_changelist")
+    for query, plan in plans(address, boss, table):
+        assert "TEMP B-TREE" not in plan, (query, plan)
+        assert f"SCAN {table}" not in plan or "LIMIT" in query or "_newest" in plan, (query, plan)
+    searched = ["q=dog"] if site._registry[apps.get_model(table.replace("_", "."))].search_fields else []
+    for narrowed in (f"created_at__year={now.year}&created_at__month={now.month}", *searched, *filters):
+        for query, plan in plans(f"{address}?{narrowed}", boss, table):
+            assert "TEMP B-TREE" not in plan, (query, plan)
+            ends = "ORDER BY 1 " in query  # the time of the first, the last or the last searched
+            assert ends or f"SEARCH {table}" in plan, (query, plan)
+
+
+def test_corrections_of_a_style_are_found_without_reading_its_captions(
+    style: Style, images: list[Image], boss: Client
+) -> None:
+    populate(style, images, 2)
+    address = f"{reverse('admin:captioner_correction_changelist')}?taken=no&style="
+    assert "2 corrections" in text_of(boss.get(address + style.slug))
+    assert "0 corrections" in text_of(boss.get(address + "factual"))
+    for query, plan in plans(address + style.slug, boss, "captioner_correction"):
+        assert "caption_by_style" not in plan, (query, plan)
+        assert "TEMP B-TREE" not in plan, (query, plan)
+
+
+def test_captions_are_compared_without_reading_all_of_them(
+    style: Style, images: list[Image], boss: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captioner_admin, "LOOKED_THROUGH", 7)
+    make_captions(style, images[:1], 20)
+    active, idle = style.active_version, make_version(style)
+    assert active
+    address = f"{reverse('admin:captioner_mapperversion_compare')}?version={active.pk}&version={idle.pk}"
+    read = plans(address, boss, "captioner_caption")
+    assert len(read) == 2
+    for query, plan in read:
+        assert "LIMIT 7" in query
+        assert "caption_by_version" in plan, plan
+        assert "TEMP B-TREE" not in plan, plan
+
+
+def test_a_long_queue_is_counted_to_a_bound(
+    style: Style, images: list[Image], boss: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin_parts, "COUNTED", 3)
+    make_captions(style, images, 3, status=Status.QUEUED, finished_at=None)
+    assert "<b>3</b> queued" in text_of(boss.get(reverse("admin:dashboard")))
+    make_captions(style, images, 3, status=Status.QUEUED, finished_at=None)
+    with CaptureQueriesContext(connection) as queries:
+        assert "<b>3 and more</b> queued" in text_of(boss.get(reverse("admin:dashboard")))
+    counts = [q["sql"] for q in queries.captured_queries if "COUNT(" in q["sql"] and "captioner_caption" in q["sql"]]
+    assert all("LIMIT 4" in sql for sql in counts)
 
 
 def test_long_lists_are_counted_and_searched_to_a_bound(

@@ -187,7 +187,7 @@ def test_pruning_deletes_old_requests_and_what_nothing_refers_to(
     said = io.StringIO()
     call_command("prune", "--older-than", "9.5", stdout=said)
 
-    assert said.getvalue() == "1 requests, 1 images deleted\n"
+    assert said.getvalue() == "1 requests, 1 images, 0 uploads, 0 run folders deleted\n"
     assert set(CaptionRequest.objects.all()) == {corrected, young}
     assert len(list((media / "images").iterdir())) == 2
 

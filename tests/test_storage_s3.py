@@ -88,7 +88,7 @@ def test_pruning_deletes_the_files_too(bucket: Any, styles_on_s3: list[Style], e
     said = io.StringIO()
     call_command("prune", "--older-than", "1", stdout=said)
 
-    assert said.getvalue() == "1 requests, 1 images deleted\n"
+    assert said.getvalue() == "1 requests, 1 images, 0 uploads, 0 run folders deleted\n"
     assert keys(bucket, "images/") == keys(bucket, "thumbnails/") == []
 
 

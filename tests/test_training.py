@@ -1,5 +1,6 @@
 """Retraining a style: from its examples to a version in service."""
 
+import dataclasses
 import json
 import threading
 from datetime import timedelta
@@ -16,13 +17,15 @@ from captioner import services as captioner_services
 from captioner import uploads
 from captioner.errors import Refused
 from captioner.jobs import Status
-from captioner.models import Caption, CaptionRequest, Correction, Image, MapperVersion, Promotion, Style, Viewer
+from captioner.models import Caption, CaptionRequest, Correction, Image, MapperVersion, Promotion, Style, Viewer, Worker
 from captioner.services import Upload
+from captioner.shift import Shift
 from captioner.worker import Engine
-from training import comparison, services
+from training import comparison, memory, services
 from training import worker as training_worker
 from training.comparison import paired_bootstrap, verdict
 from training.models import Example, Policy, RunEvent, TrainingRun, is_held_out
+from training.options import RunOptions
 from training.worker import TrainingEngine
 
 COCO = Path(__file__).parent.parent / "examples" / "coco_cc"
@@ -195,6 +198,34 @@ def test_too_few_examples_are_refused_before_there_is_a_run(styles: dict[str, St
 def test_options_without_sense_are_refused_by_name(factual: Style, options: dict[str, Any], says: str) -> None:
     with pytest.raises(Refused, match=says):
         services.start_run(style=factual, options=options)
+
+
+def test_a_run_for_which_no_worker_has_the_memory_is_refused_before_it_is_queued(
+    factual: Style, engine: Engine
+) -> None:
+    shift = Shift(TrainingEngine(engine), "training", {}, ())
+    shift._keep()
+    large = {"start": "scratch", "batch_size": 1024, "prefix_length": 64, "layers": 16}
+    worker = Worker.objects.get()
+    worker.capacity["memory_mb"] = 2000
+    worker.save()
+    with pytest.raises(Refused, match=r"the largest training worker has 2\.0; lower batch_size") as refused:
+        services.start_run(style=factual, options=large)
+    assert refused.value.code == "too_little_memory"
+    services.start_run(style=factual, options={"start": "scratch"})
+
+
+def test_more_of_anything_is_told_to_take_more_memory(engine: Engine) -> None:
+    capacity = Shift(TrainingEngine(engine), "training", {}, ()).capacity
+    scratch = RunOptions(start="scratch")
+
+    def needed(images: int = 1000, **changes: Any) -> float:
+        return memory.megabytes(dataclasses.replace(scratch, **changes), capacity, images)
+
+    assert 100 < needed() < 1000, "the usual options fit anywhere"
+    for more in ({"batch_size": 80}, {"prefix_length": 20}, {"layers": 8}, {"images": 10**6}):
+        assert needed(**more) > needed(), more
+    assert needed(mapper="mlp", prefix_length=60) > needed(mapper="mlp") > 0
 
 
 def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(

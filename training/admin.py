@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 from django.forms import Form, ModelForm
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -18,10 +19,10 @@ from django.utils.safestring import SafeString
 from captioner import dashboard
 from captioner import services as captioner_services
 from captioner.admin import as_int
-from captioner.admin_parts import COUNTED, BigTable, Page, ReadOnly, each, thumbnail
+from captioner.admin_parts import COUNTED, BigTable, Page, ReadOnly, counted, each, so_many, thumbnail
 from captioner.errors import Refused
 from captioner.jobs import Status
-from captioner.models import Correction, MapperVersion, Promotion, Style
+from captioner.models import Caption, Correction, MapperVersion, Promotion, Style
 from captioner.plots import bars, loss_curves, score_bars
 from training import datasets, services
 from training.dashboard import standing
@@ -30,6 +31,7 @@ from training.models import Checkpoint, Example, Import, Policy, TrainingRun
 
 VERSIONS_SHOWN = 20
 REFUSED_SHOWN = 50
+PART = 1_000  # examples deleted in one transaction
 START = "training.add_trainingrun"
 
 
@@ -150,16 +152,16 @@ class StyleAdmin(Page):
             drafts = captioner_services.rewrite_captions(style=style, person=request.user)
             self.log_change(request, style, "had its captions written anew")
             return redirect("admin:captioner_draftrequest_change", drafts.pk)
-        count = captioner_services.to_rewrite(style)[: COUNTED + 1].count()
+        count = so_many(counted(captioner_services.to_rewrite(style)))
         return self.page(
             request,
             "admin/form_page.html",
             f"Write the captions of {style} anew?",
             form=Form(),
             button="Write them anew",
-            text=f"{f'{COUNTED:,} and more' if count > COUNTED else f'{count:,}'} captions were written by another "
-            f"version than the one in service, {style.active_version}. Each keeps its text until the new one is there, "
-            "and people's corrections stay. Captions that somebody waits for come first.",
+            text=f"{count} captions were written by another version than the one in service, {style.active_version}. "
+            "Each keeps its text until the new one is there, and people's corrections stay. Captions that somebody "
+            "waits for come first.",
             up=style,
         )
 
@@ -240,8 +242,29 @@ class ExampleAdmin(BigTable):
         return found
 
     @admin.action(description="Delete", permissions=["delete"])
-    def delete_chosen(self, request: HttpRequest, queryset: QuerySet[Example]) -> None:
-        each(request, queryset, lambda example: example.delete(), "examples are deleted")
+    def delete_chosen(self, request: HttpRequest, queryset: QuerySet[Example]) -> HttpResponseBase | None:
+        """Delete examples, after asking."""
+        chosen = list(queryset.order_by().values_list("pk", flat=True)[: COUNTED + 1])
+        if len(chosen) > COUNTED:
+            messages.error(request, f"More than {COUNTED:,} rows are chosen; narrow the list first.")
+            return None
+        if "sure" not in request.POST:
+            return self.page(
+                request,
+                "admin/form_page.html",
+                f"Delete {len(chosen):,} examples?",
+                form=Form(),
+                kept=[(name, value) for name, values in request.POST.lists() for value in values],
+                button="Delete them",
+                text="They are deleted for good; their photos stay. Versions that learned from them stay as they are.",
+            )
+        for start in range(0, len(chosen), PART):
+            part = Example.objects.filter(pk__in=chosen[start : start + PART])
+            with transaction.atomic():
+                self.log_deletions(request, part)
+                part.delete()
+        messages.success(request, f"{len(chosen):,} examples are deleted.")
+        return None
 
     @admin.display(description="")
     def picture(self, example: Example) -> SafeString:
@@ -256,6 +279,20 @@ class ExampleAdmin(BigTable):
         services.add_example(style=obj.style, image=obj.image, text=obj.text, source=Example.Source.STORED)
         text = " ".join(obj.text.split())
         obj.pk = Example.objects.get(style=obj.style, image=obj.image, text=text).pk
+
+
+class OfStyle(admin.SimpleListFilter):
+    """The style of what was corrected. Asked of each correction: a style may have a million captions without one."""
+
+    title = parameter_name = "style"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return list(Style.objects.values_list("slug", "name"))
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() is None:
+            return queryset
+        return queryset.filter(Exists(Caption.objects.filter(pk=OuterRef("caption"), style__slug=self.value())))
 
 
 class Taken(admin.SimpleListFilter):
@@ -282,7 +319,7 @@ class CorrectionAdmin(BigTable, ReadOnly):
 
     list_display = ("picture", "text", "instead_of", "style", "author", "taken", "created_at")
     list_display_links = ("text",)
-    list_filter = (Taken, "caption__style")
+    list_filter = (Taken, OfStyle)
     list_select_related = ("caption__image", "caption__style", "author")
     search_fields = ("text",)
     actions = ("take_chosen", "leave_out_chosen")

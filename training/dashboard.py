@@ -60,6 +60,12 @@ def failed_runs() -> list[TrainingRun]:
     return list(recent.select_related("style")[:5])
 
 
+def failed_imports() -> list[Import]:
+    """Those that failed in the last day."""
+    recent = Import.objects.filter(status=Status.FAILED, finished_at__gt=timezone.now() - timedelta(days=1))
+    return list(recent.select_related("style")[:5])
+
+
 def waiting() -> tuple[int, int]:
     """How many runs and imports are queued and running."""
     queued, running = 0, 0

@@ -50,6 +50,7 @@ class Example(models.Model):
             models.Index(fields=["style", "held_out", "id"], name="example_split"),
             models.Index(fields=["style", "source"], name="example_source"),
             models.Index(fields=["-created_at", "-id"], name="example_newest"),
+            models.Index(fields=["style", "-created_at", "-id"], name="example_of_style"),
         )
 
     def __str__(self) -> str:

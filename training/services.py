@@ -24,7 +24,8 @@ from django.utils import timezone
 from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status, clock
-from captioner.models import Correction, Image, Style
+from captioner.models import Correction, Image, Style, Worker
+from training import memory
 from training.models import Example, Import, Policy, RunEvent, TrainingRun, is_held_out
 from training.options import RunOptions
 from training.ptb_tokenizer import ptb_tokenize
@@ -254,7 +255,8 @@ def start_run(
     """Queue a retraining of a style; wake the training workers on commit.
 
     Raises:
-        Refused: options without sense, too few examples, nothing to start from, or a run of this style unfinished.
+        Refused: options without sense or for more memory than any training worker has, too few examples, nothing to
+            start from, or a run of this style unfinished.
     """
     chosen = run_options(options or {})
     if idempotency_key and (
@@ -284,6 +286,7 @@ def start_run(
             f"{LEAST_TRAINING} and {LEAST_HELD_OUT} are needed: import more, or take people's corrections",
             status=409,
         )
+    _check_memory(chosen, sum(images.values()))
     newest = examples.aggregate(newest=Max("pk"))["newest"]
     now = clock("default")
     try:
@@ -312,6 +315,22 @@ def start_run(
             "run_in_progress", f"a run of {style.name} is unfinished; wait for it or cancel it", status=409
         ) from error
     return run
+
+
+def _check_memory(options: RunOptions, images: int) -> None:
+    heard = Worker.objects.filter(queue="training", seen_at__gt=clock("default") - timedelta(minutes=2))
+    capacities = [worker.capacity for worker in heard if worker.capacity]
+    if not capacities:  # nobody to tell; what is too much shows when the run begins
+        return
+    largest = max(capacities, key=lambda capacity: int(capacity["memory_mb"]))
+    needed = memory.megabytes(options, largest, images)
+    if needed > largest["memory_mb"]:
+        raise Refused(
+            "too_little_memory",
+            f"this run would take about {needed / 1024:.1f} GB of memory, and the largest training worker has "
+            f"{largest['memory_mb'] / 1024:.1f}; lower batch_size, prefix_length or layers",
+            status=422,
+        )
 
 
 def cancel_run(run: TrainingRun) -> TrainingRun:
