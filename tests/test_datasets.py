@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.core.files.base import ContentFile
+from django.core.files.storage import FileSystemStorage
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.test import Client
 from django.utils import timezone
 from hypothesis import HealthCheck, example, given, settings
@@ -37,7 +38,7 @@ from captioner.jobs import Status
 from captioner.models import Image, Style
 from training import annotations, datasets, services
 from training.datasets import refused_csv, statistics, work_off
-from training.models import Example, Import, is_held_out
+from training.models import Example, Import, TrainingRun, is_held_out
 
 pytestmark = pytest.mark.django_db
 
@@ -361,6 +362,12 @@ def test_cancelling_is_heard_while_a_long_file_is_looked_through(style: Style) -
     assert worked_off(batch, calls).status == Status.QUEUED  # handed back before its end
 
 
+@pytest.mark.parametrize("start", [json_lines([("one.jpg", "red")]), b"image,caption\none.jpg,red\n"])
+def test_cancelling_is_heard_among_empty_lines(start: bytes, style: Style) -> None:
+    batch = queued(style, packed({"long.txt": start + b"\n" * 100_000}))
+    assert worked_off(batch, stop_after(20)).status == Status.QUEUED
+
+
 def test_annotations_are_not_unpacked_to_learn_that_they_are_too_large(
     style: Style, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -539,9 +546,47 @@ def test_the_file_is_kept_until_the_import_has_succeeded(style: Style, media: Pa
     assert len(list((media / "imports").iterdir())) == 1
     worked_off(batch)
     assert list((media / "imports").iterdir()) == []
-    lost = queued(style, b"x")
+    lost = queued(style, b"x", "holiday.zip")
     Path(lost.file.path).unlink()
     assert worked_off(lost).error_code == "file_error"
+    assert lost.error_detail.startswith("No such file or directory: holiday.zip; ")
+
+
+def test_a_file_that_vanishes_from_a_folder_is_named(style: Style, tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_bytes(FORMATS["CSV"])
+
+    def delete() -> bool:  # asked when the folder has been listed
+        (tmp_path / "captions.csv").unlink()
+        return False
+
+    batch = worked_off(services.start_folder_import(style=style, folder=tmp_path), delete)
+    assert batch.error_code == "file_error"
+    assert batch.error_detail.startswith("No such file or directory: captions.csv; ")
+
+
+class Watched(FileSystemStorage):
+    """Remembers whether other writers to the database were kept waiting while it stored a file."""
+
+    locked: ClassVar[list[bool]] = []
+
+    def _save(self, name: str, content: Any) -> str:
+        self.locked.append(connection.in_atomic_block)
+        return str(super()._save(name, content))  # type: ignore[misc]  # a storage's own hook, which stubs leave out
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_file_is_stored_before_the_transaction_and_deleted_if_that_fails(
+    style: Style, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Watched(tmp_path / "stored")
+    monkeypatch.setattr(Import._meta.get_field("file"), "storage", storage)
+    archive = tmp_path / "set.zip"
+    archive.write_bytes(packed({"a.jsonl": json_lines(pairs())} | pictures()))
+    assert "4 examples are new" in run_command("plain", str(archive))
+    assert storage.locked == [False]
+    with pytest.raises(IntegrityError):
+        queued(Style(pk=style.pk + 1), b"x")  # deleted meanwhile
+    assert list((tmp_path / "stored/imports").iterdir()) == []
 
 
 @pytest.fixture
@@ -784,7 +829,7 @@ def test_a_failed_import_is_resumed_from_its_page_until_its_file_is_pruned(style
     boss.post(f"{page}resume/")
     assert worked_off(batch).status == Status.SUCCEEDED
     assert examples(style) == expected()
-    with pytest.raises(Refused, match=r"gone|only a failed"):
+    with pytest.raises(Refused, match="only a failed or canceled import can be resumed; this has succeeded"):
         services.resume_import(batch)
 
     other = queued(style, packed(pictures() | {"captions.jsonl": json_lines(pairs())}))
@@ -797,3 +842,42 @@ def test_a_failed_import_is_resumed_from_its_page_until_its_file_is_pruned(style
     other.refresh_from_db()
     with pytest.raises(Refused, match="send it again"):
         services.resume_import(other)
+    told = boss.get(f"/admin/training/import/{other.pk}/change/").content.decode()
+    assert 'id="resume"' not in told
+    assert "cannot be resumed" in told
+    with pytest.raises(CommandError, match="send it again"):
+        run_command("--resume", str(other.pk))
+
+
+def test_an_import_of_a_folder_is_resumed_as_long_as_that_is_there(style: Style, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    batch = services.cancel_import(services.start_folder_import(style=style, folder=folder))
+    assert services.is_there(batch)
+    folder.rmdir()
+    assert not services.is_there(batch)
+    with pytest.raises(Refused, match="is gone"):
+        services.resume_import(batch)
+
+
+def test_what_stopped_runs_left_is_pruned(style: Style, settings: Any, tmp_path: Path) -> None:
+    settings.HOME = tmp_path
+    settings.KEEP_RESULTS = timedelta(days=1)
+    now = timezone.now()
+    old = now - timedelta(days=2)
+    runs = {
+        (status, finished_at): TrainingRun.objects.create(
+            style=style, status=status, finished_at=finished_at, deadline_at=now
+        )
+        for status, finished_at in itertools.product((Status.FAILED, Status.CANCELED), (old, now))
+    }
+    runs[Status.QUEUED, now] = TrainingRun.objects.create(style=style, created_at=old, deadline_at=now)
+    for run in runs.values():
+        services.run_folder(run).mkdir(parents=True)
+        (services.run_folder(run) / "state").write_bytes(b"x")
+    said = io.StringIO()
+    call_command("prune", stdout=said)
+    assert "2 run folders" in said.getvalue()
+    assert {key for key, run in runs.items() if services.run_folder(run).exists()} == {
+        key for key in runs if key[1] == now
+    }

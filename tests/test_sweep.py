@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -33,7 +34,13 @@ def said(*arguments: str) -> str:
 
 
 @pytest.mark.usefixtures("style")
-def test_the_sweep_prints_and_draws_score_against_prefix_length_size_and_time(tmp_path: Path) -> None:
+def test_the_sweep_prints_and_draws_score_against_prefix_length_size_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    java = tmp_path / "java"  # METEOR and SPICE are not drawn, and are not waited for
+    java.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexit 1\n", encoding="utf-8")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     plot = tmp_path / "sweep.svg"
     small = ("--prefix-lengths", "2", "4", "--layers", "1", "--epochs", "1")
     table = said("sweep", "factual", *small, "--plot", str(plot))
@@ -45,7 +52,9 @@ def test_the_sweep_prints_and_draws_score_against_prefix_length_size_and_time(tm
     for name in ("sweep.svg", "sweep-parameters.svg", "sweep-seconds.svg"):
         drawing = (tmp_path / name).read_text(encoding="utf-8")
         assert drawing.count("<polyline") == 2
+        assert drawing.count("<circle") == 4
         assert "mlp" in drawing
+    assert not (tmp_path / "started").exists()
 
 
 @pytest.mark.usefixtures("style")
@@ -63,6 +72,8 @@ def test_what_is_not_there_is_named() -> None:
         said("sweep", "sad")
     with pytest.raises(CommandError, match="image"):
         said("sweep", "factual")
+    with pytest.raises(CommandError, match="no folder"):
+        said("sweep", "factual", "--plot", "/nowhere/sweep.svg")
     with pytest.raises(CommandError, match="no such version"):
         said("prefixes", "factual", "a.jpg", "--number", "99")
     with pytest.raises(CommandError, match=r"gone\.jpg"):

@@ -406,8 +406,11 @@ class ImportAdmin(ReadOnly):
         return self.done(request, batch, "the import is canceled; what came in stays")
 
     def _standing(self, batch: Import) -> dict[str, Any]:
+        stopped = batch.status in (Status.FAILED, Status.CANCELED)
         return {
             "batch": batch,
+            "stopped": stopped,
+            "there": stopped and services.is_there(batch),
             "refused_count": batch.refused.count(),
             "refused_rows": batch.refused.all()[:REFUSED_SHOWN],
         }

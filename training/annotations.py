@@ -272,9 +272,9 @@ class Annotations:
             self._coco_files = self._images_of_coco()
         with self.files.open(self.name) as file:
             if self.kind == "table":
-                yield from _table(_lines(file, self.name), self.delimiter)
+                yield from _table(_lines(file, self.name, self.files.check), self.delimiter)
             elif self.kind == "lines":
-                yield from _json_lines(_lines(file, self.name))
+                yield from _json_lines(_lines(file, self.name, self.files.check))
             else:
                 yield from self._json(file)
 
@@ -498,10 +498,12 @@ def _parsed(line: str | bytes) -> Any:
 # -- reading ------------------------------------------------------------------------------------------------------
 
 
-def _lines(file: BinaryIO, name: str) -> Iterator[str]:
+def _lines(file: BinaryIO, name: str, check: Callable[[], None]) -> Iterator[str]:
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
+        if number % 1000 == 0:  # empty lines are no rows
+            check()
         if len(line) > MAX_LINE:
             raise Refused(
                 "line_too_long",

@@ -72,6 +72,8 @@ def work_off(batch: Import, stopping: Callable[[], bool]) -> None:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         cause = error.strerror or str(error)
+        if error.filename:  # of an upload the path on this disk says nothing to anyone
+            cause += f": {batch.name if batch.file else Path(error.filename).name}"
         batch.fail("disk_full" if full else "file_error", f"{cause}; what was imported is kept: mend it and resume")
     except DatabaseError:
         raise

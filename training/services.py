@@ -121,8 +121,11 @@ def leave_out(corrections: Iterable[Correction]) -> int:
     return chosen.update(considered_at=clock("default"))
 
 
-def start_import(*, style: Style, file: File[bytes], name: str, person: Any = None) -> Import:
+def start_import(*, style: Style, file: File[bytes], name: str, person: Any = None, holder: str = "") -> Import:
     """Queue a file of examples (see training/datasets.py for what it may be) for import.
+
+    Args:
+        holder: who works it off here and now; the import is claimed then, and no training worker sees it.
 
     Raises:
         Refused: the file is empty, or cannot be stored.
@@ -130,21 +133,33 @@ def start_import(*, style: Style, file: File[bytes], name: str, person: Any = No
     if not file.size:
         raise Refused("empty_file", "the file is empty; choose another", status=422)
     batch = _import(style, captioner_services.tidy_name(name), person)
+    stored = str(uuid.uuid4())  # what it holds is told by its content
     try:
-        batch.file.save(str(uuid.uuid4()), file, save=False)  # what it holds is told by its content
-    except OSError as error:
-        raise Refused(
-            "storage_full",
-            f"the file could not be stored ({error.strerror or error}); make room and try again",
-            status=507,
-        ) from error
-    batch.save()
+        # Before the transaction, which on SQLite keeps all other writers waiting.
+        batch.file.save(stored, file, save=False)
+        with transaction.atomic():
+            batch.save()
+            batch = _claimed(batch, holder)
+    except BaseException as error:
+        # By its name: a file that could not be written whole is there in part.
+        with suppress(OSError):
+            batch.file.storage.delete(batch.file.field.generate_filename(batch, stored))
+        if isinstance(error, OSError):
+            raise Refused(
+                "storage_full",
+                f"the file could not be stored ({error.strerror or error}); make room and try again",
+                status=507,
+            ) from error
+        raise
     transaction.on_commit(ring)
     return batch
 
 
-def start_folder_import(*, style: Style, folder: Path, person: Any = None) -> Import:
+def start_folder_import(*, style: Style, folder: Path, person: Any = None, holder: str = "") -> Import:
     """Queue a folder on the server for import. For its administrators alone: it can be any folder.
+
+    Args:
+        holder: as in `start_import`.
 
     Raises:
         Refused: it is no folder.
@@ -153,7 +168,9 @@ def start_folder_import(*, style: Style, folder: Path, person: Any = None) -> Im
     if not folder.is_dir() or len(str(folder)) > 255:
         raise Refused("no_folder", f"{str(folder)!r} is no folder that can be read; name another", status=422)
     batch = _import(style, str(folder), person)
-    batch.save()
+    with transaction.atomic():
+        batch.save()
+        batch = _claimed(batch, holder)
     transaction.on_commit(ring)
     return batch
 
@@ -161,6 +178,12 @@ def start_folder_import(*, style: Style, folder: Path, person: Any = None) -> Im
 def _import(style: Style, name: str, person: Any) -> Import:
     now = clock("default")
     return Import(style=style, name=name, person=person, created_at=now, rank_at=now, deadline_at=now + RUN_DEADLINE)
+
+
+def _claimed(batch: Import, holder: str) -> Import:
+    if holder:
+        (batch,) = Import.objects.filter(pk=batch.pk).claim(holder, 1)
+    return batch
 
 
 def cancel_import(batch: Import) -> Import:
@@ -175,21 +198,33 @@ def cancel_import(batch: Import) -> Import:
     return batch
 
 
-def resume_import(batch: Import) -> Import:
+def is_there(batch: Import) -> bool:
+    """Whether what an import reads is there still: an upload goes when all of it is imported, or with `prune`."""
+    if batch.file:
+        return bool(batch.file.storage.exists(str(batch.file.name)))
+    return Path(batch.name).is_absolute() and Path(batch.name).is_dir()  # no upload's name is absolute
+
+
+def resume_import(batch: Import, holder: str = "") -> Import:
     """Queue a failed or canceled import again; it goes on behind the last row that was imported.
+
+    Args:
+        holder: as in `start_import`.
 
     Raises:
         Refused: it has neither failed nor been canceled, or its file or folder is gone.
     """
-    there = batch.file.storage.exists(str(batch.file.name)) if batch.file else Path(batch.name).is_absolute()
-    if not there:
-        raise Refused("file_missing", "the file of this import is gone; send it again", status=409)
+    if batch.status in (Status.FAILED, Status.CANCELED) and not is_there(batch):
+        raise Refused(
+            "file_missing", "what was to be imported is gone, so this cannot be resumed; send it again", status=409
+        )
     with transaction.atomic():
         if not batch.retry(clock("default") + RUN_DEADLINE):
             raise Refused(
                 "not_stopped", f"only a failed or canceled import can be resumed; this has {batch.status}", status=409
             )
-        transaction.on_commit(ring)
+        batch = _claimed(batch, holder)
+    transaction.on_commit(ring)
     batch.refresh_from_db()
     return batch
 

@@ -10,17 +10,17 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.files import File
 from django.core.management.base import BaseCommand, CommandError
-from django.db import transaction
 from tqdm import tqdm
 
 from captioner.errors import Refused
-from captioner.jobs import Claim, Status, clock
+from captioner.jobs import Claim, Status
 from captioner.models import Style
 from training import services
 from training.annotations import ACCEPTED
 from training.datasets import refused_csv, work_off
 from training.models import Import
 
+HOLDER = "command"
 LOOK, BEAT = 0.5, 5.0  # seconds between two looks at the progress, and two renewals of the lease
 
 
@@ -114,14 +114,13 @@ def _started(options: dict[str, Any]) -> Import:
         person = get_user_model().objects.filter(username=options["user"]).first()
         if person is None:
             raise CommandError(f"there is no user {options['user']!r}")
-    with transaction.atomic():  # so that no worker sees it unclaimed
-        if path.is_dir():
-            return _claimed(services.start_folder_import(style=style, folder=path, person=person))
-        try:
-            with path.open("rb") as file:
-                return _claimed(services.start_import(style=style, file=File(file), name=path.name, person=person))
-        except OSError as error:
-            raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
+    if path.is_dir():
+        return services.start_folder_import(style=style, folder=path, person=person, holder=HOLDER)
+    try:
+        with path.open("rb") as file:
+            return services.start_import(style=style, file=File(file), name=path.name, person=person, holder=HOLDER)
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _resumed(number: int) -> Import:
@@ -129,15 +128,9 @@ def _resumed(number: int) -> Import:
     batch = Import.objects.filter(pk=number).first()
     if batch is None:
         raise CommandError(f"there is no import {number}")
-    if batch.status == Status.SUCCEEDED:
-        raise CommandError(f"import {number} has succeeded; there is nothing left to do")
-    with transaction.atomic():
-        batch.retry(clock("default") + services.RUN_DEADLINE)
-        return _claimed(batch)
-
-
-def _claimed(batch: Import) -> Import:
-    claimed: list[Import] = Import.objects.filter(pk=batch.pk).claim("command", 1)
+    if batch.finished:
+        return services.resume_import(batch, holder=HOLDER)
+    claimed: list[Import] = Import.objects.filter(pk=batch.pk).claim(HOLDER, 1)
     if not claimed:
         raise CommandError(
             f"import {batch.pk} is being worked on; if that was here and was killed, try again in half a minute"

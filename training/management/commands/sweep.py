@@ -41,6 +41,9 @@ class Command(BaseCommand):
         style = Style.objects.filter(slug=options["style"]).first()
         if style is None:
             raise CommandError(f"there is no style {options['style']!r}")
+        plot: Path = options["plot"]
+        if not plot.parent.is_dir():  # better told now than after hours
+            raise CommandError(f"{plot.parent} is no folder; name a file in one with --plot")
         try:
             models = Engine.load("sweep")
             captioner = models.captioner
@@ -77,9 +80,9 @@ class Command(BaseCommand):
                         f"{kind:<12} {length:>6} {result.trainable_parameters:>11,} {seconds:>8.1f} "
                         f"{cider:>6.3f} {result.best_validation_loss:>6.3f}"
                     )
-        except (TrainingError, ValueError) as error:
+            for title, name in DRAWN.items():
+                path = plot.with_stem(f"{plot.stem}{name}")
+                path.write_text(as_file(lines(points[title], title)), encoding="utf-8")
+                self.stdout.write(f"{title}: drawn in {path}")
+        except (TrainingError, ValueError, OSError) as error:
             raise CommandError(str(error)) from error
-        for title, name in DRAWN.items():
-            path = options["plot"].with_stem(f"{options['plot'].stem}{name}")
-            path.write_text(as_file(lines(points[title], title)), encoding="utf-8")
-            self.stdout.write(f"{title}: drawn in {path}")
