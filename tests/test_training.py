@@ -1,6 +1,7 @@
 """Retraining a style: from its examples to a version in service."""
 
 import dataclasses
+import itertools
 import json
 import threading
 from datetime import timedelta
@@ -213,6 +214,16 @@ def test_a_run_for_which_no_worker_has_the_memory_is_refused_before_it_is_queued
         services.start_run(style=factual, options=large)
     assert refused.value.code == "too_little_memory"
     services.start_run(style=factual, options={"start": "scratch"})
+
+
+def test_a_long_curve_is_thinned_evenly(factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_worker, "CURVE", 4)
+    run = services.start_run(style=factual, options={**QUICK, "epochs": 5, "batch_size": 5})
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    steps = [point[0] for point in run.curve]
+    assert 2 < len(steps) <= 4
+    assert len({after - before for before, after in itertools.pairwise(steps)}) == 1
 
 
 def test_more_of_anything_is_told_to_take_more_memory(engine: Engine) -> None:

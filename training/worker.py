@@ -224,10 +224,11 @@ class _Training:
 
     def _progress(self, progress: Progress) -> bool:
         curve = self.run.curve
-        if not curve or progress.step > curve[-1][0]:
+        apart = curve[1][0] - curve[0][0] if len(curve) > 1 else 1  # steps; twice as many whenever it gets too long
+        if not curve or progress.step >= curve[-1][0] + apart:
             curve.append([progress.step, round(progress.train_loss, 4), progress.learning_rate])
         if len(curve) > CURVE:
-            del curve[1:-1:2]
+            del curve[1::2]
         try:
             self._report({"phase": "training", **asdict(progress)}, curve=curve)
         except Stopped:
