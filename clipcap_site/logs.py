@@ -2,13 +2,15 @@
 
 import json
 import logging
+import socket
 from datetime import UTC, datetime
+
+from django.http import HttpRequest
 
 _OWN = set(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
     "taskName",
-    "request",
     "server_time",
     "status_code",
 }
@@ -24,7 +26,9 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {name: value for name, value in vars(record).items() if name not in _OWN}
+        # Django's own messages carry the whole HTTP request, ours the id of a request of captions.
+        given = vars(record).items()
+        line |= {k: v for k, v in given if k not in _OWN and not isinstance(v, HttpRequest | socket.socket)}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=False)

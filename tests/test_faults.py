@@ -88,7 +88,9 @@ class Stack:
     def broker_options(self) -> dict[str, Any]:
         if self.redis:
             return {"socket_connect_timeout": 1}
-        return {"data_folder_in": str(self.home / "broker"), "data_folder_out": str(self.home / "broker")}
+        folder = str(self.home / "broker")
+        control = str(self.home / "broker-control")
+        return {"data_folder_in": folder, "data_folder_out": folder, "control_folder": control}
 
     def open(self) -> None:
         """Start the process that workers are forked from, with one log for all."""

@@ -1,6 +1,7 @@
 """The settings as the environment makes them, and the checks that complain about them."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import RequestFactory
 
 from captioner import checks
+from clipcap_site.logs import JsonLines
 
 ROOT = Path(__file__).parent.parent
 SHOW = """
@@ -126,6 +129,14 @@ def test_any_host_name_is_warned_of(settings: Any) -> None:
     settings.DEBUG, settings.SECRET_KEY, settings.ALLOWED_HOSTS = False, "k" * 50, ["*"]
     (warning,) = checks.unsafe_settings()
     assert warning.id == "captioner.W001"
+
+
+def test_log_lines_carry_the_ids_given_and_no_http_request() -> None:
+    record = logging.makeLogRecord({"msg": "caption failed", "request": "an-id", "caption": "another"})
+    line = json.loads(JsonLines().format(record))
+    assert (line["message"], line["request"], line["caption"]) == ("caption failed", "an-id", "another")
+    record = logging.makeLogRecord({"msg": "Not Found", "request": RequestFactory().get("/nowhere")})
+    assert "request" not in json.loads(JsonLines().format(record))
 
 
 def test_a_lease_shorter_than_what_it_has_to_outlast_is_warned_of(settings: Any) -> None:
