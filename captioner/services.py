@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from functools import partial
@@ -24,6 +24,7 @@ from typing import Any
 from django.conf import settings
 from django.core.cache import cache
 from django.core.files import File
+from django.db import Error as DatabaseError
 from django.db import IntegrityError, transaction
 from django.db.models import Exists, Max, OuterRef, Prefetch, ProtectedError, Q, QuerySet
 from django.utils import timezone
@@ -428,20 +429,50 @@ def register_version(
     Raises:
         CheckpointError: the file is unusable.
     """
+    with stored_version(style=style, path=path, origin=origin, person=person, metrics=metrics) as version:
+        file_version(version)
+    return version
+
+
+@contextmanager
+def stored_version(
+    *,
+    style: Style,
+    path: Path,
+    origin: MapperVersion.Origin,
+    person: Any = None,
+    metrics: dict[str, Any] | None = None,
+) -> Iterator[MapperVersion]:
+    """A mapper read and stored, for the block to file as a version (`file_version`) in a transaction of its own.
+
+    Apart from that, because on SQLite a transaction keeps all other writers waiting. If the block fails, the stored
+    file goes again.
+
+    Raises:
+        CheckpointError: the file is unusable.
+    """
     from clipcap.checkpoint import load_mapper
 
     checkpoint = load_mapper(path)
-    return _file_version(
-        style,
-        path,
-        path.suffix,
-        config=asdict(checkpoint.mapper.config),
-        encoder=checkpoint.encoder or "",
-        language_model=checkpoint.language_model or "",
-        metrics=metrics or {},
-        origin=origin,
-        created_by=person,
-    )
+    fields = {
+        "config": asdict(checkpoint.mapper.config),
+        "encoder": checkpoint.encoder or "",
+        "language_model": checkpoint.language_model or "",
+        "metrics": metrics or {},
+        "origin": origin,
+        "created_by": person,
+    }
+    with _stored_file(style, path, path.suffix, **fields) as version:
+        yield version
+
+
+def file_version(version: MapperVersion) -> None:
+    """Give a stored mapper a row and its style's next number. Locks the style; may be repeated after a rollback."""
+    with transaction.atomic():
+        Style.objects.select_for_update().get(pk=version.style_id)  # numbers are given one at a time
+        last = MapperVersion.objects.filter(style=version.style_id).aggregate(last=Max("number"))["last"]
+        version.pk, version.number = None, (last or 0) + 1
+        version.save(force_insert=True)
 
 
 def import_version(*, style: Style, file: File[bytes], name: str, person: Any = None) -> MapperVersion:
@@ -480,7 +511,9 @@ def import_version(*, style: Style, file: File[bytes], name: str, person: Any = 
                 "invalid_mapper", found["error"].replace(str(path), tidy_name(name)), status=422, field="file"
             )
         origin = MapperVersion.Origin.IMPORTED
-        return _file_version(style, path, suffix, origin=origin, created_by=person, **found)
+        with _stored_file(style, path, suffix, origin=origin, created_by=person, **found) as version:
+            file_version(version)
+        return version
 
 
 @contextmanager
@@ -500,22 +533,21 @@ def _room() -> Iterator[None]:
         ) from error
 
 
-def _file_version(style: Style, path: Path, suffix: str, **fields: Any) -> MapperVersion:
+@contextmanager
+def _stored_file(style: Style, path: Path, suffix: str, **fields: Any) -> Iterator[MapperVersion]:
     version = MapperVersion(style=style, sha256=file_sha256(path), size=path.stat().st_size, **fields)
     name = f"{style.slug}-{uuid.uuid4()}{suffix}"
+    stored = version.file.field.generate_filename(version, name)  # one that was not written whole is there in part
     try:
-        # Before the transaction, which on SQLite keeps all other writers waiting.
         with path.open("rb") as file:
             version.file.save(name, File(file), save=False)
-        with transaction.atomic():
-            Style.objects.select_for_update().get(pk=style.pk)  # numbers are given one at a time
-            version.number = (style.versions.aggregate(last=Max("number"))["last"] or 0) + 1
-            version.save()
+        yield version
     except BaseException:
-        # By its name: a file that could not be written whole is there in part.
-        version.file.storage.delete(version.file.field.generate_filename(version, name))
+        # A connection lost at the very commit leaves open whether there is a row; where there is, its file stays.
+        with suppress(DatabaseError):
+            if not MapperVersion.objects.filter(file=stored).exists():
+                version.file.storage.delete(stored)
         raise
-    return version
 
 
 def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> Promotion:

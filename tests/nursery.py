@@ -1,6 +1,6 @@
-"""Forks caption workers that have their libraries imported already, which takes a worker longer than all else.
+"""Forks workers that have their libraries imported already, which takes a worker longer than all else.
 
-Reads names of workers from stdin, one a line, and answers each with the process's id.
+Reads queues and names of workers from stdin, one worker a line, and answers each with the process's id.
 """
 
 # ruff: noqa: E402 (Django has to be set up before anything imports its models)
@@ -18,6 +18,7 @@ import psycopg  # noqa: F401
 import redis  # noqa: F401
 
 import captioner.worker  # noqa: F401
+import training.worker  # noqa: F401
 from clipcap_site import app
 
 PR_SET_PDEATHSIG = 1
@@ -25,7 +26,8 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
-    for name in sys.stdin:
+    for line in sys.stdin:
+        queue, name = line.split()
         pid = os.fork()
         if pid:
             print(pid, flush=True)
@@ -35,8 +37,7 @@ def main() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(os.open(os.devnull, os.O_RDWR), 0)
             os.dup2(2, 1)
-            queue = ("-P", "solo", "-Q", "captions", "--without-mingle", "--without-gossip")
-            app.worker_main(["worker", *queue, "-n", name.strip()])
+            app.worker_main(["worker", "-P", "solo", "-Q", queue, "--without-mingle", "--without-gossip", "-n", name])
         finally:
             os._exit(0)
 

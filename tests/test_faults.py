@@ -5,6 +5,7 @@ A trigger in the database notes each ending of a caption, so that a result recor
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -31,10 +32,12 @@ from django.db import connection, connections, transaction
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from captioner import services
+from captioner import services, uploads
 from captioner.jobs import Status
-from captioner.models import Caption, CaptionRequest, Image, Viewer, Worker
+from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Style, Viewer, Worker
 from tests.servers import PATIENCE, PostgreSQL, Redis, wait_until
+from training import services as training_services
+from training.models import Example, TrainingRun
 
 pytestmark = pytest.mark.faults
 
@@ -68,7 +71,7 @@ class Stack:
     broker_url: str
     redis: Redis | None = None
     postgresql: PostgreSQL | None = None
-    workers: dict[str, int] = field(default_factory=dict)  # names and process ids of those that were not killed
+    workers: dict[str, int] = field(default_factory=dict)  # names and process ids of caption workers not killed
     started: int = 0
 
     @property
@@ -109,14 +112,18 @@ class Stack:
         self.nursery.wait()
 
     def hire(self, count: int) -> None:
-        """See to it that so many workers are at work, or on their way to it."""
-        assert self.nursery.stdin
-        assert self.nursery.stdout
+        """See to it that so many caption workers are at work, or on their way to it."""
         while len(self.workers) < count:
             self.started += 1
             name = f"w{self.started}@test"
-            print(name, file=self.nursery.stdin, flush=True)
-            self.workers[name] = int(self.nursery.stdout.readline())
+            self.workers[name] = self.fork("captions", name)
+
+    def fork(self, queue: str, name: str) -> int:
+        """Start a worker; returns the process's id."""
+        assert self.nursery.stdin
+        assert self.nursery.stdout
+        print(queue, name, file=self.nursery.stdin, flush=True)
+        return int(self.nursery.stdout.readline())
 
     def kill(self, name: str) -> None:
         os.kill(self.workers.pop(name), signal.SIGKILL)
@@ -379,6 +386,39 @@ def test_a_worker_told_to_stop_finishes_or_hands_back_and_exits_cleanly(stack: S
     assert not left.filter(attempts__gt=0).exists(), "to be handed back is no failed attempt"
     stack.hire(2)
     assert check_that_all_end(requests, 3 * 40, "a worker stopped")["succeeded"] == 120
+
+
+def test_a_training_worker_killed_in_the_middle_costs_nothing_and_changes_no_bit(stack: Stack) -> None:
+    style = Style.objects.get(slug="factual")
+    for row in json.loads((ROOT / "examples/coco_cc/captions.json").read_text(encoding="utf-8"))[:30]:
+        image = uploads.store((ROOT / "examples/coco_cc" / row["file"]).read_bytes())
+        for text in row["captions"][:2]:
+            training_services.add_example(style=style, image=image, text=text, source=Example.Source.IMPORTED)
+    options = {"epochs": 8, "batch_size": 10, "start": "scratch", "prefix_length": 3, "layers": 1}
+    whole = training_services.start_run(style=style, options=options)
+    worker = stack.fork("training", "t1@test")
+    wait_until(lambda: TrainingRun.objects.get(pk=whole.pk).finished, "a run is trained")
+
+    run = training_services.start_run(style=style, options=options)
+    for killed in (1, 2):
+        wait_until(run.checkpoints.filter(epoch=2 * killed).exists, "it gets on")
+        os.kill(worker, signal.SIGKILL)
+        assert TrainingRun.objects.get(pk=run.pk).status == Status.RUNNING, "it was to be killed at work"
+        worker = stack.fork("training", f"t{killed + 1}@test")
+    wait_until(lambda: TrainingRun.objects.get(pk=run.pk).finished, "it is trained to its end")
+    os.kill(worker, signal.SIGKILL)
+
+    whole.refresh_from_db()
+    run.refresh_from_db()
+    assert [row.status for row in (whole, run)] == [Status.SUCCEEDED] * 2, [whole.error_detail, run.error_detail]
+    assert run.attempts == 3
+    assert run.events.filter(message__startswith="taken over from a lost worker").count() == 2
+    trained = [version.sha256 for version in (whole.version, run.version) if version]
+    assert len(trained) == 2
+    assert len(set(trained)) == 1
+    curves = [list(r.checkpoints.values_list("epoch", "training_loss", "validation_loss")) for r in (whole, run)]
+    assert curves[0] == curves[1]
+    assert style.versions.filter(origin=MapperVersion.Origin.TRAINED).count() == 2
 
 
 @contextmanager

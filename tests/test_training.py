@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import close_old_connections
+from django.db import OperationalError, close_old_connections
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
@@ -243,22 +243,69 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(
     factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
-    real = captioner_services.register_version
+    real = captioner_services.stored_version
 
     def full(**_: Any) -> MapperVersion:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(captioner_services, "register_version", full)
+    monkeypatch.setattr(captioner_services, "stored_version", full)
     TrainingEngine(engine).work()
     run.refresh_from_db()
     assert (run.status, run.error_code) == (Status.FAILED, "disk_full")
     assert "resume" in run.error_detail
     assert (services.run_folder(run) / "mapper.safetensors").exists()
-    monkeypatch.setattr(captioner_services, "register_version", real)
+    monkeypatch.setattr(captioner_services, "stored_version", real)
     services.resume_run(run)
     TrainingEngine(engine).work()
     run.refresh_from_db()
     assert run.status == Status.SUCCEEDED
+
+
+def mapper_files(style: Style) -> set[str]:
+    """The names of all stored mappers, filed as versions or not."""
+    storage = MapperVersion._meta.get_field("file").storage
+    folder = Path(str(MapperVersion.objects.filter(style=style).values_list("file", flat=True)[0])).parent
+    return {str(folder / name) for name in storage.listdir(str(folder))[1]}
+
+
+def test_a_run_canceled_while_it_is_filed_leaves_no_version_and_no_file(
+    factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_version = captioner_services.file_version
+    before = mapper_files(factual)
+    stored: list[bool] = []
+
+    def canceled(version: MapperVersion) -> None:
+        stored.append(str(version.file.name) in mapper_files(factual))
+        file_version(version)
+        services.cancel_run(run)
+
+    run = services.start_run(style=factual, options={"epochs": 1})
+    monkeypatch.setattr(captioner_services, "file_version", canceled)
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert run.version is None
+    assert stored == [True], "the file is stored before it is filed"
+    assert factual.versions.count() == 1
+    assert mapper_files(factual) == before
+
+
+def test_a_database_lost_at_the_very_commit_costs_no_version_its_file(factual: Style) -> None:
+    serving = factual.active_version
+    assert serving is not None
+    mapper = Path(serving.file.path)
+
+    def lose_the_answer() -> None:
+        origin = MapperVersion.Origin.TRAINED
+        with captioner_services.stored_version(style=factual, path=mapper, origin=origin) as version:
+            captioner_services.file_version(version)
+            raise OperationalError("server closed the connection unexpectedly")
+
+    with pytest.raises(OperationalError):
+        lose_the_answer()
+    filed = factual.versions.latest("number")
+    assert filed.number == serving.number + 1
+    assert filed.file.storage.exists(str(filed.file.name))
 
 
 def test_images_that_vanish_are_left_out_and_the_log_says_so(factual: Style, engine: Engine) -> None:

@@ -329,15 +329,9 @@ class _Training:
         run = self.run
         policy = Policy.objects.filter(style=run.style).first() or Policy(style=run.style)
 
-        def record() -> MapperVersion:
+        def record(version: MapperVersion) -> None:
             with transaction.atomic():
-                version = captioner_services.register_version(
-                    style=run.style,
-                    path=path,
-                    origin=MapperVersion.Origin.TRAINED,
-                    person=run.person,
-                    metrics={**metrics, "verdict": judgement},
-                )
+                captioner_services.file_version(version)
                 if not run.succeed(
                     version=version,
                     metrics=metrics,
@@ -358,9 +352,15 @@ class _Training:
                 elif promising and policy.if_better == Policy.Action.PROMOTE:
                     captioner_services.promote(version=version, reason=f"passed the gate after {run}")
                     RunEvent.objects.create(run=run, message=f"{version} is in service")
-                return version
 
-        insist(record)
+        with captioner_services.stored_version(
+            style=run.style,
+            path=path,
+            origin=MapperVersion.Origin.TRAINED,
+            person=run.person,
+            metrics={**metrics, "verdict": judgement},
+        ) as version:
+            insist(lambda: record(version))
 
 
 def _summary(evaluation: Evaluation) -> dict[str, Any]:
