@@ -1,4 +1,6 @@
-"""`./run bench`: one table of how ours compares with the original's algorithm. (`./run bench service`: service.py.)
+"""`./run bench`: one table of how ours compares with the original's algorithm.
+
+`./run bench service` and `./run bench large` are service.py and large.py.
 
 On a machine that others use too, seconds mean little; so the table has ratios only, each the median over pairs of
 measurements taken in turns in one process.
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import service
+from benchmarks import large, service
 from benchmarks.comparisons import GROUPS, DisagreementError
 from benchmarks.measuring import compare, peak_memory
 from benchmarks.subjects import QUICK, WEIGHT_SETS, Sizes, Subject, subjects
@@ -135,4 +137,5 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(service.main(sys.argv[2:]) if sys.argv[1:2] == ["service"] else main())
+    others = {"service": service.main, "large": large.main}
+    sys.exit(others[sys.argv[1]](sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in others else main())

@@ -2,6 +2,10 @@
 here."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from benchmarks.comparisons import GROUPS, DisagreementError
 from benchmarks.measuring import compare, peak_memory
 from benchmarks.subjects import QUICK, RandomGPT2
 
+ROOT = Path(__file__).parent.parent
 TINY = dataclasses.replace(QUICK, batch=3, peer_greedy=3, peer_beam=3, pairs=1, photo=(640, 480))
 
 
@@ -80,3 +85,12 @@ def test_a_wrong_number_of_threads_is_refused(threads: str, capsys: pytest.Captu
     with pytest.raises(SystemExit, match="2"):
         main([f"--threads={threads}"])
     assert "at least 1" in capsys.readouterr().err
+
+
+def test_the_lists_of_a_large_installation_are_all_answered_and_timed() -> None:
+    command = [sys.executable, "-P", "-m", "benchmarks", "large", "--captions", "300", "--examples", "500"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "500 new, 0 refused" in done.stdout
+    assert " s  200 /admin/captioner/caption/\n" in done.stdout

@@ -167,6 +167,21 @@ def test_a_run_canceled_while_validating_resumes_to_the_same_bytes(train: Train,
     assert train().path.read_bytes() == whole.path.read_bytes()
 
 
+def test_a_run_canceled_while_tokenizing_has_stored_nothing_and_tells_how_far_it_was(
+    train: Train, tmp_path: Path
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    def stop_in_the_validation_part(done: int, images: int) -> bool:
+        told.append((done, images))
+        return images == 9
+
+    with pytest.raises(TrainingCanceled, match="before the first step"):
+        train(on_tokens=stop_in_the_validation_part)
+    assert told == [(0, 9), (0, 3)]
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_epoch_whose_report_was_cut_off_is_reported_again(train: Train) -> None:
     seen: list[int] = []
 

@@ -102,7 +102,10 @@ def test_going_on_from_the_active_version_keeps_its_architecture(factual: Style,
     assert run.version.sha256 != run.base.sha256
 
 
-def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(factual: Style, engine: Engine) -> None:
+@pytest.mark.parametrize(("look", "begun"), [(0, False), (1, False), (3, False), (8, True)])
+def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(
+    factual: Style, engine: Engine, look: int, begun: bool
+) -> None:
     options = {**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1}
     whole = services.start_run(style=factual, options=options)
     TrainingEngine(engine).work()
@@ -110,10 +113,10 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(factual: Style, eng
 
     run = services.start_run(style=factual, options=options)
     looks = iter(range(100))
-    TrainingEngine(engine, stopping=lambda: next(looks) >= 3).work()
+    TrainingEngine(engine, stopping=lambda: next(looks) >= look).work()
     run.refresh_from_db()
     assert (run.status, run.attempts) == (Status.QUEUED, 0)  # handed back
-    assert services.run_folder(run).exists()
+    assert services.run_folder(run).exists() == begun
     TrainingEngine(engine).work()
     run.refresh_from_db()
     assert run.status == Status.SUCCEEDED
@@ -122,16 +125,18 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(factual: Style, eng
     assert run.version.sha256 == whole.version.sha256
 
 
-def test_cancelling_stops_a_running_run_and_it_can_be_resumed(factual: Style, engine: Engine) -> None:
+@pytest.mark.parametrize("phase", ["reading", "embedding", "tokenizing", "training", "evaluating"])
+def test_cancelling_is_heard_in_every_phase_and_the_run_can_be_resumed(
+    factual: Style, engine: Engine, phase: str
+) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
 
-    def cancel_at_the_third_look() -> bool:
-        if next(looks) == 3:
+    def cancel_in_that_phase() -> bool:
+        if TrainingRun.objects.filter(pk=run.pk, status=Status.RUNNING, progress__phase=phase).exists():
             services.cancel_run(run)
         return False
 
-    looks = iter(range(10**6))
-    trainer = TrainingEngine(engine, stopping=cancel_at_the_third_look)
+    trainer = TrainingEngine(engine, stopping=cancel_in_that_phase)
     trainer.tell_every = 0.0
     trainer.work()
     run.refresh_from_db()
@@ -396,7 +401,7 @@ def test_a_metric_that_was_not_computed_judges_nothing(
 def test_a_resumed_run_whose_examples_were_deleted_begins_anew(factual: Style, engine: Engine) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
     looks = iter(range(100))
-    TrainingEngine(engine, stopping=lambda: next(looks) >= 3).work()
+    TrainingEngine(engine, stopping=lambda: next(looks) >= 8).work()
     assert (services.run_folder(run) / "state.pt").exists()
     Example.objects.filter(style=factual, held_out=False)[:1].get().delete()
     TrainingEngine(engine).work()

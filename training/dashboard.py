@@ -13,7 +13,9 @@ from captioner.jobs import Status
 from training.models import Import, TrainingRun
 
 PHASES = {
+    "reading": "reading the examples",
     "embedding": "computing what the encoder makes of the photos",
+    "tokenizing": "tokenizing the captions",
     "training": "training",
     "evaluating": "comparing on the held-out photos",
     "finished": "finished",

@@ -18,21 +18,27 @@ from training.models import Example
 from training.trainer import CaptionedImages, TrainingError
 
 BATCH = 32
+PART = 2000  # rows read at once
 
 
 def captioned_images(
-    models: Engine, examples: QuerySet[Example], report: Callable[[int, int], None]
+    models: Engine, examples: QuerySet[Example], report: Callable[[str, int, int], None]
 ) -> tuple[CaptionedImages, CaptionedImages, int]:
     """The examples as training and validation part, and the number of images that cannot be read.
 
     Args:
-        report: called with how many of how many missing embeddings are computed.
+        report: called with what is being done, "reading" or "embedding", and how many of how many examples are read,
+            or embeddings of images there or computed; it may raise to end it.
 
     Raises:
         TrainingError: no image of a part can be read.
     """
     captions: dict[bool, dict[uuid.UUID, list[str]]] = {False: {}, True: {}}
-    for image, text, held_out in examples.order_by("pk").values_list("image", "text", "held_out").iterator(2000):
+    total = examples.count()
+    rows = examples.order_by("pk").values_list("image", "text", "held_out").iterator(PART)
+    for place, (image, text, held_out) in enumerate(rows):
+        if place % PART == 0:
+            report("reading", place, total)
         captions[held_out].setdefault(image, []).append(text)
     wanted = [*captions[False], *captions[True]]
     vectors = _vectors(models, wanted, report)
@@ -74,10 +80,13 @@ def captions_of(
     return texts
 
 
-def _vectors(models: Engine, images: list[uuid.UUID], report: Callable[[int, int], None]) -> dict[uuid.UUID, Tensor]:
+def _vectors(
+    models: Engine, images: list[uuid.UUID], report: Callable[[str, int, int], None]
+) -> dict[uuid.UUID, Tensor]:
     """The images' embeddings, (E,) each; those still missing are computed and kept."""
     vectors: dict[uuid.UUID, Tensor] = {}
     for first in range(0, len(images), 500):
+        report("embedding", len(vectors), len(images))
         stored = Embedding.objects.filter(
             image__in=images[first : first + 500], encoder=models.captioner.encoder.identity
         )
@@ -85,7 +94,7 @@ def _vectors(models: Engine, images: list[uuid.UUID], report: Callable[[int, int
             vectors[image] = torch.from_numpy(np.frombuffer(bytes(vector), "<f4").copy())
     missing = [image for image in images if image not in vectors]
     for first in range(0, len(missing), BATCH):
-        report(first, len(missing))
+        report("embedding", len(vectors), len(images))
         made, _, _ = models.embeddings(list(Image.objects.filter(pk__in=missing[first : first + BATCH])))
         vectors |= {image: made[image] for image in missing[first : first + BATCH] if image in made}
     return vectors

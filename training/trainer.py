@@ -176,6 +176,7 @@ class _State:
 
 
 _Row = tuple[int, list[list[int]]]  # an image's index and the tokens of some of its captions
+_LOOK = 1000  # images tokenized between two looks whether to go on
 _ROW_TOKENS = 160  # a row with more captions than fit is continued in another, behind the same prefix again
 
 
@@ -212,6 +213,7 @@ def train_mapper(
     folder: Path,
     on_progress: Callable[[Progress], bool] = lambda progress: True,
     *,
+    on_tokens: Callable[[int, int], bool] = lambda done, images: True,
     on_epoch: Callable[[EpochEnd], None] = lambda epoch: None,
     state_every: int = 200,
 ) -> TrainingResult:
@@ -221,6 +223,7 @@ def train_mapper(
         mapper: with the weights to start from, new (see `new_mapper`) or those of an earlier version.
         encoder_identity: of the encoder that made the embeddings, for the checkpoint.
         on_progress: called after every step, and again while validating; a false answer cancels.
+        on_tokens: called while tokenizing with how many of how many images are done; a false answer cancels.
         on_epoch: called after every epoch, before its state is stored, so after a crash it may be called again for the
             same one; `mapper` may be run but not changed.
         state_every: steps between the states that an interrupted run resumes from.
@@ -228,11 +231,11 @@ def train_mapper(
     Raises:
         TrainingError: nothing to train on.
         ForeignState: the folder has the state of a different run.
-        TrainingCanceled: `on_progress` said so; call again with the same arguments to resume.
+        TrainingCanceled: a callback said so; call again with the same arguments to resume.
         OSError: the disk is full; the folder keeps the last whole state and the best mapper so far.
     """
-    rows, left_out = _prepare(training, mapper, lm, options, "training")
-    checked, _ = _prepare(validation, mapper, lm, options, "validation")
+    rows, left_out = _prepare(training, mapper, lm, options, "training", on_tokens)
+    checked, _ = _prepare(validation, mapper, lm, options, "validation", on_tokens)
     device, end_id = lm.device, lm.end_id
     mapper.to(device).train().requires_grad_(True)
     parameters = [p for p in mapper.parameters() if p.requires_grad]
@@ -359,7 +362,12 @@ def validation_loss(
 
 
 def _prepare(
-    images: CaptionedImages, mapper: Mapper, lm: LanguageModel, options: TrainingOptions, what: str
+    images: CaptionedImages,
+    mapper: Mapper,
+    lm: LanguageModel,
+    options: TrainingOptions,
+    what: str,
+    on_tokens: Callable[[int, int], bool],
 ) -> tuple[list[_Row], dict[str, int]]:
     """Tokenize, and refuse early what would fail late."""
     config = mapper.config
@@ -383,6 +391,8 @@ def _prepare(
     left_out = {"empty": 0, "duplicate": 0, "too long": 0}
     rows: list[_Row] = []
     for index, captions in enumerate(images.captions):
+        if index % _LOOK == 0 and not on_tokens(index, len(images.captions)):
+            raise TrainingCanceled("canceled before the first step; call again to begin anew")
         seen: set[str] = set()
         packed: list[list[int]] = []
         for caption in captions:

@@ -164,9 +164,7 @@ class _Training:
 
     def _examples(self) -> tuple[CaptionedImages, CaptionedImages]:
         rows = services.dataset(self.run.style, self.options, self.run.last_example)
-        training, held_out, unreadable = captioned_images(
-            self.models, rows, lambda done, total: self._report({"phase": "embedding", "step": done, "steps": total})
-        )
+        training, held_out, unreadable = captioned_images(self.models, rows, self._phase)
         if unreadable:
             _tell(self.run, f"{unreadable} images cannot be read and are left out", "warning")
         return training, held_out
@@ -217,6 +215,7 @@ class _Training:
                 options,
                 self.folder,
                 self._progress,
+                on_tokens=lambda done, images: self._goes_on("tokenizing", done, images),
                 on_epoch=epoch_ended,
             )
         except TrainingCanceled as error:
@@ -234,6 +233,17 @@ class _Training:
         except Stopped:
             return False
         return True
+
+    def _goes_on(self, phase: str, done: int, total: int) -> bool:
+        try:
+            self._phase(phase, done, total)
+        except Stopped:
+            return False
+        return True
+
+    def _phase(self, phase: str, done: int, total: int) -> None:
+        """As `_report`, of a phase that is counted in steps."""
+        self._report({"phase": phase, "step": done, "steps": total})
 
     def _report(self, progress: dict[str, Any], **changes: Any) -> None:
         """Write progress, about once a second.
@@ -271,7 +281,7 @@ class _Training:
                 self.captioner,
                 mapper,
                 held_out.embeddings[:, 0],
-                lambda done: self._report({"phase": "evaluating", "step": before + done, "steps": total}),
+                lambda done: self._phase("evaluating", before + done, total),
             )
             captions = dict(zip(held_out.names, texts, strict=True))
             return evaluate(captions, references, java_metrics=settings.JAVA_METRICS, check=self._check), captions

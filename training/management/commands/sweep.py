@@ -48,7 +48,7 @@ class Command(BaseCommand):
             models = Engine.load("sweep")
             captioner = models.captioner
             training, held_out, _ = captioned_images(
-                models, style.examples.all(), lambda done, total: self.stderr.write(f"embedding {done}/{total}")
+                models, style.examples.all(), lambda what, done, total: self.stderr.write(f"{what} {done}/{total}")
             )
             references = dict(zip(held_out.names, held_out.captions, strict=True))
             points: dict[str, dict[str, list[tuple[float, float]]]] = {title: {} for title in DRAWN}
