@@ -1,6 +1,6 @@
 """How good the embedded models are on photos they were not trained on; the figures of the model card.
 
-    python -m recipes.evaluate --data DATA --models models/mini [--split dev] [--show 20]
+    python -m recipes.evaluate --data DATA --models models/mini [--split dev] [--show 20] [--mapper STYLE=FILE]
 
 Style is judged as a plain reader would: a naive Bayes classifier, fitted on the training captions of the three styles,
 says how many captions it takes for the style they were asked for, beside how many of people's it does.
@@ -27,6 +27,9 @@ def main() -> None:
     parser.add_argument("--split", default="dev", help="dev, coco or train (dev)")
     parser.add_argument("--beam-size", type=int, default=5)
     parser.add_argument("--show", type=int, default=0, help="print the captions of the first so many photos")
+    parser.add_argument(
+        "--mapper", action="append", default=[], metavar="STYLE=FILE", help="another mapper in place of a style's own"
+    )
     parser.add_argument("--java", action="store_true", help="compute METEOR too")
     arguments = parser.parse_args()
 
@@ -36,7 +39,9 @@ def main() -> None:
         Encoder.load(f"local-dir:{arguments.models / 'encoder'}"),
         LanguageModel.load(f"local-dir:{arguments.models / 'lm'}"),
     )
-    mappers = {s: captioner.load_mapper(arguments.models / "styles" / f"{s}.safetensors") for s in STYLES}
+    paths = {style: arguments.models / "styles" / f"{style}.safetensors" for style in STYLES}
+    paths |= {style: Path(file) for style, file in (given.split("=", 1) for given in arguments.mapper)}
+    mappers = {style: captioner.load_mapper(path) for style, path in paths.items()}
     classifier = StyleClassifier.fit(
         {
             s: [c for p in everything if p.split == "train" for c in p.captions[s]]
