@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from django import forms
+from django.conf import settings
 from django.contrib import admin
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, QueryDict
@@ -287,7 +288,8 @@ class MapperVersionAdmin(ReadOnly):
         stored = Image.objects.filter(pk__in=[as_uuid(text) for text in request.POST.getlist("photo")])
         if not request.user.has_perm("captioner.view_image"):
             stored = stored.none()
-        uploaded = [services.Upload(file.read(), file.name or "") for file in request.FILES.getlist("upload")]
+        files = request.FILES.getlist("upload")[: services.MOST_COMPARED["photos"] + 1]  # more are refused unread
+        uploaded = [services.Upload(file.read(settings.MAX_UPLOAD_BYTES + 1), file.name or "") for file in files]
         drafts = services.compare_versions(
             versions=self._chosen(request.POST), images=[*stored, *uploaded], person=request.user
         )

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from captioner.admin_parts import counted, since, so_many
 from captioner.jobs import Status
-from captioner.models import Caption, MapperVersion, Promotion, Queue, Style, Worker
+from captioner.models import Caption, Draft, MapperVersion, Promotion, Queue, Style, Worker
 
 HOURS = 24
 FAILURES = 10  # shown of the last day
@@ -55,8 +55,11 @@ def queue(name: Queue.Name, queued: int, running: int) -> QueueState:
 
 
 def waiting_captions() -> tuple[int, int]:
-    """How many captions are queued and running, as far as `counted` counts."""
-    queued, running = (counted(Caption.objects.filter(status=s)) for s in (Status.QUEUED, Status.RUNNING))
+    """How many captions and drafts are queued and running, as far as `counted` counts."""
+    queued, running = (
+        sum(counted(job.objects.filter(status=status)) for job in (Caption, Draft))
+        for status in (Status.QUEUED, Status.RUNNING)
+    )
     return queued, running
 
 

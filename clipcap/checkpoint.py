@@ -14,10 +14,11 @@ import json
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -161,6 +162,12 @@ def _filled(config: MapperConfig, state: Mapping[str, Tensor], path: Path) -> Ma
             f"mapper file {path} does not match its own config: {name} should be "
             f"{wanted.get(name, 'absent')} and is {found.get(name, 'absent')}; export it again"
         )
+    for name, tensor in state.items():
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"mapper file {path} is useless: {name} holds what is no number, as after a training that diverged; "
+                f"train it again with a lower learning rate"
+            )
     mapper.load_state_dict(dict(state), assign=True)
     return mapper.eval().requires_grad_(False)
 
@@ -256,7 +263,10 @@ def read_original(path: Path, *, normalize: bool = False, heads: int = _ORIGINAL
     """
     try:
         with path.open("rb") as stream:  # by its content: given a path, torch goes by the file's name
+            _refuse_bomb(stream, path)
             state = torch.load(stream, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {path} cannot be read ({error.strerror or error}); check the path"
@@ -282,6 +292,19 @@ def read_original(path: Path, *, normalize: bool = False, heads: int = _ORIGINAL
             f"({error}); its tensors begin with {sorted(state)[:3]}"
         ) from error
     return OriginalCheckpoint(_filled(config, {_our_name(n): t for n, t in mapper_state.items()}, path), gpt2)
+
+
+def _refuse_bomb(stream: BinaryIO, path: Path) -> None:
+    """A zip that is larger when unpacked is none of torch's, which stores tensors as they are."""
+    if zipfile.is_zipfile(stream):
+        with zipfile.ZipFile(stream) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise CheckpointError(
+                f"checkpoint {path} is compressed, as torch.save never does ({unpacked:,} bytes unpacked); "
+                f"save it with torch.save(model.state_dict(), path)"
+            )
+    stream.seek(0)
 
 
 def _original_config(

@@ -20,6 +20,7 @@ from captioner import dashboard, services
 from captioner.models import Queue, Style
 from captioner.plots import bars
 from training.dashboard import failed_imports, failed_runs, runs_in_progress, waiting
+from training.services import look_after
 
 
 class PauseForm(forms.Form):
@@ -95,6 +96,7 @@ def _numbers(request: HttpRequest) -> dict[str, Any]:
     """What this person may see of the dashboard."""
     may = partial(_may_view, request)
     numbers: dict[str, Any] = {"now": timezone.localtime()}
+    look_after()
     if may("captioner.caption"):
         hours = dashboard.captions_per_hour()
         numbers["captions"] = bars(

@@ -52,6 +52,14 @@ from clipcap.language_model import LanguageModel
 
 ROOT = Path(__file__).parent.parent
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process of a parallel run has a home of its own: with this name inherited, pytest-django would load the
+    settings, and with them this process's home, before its own conftest.py is read."""
+    if config.getoption("numprocesses", None):
+        del os.environ["DJANGO_SETTINGS_MODULE"]
+
+
 # Machines are shared: how long an example takes says nothing.
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")

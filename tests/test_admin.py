@@ -95,7 +95,8 @@ def images(media: Path, db: None) -> list[Image]:
 @pytest.fixture
 def run(style: Style, images: list[Image]) -> TrainingRun:
     """A run in the middle of its training."""
-    run = make_run(style, status=Status.RUNNING, **LEASE)
+    lease = {"lease_token": uuid.UUID(int=1), "lease_expires_at": timezone.now() + settings.LEASE}
+    run = make_run(style, status=Status.RUNNING, **lease)
     run.progress = {
         "phase": "training",
         "step": 30,
@@ -113,12 +114,6 @@ def run(style: Style, images: list[Image]) -> TrainingRun:
         )
     RunEvent.objects.create(run=run, message="the photos are ready")
     return run
-
-
-LEASE: dict[str, Any] = {
-    "lease_token": uuid.UUID(int=1),
-    "lease_expires_at": datetime(2100, 1, 1, tzinfo=timezone.get_default_timezone()),
-}
 
 
 def signed_in(user: User) -> Client:
@@ -207,7 +202,11 @@ DONE = {
     "style-default": {"Trainers"},
     "style-retrain": {"Trainers"},
     "style-import": {"Trainers"},
+    "style-rewrite": {"Trainers"},
+    "versions-photos": {"Trainers"},
+    "drafts-cancel": {"Trainers"},
     "import-cancel": {"Trainers"},
+    "import-resume": {"Trainers"},
     "run-cancel": {"Trainers"},
     "run-resume": {"Trainers"},
     "version-import": {"Trainers"},
@@ -226,7 +225,9 @@ def addresses(style: Style, run: TrainingRun, photo: bytes, viewer: Viewer) -> d
     now = timezone.now()
     batch = Import.objects.create(style=style, name="photos.zip", deadline_at=now + timedelta(days=1))
     version = make_version(style, candidate=scores(0.4))
-    objects = {"style": style, "captioner_caption": caption, "run": run, "import": batch, "version": version}
+    drafts = DraftRequest.objects.create()
+    objects: dict[str, Any] = {"style": style, "captioner_caption": caption, "run": run, "import": batch}
+    objects |= {"version": version, "drafts": drafts}
 
     def at(name: str, key: str) -> str:
         return reverse(f"admin:{name}", args=[objects[key].pk])
@@ -252,7 +253,11 @@ def addresses(style: Style, run: TrainingRun, photo: bytes, viewer: Viewer) -> d
         "style-default": at("captioner_style_default", "style"),
         "style-retrain": at("captioner_style_retrain", "style"),
         "style-import": at("captioner_style_import", "style"),
+        "style-rewrite": at("captioner_style_rewrite", "style"),
+        "versions-photos": reverse("admin:captioner_mapperversion_photos"),
+        "drafts-cancel": at("captioner_draftrequest_cancel", "drafts"),
         "import-cancel": at("training_import_cancel", "import"),
+        "import-resume": at("training_import_resume", "import"),
         "run-cancel": at("training_trainingrun_cancel", "run"),
         "run-resume": at("training_trainingrun_resume", "run"),
         "version-import": reverse("admin:captioner_mapperversion_import"),
@@ -282,6 +287,44 @@ def test_what_a_group_may_not_do_is_neither_accepted_nor_shown(
     for action, groups in DONE.items():
         if group in groups:
             assert client.post(addresses[action]).status_code in (200, 302), action
+
+
+# What is done with rows chosen from a list, and the groups that may.
+CHOSEN = {
+    ("captioner_caption", "retry_chosen"): {"Labellers", "Trainers"},
+    ("captioner_caption", "cancel_chosen"): {"Labellers", "Trainers"},
+    ("captioner_style", "retrain_chosen"): {"Trainers"},
+    ("training_example", "delete_chosen"): {"Labellers", "Trainers"},
+    ("captioner_correction", "take_chosen"): {"Labellers", "Trainers"},
+    ("captioner_correction", "leave_out_chosen"): {"Labellers", "Trainers"},
+    ("training_trainingrun", "cancel_chosen"): {"Trainers"},
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_actions_on_lists_are_neither_offered_nor_done_for_who_may_not(
+    group: str, style: Style, run: TrainingRun, images: list[Image], members: dict[str, Client]
+) -> None:
+    training_services.add_example(style=style, image=images[0], text="a dog", source="stored")
+    for caption in make_captions(style, images, 2):
+        Correction.objects.create(caption=caption, text="a cat")
+    for (model, action), groups in CHOSEN.items():
+        address = reverse(f"admin:{model}_changelist")
+        offered = f'value="{action}"' in text_of(members[group].get(address))
+        assert offered == (group in groups), (model, action)
+        if group not in groups:
+            chosen = {"action": action, "_selected_action": ["1"], "select_across": "1", "index": "0"}
+            before = [
+                list(rows.order_by("pk").values())
+                for rows in (Caption.objects.all(), Example.objects.all(), Correction.objects.all())
+            ]
+            runs = list(TrainingRun.objects.values_list("pk", "status"))
+            members[group].post(address, chosen)
+            after = [
+                list(rows.order_by("pk").values())
+                for rows in (Caption.objects.all(), Example.objects.all(), Correction.objects.all())
+            ]
+            assert (after, list(TrainingRun.objects.values_list("pk", "status"))) == (before, runs), (model, action)
 
 
 def test_a_stranger_and_a_user_without_staff_status_get_nowhere(addresses: dict[str, str], viewer: Viewer) -> None:
@@ -648,7 +691,11 @@ def test_a_stored_photo_is_added_by_hand(style: Style, images: list[Image], boss
     boss.post(address, {"style": style.pk, "image": images[0].pk, "text": " a  dog "})
     example = Example.objects.get()
     assert (example.text, example.source) == ("a dog", Example.Source.STORED)
-    assert "already exists" in text_of(boss.post(address, {"style": style.pk, "image": images[0].pk, "text": "a dog"}))
+    for text in ("a dog", "a  dog"):
+        given = {"style": style.pk, "image": images[0].pk, "text": text}
+        assert "already exists" in text_of(boss.post(address, given))
+    given = {"style": style.pk, "image": images[0].pk, "text": "…"}
+    assert "has no word" in text_of(boss.post(address, given))
 
 
 def test_examples_are_deleted_from_the_list_after_asking(
@@ -671,6 +718,19 @@ def test_examples_are_deleted_from_the_list_after_asking(
     assert Example.objects.get() == kept
     logged = LogEntry.objects.filter(action_flag=DELETION).values_list("object_id", flat=True)
     assert set(logged) == {str(example.pk) for example in gone}
+
+
+def test_examples_that_come_while_deleting_is_asked_about_stay(style: Style, images: list[Image], boss: Client) -> None:
+    for image in images[:3]:
+        training_services.add_example(style=style, image=image, text="a dog", source="stored")
+    address = reverse("admin:training_example_changelist")
+    all_of_them = {"action": "delete_chosen", "_selected_action": [1], "select_across": "1", "index": "0"}
+    asked = text_of(boss.post(address, all_of_them))
+    assert "Delete 3 examples?" in asked
+    training_services.add_example(style=style, image=images[0], text="a late dog", source="stored")
+    given = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', asked))
+    assert "3 examples are deleted" in text_of(boss.post(address, given, follow=True))
+    assert Example.objects.get().text == "a late dog"
 
 
 def test_more_examples_than_can_be_deleted_at_once_stay(

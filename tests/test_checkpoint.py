@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,26 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
     with pytest.raises(CheckpointError, match="not unpickled"):
         load_mapper(tmp_path / "hostile.pt")
     assert not (tmp_path / "pwned").exists()
+
+
+def test_a_checkpoint_that_is_larger_unpacked_is_refused_before_it_is(tmp_path: Path) -> None:
+    torch.save({"clip_project.linear.weight": torch.zeros(4_000_000)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "bomb.pt", "w") as bomb:
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "bomb.pt").stat().st_size < 100_000
+    with pytest.raises(CheckpointError, match="is compressed"):
+        load_mapper(tmp_path / "bomb.pt")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_mapper_with_weights_that_are_no_numbers_is_refused_by_tensor(number: float, tmp_path: Path) -> None:
+    path, mapper = written(tmp_path)
+    with torch.no_grad():
+        mapper.first_layer.bias[0] = number
+    save_mapper(MapperCheckpoint(mapper, None, None), path)
+    with pytest.raises(CheckpointError, match=r"linear\.bias holds what is no number"):
+        load_mapper(path)
 
 
 def test_original_checkpoints_that_are_cut_short_or_lack_tensors_are_refused(tmp_path: Path) -> None:

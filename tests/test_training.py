@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.db import OperationalError, close_old_connections
 from django.utils import timezone
 from hypothesis import given
@@ -22,11 +23,11 @@ from captioner.models import Caption, CaptionRequest, Correction, Image, MapperV
 from captioner.services import Upload
 from captioner.shift import Shift
 from captioner.worker import Engine
+from clipcap.checkpoint import load_mapper, save_mapper
 from training import comparison, memory, services
 from training import worker as training_worker
 from training.comparison import paired_bootstrap, verdict
 from training.models import Example, Policy, RunEvent, TrainingRun, is_held_out
-from training.options import RunOptions
 from training.worker import TrainingEngine
 
 COCO = Path(__file__).parent.parent / "examples" / "coco_cc"
@@ -119,7 +120,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(
     assert services.run_folder(run).exists() == begun
     TrainingEngine(engine).work()
     run.refresh_from_db()
-    assert run.status == Status.SUCCEEDED
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
     assert run.version is not None
     assert whole.version is not None
     assert run.version.sha256 == whole.version.sha256
@@ -145,7 +146,7 @@ def test_cancelling_is_heard_in_every_phase_and_the_run_can_be_resumed(
     services.resume_run(run)
     TrainingEngine(engine).work()
     run.refresh_from_db()
-    assert run.status == Status.SUCCEEDED
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
 
 
 def test_only_one_run_of_a_style_is_unfinished_at_a_time(factual: Style) -> None:
@@ -175,6 +176,18 @@ def test_of_two_runs_started_at_once_one_is_refused(factual: Style) -> None:
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["run_in_progress", "started"]
+
+
+def test_a_key_is_its_persons_own_and_forgotten_after_a_day(factual: Style, viewer: Viewer) -> None:
+    first = services.start_run(style=factual, options=QUICK, idempotency_key="k", person=viewer.user)
+    services.cancel_run(first)
+    other = services.start_run(style=factual, options=QUICK, idempotency_key="k")
+    assert other != first
+    services.cancel_run(other)
+    assert services.start_run(style=factual, options=QUICK, idempotency_key="k", person=viewer.user) == first
+    TrainingRun.objects.filter(pk=first.pk).update(created_at=timezone.now() - timedelta(days=2))
+    third = services.start_run(style=factual, options={"epochs": 3}, idempotency_key="k", person=viewer.user)
+    assert third not in (first, other)
 
 
 def test_the_same_key_starts_one_run(factual: Style) -> None:
@@ -233,15 +246,48 @@ def test_a_long_curve_is_thinned_evenly(factual: Style, engine: Engine, monkeypa
 
 def test_more_of_anything_is_told_to_take_more_memory(engine: Engine) -> None:
     capacity = Shift(TrainingEngine(engine), "training", {}, ()).capacity
-    scratch = RunOptions(start="scratch")
 
-    def needed(images: int = 1000, **changes: Any) -> float:
-        return memory.megabytes(dataclasses.replace(scratch, **changes), capacity, images)
+    def needed(batch_size: int = 40, images: int = 1000, **changes: Any) -> float:
+        shape = {"kind": "transformer", "prefix_length": 10, "layers": 4, **changes}
+        return memory.megabytes(shape, batch_size, capacity, images)
 
     assert 100 < needed() < 1000, "the usual options fit anywhere"
-    for more in ({"batch_size": 80}, {"prefix_length": 20}, {"layers": 8}, {"images": 10**6}):
+    for more in ({"batch_size": 80}, {"prefix_length": 20}, {"layers": 8}, {"clip_length": 40}, {"images": 10**6}):
         assert needed(**more) > needed(), more
-    assert needed(mapper="mlp", prefix_length=60) > needed(mapper="mlp") > 0
+    assert needed(kind="mlp", prefix_length=60) > needed(kind="mlp") > 0
+    assert needed(kind="mlp", hidden_size=9000) > needed(kind="mlp")
+
+
+def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(factual: Style, engine: Engine) -> None:
+    Shift(TrainingEngine(engine), "training", {}, ())._keep()
+    worker = Worker.objects.get()
+    worker.capacity["memory_mb"] = 8000
+    worker.save()
+    base = factual.active_version
+    assert base is not None
+    base.config |= {"prefix_length": 64, "layers": 16}
+    base.save()
+    with pytest.raises(Refused, match=r"lower batch_size$"):
+        services.start_run(style=factual, options={"batch_size": 1024})
+
+
+def test_a_version_that_stopped_at_full_stops_learns_to_end_without(
+    factual: Style, engine: Engine, tmp_path: Path
+) -> None:
+    serving = factual.active_version
+    assert serving is not None
+    checkpoint = load_mapper(Path(serving.file.path))
+    checkpoint.mapper.config = dataclasses.replace(checkpoint.mapper.config, stop_text=".")
+    save_mapper(checkpoint, tmp_path / "imported.safetensors")
+    version = captioner_services.register_version(
+        style=factual, path=tmp_path / "imported.safetensors", origin=MapperVersion.Origin.IMPORTED
+    )
+    captioner_services.promote(version=version)
+    run = services.start_run(style=factual, options={"epochs": 1})
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert run.version is not None
+    assert (version.config["stop_text"], run.version.config["stop_text"]) == (".", "")
 
 
 def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(
@@ -263,7 +309,7 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(
     services.resume_run(run)
     TrainingEngine(engine).work()
     run.refresh_from_db()
-    assert run.status == Status.SUCCEEDED
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
 
 
 def mapper_files(style: Style) -> set[str]:
@@ -319,8 +365,89 @@ def test_images_that_vanish_are_left_out_and_the_log_says_so(factual: Style, eng
     run = services.start_run(style=factual, options={"epochs": 1})
     TrainingEngine(engine).work()
     run.refresh_from_db()
-    assert run.status == Status.SUCCEEDED
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
     assert RunEvent.objects.filter(run=run, level="warning", message__contains="3 images cannot be read").exists()
+
+
+def test_a_run_that_a_lost_worker_left_behind_is_in_nobodys_way(factual: Style) -> None:
+    run = services.start_run(style=factual, options=QUICK)
+    TrainingRun.objects.claim("lost", 1)
+    TrainingRun.objects.filter(pk=run.pk).update(lease_expires_at=timezone.now() - timedelta(minutes=1))
+    cache.clear()
+    services.look_after()
+    run.refresh_from_db()
+    assert run.status == Status.QUEUED
+
+
+def test_a_run_whose_state_was_pruned_begins_anew_and_shows_nothing_of_before(factual: Style, engine: Engine) -> None:
+    run = services.start_run(style=factual, options={**QUICK, "epochs": 3, "start": "scratch", "layers": 1})
+    second = threading.Event()
+
+    def cancel_in_the_second_epoch() -> bool:
+        if not second.is_set() and run.checkpoints.exists():
+            second.set()
+            services.cancel_run(run)
+        return False
+
+    trainer = TrainingEngine(engine, stopping=cancel_in_the_second_epoch)
+    trainer.tell_every = 0.0
+    trainer.work()
+    run.refresh_from_db()
+    assert (run.status, run.curve != []) == (Status.CANCELED, True)
+    assert services.prune(timedelta(0))["run folders"] == 1
+    run.checkpoints.update(training_loss=99.0)
+    services.resume_run(run)
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    assert run.curve[0][0] == 1
+    assert not run.checkpoints.filter(training_loss=99.0).exists()
+    assert [checkpoint.epoch for checkpoint in run.checkpoints.all()] == [1, 2, 3]
+
+
+def test_the_version_that_a_run_was_compared_with_gets_its_score_too(factual: Style, engine: Engine) -> None:
+    shipped = factual.active_version
+    assert shipped is not None
+    run = services.start_run(style=factual, options={"epochs": 1})
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    shipped.refresh_from_db()
+    assert shipped.metrics["candidate"] == run.metrics["active"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("same", [False, True])
+def test_of_two_promotions_at_once_both_are_history_or_one_is_refused(factual: Style, same: bool) -> None:
+    serving = factual.active_version
+    assert serving is not None
+    versions = [
+        captioner_services.register_version(
+            style=factual, path=Path(serving.file.path), origin=MapperVersion.Origin.TRAINED
+        )
+        for _ in range(2)
+    ]
+    outcomes: list[str] = []
+    together = threading.Barrier(2)
+
+    def promote(version: MapperVersion) -> None:
+        together.wait()
+        try:
+            captioner_services.promote(version=version)
+            outcomes.append("promoted")
+        except Refused as error:
+            outcomes.append(error.code)
+        finally:
+            close_old_connections()
+
+    threads = [threading.Thread(target=promote, args=(versions[0 if same else i],)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == (["already_active", "promoted"] if same else ["promoted", "promoted"])
+    newest = factual.promotions.order_by("-pk").first()
+    assert newest is not None
+    assert (factual.active_version, factual.promotions.count()) == (newest.version, 2 if same else 3)
 
 
 @pytest.fixture
@@ -406,7 +533,7 @@ def test_a_resumed_run_whose_examples_were_deleted_begins_anew(factual: Style, e
     Example.objects.filter(style=factual, held_out=False)[:1].get().delete()
     TrainingEngine(engine).work()
     run.refresh_from_db()
-    assert run.status == Status.SUCCEEDED
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
     assert run.events.filter(message__contains="beginning anew").exists()
     assert [checkpoint.epoch for checkpoint in run.checkpoints.all()] == [1, 2]
 
@@ -486,6 +613,18 @@ def test_corrections_taken_by_hand_count_for_the_policy(
     assert services.start_due_runs() == 1
 
 
+def test_corrections_that_a_run_on_other_sources_passed_by_still_count_for_the_policy(
+    factual: Style, captioned_photos: list[tuple[bytes, list[str]]]
+) -> None:
+    Policy.objects.create(style=factual, after_corrections=2)
+    corrected(factual, captioned_photos[30:32])
+    services.take_corrections(services.open_corrections(factual))
+    image = uploads.store(captioned_photos[40][0])
+    services.add_example(style=factual, image=image, text="something newer", source=Example.Source.IMPORTED)
+    end(services.start_run(style=factual, options={"sources": ["imported"]}))
+    assert services.start_due_runs() == 1
+
+
 def test_a_correction_that_was_left_out_stays_out_unless_it_is_chosen(
     factual: Style, captioned_photos: list[tuple[bytes, list[str]]]
 ) -> None:
@@ -521,6 +660,14 @@ def test_a_run_that_is_due_and_refused_takes_nothing_and_tells_why(
     Policy.objects.update(refused_at=timezone.now() - timedelta(hours=2))
     Path(version.file.path).write_bytes(b"back")
     assert services.start_due_runs() == 1
+    policy.refresh_from_db()
+    assert (policy.refusal, policy.refused_at) == ("", None)
+
+
+def test_a_policy_that_asks_for_nothing_any_more_has_nothing_to_tell(factual: Style) -> None:
+    hour = timezone.now() - timedelta(hours=2)
+    policy = Policy.objects.create(style=factual, refusal="the file of factual v1 is gone", refused_at=hour)
+    assert services.start_due_runs() == 0
     policy.refresh_from_db()
     assert (policy.refusal, policy.refused_at) == ("", None)
 

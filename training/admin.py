@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 from django.forms import Form, ModelForm
@@ -19,7 +19,18 @@ from django.utils.safestring import SafeString
 from captioner import dashboard
 from captioner import services as captioner_services
 from captioner.admin import as_int
-from captioner.admin_parts import COUNTED, BigTable, Page, ReadOnly, counted, each, so_many, thumbnail
+from captioner.admin_parts import (
+    COUNTED,
+    MOST_AT_ONCE,
+    BigTable,
+    Page,
+    ReadOnly,
+    counted,
+    each,
+    sentence,
+    so_many,
+    thumbnail,
+)
 from captioner.errors import Refused
 from captioner.jobs import Status
 from captioner.models import Caption, Correction, MapperVersion, Promotion, Style
@@ -222,6 +233,16 @@ class StyleAdmin(Page):
         )
 
 
+class ExampleForm(ModelForm):  # type: ignore[type-arg]  # generic for type checkers only
+    """A stored photo with a caption, as examples keep it."""
+
+    def clean_text(self) -> str:
+        try:
+            return services.caption_text(self.cleaned_data["text"])
+        except Refused as error:
+            raise ValidationError(sentence(error)) from error
+
+
 @admin.register(Example)
 class ExampleAdmin(BigTable):
     """What styles learn from. Files come in through a style's page; here a stored photo can be added by hand."""
@@ -231,6 +252,7 @@ class ExampleAdmin(BigTable):
     list_filter = ("style", "source", "held_out")
     list_select_related = ("image", "style")
     search_fields = ("text",)
+    form = ExampleForm
     fields = ("style", "image", "text")
     raw_id_fields = ("image",)
     actions = ("delete_chosen",)
@@ -244,6 +266,8 @@ class ExampleAdmin(BigTable):
     @admin.action(description="Delete", permissions=["delete"])
     def delete_chosen(self, request: HttpRequest, queryset: QuerySet[Example]) -> HttpResponseBase | None:
         """Delete examples, after asking."""
+        if newest := as_int(request.POST.get("newest", "0")):  # what has come since the question was not meant
+            queryset = queryset.filter(pk__lte=newest)
         chosen = list(queryset.order_by().values_list("pk", flat=True)[: COUNTED + 1])
         if len(chosen) > COUNTED:
             messages.error(request, f"More than {COUNTED:,} rows are chosen; narrow the list first.")
@@ -254,7 +278,10 @@ class ExampleAdmin(BigTable):
                 "admin/form_page.html",
                 f"Delete {len(chosen):,} examples?",
                 form=Form(),
-                kept=[(name, value) for name, values in request.POST.lists() for value in values],
+                kept=[
+                    ("newest", max(chosen, default=0)),
+                    *((name, value) for name, values in request.POST.lists() for value in values),
+                ],
                 button="Delete them",
                 text="They are deleted for good; their photos stay. Versions that learned from them stay as they are.",
             )
@@ -277,8 +304,7 @@ class ExampleAdmin(BigTable):
     def save_model(self, request: HttpRequest, obj: Any, form: ModelForm[Any], change: bool) -> None:
         """Add a photo that is stored already."""
         services.add_example(style=obj.style, image=obj.image, text=obj.text, source=Example.Source.STORED)
-        text = " ".join(obj.text.split())
-        obj.pk = Example.objects.get(style=obj.style, image=obj.image, text=text).pk
+        obj.pk = Example.objects.get(style=obj.style, image=obj.image, text=obj.text).pk
 
 
 class OfStyle(admin.SimpleListFilter):
@@ -327,7 +353,10 @@ class CorrectionAdmin(BigTable, ReadOnly):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Correction]:
         """With `taken`: whether it is an example."""
         corrections: QuerySet[Correction] = super().get_queryset(request)
-        return corrections.annotate(taken=Exists(Example.objects.filter(correction=OuterRef("pk"))))
+        same = Example.objects.filter(
+            style=OuterRef("caption__style"), image=OuterRef("caption__image"), text=OuterRef("text")
+        )
+        return corrections.annotate(taken=Exists(same))
 
     @admin.display(description="")
     def picture(self, correction: Correction) -> SafeString:
@@ -350,8 +379,13 @@ class CorrectionAdmin(BigTable, ReadOnly):
 
     @admin.action(description="Take into the dataset of their style", permissions=["take"])
     def take_chosen(self, request: HttpRequest, queryset: QuerySet[Correction]) -> None:
-        chosen = Correction.objects.select_related("caption__image", "caption__style")
-        each(request, queryset, lambda c: services.take_corrections(chosen.filter(pk=c.pk)), "corrections are taken")
+        chosen = list(queryset.order_by().values_list("pk", flat=True)[: MOST_AT_ONCE + 1])
+        if len(chosen) > MOST_AT_ONCE:
+            messages.error(request, f"More than {MOST_AT_ONCE:,} rows are chosen; narrow the list first.")
+            return
+        corrections = Correction.objects.filter(pk__in=chosen).select_related("caption__image", "caption__style")
+        new = services.take_corrections(corrections)
+        messages.success(request, f"{new:,} of {len(chosen):,} corrections are new in the dataset of their style.")
 
     @admin.action(description="Leave out for good", permissions=["take"])
     def leave_out_chosen(self, request: HttpRequest, queryset: QuerySet[Correction]) -> None:
@@ -390,6 +424,7 @@ class ImportAdmin(ReadOnly):
 
     def live(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """How far it is now, to be swapped in."""
+        services.look_after()
         return self.page(request, "admin/training/import_live.html", "", **self._standing(self.viewed(request, pk)))
 
     def refused(self, request: HttpRequest, pk: int) -> HttpResponseBase:
@@ -455,6 +490,7 @@ class TrainingRunAdmin(ReadOnly):
 
     def live(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """How it stands now, to be swapped in."""
+        services.look_after()
         return self.page(request, "admin/training/run_live.html", "", **_run_context(self.viewed(request, pk, _RUNS)))
 
     def cancel(self, request: HttpRequest, pk: int) -> HttpResponseBase:

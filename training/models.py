@@ -131,7 +131,7 @@ class TrainingRun(Job):
                 fields=["style"], condition=Q(status__in=("queued", "running")), name="one_run_at_a_time"
             ),
             models.UniqueConstraint(
-                fields=["style", "idempotency_key"],
+                fields=["style", "person", "idempotency_key"],
                 condition=Q(idempotency_key__isnull=False),
                 name="run_keys_are_unique",
             ),

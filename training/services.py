@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.core.cache import cache
 from django.core.files.base import File
 from django.db import IntegrityError, transaction
 from django.db.models import Exists, Max, OuterRef, QuerySet
@@ -24,10 +25,10 @@ from django.utils import timezone
 from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status, clock
-from captioner.models import Correction, Image, Style, Worker
+from captioner.models import Correction, Image, MapperVersion, Style, Worker
 from training import memory
 from training.models import Example, Import, Policy, RunEvent, TrainingRun, is_held_out
-from training.options import RunOptions
+from training.options import SOURCES, RunOptions
 from training.ptb_tokenizer import ptb_tokenize
 
 LEAST_TRAINING, LEAST_HELD_OUT = 8, 2  # images
@@ -294,11 +295,7 @@ def start_run(
             start from, or a run of this style unfinished.
     """
     chosen = run_options(options or {})
-    if idempotency_key and (
-        earlier := TrainingRun.objects.filter(style=style, idempotency_key=idempotency_key).first()
-    ):
-        if earlier.options != _stored(chosen):
-            raise Refused("idempotency_key_reused", "this Idempotency-Key was used with other options", status=422)
+    if earlier := _started_before(style, person, idempotency_key, chosen):
         return earlier
     base = style.active_version
     if chosen.start == "active":
@@ -321,7 +318,8 @@ def start_run(
             f"{LEAST_TRAINING} and {LEAST_HELD_OUT} are needed: import more, or take people's corrections",
             status=409,
         )
-    _check_memory(chosen, sum(images.values()))
+    _check_memory(chosen, base if chosen.start == "active" else None, sum(images.values()))
+    look_after()  # a run that a lost worker left behind is in nobody's way
     newest = examples.aggregate(newest=Max("pk"))["newest"]
     now = clock("default")
     try:
@@ -342,9 +340,7 @@ def start_run(
             RunEvent.objects.create(run=run, message=f"queued with {run.examples} examples")
             transaction.on_commit(ring)
     except IntegrityError as error:
-        if idempotency_key and (
-            earlier := TrainingRun.objects.filter(style=style, idempotency_key=idempotency_key).first()
-        ):
+        if earlier := _started_before(style, person, idempotency_key, chosen):
             return earlier
         raise Refused(
             "run_in_progress", f"a run of {style.name} is unfinished; wait for it or cancel it", status=409
@@ -352,20 +348,44 @@ def start_run(
     return run
 
 
-def _check_memory(options: RunOptions, images: int) -> None:
+def _started_before(style: Style, person: Any, key: str | None, options: RunOptions) -> TrainingRun | None:
+    """The run that the same person started with the same key within a day.
+
+    Raises:
+        Refused: that had other options.
+    """
+    if not key:
+        return None
+    same = TrainingRun.objects.filter(style=style, person=person, idempotency_key=key)
+    same.filter(created_at__lt=clock("default") - captioner_services.IDEMPOTENCY).update(idempotency_key=None)
+    earlier = same.first()
+    if earlier and earlier.options != _stored(options):
+        raise Refused("idempotency_key_reused", "this Idempotency-Key was used with other options", status=422)
+    return earlier
+
+
+def _check_memory(options: RunOptions, base: MapperVersion | None, images: int) -> None:
     heard = Worker.objects.filter(queue="training", seen_at__gt=clock("default") - timedelta(minutes=2))
     capacities = [worker.capacity for worker in heard if worker.capacity]
     if not capacities:  # nobody to tell; what is too much shows when the run begins
         return
     largest = max(capacities, key=lambda capacity: int(capacity["memory_mb"]))
-    needed = memory.megabytes(options, largest, images)
+    new = {"kind": options.mapper, "prefix_length": options.prefix_length, "layers": options.layers}
+    needed = memory.megabytes(base.config if base else new, options.batch_size, largest, images)
     if needed > largest["memory_mb"]:
         raise Refused(
             "too_little_memory",
             f"this run would take about {needed / 1024:.1f} GB of memory, and the largest training worker has "
-            f"{largest['memory_mb'] / 1024:.1f}; lower batch_size, prefix_length or layers",
+            f"{largest['memory_mb'] / 1024:.1f}; lower batch_size{'' if base else ', prefix_length or layers'}",
             status=422,
         )
+
+
+def look_after() -> None:
+    """Whoever looks at unfinished runs or imports calls this: it ends or queues again what lost workers left behind,
+    whether or not a training worker lives that would."""
+    if cache.add("training-looked-after", True, timeout=3) and TrainingRun.objects.reap() + Import.objects.reap():
+        ring()
 
 
 def cancel_run(run: TrainingRun) -> TrainingRun:
@@ -416,6 +436,8 @@ def start_due_runs() -> int:
     for policy in patient.filter(~Exists(unfinished)).select_related("style"):
         reason = _due(policy)
         if not reason:
+            if policy.refusal:  # what was to be mended is, or nobody asks any more
+                Policy.objects.filter(pk=policy.pk).update(refusal="", refused_at=None)
             continue
         refusal = ""
         try:
@@ -433,20 +455,26 @@ def _due(policy: Policy) -> str:
     """Why a policy asks for a run now; "" if it does not."""
     style, waiting = policy.style, open_corrections(policy.style)
     if policy.after_corrections:
-        # Counted since the last run of any outcome: one that fails on them is not begun again and again.
-        last = style.runs.aggregate(last=Max("last_example"))["last"] or 0
+        # Counted since the last run on corrections, of any outcome: one that fails is not begun again and again.
+        last = _newest_example(style.runs.all(), {Example.Source.CORRECTION})
         taken = style.examples.filter(source=Example.Source.CORRECTION, pk__gt=last)
         if (count := waiting.count() + taken.count()) >= policy.after_corrections:
             return f"{count} new corrections"
     here = timezone.localtime()
     if policy.every_night and here.hour in NIGHT:
         tonight = here.replace(hour=NIGHT.start, minute=0, second=0, microsecond=0)
-        last = style.runs.filter(status=Status.SUCCEEDED).aggregate(last=Max("last_example"))["last"] or 0
+        last = _newest_example(style.runs.filter(status=Status.SUCCEEDED), set(SOURCES))
         if not style.runs.filter(created_at__gte=tonight).exists() and (
             waiting.exists() or style.examples.filter(pk__gt=last).exists()
         ):
             return "new examples"
     return ""
+
+
+def _newest_example(runs: QuerySet[TrainingRun], sources: set[str]) -> int:
+    """The newest example that any of the runs could learn from, as far as they took all of these sources."""
+    rows = runs.values_list("last_example", "options")
+    return max((last for last, options in rows if sources <= set(options["sources"])), default=0)
 
 
 def run_folder(run: TrainingRun) -> Any:

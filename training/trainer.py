@@ -175,6 +175,8 @@ class _State:
     history: list[tuple[float, float]] = field(default_factory=list)
 
 
+STATE = "state.pt"  # in a run's folder: what it goes on from
+
 _Row = tuple[int, list[list[int]]]  # an image's index and the tokens of some of its captions
 _LOOK = 1000  # images tokenized between two looks whether to go on
 _ROW_TOKENS = 160  # a row with more captions than fit is continued in another, behind the same prefix again
@@ -234,6 +236,8 @@ def train_mapper(
         TrainingCanceled: a callback said so; call again with the same arguments to resume.
         OSError: the disk is full; the folder keeps the last whole state and the best mapper so far.
     """
+    # What is trained here learns to end with the LM's own token, whatever its authors' mapper stopped at before.
+    mapper.config = dataclasses.replace(mapper.config, stop_text="")
     rows, left_out = _prepare(training, mapper, lm, options, "training", on_tokens)
     checked, _ = _prepare(validation, mapper, lm, options, "validation", on_tokens)
     device, end_id = lm.device, lm.end_id
@@ -244,7 +248,7 @@ def train_mapper(
     per_epoch = len(_batches(rows, options, epoch=0))
     steps = per_epoch * options.epochs
     state = _State()
-    state_path, best_path = folder / "state.pt", folder / "mapper.safetensors"
+    state_path, best_path = folder / STATE, folder / "mapper.safetensors"
     run = _run_identity(mapper, lm, encoder_identity, training, validation, options)
     best_weights = copy.deepcopy(mapper.state_dict())
     if state_path.exists():

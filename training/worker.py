@@ -36,6 +36,7 @@ from training.examples import captioned_images, captions_of, mapper_config
 from training.models import Checkpoint, Import, Policy, RunEvent, TrainingRun
 from training.options import AUTO_EPOCHS, RunOptions
 from training.trainer import (
+    STATE,
     CaptionedImages,
     EpochEnd,
     ForeignState,
@@ -138,13 +139,18 @@ class _Training:
         Raises:
             Stopped, TrainingError, CheckpointError, OSError: nothing of the run is lost.
         """
+        stored = (self.folder / STATE).exists()
         if self.run.attempts > 1:
-            _tell(self.run, "taken over from a lost worker; going on from the last checkpoint")
+            how = "going on from the last checkpoint" if stored else "beginning anew, since no checkpoint is there"
+            _tell(self.run, f"taken over from a lost worker; {how}")
+        if not stored:  # pruned, or on another machine, or lost before the first: what is shown is of another training
+            self._forget()
         training, held_out = self._examples()
         self.samples = self._samples(held_out)
         try:
             result = self._train(self._start(training), training, held_out)
         except ForeignState:
+            _tell(self.run, "what was stored does not fit the examples that are left; beginning anew", "warning")
             self._forget()
             result = self._train(self._start(training), training, held_out)
         for reason, count in result.left_out.items():
@@ -156,9 +162,8 @@ class _Training:
         self._file(result.path, metrics, comparison, judgement, active)
 
     def _forget(self) -> None:
-        """Begin anew: the stored state is damaged, or of other examples, since some were deleted."""
-        _tell(self.run, "what was stored does not fit the examples that are left; beginning anew", "warning")
-        shutil.rmtree(self.folder)
+        """Begin anew, with nothing of what an earlier training left."""
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.run.curve = []
         insist(lambda: self.run.checkpoints.all().delete())
 
@@ -352,6 +357,9 @@ class _Training:
                 ):
                     raise Stopped
                 RunEvent.objects.create(run=run, message=f"filed as {version}: {judgement.label}")
+                if opponent and "active" in metrics and "candidate" not in opponent.metrics:  # shipped or imported
+                    known = {"images": metrics["images"], "candidate": metrics["active"]}
+                    MapperVersion.objects.filter(pk=opponent.pk).update(metrics={**opponent.metrics, **known})
                 promising = judgement in (TrainingRun.Verdict.BETTER, TrainingRun.Verdict.FIRST)
                 # Filing has locked the style: nobody promotes anything between this look and the end.
                 if promising and run.style.active_version != opponent:
