@@ -485,7 +485,7 @@ def _written_by(versions: list[MapperVersion], photos: int = 24) -> list[dict[st
 
 def _standing(request: DraftRequest) -> dict[str, Any]:
     counts = dict(request.drafts.values_list("status").annotate(count=Count("pk")))
-    total, left = sum(counts.values()), sum(counts.get(status, 0) for status in UNFINISHED)
+    total, left = sum(counts.values()), sum(counts.get(status, 0) for status in UNFINISHED) + request.listing
     failed = request.drafts.filter(status=Status.FAILED).first()
     shown = {"request_": request, "total": total, "left": left, "written": counts.get(Status.SUCCEEDED, 0)}
     shown |= {"failed": counts.get(Status.FAILED, 0), "reason": failed.error_detail if failed else ""}

@@ -268,6 +268,12 @@ class DraftRequest(models.Model):
     style = models.ForeignKey(
         Style, null=True, on_delete=models.CASCADE, related_name="rewritings", help_text="whose captions are replaced"
     )
+    version = models.ForeignKey(
+        MapperVersion, null=True, on_delete=models.CASCADE, related_name="+", help_text="which writes them anew"
+    )
+    # A style may have a million captions: workers look them up, the newest first, part by part.
+    listing = models.BooleanField(default=False, help_text="there may be captions that are not queued yet")
+    listed_to = models.DateTimeField(null=True, help_text="when the last caption queued was asked for")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:

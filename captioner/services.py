@@ -25,7 +25,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.core.files import File
 from django.db import Error as DatabaseError
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Exists, Max, OuterRef, Prefetch, ProtectedError, Q, QuerySet
 from django.utils import timezone
 
@@ -639,10 +639,10 @@ def compare_versions(
     return request
 
 
-def to_rewrite(style: Style) -> QuerySet[Caption]:
-    """The captions of a style that another version wrote than the one in service, and that none is rewriting yet."""
+def to_rewrite(style: Style, version: MapperVersion | None) -> QuerySet[Caption]:
+    """The captions of a style that another version wrote than this, and that none is rewriting yet."""
     drafts = Draft.objects.unfinished().filter(caption=OuterRef("pk"))
-    return Caption.objects.filter(~Exists(drafts), ~Q(version=style.active_version), style=style, status="succeeded")
+    return Caption.objects.filter(~Exists(drafts), ~Q(version=version), style=style, status="succeeded")
 
 
 def rewrite_captions(*, style: Style, person: Any = None) -> DraftRequest:
@@ -658,36 +658,54 @@ def rewrite_captions(*, style: Style, person: Any = None) -> DraftRequest:
     if version is None:
         raise Refused("no_active_version", f"{style.name} has no version in service; promote one first", status=409)
     now = clock("default")
-    left = to_rewrite(style).order_by("-created_at", "-pk")
-    if not left.exists():
+    if not to_rewrite(style, version).exists():
         raise Refused("nothing_to_rewrite", f"{version} wrote all captions of {style.name}", status=409)
-    request = DraftRequest.objects.create(person=person, style=style, created_at=now)
-    part = left[:PART]
-    # In parts: a transaction over a hundred thousand rows would keep all others from writing to SQLite.
-    while chosen := list(part.values_list("pk", "created_at")):
-        with transaction.atomic():
-            # Locked, so that none is deleted before its draft refers to it; in one order, against deadlocks.
-            captions = Caption.objects.select_for_update().filter(pk__in=[pk for pk, _ in chosen]).order_by("pk")
-            Draft.objects.bulk_create(
-                [
-                    Draft(
-                        request=request,
-                        image_id=caption.image_id,
-                        version=version,
-                        caption=caption,
-                        options=caption.options,
-                        created_at=now,
-                        rank_at=now + REWRITING,
-                        deadline_at=now + REWRITING,
-                    )
-                    for caption in captions
-                ],
-                ignore_conflicts=True,  # somebody else may have begun the same
-            )
-            transaction.on_commit(ring)
-        pk, at = chosen[-1]
-        part = left.filter(Q(created_at__lt=at) | Q(created_at=at, pk__lt=pk))[:PART]
+    request = DraftRequest.objects.create(person=person, style=style, version=version, listing=True, created_at=now)
+    list_rewritings()  # the first part at once, the others by the workers
     return request
+
+
+def list_rewritings() -> int:
+    """Queue the next part of the captions that are to be written anew, of one request. Workers do it again and again;
+    safe to call by anyone, at any time.
+
+    Returns:
+        How many captions were queued.
+    """
+    with transaction.atomic():
+        waiting = DraftRequest.objects.filter(listing=True).order_by("created_at").select_related("style", "version")
+        if connection.features.has_select_for_update_skip_locked:
+            waiting = waiting.select_for_update(skip_locked=True, of=("self",))
+        request = waiting.first()
+        if request is None or request.style is None:
+            return 0
+        left = to_rewrite(request.style, request.version).order_by("-created_at", "-pk")
+        if request.listed_to:
+            left = left.filter(created_at__lte=request.listed_to)  # those of that very moment are drafts by now
+        # Locked, so that none is deleted before its draft refers to it; in one order, against deadlocks.
+        chosen = [pk for pk, _ in left.values_list("pk", "created_at")[:PART]]
+        captions = list(Caption.objects.select_for_update().filter(pk__in=chosen).order_by("pk"))
+        Draft.objects.bulk_create(
+            [
+                Draft(
+                    request=request,
+                    image_id=caption.image_id,
+                    version=request.version,
+                    caption=caption,
+                    options=caption.options,
+                    created_at=request.created_at,
+                    rank_at=request.created_at + REWRITING,
+                    deadline_at=request.created_at + REWRITING,
+                )
+                for caption in captions
+            ],
+            ignore_conflicts=True,  # somebody else may have begun the same
+        )
+        request.listing = len(chosen) == PART
+        request.listed_to = min((caption.created_at for caption in captions), default=request.listed_to)
+        request.save(update_fields=["listing", "listed_to"])
+        transaction.on_commit(ring)
+    return len(captions)
 
 
 def cancel_drafts(request: DraftRequest) -> int:
@@ -699,8 +717,10 @@ def cancel_drafts(request: DraftRequest) -> int:
     Raises:
         Refused: nothing is left to cancel.
     """
-    count: int = Draft.objects.filter(request=request).cancel()
-    if not count:
+    with transaction.atomic():
+        stopped = DraftRequest.objects.filter(pk=request.pk, listing=True).update(listing=False)
+        count: int = Draft.objects.filter(request=request).cancel()
+    if not count and not stopped:
         raise Refused("already_finished", "everything is written already", status=409)
     return count
 
@@ -746,7 +766,7 @@ def prune(older_than: timedelta | None = None) -> dict[str, int]:
             with transaction.atomic():
                 CaptionRequest.objects.filter(pk__in=ids).delete()
         unwritten = Draft.objects.unfinished().filter(request=OuterRef("pk"))
-        DraftRequest.objects.filter(~Exists(unwritten), created_at__lt=now - keep).delete()
+        DraftRequest.objects.filter(~Exists(unwritten), listing=False, created_at__lt=now - keep).delete()
     images = 0
     unused = Image.objects.filter(Image.unreferenced(), created_at__lt=now - timedelta(hours=1))
     while ids := list(unused.values_list("pk", flat=True)[:500]):

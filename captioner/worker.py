@@ -36,6 +36,7 @@ from captioner.models import (
     Style,
     WebhookDelivery,
 )
+from captioner.services import list_rewritings
 from captioner.shift import FAULTY_DATA, Shift, insist
 from clipcap.captioner import Captioner
 from clipcap.encoder import Encoder
@@ -408,7 +409,8 @@ def start(name: str) -> Shift:
         engine = Engine.load(name)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
-    couriers = {f"courier {number}": deliver_next for number in range(1, COURIERS + 1)}
-    shift = Shift(engine, "captions", couriers, (Caption, Draft, WebhookDelivery))
+    chores: dict[str, Callable[[], object]] = {f"courier {n}": deliver_next for n in range(1, COURIERS + 1)}
+    chores["rewritings"] = list_rewritings
+    shift = Shift(engine, "captions", chores, (Caption, Draft, WebhookDelivery))
     shift.start()
     return shift

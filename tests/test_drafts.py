@@ -172,13 +172,49 @@ def test_captions_of_another_version_are_written_anew_and_corrections_stay(
 
 
 def test_more_captions_than_fit_into_one_transaction_are_all_written_anew(
-    style: Style, other: MapperVersion, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    boss: Client, style: Style, other: MapperVersion, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "PART", 2)
     rows = captions(style, 5, engine)
     services.promote(version=other, reason="to see")
     request = services.rewrite_captions(style=style)
+    assert request.drafts.count() == 2, "the rest is looked up by the workers"
+    address = reverse("admin:captioner_draftrequest_live", args=[request.pk])
+    assert "more are being looked up" in boss.get(address).content.decode()
+    while services.list_rewritings():
+        pass
     assert set(request.drafts.values_list("caption", flat=True)) == {row.pk for row in rows}
+    assert "more are being looked up" not in boss.get(address).content.decode()
+    while engine.work():
+        pass
+    assert set(Caption.objects.values_list("version", flat=True)) == {other.pk}
+
+
+def test_captions_that_were_not_looked_up_yet_are_canceled_too(
+    style: Style, other: MapperVersion, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "PART", 2)
+    captions(style, 5, engine)
+    services.promote(version=other, reason="to see")
+    request = services.rewrite_captions(style=style)
+    assert services.cancel_drafts(request) == 2
+    assert services.list_rewritings() == 0
+    assert request.drafts.count() == 2
+
+
+def test_captions_are_written_by_the_version_that_was_in_service_when_it_was_asked(
+    style: Style, other: MapperVersion, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "PART", 2)
+    first = active(style)
+    captions(style, 5, engine)
+    services.promote(version=other, reason="to see")
+    request = services.rewrite_captions(style=style)
+    services.promote(version=first, reason="back")
+    while services.list_rewritings():
+        pass
+    assert set(request.drafts.values_list("version", flat=True)) == {other.pk}
+    assert request.drafts.count() == 5
 
 
 def test_begun_twice_each_caption_is_written_once(style: Style, other: MapperVersion, engine: Engine) -> None:

@@ -163,7 +163,7 @@ class StyleAdmin(Page):
             drafts = captioner_services.rewrite_captions(style=style, person=request.user)
             self.log_change(request, style, "had its captions written anew")
             return redirect("admin:captioner_draftrequest_change", drafts.pk)
-        count = so_many(counted(captioner_services.to_rewrite(style)))
+        count = so_many(counted(captioner_services.to_rewrite(style, style.active_version)))
         return self.page(
             request,
             "admin/form_page.html",
