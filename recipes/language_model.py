@@ -4,9 +4,9 @@
 
 GPT-2's architecture, 4 layers of width 256, with a byte-level BPE of its own. A model this small follows a prefix
 only if it has learned to, so after the text it is trained together with a mapper for each style (the paper's
-fine-tuned variant): first on the teacher's embeddings, then on the distilled encoder's. The three mappers share
-everything but their constants; they are where `recipes.mappers` starts from when it trains the ones that ship against
-the frozen LM.
+fine-tuned variant): first on the teacher's embeddings, then on the distilled encoder's, whose last layers train along.
+The three mappers share everything but their constants; they are where `recipes.mappers` starts from when it trains
+the ones that ship against the frozen LM.
 """
 
 import argparse
@@ -14,10 +14,11 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from open_clip import create_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,9 +27,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from clipcap.checkpoint import MapperCheckpoint, save_mapper
 from clipcap.encoder import Encoder
 from clipcap.mapper import MapperConfig, TransformerMapper
-from recipes.encoder import picture
+from recipes.encoder import VIEWS, Frozen, Maps, Trained, distillation_loss, draw_maps, embed, feature_maps, save_tower
 from recipes.photos import STYLES, Photo, load_photos, load_texts
-from recipes.schedule import Average, autocast, learning_rate
+from recipes.schedule import Average, learning_rate
 from training.packing import pack
 from training.trainer import standardize
 
@@ -93,7 +94,7 @@ def train_on_text(model: GPT2LMHeadModel, captions: list[list[int]], epochs: flo
 
 
 class Joint(nn.Module):
-    """The LM with one mapper a style, which share all but their constants."""
+    """The LM with one mapper a style, which share all but their constants; perhaps with the encoder's last layers."""
 
     def __init__(self, model: GPT2LMHeadModel, embeddings: Tensor) -> None:
         """`embeddings`, (N, 512), are what the mappers' first layer is scaled for."""
@@ -123,16 +124,11 @@ class Joint(nn.Module):
         return F.cross_entropy(picked, batch.target, reduction="sum"), len(batch.target)
 
 
-def mirrored(photo: Photo) -> Image.Image:
-    """The mirror image of a photo, of which the same captions are true."""
-    return ImageOps.mirror(picture(photo))
-
-
 Captions = dict[str, list[list[int]]]  # the token ids of an image's captions by style
 
 
 class Data:
-    """The photos of one split: where they stand among all, their captions, and the teacher's embeddings (N, 512)."""
+    """The photos of one split: their captions, the teacher's embeddings (N, 512), and where they stand in the maps."""
 
     def __init__(self, photos: list[Photo], split: str, tokenizer: PreTrainedTokenizerFast) -> None:
         self.rows = [i for i, photo in enumerate(photos) if photo.split == split]
@@ -147,7 +143,9 @@ def train_jointly(
     joint: Joint,
     data: Data,
     *,
-    views: Sequence[Tensor],
+    encoder: Trained | None = None,
+    maps: Sequence[Maps] = (),
+    views: Sequence[Tensor] = (),
     steps: int,
     size: int,
     captions_each: int,
@@ -155,11 +153,12 @@ def train_jointly(
     final: float,
     lm_share: float,
     seed: int,
-) -> Joint:
+) -> nn.ModuleList:
     """Train LM and mappers on image-caption pairs of all styles.
 
-    An image's embedding is one of its `views` (N, 512), drawn at random, with noise of a quarter of each dimension's
-    deviation. Styled captions count double, since there are fewer.
+    An image's embedding is one of its `views` (N, 512), drawn at random, or what `encoder` makes of its feature maps
+    while it trains along and is held near the teacher. A quarter of each dimension's deviation is added as noise.
+    Styled captions count double, since there are fewer.
 
     Args:
         size, captions_each: images a step, and factual captions of each.
@@ -167,7 +166,7 @@ def train_jointly(
             writes, and would rather learn the captions by heart than look at the prefix.
 
     Returns:
-        The running average of the weights.
+        The running average of the weights: the joint model and, if it trained along, the encoder.
     """
     rng = random.Random(seed)
     torch.manual_seed(seed)
@@ -175,33 +174,41 @@ def train_jointly(
         {"params": list(joint.mappers.parameters()), "share": 1.0},
         {"params": list(joint.model.parameters()), "share": lm_share},
     ]
+    trained = nn.ModuleList([joint])
+    if encoder:
+        trained.append(encoder)
+        groups.append({"params": list(encoder.parameters()), "share": 0.3})
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
-    average = Average(joint, decay=0.998)
+    average = Average(trained, decay=0.998)
     deviation = data.teacher.std(0)
     order: list[int] = []
     recent: list[tuple[float, float]] = []
     started = time.monotonic()
-    joint.train()
+    trained.train()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = group["share"] * learning_rate(step, steps, peak, final)
         if len(order) < size:
             order = rng.sample(range(len(data.rows)), len(data.rows))
         chosen, order = order[:size], order[size:]
-        embeddings = torch.stack([rng.choice(views)[i] for i in chosen])
+        loss = torch.zeros(())
+        if encoder:
+            embeddings = encoder(draw_maps(list(maps), [data.rows[i] for i in chosen], rng))
+            loss = 0.5 * distillation_loss(embeddings, data.teacher[chosen])
+        else:
+            embeddings = torch.stack([rng.choice(views)[i] for i in chosen])
         embeddings = embeddings + 0.25 * deviation * torch.randn_like(embeddings)
         pairs = [(data.captions[i], e) for i, e in zip(chosen, embeddings, strict=True)]
-        with autocast():
-            factual, factual_count = joint.loss(
-                [("factual", e, rng.sample(c["factual"], min(captions_each, len(c["factual"])))) for c, e in pairs]
-            )
-            styled, styled_count = joint.loss([(s, e, c[s]) for c, e in pairs for s in STYLES[1:] if s in c])
-        loss = (factual + 2 * styled) / (factual_count + 2 * styled_count)
+        factual, factual_count = joint.loss(
+            [("factual", e, rng.sample(c["factual"], min(captions_each, len(c["factual"])))) for c, e in pairs]
+        )
+        styled, styled_count = joint.loss([(s, e, c[s]) for c, e in pairs for s in STYLES[1:] if s in c])
+        loss = loss + (factual + 2 * styled) / (factual_count + 2 * styled_count)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(joint.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
-        average.update(joint)
+        average.update(trained)
         recent.append((factual.item() / factual_count, styled.item() / styled_count))
         if len(recent) == 100:
             means = [sum(values) / 100 for values in zip(*recent, strict=True)]
@@ -239,33 +246,40 @@ def main() -> None:
     model = new_model()
     train_on_text(model, [tokenizer.encode(text) for text in texts], 1.2 * arguments.scale, seed=0)
 
-    encoder = Encoder.load(f"local-dir:{arguments.models / 'encoder'}", device="cpu")
-    embeddings = [torch.cat([encoder.encode([view(p)]) for p in photos]) for view in (picture, mirrored)]
+    tower: Any = create_model(f"local-dir:{arguments.models / 'encoder'}")
+    maps = [feature_maps(Frozen(tower.visual.trunk), photos, view, arguments.work) for view in VIEWS]
     training, dev = (Data(photos, split, tokenizer) for split in ("train", "dev"))
 
     def steps(count: int) -> int:
         scaled: float = count * arguments.scale
         return max(1, round(scaled))
 
-    # Learn to look at a prefix, on the teacher's embeddings; then on the encoder's.
-    joint = Joint(model, training.teacher)
-    joint = train_jointly(
-        joint,
-        training,
-        views=[training.teacher],
-        steps=steps(240),
-        size=12,
-        captions_each=5,
-        peak=1.2e-3,
-        final=1e-3,
-        lm_share=0.3,
-        seed=1,
+    # Learn to look at a prefix, on the teacher's embeddings; then with the encoder; then with the encoder frozen.
+    joint: Any = Joint(model, training.teacher)
+    whole: dict[str, Any] = {"captions_each": 5, "peak": 1.2e-3, "lm_share": 0.3}
+    (joint,) = train_jointly(
+        joint, training, views=[training.teacher], steps=steps(240), size=12, final=1e-3, seed=1, **whole
     )
-    joint = train_jointly(
+    joint, encoder = train_jointly(
         joint,
         training,
-        views=[*(view[training.rows] for view in embeddings), training.teacher],
-        steps=steps(10000),
+        encoder=Trained(tower.visual),
+        maps=maps,
+        steps=steps(1200),
+        size=20,
+        final=0.0,
+        seed=2,
+        **whole,
+    )
+    save_tower(tower, encoder, arguments.models / "encoder")
+    every = list(range(len(photos)))
+    embeddings = [embed(encoder, view, every).clone() for view in maps]
+    views = [*(view[training.rows] for view in embeddings), training.teacher]
+    (joint,) = train_jointly(
+        joint,
+        training,
+        views=views,
+        steps=steps(8800),
         size=8,
         captions_each=3,
         peak=1.2e-3,
@@ -278,9 +292,9 @@ def main() -> None:
     joint.model.half().save_pretrained(arguments.models / "lm")
     tokenizer.save_pretrained(arguments.models / "lm")
     for style, mapper in zip(STYLES, joint.mappers, strict=True):
-        assert isinstance(mapper, TransformerMapper)
         save_mapper(MapperCheckpoint(mapper, None, None), arguments.work / f"start-{style}.safetensors")
-    torch.save({"encoder": encoder.identity, "views": torch.stack(embeddings, dim=1)}, arguments.work / "views.pt")
+    identity = Encoder.load(f"local-dir:{arguments.models / 'encoder'}", device="cpu").identity
+    torch.save({"encoder": identity, "views": torch.stack(embeddings, dim=1)}, arguments.work / "views.pt")
 
 
 if __name__ == "__main__":

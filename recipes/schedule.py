@@ -2,13 +2,10 @@
 
 import copy
 import math
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
-
-from clipcap.device import multiplies_bfloat16
 
 
 def learning_rate(step: int, steps: int, peak: float, final: float) -> float:
@@ -16,13 +13,6 @@ def learning_rate(step: int, steps: int, peak: float, final: float) -> float:
     if step < 100:
         return peak * (step + 1) / 100
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * (step - 100) / max(1, steps - 100)))
-
-
-def autocast() -> AbstractContextManager[Any]:
-    """bfloat16 where the CPU multiplies it, which is two to four times as fast."""
-    if multiplies_bfloat16(torch.device("cpu")):
-        return torch.autocast("cpu", torch.bfloat16)
-    return nullcontext()
 
 
 M = TypeVar("M", bound=nn.Module)
