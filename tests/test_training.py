@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from django.core.cache import cache
 from django.db import OperationalError, close_old_connections
 from django.utils import timezone
@@ -27,6 +28,7 @@ from clipcap.checkpoint import load_mapper, save_mapper
 from training import comparison, memory, services
 from training import worker as training_worker
 from training.comparison import paired_bootstrap, verdict
+from training.examples import captioned_images
 from training.models import Example, Policy, RunEvent, TrainingRun, is_held_out
 from training.worker import TrainingEngine
 
@@ -413,6 +415,23 @@ def test_the_version_that_a_run_was_compared_with_gets_its_score_too(factual: St
     run.refresh_from_db()
     shipped.refresh_from_db()
     assert shipped.metrics["candidate"] == run.metrics["active"]
+
+
+def test_a_run_learns_from_the_embeddings_that_are_stored_whoever_computed_them(
+    factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = engine.embeddings
+
+    def a_little_late(images: list[Image]) -> Any:
+        vectors, took, failures = compute(images)  # which stores them, as another worker would just before this one
+        return {image: vector + 1e-3 for image, vector in vectors.items()}, took, failures
+
+    monkeypatch.setattr(engine, "embeddings", a_little_late)
+    examples = Example.objects.filter(style=factual)
+    first, *_ = captioned_images(engine, examples, lambda *_: None)
+    monkeypatch.undo()
+    again, *_ = captioned_images(engine, examples, lambda *_: None)
+    assert torch.equal(first.embeddings, again.embeddings)
 
 
 @pytest.mark.django_db(transaction=True)

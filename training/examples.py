@@ -87,14 +87,22 @@ def _vectors(
     vectors: dict[uuid.UUID, Tensor] = {}
     for first in range(0, len(images), 500):
         report("embedding", len(vectors), len(images))
-        stored = Embedding.objects.filter(
-            image__in=images[first : first + 500], encoder=models.captioner.encoder.identity
-        )
-        for image, vector in stored.values_list("image", "vector"):
-            vectors[image] = torch.from_numpy(np.frombuffer(bytes(vector), "<f4").copy())
+        vectors |= _stored(models, images[first : first + 500])
     missing = [image for image in images if image not in vectors]
     for first in range(0, len(missing), BATCH):
         report("embedding", len(vectors), len(images))
-        made, _, _ = models.embeddings(list(Image.objects.filter(pk__in=missing[first : first + BATCH])))
-        vectors |= {image: made[image] for image in missing[first : first + BATCH] if image in made}
+        part = missing[first : first + BATCH]
+        made, _, _ = models.embeddings(list(Image.objects.filter(pk__in=part)))
+        # The caption worker may have stored one meanwhile that differs in its last bits, and that is what counts: a
+        # run that is taken up again has to find what it began with.
+        made |= _stored(models, part)
+        vectors |= {image: made[image] for image in part if image in made}
     return vectors
+
+
+def _stored(models: Engine, images: list[uuid.UUID]) -> dict[uuid.UUID, Tensor]:
+    found = Embedding.objects.filter(image__in=images, encoder=models.captioner.encoder.identity)
+    return {
+        image: torch.from_numpy(np.frombuffer(bytes(vector), "<f4").copy())
+        for image, vector in found.values_list("image", "vector")
+    }
