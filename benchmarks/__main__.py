@@ -95,8 +95,8 @@ def _measure(subject: Subject, groups: list[str], *, judged: bool) -> list[tuple
         group = build(subject)
         group.check()
         for row in group.comparisons:
-            _progress(f"{subject.name}: {row.name}")
             ratio = compare(row, subject.sizes.pairs, subject.device)
+            _progress(f"{subject.name}: {row.name}: {ratio.median:.2f}x")
             judgement = ("", "")
             if row.target is not None and judged:
                 judgement = (f">= {row.target:g}x", "met" if ratio.median >= row.target else "MISSED")

@@ -62,8 +62,9 @@ def greedy(subject: Subject) -> Group:
     ours = _ours(subject, options)
 
     def other(images: int) -> list[list[int]]:
+        prefixes = subject.prefixes[:images]
         with _device(subject), torch.no_grad():
-            return [original.greedy(lm.model, p, subject.stop_id, subject.limit) for p in subject.prefixes[:images]]
+            return [original.greedy(lm.model, p, subject.stop_id, subject.limit) for p in prefixes]
 
     def check() -> None:
         expected = other(sizes.peer_greedy)
@@ -91,10 +92,9 @@ def beam(subject: Subject) -> Group:
     ours = _ours(subject, DecodingOptions("beam", BEAMS, subject.limit, beam_size=BEAMS))
 
     def other(images: int) -> list[list[list[int]]]:
+        prefixes = subject.prefixes[:images]
         with _device(subject), torch.no_grad():
-            return [
-                original.beam(lm.model, p, subject.stop_id, subject.limit, BEAMS) for p in subject.prefixes[:images]
-            ]
+            return [original.beam(lm.model, p, subject.stop_id, subject.limit, BEAMS) for p in prefixes]
 
     def check() -> None:
         expected = other(sizes.peer_beam)

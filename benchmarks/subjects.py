@@ -184,12 +184,16 @@ class RandomGPT2(Subject):
 
     @cached_property
     def embeddings(self) -> Tensor:
-        return torch.randn(self.sizes.batch, self.sizes.embedding_size, generator=torch.Generator().manual_seed(4))
+        return torch.randn(
+            self.sizes.batch, self.sizes.embedding_size, generator=torch.Generator().manual_seed(4), device="cpu"
+        )
 
     @cached_property
     def prefixes(self) -> list[Tensor]:
         generator = torch.Generator().manual_seed(5)  # a random mapper would make nearly the same of all pictures
-        return list(torch.randn(self.sizes.batch, 10, self.lm.size, generator=generator).to(self.lm.device))
+        return list(
+            torch.randn(self.sizes.batch, 10, self.lm.size, generator=generator, device="cpu").to(self.lm.device)
+        )
 
     @cached_property
     def stop_id(self) -> int:
