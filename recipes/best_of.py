@@ -1,52 +1,38 @@
-"""Let each style learn from the best of its own captions; from that come the mappers that ship.
+"""Let language model and mappers learn from the best of their own captions; after this the LM is frozen for good.
 
     python -m recipes.best_of --data DATA --models models/mini --work WORK
 
-People word one photo in many ways, and a small model that has learned all of them hedges. So each mapper writes a
-dozen captions about every training photo, those nearest to people's by CIDEr are kept, and it is trained on them for
-one more epoch, by the same trainer and with the LM as frozen as ever (rejection sampling, a plain relative of
-self-critical training, arXiv 1612.00563). For the styles it counts too whether a caption is true, by the photo's
-factual captions, and whether it is told as being in style. What the humorous mapper has learned is then averaged with
-the factual one, which began from the same weights: it jokes less often, and more often about what is on the photo.
+People word one photo in many ways, and a small model that has learned all of them hedges. So each style's mapper
+writes a dozen captions about every training photo, those nearest to people's by CIDEr are kept, and LM and mappers are
+trained on them for one more epoch (rejection sampling, a plain relative of self-critical training, arXiv 1612.00563).
+For the styles it counts too whether a caption is true, by the photo's factual captions, and whether it is told as being
+in style. Calling it again is another round. WORK receives what was learned from, `best.json`, for `recipes.mappers`.
 """
 
 import argparse
-from dataclasses import dataclass
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pycocoevalcap.cider.cider import Cider
 from torch import Tensor
+from transformers import GPT2LMHeadModel
 
-from clipcap.checkpoint import MapperCheckpoint, load_mapper, save_mapper
+from clipcap.checkpoint import load_mapper
 from clipcap.decoding import decode
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
-from recipes.mappers import images_of, report
+from recipes.language_model import Data, Joint, save_joint, train_jointly
 from recipes.photos import STYLES, Photo, load_photos
 from training.ptb_tokenizer import ptb_tokenize
 from training.style_classifier import StyleClassifier
-from training.trainer import CaptionedImages, TrainingOptions, train_mapper
 
 SAMPLES, KEPT = 12, 3  # captions drawn about a photo beside the five of the beam, and those learned from
 TRUTH = 0.3  # what CIDEr against the factual captions counts beside that against the style's own
-FACTUAL_SHARE = 0.4  # of the factual mapper in the humorous one
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a style is trained on its best captions; `told` is what being told as in style counts, in CIDEr."""
-
-    training: TrainingOptions
-    told: float
-
-
-RECIPES = {
-    "factual": Recipe(TrainingOptions(epochs=1, batch_size=60, learning_rate=5e-4, noise=0.35, seed=1), 0.0),
-    "humorous": Recipe(TrainingOptions(epochs=1, batch_size=40, learning_rate=3e-4, noise=0.25, seed=1), 0.2),
-    "romantic": Recipe(TrainingOptions(epochs=1, batch_size=40, learning_rate=3e-4, noise=0.25, seed=1), 0.1),
-}
+TOLD = {"factual": 0.0, "humorous": 0.2, "romantic": 0.1}  # what being told as in style counts, in CIDEr
 
 
 def written(mapper: Mapper, lm: LanguageModel, embeddings: Tensor) -> list[list[str]]:
@@ -80,16 +66,14 @@ def scores(candidates: list[list[str]], references: list[list[str]]) -> list[lis
     return found
 
 
-def best(
-    photos: list[Photo], style: str, candidates: list[list[str]], told: float, classifier: StyleClassifier
-) -> list[list[str]]:
+def best(photos: list[Photo], style: str, candidates: list[list[str]], classifier: StyleClassifier) -> list[list[str]]:
     """The captions of each photo that are learned from."""
     totals = scores(candidates, [photo.captions[style] for photo in photos])
     if style != "factual":
         truths = scores(candidates, [photo.captions["factual"] for photo in photos])
         totals = [
             [
-                own + TRUTH * truth + told * (classifier.predict(text) == style)
+                own + TRUTH * truth + TOLD[style] * (classifier.predict(text) == style)
                 for own, truth, text in zip(*row, strict=True)
             ]
             for row in zip(totals, truths, candidates, strict=True)
@@ -100,50 +84,53 @@ def best(
     return [[text for _, text in row[:KEPT]] for row in ranked]
 
 
-def averaged(mapper: Mapper, other: Mapper, share: float) -> Mapper:
-    """`mapper` with so much of another's weights in its own."""
-    theirs = other.state_dict()
-    mapper.load_state_dict({name: own.lerp(theirs[name], share) for name, own in mapper.state_dict().items()})
-    return mapper
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
-    parser.add_argument("--models", type=Path, required=True, help="holds lm/ and styles/, which are replaced")
+    parser.add_argument("--models", type=Path, required=True, help="holds lm/, which is replaced")
     parser.add_argument("--work", type=Path, required=True, help="where recipes.language_model left its results")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     everything = load_photos(arguments.data)
-    lm = LanguageModel.load(f"local-dir:{arguments.models / 'lm'}")
+    folder = arguments.models / "lm"
+    lm = LanguageModel.load(f"local-dir:{folder}")
     stored = torch.load(arguments.work / "views.pt", weights_only=True)
     learned = {s: [c for p in everything if p.split == "train" for c in p.captions.get(s, ())] for s in STYLES}
     classifier = StyleClassifier.fit(learned)
-    mappers: dict[str, Mapper] = {}
-    for style in STYLES:
-        recipe = RECIPES[style]
-        training = images_of(everything, style, "train", stored["views"])
-        photos = [photo for photo in everything if photo.split == "train" and style in photo.captions]
-        mapper = load_mapper(arguments.models / "styles" / f"{style}.safetensors").mapper
-        texts = best(photos, style, written(mapper, lm, training.embeddings[:, 0]), recipe.told, classifier)
-        mappers[style] = train_mapper(
-            mapper,
-            lm,
-            stored["encoder"],
-            CaptionedImages(training.names, training.embeddings, texts),
-            images_of(everything, style, "dev", stored["views"]),
-            recipe.training,
-            arguments.work / f"best-{style}",
-            report,
-        ).mapper
-    mappers["humorous"] = averaged(mappers["humorous"], mappers["factual"], FACTUAL_SHARE)
+    mappers = {style: load_mapper(arguments.work / f"start-{style}.safetensors").mapper for style in STYLES}
+    kept: dict[str, dict[str, list[str]]] = {}
     for style, mapper in mappers.items():
-        save_mapper(
-            MapperCheckpoint(mapper, stored["encoder"], lm.identity, {"style": style}),
-            arguments.models / "styles" / f"{style}.safetensors",
-            dtype=torch.float16,
-        )
+        rows = [i for i, photo in enumerate(everything) if photo.split == "train" and style in photo.captions]
+        photos = [everything[i] for i in rows]
+        texts = best(photos, style, written(mapper, lm, stored["views"][rows, 0]), classifier)
+        kept[style] = {photo.path.name: own for photo, own in zip(photos, texts, strict=True)}
+    (arguments.work / "best.json").write_text(json.dumps(kept))
+
+    tokenizer: Any = lm.tokenizer
+    training = Data([with_captions(photo, kept) for photo in everything], "train", tokenizer)
+    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    joint = train_jointly(
+        Joint(model, list(mappers.values())),
+        training,
+        views=list(stored["views"][training.rows].unbind(1)),
+        steps=len(training.rows) // 16,
+        size=16,
+        captions_each=KEPT,
+        peak=5e-4,
+        final=0.0,
+        lm_share=0.3,
+        noise=0.35,
+        styled_weight=1,
+        seed=1,
+    )
+    save_joint(joint, tokenizer, arguments.models, arguments.work)
+
+
+def with_captions(photo: Photo, kept: dict[str, dict[str, list[str]]]) -> Photo:
+    """The photo with those captions of each style that are kept of it."""
+    name = photo.path.name
+    return replace(photo, captions={style: texts[name] for style, texts in kept.items() if name in texts})
 
 
 if __name__ == "__main__":

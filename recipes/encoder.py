@@ -1,22 +1,27 @@
 """Distil CLIP ViT-B/16's image tower into TinyViT-5M and store it as an open_clip model.
 
-    python -m recipes.encoder --data DATA --out models/mini/encoder --work WORK
+    python -m recipes.encoder --data DATA --teacher TEACHER.onnx --out models/mini/encoder [--minutes 7]
 
-The student starts from TinyViT's ImageNet-22k weights. Everything up to the last block of its third stage
-stays frozen, so its feature maps are computed once for the photo and once for its mirror image and kept on disk;
-the last block, the fourth stage and a projection are trained on them, randomly cropped, against the teacher's
-embedding of the whole photo. On two CPU cores that is the difference between an hour and a day.
+A student that only ever sees the whole photos learns their embeddings by heart (cosine 0.90 to the teacher on those,
+0.83 on others). So teacher and student look at the same random views together, of which no two are alike: crops in
+other colours, half of them blended with a second photo (Beyer et al., arXiv 2106.05237). The student starts from
+TinyViT's ImageNet-22k weights and all of it learns, except for what its batch normalisation knows about photos.
+
+What is seen in crops looks larger than it will in whole photos, so at the end the last layers are made familiar with
+those (Touvron et al., arXiv 1906.06423), which takes little time and brings the larger part of the gain.
+
+Needs onnx beside the project's requirements, and a GPU: a million views want minutes there, and days on two cores.
 """
 
 import argparse
+import importlib.util
 import json
-import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from open_clip import create_model
 from PIL import Image, ImageOps
@@ -24,9 +29,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipcap.device import pick_device
 from recipes.photos import Photo, load_photos
-from recipes.schedule import Average, learning_rate
+from recipes.schedule import Average, autocast, learning_rate
 
+BATCH = 256
+PEAK, HEAD_SHARE = 6e-4, 2.0  # the learning rate, and how much faster the projection learns, which starts from nothing
+SETTLING_BATCH, SETTLING_PEAK = 32, 3e-4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CONFIG = {
     "model_cfg": {
@@ -43,45 +52,9 @@ CONFIG = {
     },
     "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"},
 }
-VIEWS = ("photo", "mirror")
-Maps = npt.NDArray[np.float16]  # (N, 14, 14, 160): a view's feature maps of every photo
 
 
-def view_of(photo: Photo, view: str) -> Image.Image:
-    """The 224x224 picture of `photo`, or its mirror image."""
-    with Image.open(photo.path) as opened:
-        image = ImageOps.fit(opened.convert("RGB"), (224, 224), Image.Resampling.BICUBIC)
-    return ImageOps.mirror(image) if view == "mirror" else image
-
-
-class Frozen(nn.Module):
-    """TinyViT up to the last block of its third stage: (B, 3, 224, 224) -> (B, 14, 14, 160)."""
-
-    def __init__(self, trunk: Any) -> None:
-        super().__init__()
-        third = trunk.stages[2]
-        self.stem = nn.Sequential(trunk.patch_embed, trunk.stages[0], trunk.stages[1], third.downsample)
-        self.blocks = third.blocks[:-1]
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        maps: Tensor = self.blocks(self.stem(pixels).permute(0, 2, 3, 1))
-        return maps
-
-
-class Trained(nn.Module):
-    """The rest of the tower: (B, 14, 14, 160) -> (B, 512)."""
-
-    def __init__(self, tower: Any) -> None:
-        super().__init__()
-        self.block, self.stage = tower.trunk.stages[2].blocks[-1], tower.trunk.stages[3]
-        self.pool, self.head = tower.trunk.head, tower.head
-
-    def forward(self, maps: Tensor) -> Tensor:
-        embeddings: Tensor = self.head(self.pool(self.stage(self.block(maps).permute(0, 3, 1, 2))))
-        return embeddings
-
-
-def new_tower(data: Path, folder: Path) -> Any:
+def new_model(data: Path, folder: Path) -> Any:
     """open_clip's own model of CONFIG, its trunk filled with the ImageNet-22k weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
@@ -91,48 +64,84 @@ def new_tower(data: Path, folder: Path) -> Any:
     return model
 
 
-def feature_maps(frozen: Frozen, photos: list[Photo], view: str, work: Path) -> Maps:
-    """(N, 14, 14, 160) maps of one view of every photo, computed once and kept in `work`."""
-    path = work / f"maps-{view}.npy"
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        shape = (len(photos), 14, 14, 160)
-        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
-        mean, std = (torch.tensor(c).view(1, 3, 1, 1) for c in (MEAN, STD))
-        started = time.monotonic()
-        with torch.inference_mode():
-            example = torch.zeros(32, 3, 224, 224)
-            fast = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(frozen.eval(), example)))
-            for first in range(0, len(photos), 32):
-                chunk = photos[first : first + 32]
-                pixels = torch.stack([torch.from_numpy(np.array(view_of(p, view))) for p in chunk])
-                x = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
-                out[first : first + len(chunk)] = (fast if len(chunk) == 32 else frozen)(x).half().numpy()
-                if first % 640 == 0:
-                    done = first + len(chunk)
-                    print(f"{view}: {done}/{len(photos)}, {done / (time.monotonic() - started):.1f}/s", flush=True)
-        out.flush()
-        partial.rename(path)
-    maps: Maps = np.load(path, mmap_mode="r")
-    return maps
+def load_teacher(data: Path, file: Path, device: torch.device) -> Any:
+    """The teacher of clip_vitb16/teacher.py: (B, 3, 224, 224) pixels in [0, 1] -> (B, 512) embeddings."""
+    spec = importlib.util.spec_from_file_location("teacher", data / "clip_vitb16" / "teacher.py")
+    assert spec
+    assert spec.loader
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = module.load_teacher(str(file)).to(device, torch.bfloat16)
+
+    @torch.no_grad()
+    def embed(pixels: Tensor) -> Tensor:
+        normal = normalised(pixels, module.CLIP_MEAN, module.CLIP_STD)
+        found: Tensor = model(pixel_values=normal.bfloat16()).image_embeds.float()
+        return found
+
+    return embed
 
 
-def draw_maps(views: list[Maps], rows: list[int], rng: random.Random) -> Tensor:
-    """(B, 14, 14, 160) maps of the given photos, each from a view drawn at random, half of them cropped."""
-    drawn = []
-    for row in rows:
-        part = torch.from_numpy(rng.choice(views)[row]).float().permute(2, 0, 1)[None]
-        if rng.random() < 0.5:
-            height, width = rng.randint(10, 13), rng.randint(10, 13)
-            top, left = rng.randint(0, 14 - height), rng.randint(0, 14 - width)
-            part = part[:, :, top : top + height, left : left + width]
-            part = F.interpolate(part, size=(14, 14), mode="bilinear", align_corners=False)
-        drawn.append(part[0].permute(1, 2, 0))
-    return torch.stack(drawn)
+def whole(photo: Photo) -> Image.Image:
+    """The whole photo, 224x224."""
+    with Image.open(photo.path) as opened:
+        return ImageOps.fit(opened.convert("RGB"), (224, 224), Image.Resampling.BICUBIC)
+
+
+def pictures_of(photos: list[Photo]) -> Tensor:
+    """(N, 3, 224, 224) bytes of the whole photos."""
+    with ThreadPoolExecutor() as pool:
+        return torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in pool.map(whole, photos)])
+
+
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(B, 3, H, W) pixels in [0, 1], by the mean and deviation of each channel."""
+    m, s = (torch.tensor(c, device=pixels.device).view(1, 3, 1, 1) for c in (mean, std))
+    return (pixels - m) / s
+
+
+def random_views(pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) bytes -> as many views in [0, 1], drawn at random, half of them blended with another's.
+
+    A view shows 25 to 100 % of a photo, perhaps mirrored, brighter or darker, greyer or more colourful; one in five
+    shows the whole photo as it is, for that is what the student will be asked about.
+    """
+    count, device = len(pictures), pictures.device
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.empty(count, device=device).uniform_(low, high)
+
+    whole = uniform(0, 1) < 0.2
+    area, ratio = uniform(0.25, 1.0), (4 / 3) ** uniform(-1, 1)
+    width = torch.where(whole, 1.0, (area * ratio).sqrt().clamp(max=1))
+    height = torch.where(whole, 1.0, (area / ratio).sqrt().clamp(max=1))
+    left, top = (1 - width) * uniform(-1, 1), (1 - height) * uniform(-1, 1)
+    mirror = uniform(0, 1).sub(0.5).sign()
+    views = resampled(pictures.float() / 255, width * mirror, height, left, top)
+
+    brightness, contrast, colour = (
+        torch.where(whole, 1.0, uniform(0.7, 1.3)).view(-1, 1, 1, 1) for _ in ("brightness", "contrast", "colour")
+    )
+    views = views * brightness
+    views = torch.lerp(views.mean((1, 2, 3), keepdim=True), views, contrast)
+    views = torch.lerp(views.mean(1, keepdim=True), views, colour).clamp(0, 1)
+
+    blended = count // 2
+    weight = uniform(0, 1)[:blended].view(-1, 1, 1, 1)
+    return torch.cat([torch.lerp(views[:blended], views[count - blended :], weight), views[blended:]])
+
+
+def resampled(images: Tensor, width: Tensor, height: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The part of each of (B, C, H, W) images that is so wide and high (shares; mirrored where negative), its middle at
+    `x` and `y` (from -1 to 1), enlarged to H by W."""
+    zero = torch.zeros_like(width)
+    place = torch.stack([torch.stack([width, zero, x], 1), torch.stack([zero, height, y], 1)], 1)
+    grid = F.affine_grid(place, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Direction, and each photo's similarity to the others of the batch (relational distillation).
+    """Direction, and each view's similarity to the others of the batch (relational distillation).
 
     Args:
         student, teacher: (B, E) embeddings, not normalised.
@@ -150,76 +159,182 @@ def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return 4 * direction + relation + 0.01 * length
 
 
-def train(trained: Trained, views: list[Maps], photos: list[Photo], epochs: int, peak: float, seed: int) -> None:
-    """Train on the photos of train and extra, each epoch from views drawn at random; report the cosine on dev.
+class Frozen(nn.Module):
+    """TinyViT up to the last block of its third stage: (B, 3, 224, 224) -> (B, 14, 14, 160)."""
 
-    `trained` ends with the running average of its weights.
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        third = tower.trunk.stages[2]
+        self.stem = nn.Sequential(
+            tower.trunk.patch_embed, tower.trunk.stages[0], tower.trunk.stages[1], third.downsample
+        )
+        self.blocks = third.blocks[:-1]
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Tensor:
+        maps: Tensor = self.blocks(self.stem(pixels).permute(0, 2, 3, 1))
+        return maps
+
+
+class LastLayers(nn.Module):
+    """The rest of the tower: (B, 14, 14, 160) -> (B, 512)."""
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.block, self.stage = tower.trunk.stages[2].blocks[-1], tower.trunk.stages[3]
+        self.pool, self.head = tower.trunk.head, tower.head
+
+    def forward(self, maps: Tensor) -> Tensor:
+        embeddings: Tensor = self.head(self.pool(self.stage(self.block(maps).permute(0, 3, 1, 2))))
+        return embeddings
+
+
+def training_mode(module: nn.Module) -> None:
+    """As `train()`, but what batch normalisation knows about photos stays as it is."""
+    module.train()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eval()
+
+
+def train(tower: Any, teacher: Any, pictures: Tensor, dev: tuple[Tensor, Tensor], seconds: float) -> None:
+    """Train all of the student on random views for a time; `tower` ends with the running average of its weights.
+
+    Args:
+        tower: the student, (B, 3, 224, 224) normalised pixels -> (B, 512).
+        pictures: (N, 3, 224, 224) bytes on the device that trains.
+        dev: (M, 3, 224, 224) bytes, and the teacher's (M, 512) embeddings.
     """
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
-    rows = [i for i, photo in enumerate(photos) if photo.split in ("train", "extra")]
-    dev = [i for i, photo in enumerate(photos) if photo.split == "dev"]
-    teacher = torch.from_numpy(np.stack([photo.teacher for photo in photos])).float()
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
-    average = Average(trained, decay=0.997)
-    steps = epochs * (len(rows) // 64)
-    step, started = 0, time.monotonic()
-    for epoch in range(epochs):
-        trained.train()
-        order = rng.sample(rows, len(rows))
-        for first in range(0, len(rows) - 63, 64):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, peak, 0.0)
-            chosen = order[first : first + 64]
-            loss = distillation_loss(trained(draw_maps(views, chosen, rng)), teacher[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-            optimizer.step()
-            average.update(trained)
-            step += 1
-            if step % 20 == 0:
-                print(f"{step}/{steps} loss {loss:.4f} {time.monotonic() - started:.0f}s", flush=True)
-        cosine = F.cosine_similarity(embed(average.module, views[0], dev), teacher[dev]).mean()
-        seen = F.cosine_similarity(embed(average.module, views[0], rows[:640]), teacher[rows[:640]]).mean()
-        print(f"epoch {epoch + 1}: cosine on dev {cosine:.4f}, on training photos {seen:.4f}", flush=True)
-    trained.load_state_dict(average.module.state_dict())
+    device = pictures.device
+    head = list(tower.head.parameters())
+    trunk = list(tower.trunk.parameters())
+    groups = [{"params": trunk, "share": 1.0}, {"params": head, "share": HEAD_SHARE}]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.98), weight_decay=0.05)
+    average = Average(tower, decay=0.998)
+    training_mode(tower)
+    step, started, told = 0, time.monotonic(), 0.0
+    while (taken := time.monotonic() - started) < seconds:
+        for group in optimizer.param_groups:
+            group["lr"] = group["share"] * learning_rate(taken / seconds, PEAK, 0.0, 0.03)
+        views = random_views(pictures[torch.randint(len(pictures), (BATCH,), device=device)])
+        targets = teacher(views)
+        with autocast(device):
+            embeddings = tower(normalised(views, MEAN, STD).contiguous(memory_format=torch.channels_last))
+        loss = distillation_loss(embeddings.float(), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        optimizer.step()
+        average.update(tower)
+        step += 1
+        if step % 20 == 0:
+            loss.item()  # waits for the GPU, without which the clock would run ahead of the work
+        if taken - told > seconds / 20:
+            told = taken
+            print(f"{taken:.0f} s, {step * BATCH} views: {report(loss, average.module, dev)}", flush=True)
+    tower.load_state_dict(average.module.state_dict())
+
+
+def settle(tower: Any, pictures: Tensor, targets: Tensor, dev: tuple[Tensor, Tensor], steps: int) -> None:
+    """Train the last layers on whole photos, which the student knew as crops so far, and on their mirror images.
+
+    Half of the feature maps are cropped a little, although the label stays: a way of keeping the few layers from
+    learning the photos by heart.
+
+    Args:
+        targets: (N, 512), the teacher's embeddings of `pictures`, as they are.
+    """
+    device = pictures.device
+    frozen, last = Frozen(tower).eval(), LastLayers(tower)
+    optimizer = torch.optim.AdamW(last.parameters(), lr=SETTLING_PEAK, betas=(0.9, 0.98), weight_decay=0.05)
+    average = Average(last, decay=0.99)
+    order = torch.empty(0, dtype=torch.long)
+    training_mode(last)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step / steps, SETTLING_PEAK, 0.0, 50 / steps)
+        if len(order) < SETTLING_BATCH:
+            order = torch.randperm(len(pictures), device=device)
+        chosen, order = order[:SETTLING_BATCH], order[SETTLING_BATCH:]
+        with autocast(device):
+            pixels = normalised(pictures[chosen].float() / 255, MEAN, STD)
+            mirrored = torch.rand(len(pixels), 1, 1, 1, device=device) < 0.5
+            maps = frozen(torch.where(mirrored, pixels.flip(3), pixels)).float()
+            embeddings = last(cropped(maps))
+        loss = distillation_loss(embeddings.float(), targets[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(last.parameters(), 1.0)
+        optimizer.step()
+        average.update(last)
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            current = {name: tensor.clone() for name, tensor in last.state_dict().items()}
+            last.load_state_dict(average.module.state_dict())
+            print(f"settling {step + 1}/{steps}: {report(loss, tower, dev)}", flush=True)
+            training_mode(last)
+            if step + 1 < steps:
+                last.load_state_dict(current)
+
+
+def cropped(maps: Tensor) -> Tensor:
+    """(B, 14, 14, C) feature maps, half of them a part of 10 to 13 rows and columns, drawn at random and enlarged."""
+    count, device = len(maps), maps.device
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.empty(count, device=device).uniform_(low, high)
+
+    untouched = uniform(0, 1) < 0.5
+    width, height = (torch.where(untouched, 1.0, uniform(10 / 14, 13 / 14)) for _ in range(2))
+    views = resampled(
+        maps.permute(0, 3, 1, 2), width, height, (1 - width) * uniform(-1, 1), (1 - height) * uniform(-1, 1)
+    )
+    return views.permute(0, 2, 3, 1)
+
+
+def report(loss: Tensor, tower: nn.Module, dev: tuple[Tensor, Tensor]) -> str:
+    return f"loss {loss:.4f}, cosine on dev {F.cosine_similarity(embed(tower, dev[0]), dev[1]).mean():.4f}"
 
 
 @torch.inference_mode()
-def embed(trained: nn.Module, maps: Maps, rows: list[int]) -> Tensor:
-    """(N, 512) embeddings of the given rows of a view."""
-    trained.eval()
-    parts = [torch.from_numpy(maps[rows[i : i + 64]]).float() for i in range(0, len(rows), 64)]
-    return torch.cat([trained(part) for part in parts])
+def embed(tower: nn.Module, pictures: Tensor) -> Tensor:
+    """(N, 512) embeddings of (N, 3, 224, 224) bytes."""
+    tower.eval()
+    parts = [tower(normalised(part.float() / 255, MEAN, STD)).float() for part in pictures.split(BATCH)]
+    return torch.cat(parts)
 
 
-def save_tower(model: Any, trained: nn.Module, folder: Path) -> None:
-    """Write the open_clip model, its trained part replaced by `trained`, in half precision."""
-    Trained(model.visual).load_state_dict(trained.state_dict())
+def save(model: Any, folder: Path) -> None:
+    """Write the open_clip model in half precision."""
     state = {
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
     }
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "open_clip_model.safetensors")
+    save_file({name: t.cpu().contiguous() for name, t in state.items()}, folder / "open_clip_model.safetensors")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
+    parser.add_argument("--teacher", type=Path, required=True, help="the file that clip_vitb16/teacher.py reads")
     parser.add_argument("--out", type=Path, required=True, help="folder of the open_clip model")
-    parser.add_argument("--work", type=Path, required=True, help="1.5 GB of intermediate results")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--minutes", type=float, default=7)
+    parser.add_argument(
+        "--settling", type=int, default=1200, metavar="STEPS", help="on whole photos, at the end (1200)"
+    )
+    parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    device = pick_device(arguments.device)
     photos = load_photos(arguments.data)
+    teacher = load_teacher(arguments.data, arguments.teacher, device)
     torch.manual_seed(0)
-    model = new_tower(arguments.data, arguments.out)
-    frozen, trained = Frozen(model.visual.trunk), Trained(model.visual)
-    views = [feature_maps(frozen, photos, view, arguments.work) for view in VIEWS]
-    train(trained, views, photos, arguments.epochs, 1e-3, seed=0)
-    save_tower(model, trained, arguments.out)
+    model = new_model(arguments.data, arguments.out).to(device, memory_format=torch.channels_last)
+    learned, kept = ([photo for photo in photos if photo.split in splits] for splits in (("train", "extra"), ("dev",)))
+    pictures, of_dev = (pictures_of(part).to(device) for part in (learned, kept))
+    targets, dev_targets = (
+        torch.from_numpy(np.stack([photo.teacher for photo in part])).float().to(device) for part in (learned, kept)
+    )
+    train(model.visual, teacher, pictures, (of_dev, dev_targets), 60 * arguments.minutes)
+    settle(model.visual, pictures, targets, (of_dev, dev_targets), arguments.settling)
+    save(model, arguments.out)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@
 
 GPT-2's architecture, 4 layers of width 256, with a byte-level BPE of its own. A model this small follows a prefix
 only if it has learned to, so after the text it is trained together with a mapper for each style (the paper's
-fine-tuned variant): first on the teacher's embeddings, then on the distilled encoder's, whose last layers train along.
-The three mappers share everything but their constants; they are where `recipes.mappers` starts from when it trains
-the ones that ship against the frozen LM.
+fine-tuned variant): first on the teacher's embeddings, then on the distilled encoder's. The three mappers share
+everything but their constants. What `recipes.best_of` makes of all of them is frozen.
 """
 
 import argparse
@@ -14,11 +13,10 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from open_clip import create_model
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,15 +24,16 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from clipcap.checkpoint import MapperCheckpoint, save_mapper
 from clipcap.encoder import Encoder
-from clipcap.mapper import MapperConfig, TransformerMapper
-from recipes.encoder import VIEWS, Frozen, Maps, Trained, distillation_loss, draw_maps, embed, feature_maps, save_tower
+from clipcap.mapper import Mapper, MapperConfig, TransformerMapper
+from recipes.encoder import whole
 from recipes.photos import STYLES, Photo, load_photos, load_texts
-from recipes.schedule import Average, learning_rate
+from recipes.schedule import Average, autocast, learning_rate
 from training.packing import pack
 from training.trainer import standardize
 
 VOCABULARY, WIDTH, LAYERS, HEADS, LENGTH = 4096, 256, 4, 4, 128
 END = "<|endoftext|>"
+CPU = torch.device("cpu")
 MAPPER = MapperConfig("transformer", embedding_size=512, lm_size=WIDTH, prefix_length=10, layers=4)
 
 
@@ -81,7 +80,7 @@ def train_on_text(model: GPT2LMHeadModel, captions: list[list[int]], epochs: flo
             if step >= steps:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, 1.5e-3, 5e-4)
+                group["lr"] = learning_rate(step / steps, 1.5e-3, 5e-4, 100 / steps)
             logits = model(batch).logits[:, :-1]
             loss = F.cross_entropy(logits.reshape(-1, VOCABULARY), batch[:, 1:].reshape(-1))
             optimizer.zero_grad()
@@ -93,18 +92,22 @@ def train_on_text(model: GPT2LMHeadModel, captions: list[list[int]], epochs: flo
                 print(f"text {step}/{steps} loss {loss:.3f} {time.monotonic() - started:.0f}s", flush=True)
 
 
-class Joint(nn.Module):
-    """The LM with one mapper a style, which share all but their constants; perhaps with the encoder's last layers."""
+def sharing_mappers(embeddings: Tensor) -> list[TransformerMapper]:
+    """A new mapper for each style, which share all but their constants, scaled for (N, 512) `embeddings`."""
+    mappers = [TransformerMapper(MAPPER) for _ in STYLES]
+    standardize(mappers[0], embeddings)
+    for mapper in mappers[1:]:
+        mapper.linear, mapper.blocks = mappers[0].linear, mappers[0].blocks
+    return mappers
 
-    def __init__(self, model: GPT2LMHeadModel, embeddings: Tensor) -> None:
-        """`embeddings`, (N, 512), are what the mappers' first layer is scaled for."""
+
+class Joint(nn.Module):
+    """The LM with a mapper for each style."""
+
+    def __init__(self, model: GPT2LMHeadModel, mappers: Sequence[Mapper]) -> None:
         super().__init__()
-        self.model: GPT2LMHeadModel = model
-        first = TransformerMapper(MAPPER)
-        standardize(first, embeddings)
-        self.mappers = nn.ModuleList([first, *(TransformerMapper(MAPPER) for _ in STYLES[1:])])
-        for mapper in self.mappers:
-            mapper.linear, mapper.blocks = first.linear, first.blocks
+        self.model: GPT2LMHeadModel = model.requires_grad_(True)
+        self.mappers = nn.ModuleList(mappers)
 
     def loss(self, rows: list[tuple[str, Tensor, list[list[int]]]]) -> tuple[Tensor, int]:
         """Summed cross-entropy, and its number of tokens, of rows: style, embedding (512,), captions of the image."""
@@ -121,14 +124,19 @@ class Joint(nn.Module):
             inputs_embeds=x, attention_mask=batch.mask, position_ids=batch.positions, logits_to_keep=keep
         ).logits
         picked = logits.reshape(-1, VOCABULARY)[batch.source]
-        return F.cross_entropy(picked, batch.target, reduction="sum"), len(batch.target)
+        return F.cross_entropy(picked.float(), batch.target, reduction="sum"), len(batch.target)
+
+
+def mirrored(photo: Photo) -> Image.Image:
+    """The mirror image of a photo, of which the same captions are true."""
+    return ImageOps.mirror(whole(photo))
 
 
 Captions = dict[str, list[list[int]]]  # the token ids of an image's captions by style
 
 
 class Data:
-    """The photos of one split: their captions, the teacher's embeddings (N, 512), and where they stand in the maps."""
+    """The photos of one split: where they stand among all, their captions, and the teacher's embeddings (N, 512)."""
 
     def __init__(self, photos: list[Photo], split: str, tokenizer: PreTrainedTokenizerFast) -> None:
         self.rows = [i for i, photo in enumerate(photos) if photo.split == split]
@@ -143,30 +151,29 @@ def train_jointly(
     joint: Joint,
     data: Data,
     *,
-    encoder: Trained | None = None,
-    maps: Sequence[Maps] = (),
-    views: Sequence[Tensor] = (),
+    views: Sequence[Tensor],
     steps: int,
     size: int,
     captions_each: int,
     peak: float,
     final: float,
     lm_share: float,
+    noise: float,
+    styled_weight: float,
     seed: int,
-) -> nn.ModuleList:
+) -> Joint:
     """Train LM and mappers on image-caption pairs of all styles.
 
-    An image's embedding is one of its `views` (N, 512), drawn at random, or what `encoder` makes of its feature maps
-    while it trains along and is held near the teacher. A quarter of each dimension's deviation is added as noise.
-    Styled captions count double, since there are fewer.
-
     Args:
+        views: of each image (N, 512) embeddings, one of which is drawn at random.
         size, captions_each: images a step, and factual captions of each.
         peak, final: the mappers' learning rate; the LM has `lm_share` of it. It learns slower because it already
             writes, and would rather learn the captions by heart than look at the prefix.
+        noise: added to an embedding, in deviations of each dimension.
+        styled_weight: what a styled caption counts.
 
     Returns:
-        The running average of the weights: the joint model and, if it trained along, the encoder.
+        The running average of the weights.
     """
     rng = random.Random(seed)
     torch.manual_seed(seed)
@@ -174,41 +181,33 @@ def train_jointly(
         {"params": list(joint.mappers.parameters()), "share": 1.0},
         {"params": list(joint.model.parameters()), "share": lm_share},
     ]
-    trained = nn.ModuleList([joint])
-    if encoder:
-        trained.append(encoder)
-        groups.append({"params": list(encoder.parameters()), "share": 0.3})
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
-    average = Average(trained, decay=0.998)
+    average = Average(joint, decay=0.995)
     deviation = data.teacher.std(0)
     order: list[int] = []
     recent: list[tuple[float, float]] = []
     started = time.monotonic()
-    trained.train()
+    joint.train()
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["share"] * learning_rate(step, steps, peak, final)
+            group["lr"] = group["share"] * learning_rate(step / steps, peak, final, 100 / steps)
         if len(order) < size:
             order = rng.sample(range(len(data.rows)), len(data.rows))
         chosen, order = order[:size], order[size:]
-        loss = torch.zeros(())
-        if encoder:
-            embeddings = encoder(draw_maps(list(maps), [data.rows[i] for i in chosen], rng))
-            loss = 0.5 * distillation_loss(embeddings, data.teacher[chosen])
-        else:
-            embeddings = torch.stack([rng.choice(views)[i] for i in chosen])
-        embeddings = embeddings + 0.25 * deviation * torch.randn_like(embeddings)
+        embeddings = torch.stack([rng.choice(views)[i] for i in chosen])
+        embeddings = embeddings + noise * deviation * torch.randn_like(embeddings)
         pairs = [(data.captions[i], e) for i, e in zip(chosen, embeddings, strict=True)]
-        factual, factual_count = joint.loss(
-            [("factual", e, rng.sample(c["factual"], min(captions_each, len(c["factual"])))) for c, e in pairs]
-        )
-        styled, styled_count = joint.loss([(s, e, c[s]) for c, e in pairs for s in STYLES[1:] if s in c])
-        loss = loss + (factual + 2 * styled) / (factual_count + 2 * styled_count)
+        with autocast(CPU):
+            factual, factual_count = joint.loss(
+                [("factual", e, rng.sample(c["factual"], min(captions_each, len(c["factual"])))) for c, e in pairs]
+            )
+            styled, styled_count = joint.loss([(s, e, c[s]) for c, e in pairs for s in STYLES[1:] if s in c])
+        loss = (factual + styled_weight * styled) / (factual_count + styled_weight * styled_count)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(joint.parameters(), 1.0)
         optimizer.step()
-        average.update(trained)
+        average.update(joint)
         recent.append((factual.item() / factual_count, styled.item() / styled_count))
         if len(recent) == 100:
             means = [sum(values) / 100 for values in zip(*recent, strict=True)]
@@ -230,15 +229,25 @@ def dev_losses(joint: Joint, data: Data, embeddings: Tensor) -> dict[str, float]
     return losses
 
 
+def save_joint(joint: Joint, tokenizer: PreTrainedTokenizerFast, models: Path, work: Path) -> None:
+    """The LM goes to `models`, and its mappers, which others are to start from, to `work`."""
+    joint.model.half().save_pretrained(models / "lm")
+    tokenizer.save_pretrained(models / "lm")
+    for style, mapper in zip(STYLES, joint.mappers, strict=True):
+        assert isinstance(mapper, Mapper)
+        save_mapper(MapperCheckpoint(mapper, None, None), work / f"start-{style}.safetensors")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
     parser.add_argument("--models", type=Path, required=True, help="holds encoder/, which is trained on; receives lm/")
-    parser.add_argument("--work", type=Path, required=True, help="as given to recipes.encoder")
+    parser.add_argument("--work", type=Path, required=True, help="receives what recipes.mappers starts from")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of training steps")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     photos = load_photos(arguments.data)
     texts = load_texts(arguments.data, photos)
@@ -246,55 +255,49 @@ def main() -> None:
     model = new_model()
     train_on_text(model, [tokenizer.encode(text) for text in texts], 1.2 * arguments.scale, seed=0)
 
-    tower: Any = create_model(f"local-dir:{arguments.models / 'encoder'}")
-    maps = [feature_maps(Frozen(tower.visual.trunk), photos, view, arguments.work) for view in VIEWS]
+    encoder = Encoder.load(f"local-dir:{arguments.models / 'encoder'}", device="cpu")
+    parts = [photos[first : first + 32] for first in range(0, len(photos), 32)]
+    embeddings = [torch.cat([encoder.encode([view(p) for p in part]) for part in parts]) for view in (whole, mirrored)]
     training, dev = (Data(photos, split, tokenizer) for split in ("train", "dev"))
 
     def steps(count: int) -> int:
         scaled: float = count * arguments.scale
         return max(1, round(scaled))
 
-    # Learn to look at a prefix, on the teacher's embeddings; then with the encoder; then with the encoder frozen.
-    joint: Any = Joint(model, training.teacher)
-    whole: dict[str, Any] = {"captions_each": 5, "peak": 1.2e-3, "lm_share": 0.3}
-    (joint,) = train_jointly(
-        joint, training, views=[training.teacher], steps=steps(240), size=12, final=1e-3, seed=1, **whole
-    )
-    joint, encoder = train_jointly(
+    # Learn to look at a prefix, on the teacher's embeddings; then on the encoder's.
+    joint = Joint(model, sharing_mappers(training.teacher))
+    joint = train_jointly(
         joint,
         training,
-        encoder=Trained(tower.visual),
-        maps=maps,
-        steps=steps(1200),
-        size=20,
-        final=0.0,
-        seed=2,
-        **whole,
+        views=[training.teacher],
+        steps=steps(240),
+        size=12,
+        captions_each=5,
+        peak=1.2e-3,
+        final=1e-3,
+        lm_share=0.3,
+        noise=0.25,
+        styled_weight=2,
+        seed=1,
     )
-    save_tower(tower, encoder, arguments.models / "encoder")
-    every = list(range(len(photos)))
-    embeddings = [embed(encoder, view, every).clone() for view in maps]
-    views = [*(view[training.rows] for view in embeddings), training.teacher]
-    (joint,) = train_jointly(
+    joint = train_jointly(
         joint,
         training,
-        views=views,
-        steps=steps(8800),
+        views=[*(view[training.rows] for view in embeddings), training.teacher],
+        steps=steps(10000),
         size=8,
         captions_each=3,
         peak=1.2e-3,
         final=0.0,
         lm_share=0.4,
+        noise=0.25,
+        styled_weight=2,  # there are fewer
         seed=3,
     )
     print("on dev:", dev_losses(joint, dev, embeddings[0][dev.rows]), flush=True)
 
-    joint.model.half().save_pretrained(arguments.models / "lm")
-    tokenizer.save_pretrained(arguments.models / "lm")
-    for style, mapper in zip(STYLES, joint.mappers, strict=True):
-        save_mapper(MapperCheckpoint(mapper, None, None), arguments.work / f"start-{style}.safetensors")
-    identity = Encoder.load(f"local-dir:{arguments.models / 'encoder'}", device="cpu").identity
-    torch.save({"encoder": identity, "views": torch.stack(embeddings, dim=1)}, arguments.work / "views.pt")
+    save_joint(joint, tokenizer, arguments.models, arguments.work)
+    torch.save({"encoder": encoder.identity, "views": torch.stack(embeddings, dim=1)}, arguments.work / "views.pt")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m recipes.mappers --data DATA --models models/mini --work WORK
 
 Each starts from the throw-away mapper that the language model learned to follow, and is trained by the same trainer
-as anyone's style.
+as anyone's style, on the captions that `recipes.best_of` kept.
 """
 
 import argparse
@@ -15,14 +15,11 @@ from torch import Tensor
 
 from clipcap.checkpoint import MapperCheckpoint, load_mapper, save_mapper
 from clipcap.language_model import LanguageModel
+from recipes.best_of import with_captions
 from recipes.photos import STYLES, Photo, load_photos
 from training.trainer import CaptionedImages, Progress, TrainingOptions, train_mapper
 
-OPTIONS = {
-    "factual": TrainingOptions(epochs=1, batch_size=60, learning_rate=3e-4, noise=0.25, seed=1),
-    "humorous": TrainingOptions(epochs=3, batch_size=40, learning_rate=3e-4, noise=0.25, seed=1),
-    "romantic": TrainingOptions(epochs=3, batch_size=40, learning_rate=3e-4, noise=0.25, seed=1),
-}
+OPTIONS = TrainingOptions(epochs=1, batch_size=60, learning_rate=1e-4, noise=0.35, seed=1)
 
 
 def images_of(photos: list[Photo], style: str, split: str, views: Tensor) -> CaptionedImages:
@@ -46,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
     parser.add_argument("--models", type=Path, required=True, help="holds encoder/ and lm/, receives styles/")
-    parser.add_argument("--work", type=Path, required=True, help="where recipes.language_model left its results")
+    parser.add_argument("--work", type=Path, required=True, help="where recipes.best_of left its results")
     parser.add_argument("--style", action="append", choices=STYLES, help="only this one (may be repeated)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -55,15 +52,17 @@ def main() -> None:
     lm = LanguageModel.load(f"local-dir:{arguments.models / 'lm'}")
     before = lm.fingerprint()
     stored = torch.load(arguments.work / "views.pt", weights_only=True)
+    kept = json.loads((arguments.work / "best.json").read_text())
+    learned = [with_captions(photo, kept) for photo in photos]
     for style in arguments.style or STYLES:
         start = load_mapper(arguments.work / f"start-{style}.safetensors")
         result = train_mapper(
             start.mapper,
             lm,
             stored["encoder"],
-            images_of(photos, style, "train", stored["views"]),
+            images_of(learned, style, "train", stored["views"]),
             images_of(photos, style, "dev", stored["views"]),
-            OPTIONS[style],
+            OPTIONS,
             arguments.work / style,
             report,
         )

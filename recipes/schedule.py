@@ -2,17 +2,29 @@
 
 import copy
 import math
-from typing import Generic, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
+from clipcap.device import multiplies_bfloat16
 
-def learning_rate(step: int, steps: int, peak: float, final: float) -> float:
-    """A linear warm-up over 100 steps, then a cosine from `peak` to `final`."""
-    if step < 100:
-        return peak * (step + 1) / 100
-    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * (step - 100) / max(1, steps - 100)))
+
+def learning_rate(done: float, peak: float, final: float, warm_up: float) -> float:
+    """A linear warm-up, then a cosine from `peak` to `final`.
+
+    Args:
+        done, warm_up: shares of the whole training, from 0 to 1.
+    """
+    if done < warm_up:
+        return peak * done / warm_up
+    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 where the device multiplies it, which is two to four times as fast."""
+    return torch.autocast(device.type, torch.bfloat16) if multiplies_bfloat16(device) else nullcontext()
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -30,7 +42,7 @@ class Average(Generic[M]):
     def update(self, module: nn.Module) -> None:
         self.steps += 1
         weight = max(1 - self.decay, 1 / (self.steps + 1))
-        for mine, theirs in zip(self.module.parameters(), module.parameters(), strict=True):
-            mine.lerp_(theirs, weight)
+        mine, theirs = ([p.detach() for p in each.parameters()] for each in (self.module, module))
+        torch._foreach_lerp_(mine, theirs, weight)
         for own, other in zip(self.module.buffers(), module.buffers(), strict=True):
             own.copy_(other)
