@@ -1,6 +1,7 @@
 """Caption photos from the command line: `./run caption PHOTO...`."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -20,8 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 if a photo could not be captioned, or 2 if nothing could be done.
     """
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a photo's name may hold what is no text
     try:
         return _caption(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read has read enough; Python would complain once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except ValueError as error:  # every error of the library that a user can mend is one
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -66,7 +75,9 @@ def _caption(options: argparse.Namespace) -> int:
     if options.threads < 1:
         raise ValueError(f"--threads must be at least 1, not {options.threads}")
     torch.set_num_threads(options.threads)
-    captions = options.captions or ((options.beam_size or 5) if options.method == "beam" else 1)
+    captions = options.captions
+    if captions is None:
+        captions = (options.beam_size or 5) if options.method == "beam" else 1
     decoding = DecodingOptions(
         method=options.method,
         captions=captions,
@@ -115,7 +126,7 @@ def _caption(options: argparse.Namespace) -> int:
                                 ],
                                 "mapper": names[slug],
                             },
-                            ensure_ascii=False,
+                            ensure_ascii=not photo.isprintable(),  # JSON writes a name that is no text as escapes
                         )
                     else:
                         heading = "" if photo == shown else f"{photo}\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipcap.checkpoint import MapperCheckpoint, load_mapper
+from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper
 from clipcap.decoding import decode
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
@@ -39,7 +39,11 @@ class Captioner:
         Raises:
             CheckpointError: the file is unusable, or made for other models.
         """
-        return self.adopt(load_mapper(path))
+        checkpoint = load_mapper(path)
+        try:
+            return self.adopt(checkpoint)
+        except CheckpointError as error:
+            raise CheckpointError(f"mapper file {path} cannot be used: {error}") from error
 
     def adopt(self, checkpoint: MapperCheckpoint) -> Mapper:
         """The checkpoint's mapper on the LM's device.

@@ -115,7 +115,9 @@ def load_mapper(path: Path) -> MapperCheckpoint:
             start = stream.read(16)
     except OSError as error:
         raise CheckpointError(f"mapper file {path} cannot be read ({error.strerror}); check the path") from error
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # what torch.save writes: a zip, once a bare pickle
+    # What torch.save writes: a zip, once a bare pickle. A safetensors file begins with a number, which may look like
+    # that, and goes on with JSON.
+    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:9] != b"{"):
         return MapperCheckpoint(read_original(path).mapper, encoder=None, language_model=None)
     return _load_safetensors(path)
 
@@ -138,13 +140,17 @@ def _load_safetensors(path: Path) -> MapperCheckpoint:
             )
         config = MapperConfig(**header["config"])
         encoder, language_model, notes, sha256 = (header[k] for k in ("encoder", "language_model", "notes", "sha256"))
+        if not isinstance(notes, dict):
+            raise TypeError(f"notes are {notes!r}")
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is a safetensors file but not a mapper written by this project ({error!r}); "
             f"choose a file that save_mapper or the trainer wrote"
         ) from error
+    if any(not tensor.is_floating_point() for tensor in tensors.values()):
+        raise CheckpointError(f"mapper file {path} holds something else than weights; export it again")
     if _digest(tensors) != sha256:
         raise CheckpointError(f"mapper file {path} is damaged: its weights do not match their SHA-256; copy it again")
     mapper = _filled(config, {name: tensor.float() for name, tensor in tensors.items()}, path)
@@ -153,7 +159,10 @@ def _load_safetensors(path: Path) -> MapperCheckpoint:
 
 def _filled(config: MapperConfig, state: Mapping[str, Tensor], path: Path) -> Mapper:
     with torch.device("meta"):  # sizes in a hostile header cost nothing until they have been compared
-        mapper = build_mapper(config)
+        try:
+            mapper = build_mapper(config)
+        except RuntimeError as error:  # together the sizes are more than can be counted
+            raise CheckpointError(f"mapper file {path} claims impossible sizes ({error}); export it again") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in mapper.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wanted != found:
@@ -176,7 +185,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        digest.update(tensor.flatten().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()
 
 
@@ -280,13 +289,19 @@ def read_original(path: Path, *, normalize: bool = False, heads: int = _ORIGINAL
         raise CheckpointError(
             f"checkpoint {path} is not a state dict of the authors' ClipCap code; export model.state_dict()"
         )
+    for name, tensor in state.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"checkpoint {path} inflates: {name} is larger than what is stored of it; "
+                f"save it with torch.save(model.state_dict(), path)"
+            )
     mapper_state = {
         n.removeprefix("clip_project."): t.float() for n, t in state.items() if n.startswith("clip_project.")
     }
     gpt2 = {n.removeprefix("gpt."): t.float() for n, t in state.items() if n.startswith("gpt.")}
     try:
         config = _original_config(mapper_state, gpt2, normalize, heads)
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, ArithmeticError) as error:
         raise CheckpointError(
             f"checkpoint {path} holds no mapping network of the authors' ClipCap code that could be made out "
             f"({error}); its tensors begin with {sorted(state)[:3]}"

@@ -49,7 +49,7 @@ def decode(
         `options.captions` hypotheses a row, best first.
 
     Raises:
-        ValueError: a prefix and `max_length` together do not fit into the LM.
+        ValueError: a prefix and `max_length` together do not fit into the LM, or more beams than it has tokens.
     """
     if not prefixes:
         return []
@@ -59,6 +59,8 @@ def decode(
             f"max_length must be at most {lm.max_length - longest}: the prefix takes {longest} of the "
             f"{lm.max_length} positions of language model {lm.identity}"
         )
+    if options.method == "beam" and (options.beam_size or 5) > lm.vocabulary:
+        raise ValueError(f"beam_size must be at most {lm.vocabulary}, the tokens that {lm.identity} knows")
     if options.method == "beam":
         return _beam(lm, prefixes, options, torch.tensor(stop_ids, device=lm.device))
     return _one_by_one(lm, prefixes, options, stop_ids)
@@ -205,12 +207,12 @@ class _Nucleus:
 
     def __call__(self, logits: Tensor, live: list[int]) -> tuple[Tensor, Tensor]:
         log_probabilities = logits.log_softmax(-1)
-        ranked, order = (logits / self.temperature).softmax(-1).sort(descending=True)
+        ranked, order = (logits.double() / self.temperature).softmax(-1).float().sort(descending=True)
         mass = ranked.cumsum(-1)
         inside = mass - ranked < self.top_p  # the token that crosses top_p is the last one in
         total = (ranked * inside).sum(-1)
         draws = torch.tensor([self.generators[h].random() for h in live], device=logits.device)
         place = torch.searchsorted(mass, (draws * total)[:, None], right=True).clamp(max=logits.shape[-1] - 1)
-        place = torch.minimum(place, inside.sum(-1, keepdim=True) - 1)
+        place = torch.minimum(place, (inside.sum(-1, keepdim=True) - 1).clamp(min=0))  # a tiny top_p rounds to none
         chosen = order.gather(1, place)
         return chosen[:, 0], log_probabilities.gather(1, chosen)[:, 0]

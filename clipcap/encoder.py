@@ -178,8 +178,9 @@ def _model_and_tag(name: str) -> tuple[str, str]:
             f"(an encoder is named MODEL/TAG, as in ViT-B-32/openai, or {LOCAL_PREFIX}PATH)"
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
+    if not tag and "openai" in tags:  # a name alone means the weights that made it known
+        tag = "openai"
     if tag not in tags:
-        raise EncoderError(
-            f"{model} has no pretrained weights {tag!r}; write {model}/TAG with one of: {', '.join(tags) or '(none)'}"
-        )
+        cause = f"has no pretrained weights {tag!r}" if tag else "alone does not say which weights"
+        raise EncoderError(f"{model} {cause}; write {model}/TAG with one of: {', '.join(tags) or '(none)'}")
     return model, tag

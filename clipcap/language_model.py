@@ -7,8 +7,10 @@ import clipcap.torchvision_schemas  # noqa: F401 (before transformers is importe
 
 # isort: split
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +46,8 @@ class LanguageModel:
         self.identity = identity
         self.size = self.embed(torch.zeros(1, 1, dtype=torch.long, device=model.device)).shape[-1]
         self.vocabulary: int = model.config.vocab_size
-        self.max_length: int = model.config.max_position_embeddings
+        # Without learned positions (ALiBi) there is no bound.
+        self.max_length: int = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
         self.device, self.dtype = model.device, model.dtype
         end = tokenizer.eos_token_id
         if not isinstance(end, int):
@@ -69,7 +72,7 @@ class LanguageModel:
             source, identity = str(folder), _local_identity(folder)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=precision, attn_implementation="sdpa")
+            loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=precision, output_loading_info=True)
         except Exception as error:  # transformers raises OSError, ValueError, SafetensorError and more
             cause = str(error).strip().splitlines()[0]
             raise LanguageModelError(
@@ -77,6 +80,13 @@ class LanguageModel:
                 f"its hub once and needs the network for that; a folder (local-dir:PATH) needs config.json, "
                 f"model.safetensors and tokenizer.json, whole."
             ) from error
+        model, loading = loaded
+        # transformers would fill what is missing at random, anew in each process.
+        if unfilled := sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"]):
+            raise LanguageModelError(
+                f"language model {name!r} is not whole: its weights lack {unfilled[0]}"
+                f"{f' and {len(unfilled) - 1} more' if unfilled[1:] else ''}; copy or export it again"
+            )
         return cls(nn.Module.to(model, where), tokenizer, identity)
 
     def encode(self, text: str) -> list[int]:

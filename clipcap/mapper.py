@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Far beyond any mapper's, so that a hostile header costs no time.
+MAX_LAYERS, MAX_SIZE = 256, 2**24
+
 
 @dataclass(frozen=True)
 class MapperConfig:
@@ -47,8 +50,12 @@ class MapperConfig:
         elif self.hidden_size is not None:
             sizes.append("hidden_size")
         for name in sizes:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"mapper {name} must be positive, not {getattr(self, name)}")
+            value, limit = getattr(self, name), MAX_LAYERS if name == "layers" else MAX_SIZE
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole or (name == "mlp_ratio" and isinstance(value, float))) or not 0 < value <= limit:
+                raise ValueError(f"mapper {name} must be a positive number of at most {limit:,}, not {value!r}")
+        if not isinstance(self.stop_text, str):
+            raise ValueError(f"mapper stop_text must be a text, not {self.stop_text!r}")
         if self.kind == "transformer" and self.lm_size % self.heads:
             raise ValueError(f"mapper heads ({self.heads}) must divide the language model's size ({self.lm_size})")
 

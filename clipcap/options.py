@@ -55,5 +55,5 @@ def reject_contradictions(options: DecodingOptions) -> None:
         raise ValueError(f"temperature must be above 0, not {options.temperature}; for no randomness use 'greedy'")
     if options.top_p is not None and not 0 < options.top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, not {options.top_p}")
-    if options.seed is not None and not 0 <= options.seed < 2**63:
+    if options.seed is not None and (type(options.seed) is not int or not 0 <= options.seed < 2**63):
         raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, not {options.seed}")

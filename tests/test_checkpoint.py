@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -54,6 +55,16 @@ def test_a_mapper_comes_back_from_its_file_with_config_identities_and_notes(
     assert torch.equal(back.mapper(embeddings), mapper(embeddings))
     assert (back.mapper.config, back.encoder, back.language_model) == (config, "encoder@1", "lm@1")
     assert back.notes == {"cider": 0.5}
+
+
+def test_a_file_comes_back_whatever_the_length_of_its_header(tmp_path: Path) -> None:
+    mapper = written(tmp_path)[1]
+    lengths = set()
+    for extra in range(0, 264, 8):  # headers are padded to eight bytes
+        save_mapper(MapperCheckpoint(mapper, None, None, {"origin": "x" * extra}), tmp_path / "mapper.safetensors")
+        lengths.add((tmp_path / "mapper.safetensors").read_bytes()[0])
+        assert load_mapper(tmp_path / "mapper.safetensors").notes == {"origin": "x" * extra}
+    assert 0x80 in lengths  # which is how a pickle begins
 
 
 def test_half_precision_files_are_half_as_large_and_close(tmp_path: Path) -> None:
@@ -137,6 +148,41 @@ def test_a_header_that_asks_for_a_terabyte_costs_nothing(tmp_path: Path) -> None
     config = {"kind": "mlp", "embedding_size": 10**6, "lm_size": 10**6, "prefix_length": 1, "hidden_size": 10**6}
     with pytest.raises(CheckpointError, match="does not match its own config"):
         load_mapper(header_changed(path, config=config))
+
+
+@pytest.mark.parametrize(
+    "oddity",
+    [
+        {"prefix_length": 4.0},
+        {"prefix_length": True},
+        {"embedding_size": 10**30},
+        {"kind": "transformer", "layers": 20_000},
+        {"kind": "transformer", "mlp_ratio": float("inf")},
+        {"embedding_size": 2**24, "lm_size": 2**24, "prefix_length": 2**24, "hidden_size": 2**24},
+        {"stop_text": 5},
+    ],
+)
+def test_a_header_with_impossible_values_is_refused(oddity: dict[str, object], tmp_path: Path) -> None:
+    path, mapper = written(tmp_path)
+    with pytest.raises(CheckpointError):
+        load_mapper(header_changed(path, config=vars(mapper.config) | oddity))
+
+
+def test_tensors_that_are_no_weights_are_refused(tmp_path: Path) -> None:
+    path, _ = written(tmp_path)
+    with safe_open(path, framework="pt") as stored:
+        metadata = stored.metadata()
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    for odd in (torch.tensor(1.0), torch.tensor([True]), torch.tensor([1 + 1j])):
+        save_file(tensors | {"odd": odd}, path, metadata)
+        with pytest.raises(CheckpointError):
+            load_mapper(path)
+
+
+def test_a_pt_file_whose_tensors_are_larger_than_what_is_stored_is_refused(tmp_path: Path) -> None:
+    torch.save({"clip_project.prefix_const": torch.zeros(1).expand(2**20, 2**20)}, tmp_path / "inflated.pt")
+    with pytest.raises(CheckpointError, match="inflates: clip_project"):
+        load_mapper(tmp_path / "inflated.pt")
 
 
 def test_a_file_of_a_later_format_says_so(tmp_path: Path) -> None:

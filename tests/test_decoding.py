@@ -129,6 +129,19 @@ def test_a_tiny_nucleus_is_greedy_decoding(tiny_lm: LanguageModel) -> None:
     assert [a[0].tokens for a in nucleus] == [a[0].tokens for a in greedy]
 
 
+@pytest.mark.parametrize("extreme", [{"temperature": 1e-40}, {"top_p": 1e-50}])
+def test_extreme_options_still_draw_the_likeliest_tokens(tiny_lm: LanguageModel, extreme: dict[str, float]) -> None:
+    prefixes = prefixes_of(tiny_lm, [5, 7], seed=5)
+    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * 2)
+    options = DecodingOptions("nucleus", max_length=12, seed=1, **extreme)  # type: ignore[arg-type]
+    assert [a[0].tokens for a in decode(tiny_lm, prefixes, options, [NEVER] * 2)] == [a[0].tokens for a in greedy]
+
+
+def test_more_beams_than_tokens_are_refused_with_the_limit(tiny_lm: LanguageModel) -> None:
+    with pytest.raises(ValueError, match=f"beam_size must be at most {tiny_lm.vocabulary}"):
+        decode(tiny_lm, prefixes_of(tiny_lm, [5], seed=0), DecodingOptions("beam", beam_size=10**6), [NEVER])
+
+
 def test_samples_follow_the_models_probabilities(tiny_lm: LanguageModel) -> None:
     (prefix,) = prefixes_of(tiny_lm, [5], seed=6)
     expected = tiny_lm.logits(prefix[None])[0, -1].softmax(-1)
@@ -160,6 +173,8 @@ def test_an_empty_batch_has_no_captions(tiny_lm: LanguageModel) -> None:
         ({"method": "nucleus", "temperature": float("nan")}, "temperature"),
         ({"method": "nucleus", "top_p": 1.5}, "top_p"),
         ({"method": "nucleus", "seed": -1}, "seed"),
+        ({"method": "nucleus", "seed": 1.5}, "seed"),
+        ({"method": "nucleus", "seed": True}, "seed"),
     ],
 )
 def test_contradicting_options_are_refused_by_name(given_options: dict[str, object], named: str) -> None:

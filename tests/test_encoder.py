@@ -189,7 +189,7 @@ def named_model(tiny_encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "tiny-named.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path / "tiny-named.json")
     tag = {"file": str(tiny_encoder_dir / "open_clip_model.safetensors"), "mean": (0.5, 0.5, 0.5)}
-    tags = {"plain": tag, "quick": tag | {"quick_gelu": True}}
+    tags = {"plain": tag, "quick": tag | {"quick_gelu": True}, "openai": tag}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-named", tags)
     return "tiny-named"
 
@@ -200,6 +200,10 @@ def test_a_published_model_is_loaded_by_name_and_tag(encoder: Encoder, named_mod
     assert plain.preprocessing.mean == (0.5, 0.5, 0.5)
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     assert plain.encode_pixels(pixels).equal(encoder.encode_pixels(pixels))
+
+
+def test_a_name_alone_means_the_weights_of_openai(named_model: str) -> None:
+    assert Encoder.load(named_model, device="cpu").identity == "tiny-named/openai"
 
 
 def test_weights_trained_with_quick_gelu_get_it(encoder: Encoder, named_model: str) -> None:
@@ -216,7 +220,7 @@ def test_weights_trained_with_quick_gelu_get_it(encoder: Encoder, named_model: s
     [
         ("ViT-B-23/openai", "did you mean ViT-B-32"),
         ("vit-b-32/openai", "did you mean ViT-B-32"),
-        ("ViT-B-32", "ViT-B-32/TAG with one of: openai, laion400m_e31"),
+        ("coca_ViT-B-32", "alone does not say which weights; write coca_ViT-B-32/TAG with one of: laion2b"),
         ("ViT-B-32/opnai", "no pretrained weights 'opnai'; write ViT-B-32/TAG with one of: openai"),
         ("zzzzzz", "'zzzzzz' is not a model that open_clip knows .an encoder is named"),
         ("", "is not a model that open_clip knows"),

@@ -1,10 +1,21 @@
 """The language model: any causal LM of Hugging Face, loaded from a folder, frozen."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from clipcap.decoding import decode
 from clipcap.language_model import LanguageModel, LanguageModelError
@@ -57,6 +68,37 @@ def test_another_architecture_of_the_auto_classes_trains_and_decodes(tiny_lm_dir
     ]
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: GPTNeoForCausalLM(
+            GPTNeoConfig(
+                vocab_size=300,
+                hidden_size=32,
+                num_layers=2,
+                num_heads=4,
+                attention_types=[[["global"], 2]],
+                max_position_embeddings=64,
+            )
+        ),
+        lambda: BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4)),
+    ],
+    ids=["without fused attention", "without positions"],
+)
+def test_models_of_other_makes_write_in_a_batch_what_they_write_alone(
+    build: Callable[[], PreTrainedModel], tiny_lm_dir: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    build().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_lm_dir).save_pretrained(tmp_path)
+    lm = LanguageModel.load(f"local-dir:{tmp_path}", device="cpu")
+    prefixes = list(torch.randn(2, 5, lm.size))
+    options = DecodingOptions("beam", max_length=8)
+    together = decode(lm, prefixes, options, [299, 299])
+    alone = [decode(lm, [prefix], options, [299])[0] for prefix in prefixes]
+    assert [[h.tokens for h in a] for a in together] == [[h.tokens for h in a] for a in alone]
+
+
 def test_the_identity_of_a_folder_follows_its_weights(tiny_lm_dir: Path, tmp_path: Path) -> None:
     first = LanguageModel.load(f"local-dir:{tiny_lm_dir}", device="cpu")
     with torch.no_grad():
@@ -79,6 +121,17 @@ def test_damaged_weights_are_an_error_that_says_so(tiny_lm_dir: Path, tmp_path: 
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(LanguageModelError, match="cannot be loaded"):
+        LanguageModel.load(f"local-dir:{tmp_path}")
+
+
+def test_weights_that_lack_a_layer_are_refused_by_its_name(tiny_lm_dir: Path, tmp_path: Path) -> None:
+    for path in tiny_lm_dir.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    whole = load_file(weights)
+    layer = [name for name in whole if "h.0." in name]
+    save_file({name: tensor for name, tensor in whole.items() if name not in layer}, weights, {"format": "pt"})
+    with pytest.raises(LanguageModelError, match=r"not whole: its weights lack \S*h\.0\."):
         LanguageModel.load(f"local-dir:{tmp_path}")
 
 

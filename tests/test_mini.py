@@ -1,6 +1,7 @@
 """The embedded models, and the command that captions with them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,39 @@ def test_the_command_names_a_bad_photo_and_captions_the_others(
     assert "missing.jpg" in output.err
 
 
+def test_a_photo_whose_name_is_no_text_is_captioned_like_any_other(photos: list[Path], tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/odd\xff.jpg"
+    Path(os.fsdecode(odd)).write_bytes(photos[0].read_bytes())
+    command = [
+        sys.executable,
+        "-m",
+        "clipcap",
+        os.fsdecode(odd),
+        str(photos[1]),
+        "--style",
+        "factual",
+        "--method",
+        "greedy",
+    ]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "--json"], capture_output=True, check=True, env=strict)
+    first, second = (json.loads(line) for line in done.stdout.decode().splitlines())
+    assert os.fsencode(first["image"]) == odd
+    assert second["image"] == str(photos[1])
+    done = subprocess.run(command, capture_output=True, check=True, env=strict)
+    assert b"odd\\udcff.jpg" in done.stdout
+
+
+def test_a_reader_that_has_read_enough_is_no_error_to_speak_of(photos: list[Path]) -> None:
+    command = [sys.executable, "-m", "clipcap", *map(str, photos[:3]), "--style", "factual", "--method", "greedy"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+        assert process.wait() == 141
+
+
 def test_forty_photos_show_progress_on_standard_error_only(photos: list[Path]) -> None:
     command = [
         sys.executable,
@@ -138,6 +172,7 @@ def test_forty_photos_show_progress_on_standard_error_only(photos: list[Path]) -
         (["--device", "cuda:99"], "device 'cuda:99'"),
         (["--threads", "0"], "--threads must be at least 1"),
         (["--max-length", "1000"], "max_length must be at most"),
+        (["--captions", "0"], "captions must be a whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(

@@ -238,8 +238,12 @@ def test_a_folder_of_another_run_is_not_continued(train: Train) -> None:
 
 def test_a_damaged_state_is_an_error_that_says_what_to_do(train: Train, tmp_path: Path) -> None:
     train()
-    (tmp_path / "run" / "state.pt").write_bytes(b"not a state")
+    state = tmp_path / "run" / "state.pt"
+    state.write_bytes(b"not a state")
     with pytest.raises(TrainingError, match="delete it"):
+        train()
+    torch.save([1], state)
+    with pytest.raises(TrainingError, match="no state of a training run"):
         train()
 
 

@@ -512,6 +512,8 @@ def _restore(
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ForeignState(f"{path} cannot be read ({error}); delete it to start the run anew") from error
+    if not isinstance(stored, dict) or not {"run", "state", "mapper", "optimizer", "best"} <= stored.keys():
+        raise ForeignState(f"{path} is no state of a training run; choose another folder, or delete it to start anew")
     if stored["run"] != run:
         raise ForeignState(
             f"{path} belongs to a run with other options or examples; choose another folder, or delete it to start anew"
