@@ -57,6 +57,7 @@ class Captioner:
             language_model=self.language_model.identity,
             lm_size=self.language_model.size,
         )
+        checkpoint.check_same_gpt2(self.language_model.model.state_dict(), self.language_model.identity)
         return checkpoint.mapper.to(self.language_model.device)
 
     @torch.inference_mode()

@@ -46,6 +46,30 @@ class MapperCheckpoint:
     encoder: str | None
     language_model: str | None
     notes: dict[str, Any] = field(default_factory=dict)
+    gpt2: Mapping[str, Tensor] = field(default_factory=dict)  # of the authors' format: what it was trained with
+
+    def check_same_gpt2(self, state: Mapping[str, Tensor], language_model: str) -> None:
+        """Refuse a mapper that learned to speak to a GPT-2 which learned too: over another it writes nonsense.
+
+        Args:
+            state: the loaded LM's `state_dict()`.
+
+        Raises:
+            CheckpointError: the file holds a GPT-2 that is not the loaded one, by more than rounding.
+        """
+        for name, tensor in self.gpt2.items():
+            if name.endswith((".attn.bias", ".attn.masked_bias")):  # no weights: the causal mask
+                continue
+            loaded = state.get(name)
+            if (
+                loaded is None
+                or loaded.shape != tensor.shape
+                or not torch.allclose(loaded.float().cpu(), tensor, rtol=0.01, atol=0.001)
+            ):
+                raise CheckpointError(
+                    f"the mapper was trained along with a GPT-2, which its file holds and which is not "
+                    f"{language_model} ({name} differs); load that one: read_original(path).build_gpt2()"
+                )
 
     def check_fits(self, *, encoder: str, embedding_size: int, language_model: str, lm_size: int) -> None:
         """Refuse a mapper made for other models.
@@ -118,7 +142,8 @@ def load_mapper(path: Path) -> MapperCheckpoint:
     # What torch.save writes: a zip, once a bare pickle. A safetensors file begins with a number, which may look like
     # that, and goes on with JSON.
     if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:9] != b"{"):
-        return MapperCheckpoint(read_original(path).mapper, encoder=None, language_model=None)
+        original = read_original(path)
+        return MapperCheckpoint(original.mapper, encoder=None, language_model=None, gpt2=original.gpt2)
     return _load_safetensors(path)
 
 

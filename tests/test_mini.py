@@ -14,7 +14,7 @@ from clipcap.captioner import Captioner
 from clipcap.checkpoint import CheckpointError, load_mapper
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
-from clipcap.mapper import Mapper
+from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.options import DecodingOptions
 from training.evaluation import evaluate
 
@@ -81,6 +81,24 @@ def test_a_mapper_of_other_models_is_refused(captioner: Captioner) -> None:
     other = type(stored)(stored.mapper, stored.encoder, "another@lm")
     with pytest.raises(CheckpointError, match="another@lm"):
         captioner.adopt(other)
+
+
+def test_an_authors_mapper_is_used_with_the_gpt2_it_was_trained_with_and_no_other(
+    captioner: Captioner, tmp_path: Path
+) -> None:
+    path = tmp_path / "original.pt"
+    mapper = build_mapper(MapperConfig("mlp", embedding_size=512, lm_size=256, prefix_length=2, hidden_size=4))
+    names = {"hidden": "clip_project.model.0", "out": "clip_project.model.2"}
+    state = {
+        f"{names[name]}.{kind}": t for name, kind, t in ((*n.split("."), t) for n, t in mapper.state_dict().items())
+    }
+    gpt2 = {f"gpt.{name}": tensor.clone() for name, tensor in captioner.language_model.model.state_dict().items()}
+    torch.save(state | gpt2, path)
+    captioner.load_mapper(path)
+    gpt2["gpt.transformer.h.1.mlp.c_fc.weight"][3, 5] += 0.1
+    torch.save(state | gpt2, path)
+    with pytest.raises(CheckpointError, match=r"original\.pt cannot be used.*trained along with a GPT-2"):
+        captioner.load_mapper(path)
 
 
 def test_a_mapper_stops_at_its_own_text(captioner: Captioner, mappers: dict[str, Mapper]) -> None:
