@@ -23,7 +23,8 @@ from clipcap.device import multiplies_bfloat16, pick_device
 MEMORY = {"greedy": 1, "training": 0}  # groups whose memory is measured, and the number of the row in the group
 NOTES = f"""\
 Before a row is timed, both sides must answer the same: token by token when decoding (every image that the original
-captions; all {{beams}} hypotheses of a beam), the loss when training. "range" is the lowest and highest of the pairs.
+captions; all {{beams}} hypotheses of a beam, of which two may change places whose scores differ by less than 0.00001),
+the loss when training. "range" is the lowest and highest of the pairs.
 GPT-2 + ViT-B/32 have random weights (GPT-2's of deviation 0.1, so that no two logits nearly tie) and prefixes from a
 normal distribution; their captions all have {{limit}} tokens, for the end token cannot win.
 Mixed styles are full-sized Transformer mappers, each run on its own; their weights are equal, so that captions are,

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.comparisons import GROUPS, DisagreementError
+from benchmarks.comparisons import GROUPS, DisagreementError, ties_in_our_order
 from benchmarks.measuring import compare, peak_memory
 from benchmarks.subjects import QUICK, RandomGPT2
+from clipcap.decoding import Hypothesis
 
 ROOT = Path(__file__).parent.parent
 TINY = dataclasses.replace(QUICK, batch=3, peer_greedy=3, peer_beam=3, pairs=1, photo=(640, 480))
@@ -41,6 +42,13 @@ def test_the_captions_that_are_compared_differ_from_picture_to_picture_and_never
     assert len(set(tokens)) == TINY.batch
     assert {len(caption) for caption in tokens} == {TINY.limit}
     assert all(len(set(caption)) > 1 for caption in tokens)
+
+
+def test_hypotheses_may_change_places_only_where_their_scores_tie() -> None:
+    ours = [Hypothesis((1, 2), -1.0), Hypothesis((3, 4), -2.0), Hypothesis((5, 6), -2.000001)]
+    assert ties_in_our_order(ours, [[1, 2], [5, 6], [3, 4]]) == [[1, 2], [3, 4], [5, 6]]
+    for other in ([[3, 4], [1, 2], [5, 6]], [[1, 2], [3, 4], [5, 7]]):
+        assert ties_in_our_order(ours, other) == other
 
 
 @pytest.mark.parametrize("group", ["greedy", "beam", "training"])
