@@ -1,10 +1,11 @@
-"""Let language model and mappers learn from the best of their own captions; after this the LM is frozen for good.
+"""Let the language model learn from the best of its own captions; after this it is frozen for good.
 
     python -m recipes.best_of --data DATA --models models/mini --work WORK
 
 People word one photo in many ways, and a small model that has learned all of them hedges. So each style's mapper
-writes a dozen captions about every training photo, those nearest to people's by CIDEr are kept, and LM and mappers are
-trained on them for one more epoch (rejection sampling, a plain relative of self-critical training, arXiv 1612.00563).
+writes a dozen captions about every training photo, those nearest to people's by CIDEr are kept, and the LM is trained
+on them for one more epoch (rejection sampling, a plain relative of self-critical training, arXiv 1612.00563). The
+mappers stand still meanwhile; their turn comes in `recipes.mappers`.
 For the styles it counts too whether a caption is true, by the photo's factual captions, and whether it is told as being
 in style. Calling it again is another round. WORK receives what was learned from, `best.json`, for `recipes.mappers`.
 """
@@ -25,7 +26,7 @@ from clipcap.decoding import decode
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
-from recipes.language_model import Data, Joint, save_joint, train_jointly
+from recipes.language_model import Data, Joint, save_lm, train_jointly
 from recipes.photos import STYLES, Photo, load_photos
 from training.ptb_tokenizer import ptb_tokenize
 from training.style_classifier import StyleClassifier
@@ -110,6 +111,7 @@ def main() -> None:
     tokenizer: Any = lm.tokenizer
     training = Data([with_captions(photo, kept) for photo in everything], "train", tokenizer)
     model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    # `load_mapper` gives mappers that take no gradient, so only the LM learns.
     joint = train_jointly(
         Joint(model, list(mappers.values())),
         training,
@@ -117,14 +119,14 @@ def main() -> None:
         steps=len(training.rows) // 16,
         size=16,
         captions_each=KEPT,
-        peak=5e-4,
+        peak=1.5e-4,
         final=0.0,
-        lm_share=0.3,
+        lm_share=1.0,
         noise=0.35,
         styled_weight=1,
         seed=1,
     )
-    save_joint(joint, tokenizer, arguments.models, arguments.work)
+    save_lm(joint.model, tokenizer, folder)
 
 
 def with_captions(photo: Photo, kept: dict[str, dict[str, list[str]]]) -> Photo:

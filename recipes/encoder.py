@@ -267,13 +267,10 @@ def settle(tower: Any, pictures: Tensor, targets: Tensor, dev: tuple[Tensor, Ten
         nn.utils.clip_grad_norm_(last.parameters(), 1.0)
         optimizer.step()
         average.update(last)
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            current = {name: tensor.clone() for name, tensor in last.state_dict().items()}
-            last.load_state_dict(average.module.state_dict())
-            print(f"settling {step + 1}/{steps}: {report(loss, tower, dev)}", flush=True)
-            training_mode(last)
-            if step + 1 < steps:
-                last.load_state_dict(current)
+        if (step + 1) % 100 == 0:
+            print(f"settling {step + 1}/{steps}: loss {loss:.4f}", flush=True)
+    last.load_state_dict(average.module.state_dict())
+    print(f"settled: {report(loss, tower, dev)}", flush=True)
 
 
 def cropped(maps: Tensor) -> Tensor:
@@ -292,6 +289,7 @@ def cropped(maps: Tensor) -> Tensor:
 
 
 def report(loss: Tensor, tower: nn.Module, dev: tuple[Tensor, Tensor]) -> str:
+    """The last loss, and the mean cosine to the teacher on (M, 3, 224, 224) bytes with (M, 512) embeddings."""
     return f"loss {loss:.4f}, cosine on dev {F.cosine_similarity(embed(tower, dev[0]), dev[1]).mean():.4f}"
 
 

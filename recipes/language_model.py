@@ -5,7 +5,7 @@
 GPT-2's architecture, 4 layers of width 256, with a byte-level BPE of its own. A model this small follows a prefix
 only if it has learned to, so after the text it is trained together with a mapper for each style (the paper's
 fine-tuned variant): first on the teacher's embeddings, then on the distilled encoder's. The three mappers share
-everything but their constants. What `recipes.best_of` makes of all of them is frozen.
+everything but their constants. What `recipes.best_of` makes of the LM is frozen.
 """
 
 import argparse
@@ -229,13 +229,10 @@ def dev_losses(joint: Joint, data: Data, embeddings: Tensor) -> dict[str, float]
     return losses
 
 
-def save_joint(joint: Joint, tokenizer: PreTrainedTokenizerFast, models: Path, work: Path) -> None:
-    """The LM goes to `models`, and its mappers, which others are to start from, to `work`."""
-    joint.model.half().save_pretrained(models / "lm")
-    tokenizer.save_pretrained(models / "lm")
-    for style, mapper in zip(STYLES, joint.mappers, strict=True):
-        assert isinstance(mapper, Mapper)
-        save_mapper(MapperCheckpoint(mapper, None, None), work / f"start-{style}.safetensors")
+def save_lm(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the LM in half precision, with its tokenizer."""
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def main() -> None:
@@ -296,7 +293,10 @@ def main() -> None:
     )
     print("on dev:", dev_losses(joint, dev, embeddings[0][dev.rows]), flush=True)
 
-    save_joint(joint, tokenizer, arguments.models, arguments.work)
+    save_lm(joint.model, tokenizer, arguments.models / "lm")
+    for style, mapper in zip(STYLES, joint.mappers, strict=True):
+        assert isinstance(mapper, Mapper)
+        save_mapper(MapperCheckpoint(mapper, None, None), arguments.work / f"start-{style}.safetensors")
     torch.save({"encoder": encoder.identity, "views": torch.stack(embeddings, dim=1)}, arguments.work / "views.pt")
 
 

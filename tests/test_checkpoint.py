@@ -173,9 +173,13 @@ def test_tensors_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     with safe_open(path, framework="pt") as stored:
         metadata = stored.metadata()
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
-    for odd in (torch.tensor(1.0), torch.tensor([True]), torch.tensor([1 + 1j])):
+    for odd, message in (
+        (torch.tensor(1.0), "damaged"),
+        (torch.tensor([True]), "something else than weights"),
+        (torch.tensor([1 + 1j]), "something else than weights"),
+    ):
         save_file(tensors | {"odd": odd}, path, metadata)
-        with pytest.raises(CheckpointError):
+        with pytest.raises(CheckpointError, match=message):
             load_mapper(path)
 
 
