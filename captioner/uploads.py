@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 SIDE = 1024  # the short side that is kept of bigger pictures; the long one is capped at twice that
 THUMBNAIL = 400
-_STATUS = {"too_many_pixels": 413, "unsupported_format": 415, "not_an_image": 415}
+_STATUS = {"too_many_pixels": 413, "too_many_bytes": 413, "unsupported_format": 415, "not_an_image": 415}
 
 
 def check_size(size: int) -> None:

@@ -39,7 +39,7 @@ class Captioner:
         Raises:
             CheckpointError: the file is unusable, or made for other models.
         """
-        checkpoint = load_mapper(path)
+        checkpoint = load_mapper(path, lm_size=self.language_model.size)
         try:
             return self.adopt(checkpoint)
         except CheckpointError as error:
@@ -49,7 +49,7 @@ class Captioner:
         """The checkpoint's mapper on the LM's device.
 
         Raises:
-            CheckpointError: it was made for other models.
+            CheckpointError: it was made for other models, or cannot end its captions with this LM.
         """
         checkpoint.check_fits(
             encoder=self.encoder.identity,
@@ -58,6 +58,7 @@ class Captioner:
             lm_size=self.language_model.size,
         )
         checkpoint.check_same_gpt2(self.language_model.model.state_dict(), self.language_model.identity)
+        self.stop_id(checkpoint.mapper)
         return checkpoint.mapper.to(self.language_model.device)
 
     @torch.inference_mode()
@@ -94,14 +95,15 @@ class Captioner:
         """The token that ends this mapper's captions.
 
         Raises:
-            ValueError: its stop text is not a single token of this LM.
+            CheckpointError: its stop text is not a single token of this LM.
         """
         text = mapper.config.stop_text
         if not text:
             return self.language_model.end_id
         ids = self.language_model.encode(text)
         if len(ids) != 1:
-            raise ValueError(
-                f"the mapper stops at {text!r}, which is {len(ids)} tokens of this language model, not one"
+            raise CheckpointError(
+                f"the mapper stops at {text!r}, which is {len(ids)} tokens of {self.language_model.identity}, not one; "
+                f"load the language model it was made for"
             )
         return ids[0]

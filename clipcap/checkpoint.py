@@ -81,7 +81,7 @@ class MapperCheckpoint:
             ("encoder", self.encoder, encoder),
             ("language model", self.language_model, language_model),
         ):
-            if needs is not None and needs != loaded:
+            if needs is not None and not _same_weights(needs, loaded):
                 raise CheckpointError(
                     f"the mapper was trained for {what} {needs}, but {loaded} is loaded; "
                     f"load {needs}, or retrain the mapper for {loaded}"
@@ -94,6 +94,12 @@ class MapperCheckpoint:
                 raise CheckpointError(
                     f"the mapper needs {what} of size {needs_size}, not {size}; load the models it was made for"
                 )
+
+
+def _same_weights(identity: str, other: str) -> bool:
+    """A folder's identity is NAME@DIGEST, and its name says nothing about what is in it; a published model is its
+    name."""
+    return identity.rpartition("@")[2] == other.rpartition("@")[2]
 
 
 def save_mapper(checkpoint: MapperCheckpoint, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -128,8 +134,11 @@ def save_mapper(checkpoint: MapperCheckpoint, path: Path, *, dtype: torch.dtype 
         Path(partial).unlink(missing_ok=True)
 
 
-def load_mapper(path: Path) -> MapperCheckpoint:
+def load_mapper(path: Path, *, lm_size: int | None = None) -> MapperCheckpoint:
     """Read a mapper in our format, or in the authors' (`.pt`), in float32 on the CPU, ready for inference.
+
+    Args:
+        lm_size: D of the LM it is wanted for, see `read_original`.
 
     Raises:
         CheckpointError: the file is missing, damaged, cut short, or something else than a mapper.
@@ -142,7 +151,7 @@ def load_mapper(path: Path) -> MapperCheckpoint:
     # What torch.save writes: a zip, once a bare pickle. A safetensors file begins with a number, which may look like
     # that, and goes on with JSON.
     if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:9] != b"{"):
-        original = read_original(path)
+        original = read_original(path, lm_size=lm_size)
         return MapperCheckpoint(original.mapper, encoder=None, language_model=None, gpt2=original.gpt2)
     return _load_safetensors(path)
 
@@ -284,13 +293,17 @@ _ORIGINAL_NAMES = {
 _ORIGINAL_HEADS = 8  # fixed in the authors' code, and not to be told from shapes
 
 
-def read_original(path: Path, *, normalize: bool = False, heads: int = _ORIGINAL_HEADS) -> OriginalCheckpoint:
+def read_original(
+    path: Path, *, normalize: bool = False, heads: int = _ORIGINAL_HEADS, lm_size: int | None = None
+) -> OriginalCheckpoint:
     """Read a checkpoint of the authors' code, inferring every size from the shapes.
 
     Args:
         path: a `.pt` file: a state dict with `clip_project.*` and, usually, `gpt.*`.
         normalize: whether it was trained with the authors' --normalize_prefix, which the file does not tell.
         heads: of the mapping Transformer, which shapes do not tell; the authors' code has 8.
+        lm_size: D, which the shapes of an MLP do not tell where the file has no `gpt.*`; then it is this one if that
+            divides the MLP's outputs, otherwise that of the smallest published GPT-2 that does.
 
     Raises:
         CheckpointError: the file is missing, damaged or no such checkpoint.
@@ -325,7 +338,7 @@ def read_original(path: Path, *, normalize: bool = False, heads: int = _ORIGINAL
     }
     gpt2 = {n.removeprefix("gpt."): t.float() for n, t in state.items() if n.startswith("gpt.")}
     try:
-        config = _original_config(mapper_state, gpt2, normalize, heads)
+        config = _original_config(mapper_state, gpt2, normalize, heads, lm_size)
     except (KeyError, ValueError, IndexError, ArithmeticError) as error:
         raise CheckpointError(
             f"checkpoint {path} holds no mapping network of the authors' ClipCap code that could be made out "
@@ -348,7 +361,7 @@ def _refuse_bomb(stream: BinaryIO, path: Path) -> None:
 
 
 def _original_config(
-    state: Mapping[str, Tensor], gpt2: Mapping[str, Tensor], normalize: bool, heads: int
+    state: Mapping[str, Tensor], gpt2: Mapping[str, Tensor], normalize: bool, heads: int, wanted: int | None
 ) -> MapperConfig:
     if "prefix_const" in state:
         prefix_length, lm_size = state["prefix_const"].shape
@@ -370,8 +383,8 @@ def _original_config(
     out = len(state["model.2.weight"])
     if "transformer.wte.weight" in gpt2:
         lm_size = gpt2["transformer.wte.weight"].shape[1]
-    else:  # GPT-2's sizes, the usual one first
-        lm_size = next((size for size in (768, 1024, 1280, 1600) if out % size == 0), 0)
+    else:
+        lm_size = next((size for size in (wanted or out + 1, 768, 1024, 1280, 1600) if out % size == 0), 0)
         if not lm_size:
             raise ValueError(f"the MLP's {out} outputs fit no GPT-2, and the file holds none")
     return MapperConfig(

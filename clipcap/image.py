@@ -9,17 +9,21 @@ import warnings
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image
 
 MAX_PIXELS = 100_000_000  # decoded, 0.4 GB in most formats, 1.5 GB as WebP; JPEGs are decoded at reduced size
 MAX_SIDE = 65_535  # no JPEG can be longer; Pillow spends dozens of bytes on every row, however short
+MAX_BYTES = 1 << 29  # of a file; some decoders read all of it before they tell how large the picture is
 MAX_SCANS = 100  # of a progressive JPEG, which needs about ten; each passes over the whole picture for a few bytes
 
 ImageSource = bytes | str | os.PathLike[str] | Image.Image
-ImageErrorCode = Literal["empty", "unreadable_file", "not_an_image", "unsupported_format", "damaged", "too_many_pixels"]
+ImageErrorCode = Literal[
+    "empty", "unreadable_file", "not_an_image", "unsupported_format", "damaged", "too_many_pixels", "too_many_bytes"
+]
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _ADVICE = "save the picture as JPEG or PNG"
@@ -65,7 +69,7 @@ class ImageError(ValueError):
 
     `code` is stable: `empty` (no bytes), `unreadable_file` (missing, a folder, no permission), `not_an_image`,
     `unsupported_format` (a picture in a format that is not accepted), `damaged` (broken, cut short or of a variant
-    that cannot be decoded), `too_many_pixels`. `index` is the picture's place in the sequence given to `encode`.
+    that cannot be decoded), `too_many_pixels`, `too_many_bytes`. `index` is the picture's place in the sequence given to `encode`.
     """
 
     def __init__(self, code: ImageErrorCode, message: str) -> None:
@@ -101,6 +105,12 @@ def open_image(source: ImageSource, *, min_side: int, max_pixels: int = MAX_PIXE
                 _check_size(source, max_pixels)
                 return _to_rgb(source, min_side)
             with _open_file(source) as file:
+                size = file.seek(0, io.SEEK_END)
+                if size > MAX_BYTES:
+                    raise ImageError(
+                        "too_many_bytes", f"the file has {size:,} bytes; at most {MAX_BYTES:,} are accepted; {_ADVICE}"
+                    )
+                file.seek(0)
                 head = file.read(256)
                 if not head:
                     raise ImageError("empty", f"the file is empty; {_ADVICE} and send it again")
@@ -147,7 +157,10 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _check_scans(file: BinaryIO) -> None:
     position = file.tell()  # behind the first scan's header
-    scans = 1 + file.read().count(b"\xff\xda")
+    scans, last = 1, b""
+    while part := file.read(1 << 20):
+        scans += (last + part).count(b"\xff\xda")
+        last = part[-1:]
     file.seek(position)
     if scans > MAX_SCANS:
         raise ImageError("damaged", f"the JPEG picture has {scans} scans and at most {MAX_SCANS} are sane; {_ADVICE}")
@@ -176,10 +189,11 @@ def _to_rgb(image: Image.Image, min_side: int) -> Image.Image:
     width, height = image.size
     factor = max(1, min(width, height) // min_side)
     rows = factor * max(1, _BAND // (width * factor))
-    white = _white_level(image, rows)
+    deep = image.mode.startswith("I;16") or image.mode in ("I", "F")
+    to_rgb = _Deep(image, rows).to_rgb if deep else _flat_to_rgb
     rgb = Image.new("RGB", (ceil(width / factor), ceil(height / factor)))
     for number, band in enumerate(_bands(image, rows)):
-        rgb.paste(_band_to_rgb(band, white).reduce(factor), (0, number * rows // factor))
+        rgb.paste(to_rgb(band).reduce(factor), (0, number * rows // factor))
     try:
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken metadata must not cost a good picture
@@ -192,27 +206,42 @@ def _bands(image: Image.Image, rows: int) -> Iterator[Image.Image]:
         yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _white_level(image: Image.Image, rows: int) -> float | None:
-    """The value that means white in modes that Pillow would clip to 8 bits; None in all others.
+class _Deep:
+    """The greys of a picture in a mode that Pillow would clip to 8 bits."""
 
-    Only 16-bit pictures define it. For wider ones it is the smallest customary level that holds every pixel.
-    """
-    if image.mode.startswith("I;16"):
-        return 65535
-    if image.mode not in ("I", "F"):
-        return None
-    peak = 0.0
-    for band in _bands(image, rows):
+    def __init__(self, image: Image.Image, rows: int) -> None:
+        tags: Any = getattr(image, "tag_v2", {})  # of a TIFF; Pillow does not heed these two
+        self.white_is_zero = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
+        self.unsigned = image.mode == "I" and tags.get(ExifTags.Base.SampleFormat) == (1,)
+        self.transparent = image.info.get("transparency")
+        self.white = self._white_level(image, rows)
+
+    def _white_level(self, image: Image.Image, rows: int) -> float:
+        """Only 16-bit pictures define it. For wider ones it is the smallest customary level that holds every pixel."""
+        if image.mode.startswith("I;16"):
+            return 65535
+        peak = 0.0
+        for band in _bands(image, rows):
+            values = self._values(band)
+            peak = max(peak, float(values[np.isfinite(values)].max(initial=0)))
+        levels = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+        return next((level for level in levels if peak <= level), peak)
+
+    def _values(self, band: Image.Image) -> npt.NDArray[Any]:
         values = np.asarray(band)
-        peak = max(peak, float(values[np.isfinite(values)].max(initial=0)))
-    levels = (1, 255, 65535) if image.mode == "F" else (255, 65535)
-    return next((level for level in levels if peak <= level), peak)
+        return values.view(np.uint32) if self.unsigned else values
 
-
-def _band_to_rgb(band: Image.Image, white: float | None) -> Image.Image:
-    if white is not None:
-        grey = np.nan_to_num(np.clip(np.asarray(band, dtype=np.float32), 0, white)) * (255 / white)
+    def to_rgb(self, band: Image.Image) -> Image.Image:
+        values = self._values(band)
+        grey = np.nan_to_num(np.clip(values.astype(np.float32), 0, self.white)) * (255 / self.white)
+        if self.white_is_zero:
+            grey = 255 - grey
+        if isinstance(self.transparent, int):
+            grey[values == self.transparent] = 255
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+
+
+def _flat_to_rgb(band: Image.Image) -> Image.Image:
     if band.has_transparency_data:
         band = Image.alpha_composite(Image.new("RGBA", band.size, "white"), band.convert("RGBA"))
     return band.convert("RGB")

@@ -9,6 +9,7 @@ import clipcap.torchvision_schemas  # noqa: F401 (before transformers is importe
 import hashlib
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,17 @@ class LanguageModel:
         return cls(nn.Module.to(model, where), tokenizer, identity)
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of `text`, without any special token."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        """The tokens of `text`; what is spelled like a special token is text too, and none is added."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, without special tokens and outer blanks."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """The text of `ids` up to the end-of-text token, without special tokens and outer blanks."""
+        text = self.tokenizer.decode(
+            list(takewhile(lambda token: token != self.end_id, ids)),
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
         return str(text).strip()
 
     def embed(self, tokens: Tensor) -> Tensor:

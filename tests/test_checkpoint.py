@@ -209,6 +209,11 @@ def test_a_mapper_made_for_other_models_is_refused_by_name(tmp_path: Path) -> No
             checkpoint.check_fits(**(fits | change))  # type: ignore[arg-type]
 
 
+def test_a_mapper_fits_its_models_in_a_folder_of_another_name(tmp_path: Path) -> None:
+    checkpoint = load_mapper(written(tmp_path)[0])
+    checkpoint.check_fits(encoder="renamed@1", embedding_size=8, language_model="copy@1", lm_size=16)
+
+
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, mapper = written(tmp_path)
     before = path.read_bytes()

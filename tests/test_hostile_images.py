@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from clipcap.encoder import Encoder
-from clipcap.image import MAX_SCANS, ImageError, ImageErrorCode, open_image
+from clipcap.image import MAX_BYTES, MAX_SCANS, ImageError, ImageErrorCode, open_image
 
 Pixels = npt.NDArray[np.uint8]
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 128, 0), (255, 255, 255), (0, 0, 0)
@@ -164,6 +164,30 @@ def test_deep_greys_are_scaled_and_not_clipped(data: bytes) -> None:
     assert abs(got[..., 0].ravel() - np.arange(256)).max() <= 1
 
 
+def unsigned_tiff(values: npt.NDArray[np.uint32]) -> bytes:
+    data = saved(Image.fromarray(values.view(np.int32)), "TIFF")
+    signed, unsigned = (struct.pack("<HHIHH", 339, 3, 1, kind, 0) for kind in (2, 1))  # the tag SampleFormat
+    assert data.count(signed) == 1
+    return data.replace(signed, unsigned)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(saved(Image.fromarray(65535 - RAMP), "TIFF", tiffinfo={262: 0}), id="16 bits, white is 0"),
+        pytest.param(unsigned_tiff(RAMP.astype(np.uint32) * 65537), id="32 bits without a sign"),
+    ],
+)
+def test_rare_deep_greys_come_out_right(data: bytes) -> None:
+    assert abs(opened(data)[..., 0].astype(int).ravel() - np.arange(256)).max() <= 1
+
+
+def test_the_transparent_level_of_a_deep_grey_png_is_white() -> None:
+    opaque = png(2, 1, 16, 0, b"\0" + struct.pack(">2H", 257, 514))
+    header, pixels = opaque[:33], opaque[33:]
+    assert opened(header + png_chunk(b"tRNS", struct.pack(">H", 257)) + pixels)[0, :, 0].tolist() == [255, 2]
+
+
 def test_floats_that_are_no_numbers_are_drawn_as_something() -> None:
     values = np.array([[np.nan, np.inf, -np.inf, -5, 0, 1]], dtype=np.float32)
     assert opened(saved(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 255, 0, 0, 0, 255]
@@ -292,6 +316,24 @@ def test_a_progressive_jpeg_of_endless_scans_is_refused() -> None:
     assert opened(data).shape == (48, 64, 3)
     last = data.rindex(b"\xff\xda")
     assert refusal(data[:last] + data[last:-2] * MAX_SCANS + b"\xff\xd9").code == "damaged"
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "JPEG"])
+def test_a_huge_file_with_a_small_picture_in_front_is_refused_unread(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "huge"
+    path.write_bytes(saved(smooth(), kind))
+    with path.open("ab") as file:
+        file.truncate(MAX_BYTES + 1)  # a hole, which takes no room on the disk
+    assert peak_growth(lambda: refusal(path)) < 20
+    assert refusal(path).code == "too_many_bytes"
+
+
+def test_counting_the_scans_of_a_long_progressive_jpeg_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "long.jpg"
+    path.write_bytes(saved(smooth(), "JPEG", progressive=True))
+    with path.open("ab") as file:
+        file.truncate(300 << 20)
+    assert peak_growth(lambda: open_image(path, min_side=448)) < 20
 
 
 def test_of_a_gif_of_endless_frames_only_the_first_is_read() -> None:

@@ -34,6 +34,16 @@ def test_any_text_survives_the_tokenizer(tiny_lm: LanguageModel) -> None:
         assert tiny_lm.decode(tiny_lm.encode(text)) == text
 
 
+def test_a_caption_that_spells_the_end_token_does_not_end_there(tiny_lm: LanguageModel) -> None:
+    text = f"A sign says {tiny_lm.tokenizer.eos_token} in red."
+    assert tiny_lm.end_id not in tiny_lm.encode(text)
+    assert tiny_lm.decode(tiny_lm.encode(text)) == text
+
+
+def test_a_text_ends_at_the_end_token_wherever_decoding_stopped(tiny_lm: LanguageModel) -> None:
+    assert tiny_lm.decode([*tiny_lm.encode("A dog"), tiny_lm.end_id, *tiny_lm.encode(" and more.")]) == "A dog"
+
+
 def test_another_architecture_of_the_auto_classes_trains_and_decodes(tiny_lm_dir: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(

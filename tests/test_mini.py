@@ -11,7 +11,7 @@ import torch
 
 from clipcap.__main__ import MINI, main
 from clipcap.captioner import Captioner
-from clipcap.checkpoint import CheckpointError, load_mapper
+from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
@@ -103,6 +103,24 @@ def test_an_authors_mapper_is_used_with_the_gpt2_it_was_trained_with_and_no_othe
 
 def test_a_mapper_stops_at_its_own_text(captioner: Captioner, mappers: dict[str, Mapper]) -> None:
     assert captioner.stop_id(mappers["factual"]) == captioner.language_model.end_id
+
+
+def test_a_mapper_that_cannot_end_its_captions_with_this_lm_is_refused_when_it_is_loaded(captioner: Captioner) -> None:
+    config = MapperConfig("mlp", embedding_size=512, lm_size=256, prefix_length=2, hidden_size=4, stop_text="the end")
+    with pytest.raises(CheckpointError, match="the mapper stops at 'the end', which is 3 tokens"):
+        captioner.adopt(MapperCheckpoint(build_mapper(config), None, None))
+
+
+def test_a_mapper_without_a_gpt2_in_its_file_is_read_for_the_lm_that_is_loaded(
+    captioner: Captioner, tmp_path: Path
+) -> None:
+    outputs = 3 * 1024  # 3 positions of GPT-2 medium's size, 4 of GPT-2's own, 12 of this bundle's
+    layers = {"0.weight": (4, 512), "0.bias": (4,), "2.weight": (outputs, 4), "2.bias": (outputs,)}
+    path = tmp_path / "original.pt"
+    torch.save({f"clip_project.model.{name}": torch.zeros(shape) for name, shape in layers.items()}, path)
+    assert captioner.load_mapper(path).config.prefix_length == 12
+    assert load_mapper(path, lm_size=1024).mapper.config.prefix_length == 3
+    assert load_mapper(path).mapper.config.prefix_length == 4
 
 
 def test_the_command_prints_one_json_object_a_line_and_nothing_else(

@@ -21,21 +21,17 @@ class Command(BaseCommand):
         # Imported late: they load torch, which `manage.py help` should not wait for.
         import torch
 
+        from clipcap.captioner import Captioner
         from clipcap.checkpoint import load_mapper
         from clipcap.encoder import Encoder
         from clipcap.language_model import LanguageModel
 
         torch.set_num_threads(settings.THREADS)
         try:
-            checkpoint = load_mapper(options["file"])
             encoder = Encoder.load(settings.ENCODER, device="cpu")
             lm = LanguageModel.load(settings.LANGUAGE_MODEL, device="cpu")
-            checkpoint.check_fits(
-                encoder=encoder.identity,
-                embedding_size=encoder.embedding_size,
-                language_model=lm.identity,
-                lm_size=lm.size,
-            )
+            checkpoint = load_mapper(options["file"], lm_size=lm.size)
+            Captioner(encoder, lm).adopt(checkpoint)
         except ValueError as error:
             found: dict[str, Any] = {"error": str(error)}
         else:
