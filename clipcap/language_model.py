@@ -9,6 +9,7 @@ import clipcap.torchvision_schemas  # noqa: F401 (before transformers is importe
 import hashlib
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,33 @@ class LanguageModel:
             logits_to_keep=keep,
         ).logits
         return out
+
+    @cached_property
+    @torch.inference_mode()
+    def heeds_masks(self) -> bool:
+        """Whether a (B, 1, T, S) mask and positions decide what a token sees and where it stands, by trial: whether a
+        text says the same behind a prefix and behind a prefix and another text that is masked.
+
+        So it is in most models. ALiBi counts distances on its own, a sliding window is forgotten where a mask is
+        given, and some models refuse such masks.
+        """
+        prefix, text = 10, min(80, self.max_length - 10)
+        generator = torch.Generator().manual_seed(0)
+        size = prefix + 2 * text
+        x = torch.randn(1, size, self.size, generator=generator).to(self.device, self.dtype)
+        x *= self.embed(torch.arange(self.vocabulary, device=self.device)[None]).std()
+        allowed = torch.ones(size, size, dtype=torch.bool).tril()
+        allowed[-text:, prefix:-text] = False
+        mask = torch.zeros(1, 1, size, size).masked_fill(~allowed, torch.finfo(self.dtype).min)
+        positions = torch.cat([torch.arange(prefix + text), torch.arange(prefix, prefix + text)])[None]
+        alone = self.logits(torch.cat([x[:, :prefix], x[:, -text:]], dim=1), keep=1).float()
+        try:
+            behind = self.logits(
+                x, mask=mask.to(self.device, self.dtype), positions=positions.to(self.device), keep=1
+            ).float()
+        except Exception:  # each make of model has its own for a mask that it cannot take
+            return False
+        return bool((alone - behind).abs().max() < 0.05 * alone.std())
 
     @torch.inference_mode()
     def nearest_words(self, vectors: Tensor, count: int = 5) -> list[list[tuple[str, float]]]:

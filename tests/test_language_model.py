@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
 from transformers import (
     AutoTokenizer,
     BloomConfig,
@@ -14,6 +16,8 @@ from transformers import (
     GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
 )
 
@@ -107,6 +111,54 @@ def test_models_of_other_makes_write_in_a_batch_what_they_write_alone(
     together = decode(lm, prefixes, options, [299, 299])
     alone = [decode(lm, [prefix], options, [299])[0] for prefix in prefixes]
     assert [[h.tokens for h in a] for a in together] == [[h.tokens for h in a] for a in alone]
+
+
+def mistral(sliding_window: int | None) -> MistralForCausalLM:
+    config = MistralConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        sliding_window=sliding_window,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=0.3,
+    )
+    return MistralForCausalLM(config)
+
+
+@pytest.mark.parametrize(
+    ("build", "packed"),
+    [
+        (lambda: BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4)), False),
+        (lambda: mistral(sliding_window=16), False),
+        (lambda: mistral(sliding_window=None), True),
+    ],
+    ids=["ALiBi", "sliding window", "rotary positions"],
+)
+def test_where_masks_are_not_heeded_each_caption_is_trained_in_a_row_of_its_own(
+    build: Callable[[], PreTrainedModel], packed: bool, tiny_lm_dir: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    build().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_lm_dir).save_pretrained(tmp_path)
+    lm = LanguageModel.load(f"local-dir:{tmp_path}", device="cpu")
+    assert lm.heeds_masks == packed
+    mapper = build_mapper(MapperConfig("mlp", embedding_size=8, lm_size=lm.size, prefix_length=4))
+    embeddings = torch.randn(2, 8)
+    captions = [[[5, 6, 7] * 7, [8, 9]], [[10, 11]]]
+
+    def alone(embedding: Tensor, caption: list[int]) -> Tensor:
+        x = torch.cat([mapper(embedding[None]), lm.embed(torch.tensor([caption]))], dim=1)
+        target = torch.tensor([*caption, lm.end_id])
+        return F.cross_entropy(lm.logits(x)[0, 3:], target, reduction="sum")
+
+    sums = [alone(e, caption) for e, row in zip(embeddings, captions, strict=True) for caption in row]
+    loss = caption_loss(mapper, lm, embeddings, captions, lm.end_id)
+    assert loss.item() == pytest.approx(sum(x.item() for x in sums) / 28, abs=1e-5)
 
 
 def test_the_identity_of_a_folder_follows_its_weights(tiny_lm_dir: Path, tmp_path: Path) -> None:

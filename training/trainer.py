@@ -331,12 +331,16 @@ def caption_loss(
         embeddings: (B, E), one a row.
         captions: the token ids of each row's captions.
     """
-    length = mapper.config.prefix_length
+    length, packed = mapper.config.prefix_length, lm.heeds_masks
+    if not packed:  # then a caption a row, which needs no mask: padding stands behind what could see it
+        embeddings = embeddings.repeat_interleave(torch.tensor([len(row) for row in captions]), dim=0)
+        captions = [[caption] for row in captions for caption in row]
     batch: PackedBatch = pack(captions, length, end_id).to(lm.device)
     prefix = mapper(embeddings.to(lm.device))
     embedded = torch.cat([prefix.to(lm.dtype), lm.embed(batch.tokens)], dim=1)
     keep = embedded.shape[1] - length + 1
-    logits = lm.logits(embedded, mask=batch.mask.to(embedded.dtype), positions=batch.positions, keep=keep)
+    mask, positions = (batch.mask.to(embedded.dtype), batch.positions) if packed else (None, None)
+    logits = lm.logits(embedded, mask=mask, positions=positions, keep=keep)
     return F.cross_entropy(logits.flatten(0, 1)[batch.source].float(), batch.target)
 
 
