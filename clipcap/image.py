@@ -69,7 +69,8 @@ class ImageError(ValueError):
 
     `code` is stable: `empty` (no bytes), `unreadable_file` (missing, a folder, no permission), `not_an_image`,
     `unsupported_format` (a picture in a format that is not accepted), `damaged` (broken, cut short or of a variant
-    that cannot be decoded), `too_many_pixels`, `too_many_bytes`. `index` is the picture's place in the sequence given to `encode`.
+    that cannot be decoded), `too_many_pixels`, `too_many_bytes`. `index` is the picture's place in the sequence given
+    to `encode`.
     """
 
     def __init__(self, code: ImageErrorCode, message: str) -> None:
