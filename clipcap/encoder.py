@@ -22,7 +22,7 @@ from clipcap.device import pick_device, pick_dtype
 from clipcap.fingerprint import file_sha256
 from clipcap.image import ImageError, ImageSource, open_image
 
-LOCAL_PREFIX = "local-dir:"
+LOCAL_PREFIX, HUB_PREFIX = "local-dir:", "hf-hub:"
 
 
 class EncoderError(ValueError):
@@ -32,8 +32,8 @@ class EncoderError(ValueError):
 class Encoder:
     """The frozen image tower of a CLIP model.
 
-    `identity` is what a mapper's checkpoint records of it: `MODEL/TAG` of a published model, or a local folder's
-    name with the beginning of its weights' SHA-256. `embedding_size` is E.
+    `identity` is what a mapper's checkpoint records of it: the name of a published model, or a local folder's name
+    with the beginning of its weights' SHA-256. `embedding_size` is E.
     """
 
     def __init__(
@@ -48,7 +48,8 @@ class Encoder:
 
     @classmethod
     def load(cls, name: str, *, device: str = "auto", dtype: str = "auto") -> "Encoder":
-        """Load a published model of open_clip (`ViT-B-32/openai`) or one in a folder (`local-dir:PATH`).
+        """Load a model that open_clip knows (`ViT-B-32/openai`), one of the model hub (`hf-hub:OWNER/NAME`) or one in a
+        folder (`local-dir:PATH`).
 
         Raises:
             EncoderError: no such model, tag or folder, damaged weights, or no network to fetch them.
@@ -61,10 +62,10 @@ class Encoder:
             identity = _local_identity(Path(name.removeprefix(LOCAL_PREFIX)))
             remedy = "the folder's files are damaged or do not belong together; copy them again, whole"
         else:
-            model, tag = _model_and_tag(name)
-            identity = f"{model}/{tag}"
+            model, tag = (name, None) if name.startswith(HUB_PREFIX) else _model_and_tag(name)
+            identity = name if tag is None else f"{model}/{tag}"
             # open_clip only warns where weights trained with QuickGELU, as OpenAI's were, meet a plain GELU
-            quick_gelu = open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False)
+            quick_gelu = tag is not None and open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False)
             remedy = (
                 f"its weights are downloaded on first use: check the network and the free disk space, "
                 f"or give a folder that has them ({LOCAL_PREFIX}PATH)"
@@ -164,7 +165,7 @@ def _local_identity(folder: Path) -> str:
     return f"{folder.resolve().name}@{file_sha256(weights)[:16]}"
 
 
-def _model_and_tag(name: str) -> tuple[str, str]:
+def _model_and_tag(name: str) -> tuple[str, str | None]:
     model, _, tag = name.rpartition("/")
     known = open_clip.list_models()
     if not model and tag in known:
@@ -175,7 +176,7 @@ def _model_and_tag(name: str) -> tuple[str, str]:
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise EncoderError(
             f"{model or tag!r} is not a model that open_clip knows{hint} "
-            f"(an encoder is named MODEL/TAG, as in ViT-B-32/openai, or {LOCAL_PREFIX}PATH)"
+            f"(an encoder is named MODEL/TAG, as in ViT-B-32/openai, {HUB_PREFIX}OWNER/NAME or {LOCAL_PREFIX}PATH)"
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     if not tag and "openai" in tags:  # a name alone means the weights that made it known

@@ -202,6 +202,23 @@ def test_a_published_model_is_loaded_by_name_and_tag(encoder: Encoder, named_mod
     assert plain.encode_pixels(pixels).equal(encoder.encode_pixels(pixels))
 
 
+def test_a_model_of_the_hub_is_loaded_by_its_owner_and_name(
+    encoder: Encoder, tiny_encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tmp_path / "models--someone--tiny"  # as the hub's library lays out what it has fetched
+    shutil.copytree(tiny_encoder_dir, cached / "snapshots" / "1234")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("1234")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    fetched = Encoder.load("hf-hub:someone/tiny", device="cpu")
+    assert fetched.identity == "hf-hub:someone/tiny"
+    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    assert fetched.encode_pixels(pixels).equal(encoder.encode_pixels(pixels))
+    with pytest.raises(EncoderError, match=r"'hf-hub:someone/other' cannot be loaded.*check the network"):
+        Encoder.load("hf-hub:someone/other", device="cpu")
+
+
 def test_a_name_alone_means_the_weights_of_openai(named_model: str) -> None:
     assert Encoder.load(named_model, device="cpu").identity == "tiny-named/openai"
 

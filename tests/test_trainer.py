@@ -265,6 +265,17 @@ def test_data_that_cannot_be_trained_is_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_embeddings_without_a_single_view_are_refused() -> None:
+    with pytest.raises(TrainingError, match="at least one view"):
+        CaptionedImages(["a"], torch.zeros(1, 0, 8), [["x"]])
+
+
+def test_an_lm_in_half_precision_is_refused_for_training(train: Train, tiny_lm_dir: Path) -> None:
+    half = LanguageModel.load(f"local-dir:{tiny_lm_dir}", device="cpu", dtype="float16")
+    with pytest.raises(TrainingError, match="loaded in float16, in which gradients vanish"):
+        train(lm=half)
+
+
 def test_one_image_with_one_caption_trains(train: Train) -> None:
     one = images_of(1, captions_each=1)
     assert len(train(training=one, validation=one).history) == 3

@@ -58,8 +58,8 @@ class CaptionedImages:
     captions: Sequence[Sequence[str]]
 
     def __post_init__(self) -> None:
-        if self.embeddings.ndim != 3:
-            raise TrainingError(f"embeddings must be (images, views, size), not {tuple(self.embeddings.shape)}")
+        if self.embeddings.ndim != 3 or not self.embeddings.shape[1]:
+            raise TrainingError(f"embeddings must be (images, at least one view, size), not {tuple(self.embeddings.shape)}")
         if not len(self.names) == len(self.embeddings) == len(self.captions):
             raise TrainingError(
                 f"{len(self.names)} names, {len(self.embeddings)} embeddings and captions of {len(self.captions)} "
@@ -219,7 +219,8 @@ def train_mapper(
     on_epoch: Callable[[EpochEnd], None] = lambda epoch: None,
     state_every: int = 200,
 ) -> TrainingResult:
-    """Train `mapper` in place with `lm` frozen; go on from `folder` if it holds an interrupted run.
+    """Train `mapper` in place with `lm` frozen; go on from `folder` if it holds an interrupted run, from the weights
+    stored there whatever `mapper` has now.
 
     Args:
         mapper: with the weights to start from, new (see `new_mapper`) or those of an earlier version.
@@ -390,6 +391,10 @@ def _prepare(
         raise TrainingError(f"embeddings of the {what} part are not all numbers; compute them again")
     if config.lm_size != lm.size:
         raise TrainingError(f"the mapper writes prefixes of size {config.lm_size}, the language model reads {lm.size}")
+    if lm.dtype == torch.float16:
+        raise TrainingError(
+            f"{lm.identity} is loaded in float16, in which gradients vanish; load it in float32 or bfloat16 to train"
+        )
     longest = min(options.max_tokens, lm.max_length - config.prefix_length)
     if longest < 1:
         raise TrainingError(
