@@ -59,7 +59,9 @@ class CaptionedImages:
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 3 or not self.embeddings.shape[1]:
-            raise TrainingError(f"embeddings must be (images, at least one view, size), not {tuple(self.embeddings.shape)}")
+            raise TrainingError(
+                f"embeddings must be (images, at least one view, size), not {tuple(self.embeddings.shape)}"
+            )
         if not len(self.names) == len(self.embeddings) == len(self.captions):
             raise TrainingError(
                 f"{len(self.names)} names, {len(self.embeddings)} embeddings and captions of {len(self.captions)} "
