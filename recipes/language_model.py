@@ -107,7 +107,8 @@ class Joint(nn.Module):
     def __init__(self, model: GPT2LMHeadModel, mappers: Sequence[Mapper]) -> None:
         super().__init__()
         self.model: GPT2LMHeadModel = model.requires_grad_(True)
-        self.mappers = nn.ModuleList(mappers)
+        # Mappers that come from a file take no gradient.
+        self.mappers = nn.ModuleList(mappers).requires_grad_(True)
 
     def loss(self, rows: list[tuple[str, Tensor, list[list[int]]]]) -> tuple[Tensor, int]:
         """Summed cross-entropy, and its number of tokens, of rows: style, embedding (512,), captions of the image."""
@@ -185,7 +186,7 @@ def train_jointly(
     average = Average(joint, decay=0.995)
     deviation = data.teacher.std(0)
     order: list[int] = []
-    recent: list[tuple[float, float]] = []
+    recent: list[float] = []
     started = time.monotonic()
     joint.train()
     for step in range(steps):
@@ -197,22 +198,24 @@ def train_jointly(
         embeddings = torch.stack([rng.choice(views)[i] for i in chosen])
         embeddings = embeddings + noise * deviation * torch.randn_like(embeddings)
         pairs = [(data.captions[i], e) for i, e in zip(chosen, embeddings, strict=True)]
+        factual = [
+            ("factual", e, rng.sample(c["factual"], min(captions_each, len(c["factual"]))))
+            for c, e in pairs
+            if "factual" in c
+        ]
+        styled = [(s, e, c[s]) for c, e in pairs for s in STYLES[1:] if s in c]
         with autocast(CPU):
-            factual, factual_count = joint.loss(
-                [("factual", e, rng.sample(c["factual"], min(captions_each, len(c["factual"])))) for c, e in pairs]
-            )
-            styled, styled_count = joint.loss([(s, e, c[s]) for c, e in pairs for s in STYLES[1:] if s in c])
-        loss = (factual + styled_weight * styled) / (factual_count + styled_weight * styled_count)
+            sums = [(weight, *joint.loss(rows)) for weight, rows in ((1.0, factual), (styled_weight, styled)) if rows]
+        loss = torch.stack([weight * total for weight, total, _ in sums]).sum() / sum(w * n for w, _, n in sums)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(joint.parameters(), 1.0)
         optimizer.step()
         average.update(joint)
-        recent.append((factual.item() / factual_count, styled.item() / styled_count))
+        recent.append(loss.item())
         if len(recent) == 100:
-            means = [sum(values) / 100 for values in zip(*recent, strict=True)]
             took = time.monotonic() - started
-            print(f"{step + 1}/{steps} factual {means[0]:.3f} styled {means[1]:.3f} {took:.0f}s", flush=True)
+            print(f"{step + 1}/{steps} loss {sum(recent) / 100:.3f} {took:.0f}s", flush=True)
             recent = []
     return average.module
 
