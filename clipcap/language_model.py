@@ -150,23 +150,26 @@ class LanguageModel:
         So it is in most models. ALiBi counts distances on its own, a sliding window is forgotten where a mask is
         given, and some models refuse such masks.
         """
-        prefix, text = 10, min(80, self.max_length - 10)
-        generator = torch.Generator().manual_seed(0)
-        size = prefix + 2 * text
-        x = torch.randn(1, size, self.size, generator=generator).to(self.device, self.dtype)
-        x *= self.embed(torch.arange(self.vocabulary, device=self.device)[None]).std()
+        text, other = (min(count, self.max_length - 8) for count in (12, 80))
+        size = 8 + other + text
+        x = torch.randn(1, size, self.size, generator=torch.Generator().manual_seed(0)).to(self.device, self.dtype)
+        x *= self.embed(torch.arange(min(100, self.vocabulary), device=self.device)[None]).std()
         allowed = torch.ones(size, size, dtype=torch.bool).tril()
-        allowed[-text:, prefix:-text] = False
+        allowed[-text:, 8:-text] = False
         mask = torch.zeros(1, 1, size, size).masked_fill(~allowed, torch.finfo(self.dtype).min)
-        positions = torch.cat([torch.arange(prefix + text), torch.arange(prefix, prefix + text)])[None]
-        alone = self.logits(torch.cat([x[:, :prefix], x[:, -text:]], dim=1), keep=1).float()
-        try:
-            behind = self.logits(
-                x, mask=mask.to(self.device, self.dtype), positions=positions.to(self.device), keep=1
-            ).float()
-        except Exception:  # each make of model has its own for a mask that it cannot take
-            return False
-        return bool((alone - behind).abs().max() < 0.05 * alone.std())
+        positions = torch.cat([torch.arange(8 + other), torch.arange(8, 8 + text)])[None]
+        with torch.autocast(self.device.type, enabled=False):
+            alone = self.logits(torch.cat([x[:, :8], x[:, -text:]], dim=1), keep=1).float()
+            try:
+                behind = self.logits(
+                    x, mask=mask.to(self.device, self.dtype), positions=positions.to(self.device), keep=1
+                ).float()
+            except Exception:  # each make of model has its own for a mask that it cannot take
+                return False
+        # Without their mean, which may be so large (GPT-2's are about -100) that bfloat16 rounds all else away.
+        alone, behind = (logits.flatten() - logits.mean() for logits in (alone, behind))
+        rounding = 1e-5 if self.dtype == torch.float32 else 1e-2
+        return bool(F.cosine_similarity(alone, behind, dim=0) > 1 - rounding)
 
     @torch.inference_mode()
     def nearest_words(self, vectors: Tensor, count: int = 5) -> list[list[tuple[str, float]]]:

@@ -18,6 +18,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
     PreTrainedModel,
 )
 
@@ -134,10 +136,11 @@ def mistral(sliding_window: int | None) -> MistralForCausalLM:
     ("build", "packed"),
     [
         (lambda: BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4)), False),
+        (lambda: MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=300, max_seq_len=64)), False),
         (lambda: mistral(sliding_window=16), False),
         (lambda: mistral(sliding_window=None), True),
     ],
-    ids=["ALiBi", "sliding window", "rotary positions"],
+    ids=["ALiBi, masks refused", "ALiBi", "sliding window", "rotary positions"],
 )
 def test_where_masks_are_not_heeded_each_caption_is_trained_in_a_row_of_its_own(
     build: Callable[[], PreTrainedModel], packed: bool, tiny_lm_dir: Path, tmp_path: Path
