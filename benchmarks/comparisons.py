@@ -257,9 +257,9 @@ def _ours(subject: Subject, options: DecodingOptions) -> Callable[[int], list[li
 def ties_in_our_order(ours: list[Hypothesis], expected: list[list[int]]) -> list[list[int]]:
     """The original's hypotheses; in our order if they are the same and change places only where their mean
     log-probabilities differ by less than float32 can tell."""
-    confidences = {hypothesis.tokens: hypothesis.confidence for hypothesis in ours}
-    if confidences.keys() == {tuple(tokens) for tokens in expected} and all(
-        abs(hypothesis.confidence - confidences[tuple(tokens)]) < ROUNDING
+    means = {hypothesis.tokens: hypothesis.log_probability for hypothesis in ours}
+    if means.keys() == {tuple(tokens) for tokens in expected} and all(
+        abs(hypothesis.log_probability - means[tuple(tokens)]) < ROUNDING
         for hypothesis, tokens in zip(ours, expected, strict=True)
     ):
         return [list(hypothesis.tokens) for hypothesis in ours]

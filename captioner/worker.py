@@ -254,8 +254,8 @@ class Engine:
                     for (row, (version, _)), (best, *others) in zip(part, answers, strict=True):
                         written = {
                             "text": best.text,
-                            "confidence": best.confidence,
-                            "alternatives": [{"text": o.text, "confidence": o.confidence} for o in others],
+                            "confidence": best.log_probability,
+                            "alternatives": [{"text": o.text, "confidence": o.log_probability} for o in others],
                             "version": version,
                             "encode_ms": encode_ms[row.image_id],
                             "decode_ms": decode_ms,

@@ -7,8 +7,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+from clipcap.options import DecodingOptions, is_unsure
+
+if TYPE_CHECKING:
+    from clipcap.captioner import Caption
 
 BATCH = 32
 MINI = Path(__file__).parent.parent / "models" / "mini"
@@ -70,7 +76,6 @@ def _caption(options: argparse.Namespace) -> int:
     from clipcap.fingerprint import file_sha256
     from clipcap.image import ImageError
     from clipcap.language_model import LanguageModel
-    from clipcap.options import DecodingOptions
 
     if options.threads < 1:
         raise ValueError(f"--threads must be at least 1, not {options.threads}")
@@ -119,23 +124,37 @@ def _caption(options: argparse.Namespace) -> int:
                             {
                                 "image": photo,
                                 "style": slug,
-                                "caption": best.text,
-                                "confidence": round(best.confidence, 4),
-                                "alternatives": [
-                                    {"caption": o.text, "confidence": round(o.confidence, 4)} for o in others
-                                ],
+                                **_written(best),
+                                "alternatives": [_written(other) for other in others],
                                 "mapper": names[slug],
                             },
                             ensure_ascii=not photo.isprintable(),  # JSON writes a name that is no text as escapes
                         )
                     else:
                         heading = "" if photo == shown else f"{photo}\n"
-                        line = f"{heading}  {slug:<10} {best.text}  ({best.confidence:.2f})"
+                        line = f"{heading}  {slug:<10} {best.text}{_judgement(best)}"
                         shown = photo
                     progress.write(line, file=sys.stdout)
                 sys.stdout.flush()
             progress.update(len(batch))
     return 1 if failed else 0
+
+
+def _written(caption: "Caption") -> dict[str, Any]:
+    """A caption in JSON."""
+    return {
+        "caption": caption.text,
+        "confidence": None if caption.confidence is None else round(caption.confidence, 4),
+        "log_probability": round(caption.log_probability, 4),
+        "unsure": is_unsure(caption.confidence),
+    }
+
+
+def _judgement(caption: "Caption") -> str:
+    """What is said behind a caption: its confidence, and that it is unsure if it is."""
+    if caption.confidence is None:
+        return ""
+    return f"  ({caption.confidence:.0%}{', unsure' if is_unsure(caption.confidence) else ''})"
 
 
 def _style_files(models: Path, wanted: list[str] | None) -> dict[str, Path]:

@@ -20,10 +20,18 @@ from clipcap.options import DecodingOptions
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and its confidence: the mean log-probability of its tokens, 0 at best."""
+    """A caption and what speaks for it.
+
+    log_probability: the mean of its tokens', 0 at best.
+    confidence: the estimated probability, from 0 to 1, that it is right: that it names no thing which people who see
+        the photo would not name. None where nothing was fitted that could tell.
+    similarity: how near text and photo are by the two halves of the encoder, from -1 to 1; None where nobody compared.
+    """
 
     text: str
-    confidence: float
+    log_probability: float
+    confidence: float | None = None
+    similarity: float | None = None
 
 
 class Captioner:
@@ -89,7 +97,7 @@ class Captioner:
                 prefixes[row] = prefix
         stops = {mapper: self.stop_id(mapper) for mapper in rows_of}
         answers = decode(lm, prefixes, options or DecodingOptions(), [stops[mapper] for mapper in mappers])
-        return [[Caption(lm.decode(h.tokens), h.confidence) for h in hypotheses] for hypotheses in answers]
+        return [[Caption(lm.decode(h.tokens), h.log_probability) for h in hypotheses] for hypotheses in answers]
 
     def stop_id(self, mapper: Mapper) -> int:
         """The token that ends this mapper's captions.

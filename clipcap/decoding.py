@@ -2,7 +2,8 @@
 
 The rows of a batch are independent: they may come from different mappers, differ in prefix length and in the token
 that ends them, and each gets what it would get alone. Shorter prefixes are padded on the left, and a row leaves the
-batch with its last unfinished hypothesis, so the LM never computes what nobody reads.
+batch with its last unfinished hypothesis, so the LM never computes what nobody reads. Several ways of decoding share
+a batch, and the one pass over its prefixes.
 
 Beam search keeps the hypotheses with the best mean log-probability per token, as the authors' code does. Nucleus
 sampling is Holtzman et al., arXiv 1904.09751.
@@ -16,6 +17,8 @@ import clipcap.torchvision_schemas  # noqa: F401 (before transformers is importe
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -30,10 +33,9 @@ class Hypothesis:
     """Tokens as generated, the one that ended them included, and their mean log-probability per token."""
 
     tokens: tuple[int, ...]
-    confidence: float
+    log_probability: float
 
 
-@torch.inference_mode()
 def decode(
     lm: LanguageModel, prefixes: Sequence[Tensor], options: DecodingOptions, stop_ids: Sequence[int]
 ) -> list[list[Hypothesis]]:
@@ -51,19 +53,49 @@ def decode(
     Raises:
         ValueError: a prefix and `max_length` together do not fit into the LM, or more beams than it has tokens.
     """
+    return decode_together(lm, prefixes, [options], stop_ids)
+
+
+@torch.inference_mode()
+def decode_together(
+    lm: LanguageModel, prefixes: Sequence[Tensor], ways: Sequence[DecodingOptions], stop_ids: Sequence[int]
+) -> list[list[Hypothesis]]:
+    """What `decode` answers to each of `ways`, with as many passes of the LM as the longest of them needs.
+
+    Returns:
+        Of each row the hypotheses of the first way, then those of the second, and so on.
+
+    Raises:
+        ValueError: as `decode` does.
+    """
     if not prefixes:
         return []
     longest = max(len(prefix) for prefix in prefixes)
-    if longest + options.max_length > lm.max_length:
-        raise ValueError(
-            f"max_length must be at most {lm.max_length - longest}: the prefix takes {longest} of the "
-            f"{lm.max_length} positions of language model {lm.identity}"
+    for way in ways:
+        if longest + way.max_length > lm.max_length:
+            raise ValueError(
+                f"max_length must be at most {lm.max_length - longest}: the prefix takes {longest} of the "
+                f"{lm.max_length} positions of language model {lm.identity}"
+            )
+        if way.method == "beam" and (way.beam_size or 5) > lm.vocabulary:
+            raise ValueError(f"beam_size must be at most {lm.vocabulary}, the tokens that {lm.identity} knows")
+    generation = _Generation(lm, prefixes)
+    searches: list[_Search] = []
+    for way in ways:
+        kind = _BeamSearch if way.method == "beam" else _Separate
+        searches.append(kind(way, stop_ids, generation.logits))
+    starts = [0] * len(searches)  # each search's part of the LM's batch; before they part, each row is one hypothesis
+    while any(len(search.tokens) for search in searches):
+        generation.advance(
+            torch.cat([start + search.sources for start, search in zip(starts, searches, strict=True)]),
+            torch.cat([search.tokens for search in searches]),
         )
-    if options.method == "beam" and (options.beam_size or 5) > lm.vocabulary:
-        raise ValueError(f"beam_size must be at most {lm.vocabulary}, the tokens that {lm.identity} knows")
-    if options.method == "beam":
-        return _beam(lm, prefixes, options, torch.tensor(stop_ids, device=lm.device))
-    return _one_by_one(lm, prefixes, options, stop_ids)
+        sizes = [len(search.tokens) for search in searches]
+        starts = [end - size for end, size in zip(accumulate(sizes), sizes, strict=True)]
+        for search, part in zip(searches, generation.logits.split(sizes), strict=True):
+            if len(part):
+                search.go_on(part)
+    return [[h for answers in row for h in answers] for row in zip(*(s.answers() for s in searches), strict=True)]
 
 
 class _Generation:
@@ -102,86 +134,111 @@ class _Generation:
         self.logits = self.lm.logits(embedded, mask=self.mask, positions=positions, cache=self.cache)[:, -1].float()
 
 
-def _beam(
-    lm: LanguageModel, prefixes: Sequence[Tensor], options: DecodingOptions, stop_ids: Tensor
-) -> list[list[Hypothesis]]:
-    rows, width, limit = len(prefixes), options.beam_size or 5, options.max_length
-    device = lm.device
-    generation = _Generation(lm, prefixes)
-    scores, last = generation.logits.log_softmax(-1).topk(width)  # (B, W) summed log-probabilities, newest tokens
-    tokens = torch.zeros(rows, width, limit, dtype=torch.long, device=device)
-    tokens[:, :, 0] = last
-    lengths = torch.ones(rows, width, device=device)
-    stopped = last == stop_ids[:, None]
-    live = (~stopped).nonzero()  # (L, 2) of row and beam: what the LM still computes
-    sources = live[:, 0]  # before the beams part, each row of the batch is one hypothesis
-    for step in range(1, limit):
-        if not len(live):
-            break
-        row, beam = live.T
-        generation.advance(sources, last[row, beam])
+class _Search(Protocol):
+    """One way of decoding all rows: what it has written so far, and what it wants the LM to go on with."""
+
+    sources: Tensor  # (L,) whom each live hypothesis follows: its place among the last logits
+    tokens: Tensor  # (L,) its newest token; none is left when the search is over
+
+    def go_on(self, logits: Tensor) -> None:
+        """Choose the next tokens by (L, V)."""
+
+    def answers(self) -> list[list[Hypothesis]]:
+        """`options.captions` hypotheses of each row, best first."""
+
+
+class _BeamSearch:
+    def __init__(self, options: DecodingOptions, stop_ids: Sequence[int], logits: Tensor) -> None:
+        self.count, self.width, self.limit = options.captions, options.beam_size or 5, options.max_length
+        self.device = logits.device
+        self.stop_ids = torch.tensor(stop_ids, device=self.device)[:, None]
+        self.scores, last = logits.log_softmax(-1).topk(self.width)  # (B, W) summed log-probabilities, newest tokens
+        self.written = torch.zeros(*last.shape, self.limit, dtype=torch.long, device=self.device)
+        self.written[:, :, 0] = last
+        self.lengths = torch.ones_like(self.scores)
+        self.stopped = last == self.stop_ids
+        self.steps = 1
+        self._aim(last, torch.arange(len(last), device=self.device)[:, None].expand(-1, self.width))
+
+    def _aim(self, last: Tensor, sources: Tensor) -> None:
+        """Go on with the hypotheses that have not stopped, of (B, W) newest tokens and places."""
+        open_ = ~self.stopped if self.steps < self.limit else torch.zeros_like(self.stopped)
+        self.row, self.beam = open_.nonzero().T  # (L,) each: what the LM still computes
+        self.sources, self.tokens = sources[self.row, self.beam], last[self.row, self.beam]
+
+    def go_on(self, logits: Tensor) -> None:
+        rows, width, device = len(self.scores), self.width, self.device
+        row, beam = self.row, self.beam
         # A hypothesis can be followed by any token, but only its best W can be among its row's best W. A stopped
         # one has a single successor, itself.
-        best, choice = generation.logits.topk(width)
-        added = best - generation.logits.logsumexp(-1, keepdim=True)
+        best, choice = logits.topk(width)
+        added = best - logits.logsumexp(-1, keepdim=True)
         totals = torch.full((rows, width, width), -torch.inf, device=device)
-        totals[:, :, 0] = scores
+        totals[:, :, 0] = self.scores
         choices = torch.zeros(rows, width, width, dtype=torch.long, device=device)
-        totals[row, beam] = scores[row, beam, None] + added
+        totals[row, beam] = self.scores[row, beam, None] + added
         choices[row, beam] = choice
-        grown = lengths + (~stopped)
+        grown = self.lengths + (~self.stopped)
         means, picked = (totals / grown[:, :, None]).view(rows, -1).topk(width)  # (B, W)
         parent = picked // width
-        unfinished = (~stopped).any(1)  # rows that have all they need stay as they are
-        parent = torch.where(unfinished[:, None], parent, torch.arange(width, device=device))
-        kept = stopped.gather(1, parent)
+        unfinished = (~self.stopped).any(1)[:, None]  # rows that have all they need stay as they are
+        parent = torch.where(unfinished, parent, torch.arange(width, device=device))
+        kept = self.stopped.gather(1, parent)
         last = torch.where(kept, 0, choices.view(rows, -1).gather(1, picked))
-        lengths = grown.gather(1, parent)
-        scores = torch.where(unfinished[:, None], means * lengths, scores)
-        tokens = tokens.gather(1, parent[:, :, None].expand(-1, -1, limit))
-        tokens[:, :, step] = last
-        stopped = kept | (last == stop_ids[:, None])
+        self.lengths = grown.gather(1, parent)
+        self.scores = torch.where(unfinished, means * self.lengths, self.scores)
+        self.written = self.written.gather(1, parent[:, :, None].expand(-1, -1, self.limit))
+        self.written[:, :, self.steps] = last
+        self.stopped = kept | (last == self.stop_ids)
+        self.steps += 1
         where = torch.full((rows, width), -1, device=device)  # each hypothesis's place in the LM's batch
         where[row, beam] = torch.arange(len(row), device=device)
-        live = (~stopped).nonzero()
-        sources = where.gather(1, parent)[live[:, 0], live[:, 1]]
-    means = scores / lengths
-    order = means.argsort(dim=1, descending=True, stable=True)[:, : options.captions].tolist()
-    ids, ends, confidences = tokens.tolist(), lengths.long().tolist(), means.tolist()
-    return [[Hypothesis(tuple(ids[r][w][: ends[r][w]]), confidences[r][w]) for w in order[r]] for r in range(rows)]
+        self._aim(last, where.gather(1, parent))
+
+    def answers(self) -> list[list[Hypothesis]]:
+        means = self.scores / self.lengths
+        order = means.argsort(dim=1, descending=True, stable=True)[:, : self.count].tolist()
+        ids, ends, values = self.written.tolist(), self.lengths.long().tolist(), means.tolist()
+        return [
+            [Hypothesis(tuple(ids[row][w][: ends[row][w]]), values[row][w]) for w in best]
+            for row, best in enumerate(order)
+        ]
 
 
-def _one_by_one(
-    lm: LanguageModel, prefixes: Sequence[Tensor], options: DecodingOptions, stop_ids: Sequence[int]
-) -> list[list[Hypothesis]]:
+class _Separate:
     """Greedy decoding and sampling: hypotheses that never meet, `options.captions` of each row."""
-    count = options.captions
-    generation = _Generation(lm, prefixes)
-    pick = _greedy if options.method == "greedy" else _Nucleus(options, len(prefixes))
-    written: list[list[int]] = [[] for _ in range(len(prefixes) * count)]
-    sums = [0.0] * len(written)
-    live = list(range(len(written)))  # hypothesis h belongs to row h // count
-    sources = [hypothesis // count for hypothesis in live]
-    generation.logits = generation.logits[sources] if count > 1 else generation.logits
-    for step in range(options.max_length):
-        chosen, log_probabilities = pick(generation.logits, live)
-        places = []
+
+    def __init__(self, options: DecodingOptions, stop_ids: Sequence[int], logits: Tensor) -> None:
+        self.count, self.limit = options.captions, options.max_length
+        self.stop_ids = [stop for stop in stop_ids for _ in range(self.count)]  # of each hypothesis
+        self.pick = _greedy if options.method == "greedy" else _Nucleus(options, len(stop_ids))
+        self.written: list[list[int]] = [[] for _ in self.stop_ids]
+        self.sums = [0.0] * len(self.written)
+        self.live = list(range(len(self.written)))
+        rows = torch.arange(len(stop_ids), device=logits.device).repeat_interleave(self.count)
+        self._choose(logits[rows], rows)
+
+    def go_on(self, logits: Tensor) -> None:
+        self._choose(logits, torch.arange(len(logits), device=logits.device))
+
+    def _choose(self, logits: Tensor, places: Tensor) -> None:
+        """A token for each live hypothesis by (L, V), whose places among the last logits are (L,)."""
+        chosen, log_probabilities = self.pick(logits, self.live)
+        going = []
         for place, (hypothesis, token, value) in enumerate(
-            zip(live, chosen.tolist(), log_probabilities.tolist(), strict=True)
+            zip(self.live, chosen.tolist(), log_probabilities.tolist(), strict=True)
         ):
-            written[hypothesis].append(token)
-            sums[hypothesis] += value
-            if token != stop_ids[hypothesis // count]:
-                places.append(place)
-        if not places or step + 1 == options.max_length:
-            break
-        live = [live[place] for place in places]
-        kept = torch.tensor(places, device=lm.device)
-        origin = torch.tensor([sources[place] for place in places], device=lm.device) if step == 0 else kept
-        generation.advance(origin, chosen[kept])
-    answers = [Hypothesis(tuple(ids), total / len(ids)) for ids, total in zip(written, sums, strict=True)]
-    grouped = [answers[first : first + count] for first in range(0, len(answers), count)]
-    return [sorted(group, key=lambda answer: -answer.confidence) for group in grouped]
+            self.written[hypothesis].append(token)
+            self.sums[hypothesis] += value
+            if token != self.stop_ids[hypothesis] and len(self.written[hypothesis]) < self.limit:
+                going.append(place)
+        self.live = [self.live[place] for place in going]
+        self.sources, self.tokens = places[going], chosen[going]
+
+    def answers(self) -> list[list[Hypothesis]]:
+        found = [Hypothesis(tuple(ids), total / len(ids)) for ids, total in zip(self.written, self.sums, strict=True)]
+        grouped = [found[first : first + self.count] for first in range(0, len(found), self.count)]
+        return [sorted(group, key=lambda answer: -answer.log_probability) for group in grouped]
 
 
 def _greedy(logits: Tensor, live: list[int]) -> tuple[Tensor, Tensor]:
@@ -206,13 +263,17 @@ class _Nucleus:
                 self.generators.append(random.Random(f"{seed} {number}"))
 
     def __call__(self, logits: Tensor, live: list[int]) -> tuple[Tensor, Tensor]:
-        log_probabilities = logits.log_softmax(-1)
-        ranked, order = (logits.double() / self.temperature).softmax(-1).float().sort(descending=True)
-        mass = ranked.cumsum(-1)
-        inside = mass - ranked < self.top_p  # the token that crosses top_p is the last one in
-        total = (ranked * inside).sum(-1)
-        draws = torch.tensor([self.generators[h].random() for h in live], device=logits.device)
-        place = torch.searchsorted(mass, (draws * total)[:, None], right=True).clamp(max=logits.shape[-1] - 1)
-        place = torch.minimum(place, (inside.sum(-1, keepdim=True) - 1).clamp(min=0))  # a tiny top_p rounds to none
-        chosen = order.gather(1, place)
-        return chosen[:, 0], log_probabilities.gather(1, chosen)[:, 0]
+        probabilities = (logits.double() / self.temperature).softmax(-1).float()
+        width = 64  # of the likeliest tokens, which nearly always hold the nucleus: sorting all would take far longer
+        while True:
+            ranked, order = probabilities.topk(min(width, logits.shape[-1]))
+            mass = ranked.cumsum(-1)
+            if width >= logits.shape[-1] or bool((mass[:, -1] >= self.top_p).all()):
+                break
+            width *= 8
+        # The token that crosses top_p is the last one in; a tiny top_p rounds to none.
+        last = (mass - ranked < self.top_p).sum(-1, keepdim=True).clamp(min=1) - 1
+        draws = torch.tensor([[self.generators[h].random()] for h in live], device=logits.device)
+        place = torch.searchsorted(mass, draws * mass.gather(1, last), right=True)
+        chosen = order.gather(1, torch.minimum(place, last))
+        return chosen[:, 0], logits.gather(1, chosen)[:, 0] - logits.logsumexp(-1)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 METHODS = ("greedy", "beam", "nucleus")
+UNSURE_BELOW = 0.5  # of a confidence: a caption that is as likely wrong as right is none to rely on
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class DecodingOptions:
     temperature: divides the logits (nucleus only; 1.0).
     top_p: the probability mass that is sampled from (nucleus only; 0.9).
     seed: makes samples repeatable, whatever else is in the batch (nucleus only).
+    rerank: whether captions are chosen among the beam's and samples by a look back at the photo (beam only); None is
+        yes where the captioner has a reranker that fits its models.
     """
 
     method: Literal["greedy", "beam", "nucleus"] = "beam"
@@ -26,9 +29,15 @@ class DecodingOptions:
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
+    rerank: bool | None = None
 
     def __post_init__(self) -> None:
         reject_contradictions(self)
+
+
+def is_unsure(confidence: float | None, below: float = UNSURE_BELOW) -> bool:
+    """Whether a caption of this confidence is to be called unsure; one that nobody could judge is not."""
+    return confidence is not None and confidence < below
 
 
 def reject_contradictions(options: DecodingOptions) -> None:
@@ -43,6 +52,10 @@ def reject_contradictions(options: DecodingOptions) -> None:
     for name, owner in {"beam_size": "beam", "temperature": "nucleus", "top_p": "nucleus", "seed": "nucleus"}.items():
         if getattr(options, name) is not None and method != owner:
             raise ValueError(f"{name} only means something with method {owner!r}, not with {method!r}")
+    if options.rerank is not None and not isinstance(options.rerank, bool):
+        raise ValueError(f"rerank must be true, false or left out, not {options.rerank!r}")
+    if options.rerank and method != "beam":
+        raise ValueError(f"rerank only means something with method 'beam', not with {method!r}")
     for name in ("captions", "max_length", "beam_size"):
         value = getattr(options, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import original
-from clipcap.decoding import decode
+from clipcap.decoding import decode, decode_together
 from clipcap.language_model import LanguageModel
 from clipcap.options import DecodingOptions
 
@@ -47,7 +47,7 @@ def test_mixing_rows_of_any_prefix_length_changes_no_caption(
     for prefix, stop, answers in zip(prefixes, stops, together, strict=True):
         (alone,) = decode(tiny_lm, [prefix], options, [stop])
         assert [a.tokens for a in answers] == [a.tokens for a in alone]
-        assert [a.confidence for a in answers] == pytest.approx([a.confidence for a in alone], abs=1e-4)
+        assert [a.log_probability for a in answers] == pytest.approx([a.log_probability for a in alone], abs=1e-4)
 
 
 @settings(max_examples=10)
@@ -62,6 +62,24 @@ def test_the_order_of_a_batch_changes_no_caption(
     assert [[a.tokens for a in shuffled[place]] for place in range(6)] == [
         [a.tokens for a in straight[i]] for i in order
     ]
+
+
+@settings(max_examples=25)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    ways=st.lists(st.sampled_from(OPTIONS), max_size=4),
+    seed=st.integers(0, 1000),
+)
+def test_ways_that_share_a_batch_find_what_each_finds_alone(
+    tiny_lm: LanguageModel, lengths: list[int], ways: list[DecodingOptions], seed: int
+) -> None:
+    prefixes = prefixes_of(tiny_lm, lengths, seed)
+    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * len(lengths))
+    stops = [answers[0].tokens[row % 9] for row, answers in enumerate(greedy)]
+    together = decode_together(tiny_lm, prefixes, ways, stops)
+    alone = [decode(tiny_lm, prefixes, way, stops) for way in ways]
+    for row, answers in enumerate(together):
+        assert [a.tokens for a in answers] == [a.tokens for one in alone for a in one[row]]
 
 
 @settings(max_examples=10)
@@ -79,7 +97,7 @@ def test_greedy_and_beam_tokens_are_those_of_the_authors_algorithm(
         assert [list(h.tokens) for h in five] == original.beam(tiny_lm.model, prefix, stop, 12)
 
 
-def test_the_confidence_is_the_mean_log_probability_of_the_tokens(tiny_lm: LanguageModel) -> None:
+def test_the_log_probability_is_the_mean_log_probability_of_the_tokens(tiny_lm: LanguageModel) -> None:
     prefixes = prefixes_of(tiny_lm, [4, 6], seed=1)
     for options in OPTIONS:
         for prefix, answers in zip(prefixes, decode(tiny_lm, prefixes, options, [3, 3]), strict=True):
@@ -87,7 +105,7 @@ def test_the_confidence_is_the_mean_log_probability_of_the_tokens(tiny_lm: Langu
                 embedded = torch.cat([prefix[None], tiny_lm.embed(torch.tensor([answer.tokens]))], dim=1)
                 scores = tiny_lm.logits(embedded)[0, len(prefix) - 1 : -1].log_softmax(-1)
                 mean = scores[range(len(answer.tokens)), list(answer.tokens)].mean().item()
-                assert answer.confidence == pytest.approx(mean, abs=1e-4)
+                assert answer.log_probability == pytest.approx(mean, abs=1e-4)
 
 
 def test_captions_end_with_their_rows_own_stop_token_or_at_the_limit(tiny_lm: LanguageModel) -> None:
@@ -106,7 +124,7 @@ def test_alternatives_come_best_first_and_differ(tiny_lm: LanguageModel) -> None
     (answers,) = decode(
         tiny_lm, prefixes_of(tiny_lm, [5], seed=3), DecodingOptions("beam", captions=5, max_length=12), [NEVER]
     )
-    assert [a.confidence for a in answers] == sorted((a.confidence for a in answers), reverse=True)
+    assert [a.log_probability for a in answers] == sorted((a.log_probability for a in answers), reverse=True)
     assert len({a.tokens for a in answers}) == 5
 
 
@@ -175,6 +193,9 @@ def test_an_empty_batch_has_no_captions(tiny_lm: LanguageModel) -> None:
         ({"method": "nucleus", "seed": -1}, "seed"),
         ({"method": "nucleus", "seed": 1.5}, "seed"),
         ({"method": "nucleus", "seed": True}, "seed"),
+        ({"method": "nucleus", "rerank": True}, "rerank"),
+        ({"method": "greedy", "rerank": True}, "rerank"),
+        ({"rerank": 1}, "rerank"),
     ],
 )
 def test_contradicting_options_are_refused_by_name(given_options: dict[str, object], named: str) -> None:

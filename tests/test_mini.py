@@ -130,9 +130,11 @@ def test_the_command_prints_one_json_object_a_line_and_nothing_else(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(line["image"], line["style"]) for line in lines] == [(str(p), s) for p in photos[:2] for s in STYLES]
     for line in lines:
-        assert set(line) == {"image", "style", "caption", "confidence", "alternatives", "mapper"}
+        told = {"caption", "confidence", "log_probability", "unsure"}
+        assert set(line) == {"image", "style", "alternatives", "mapper"} | told
+        assert all(set(other) == told for other in line["alternatives"])
         assert line["caption"]
-        assert line["confidence"] < 0
+        assert line["log_probability"] < 0
         assert len(line["alternatives"]) == 4
         assert line["mapper"].startswith(f"{line['style']}@")
 
