@@ -118,7 +118,7 @@ def _import(count: int) -> bool:
 
     from captioner.models import Image, Style
     from training import services
-    from training.datasets import work_off
+    from training.datasets.importer import work_off
 
     pictures = list(Image.objects.all())
     for part in _parts(_copies(pictures, -(-count // 5))):

@@ -36,8 +36,10 @@ from captioner import uploads
 from captioner.errors import Refused
 from captioner.jobs import Status
 from captioner.models import Image, Style
-from training import annotations, datasets, services
-from training.datasets import refused_csv, statistics, work_off
+from training import services
+from training.datasets import annotations, importer
+from training.datasets.importer import refused_csv, work_off
+from training.datasets.statistics import statistics
 from training.models import Example, Import, TrainingRun, is_held_out
 
 pytestmark = pytest.mark.django_db
@@ -475,7 +477,7 @@ def test_hostile_json_is_refused_before_anything_is_imported(content: bytes, sty
 
 
 def test_an_import_that_is_handed_back_goes_on_where_it_was(style: Style, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "CHUNK", 2)
+    monkeypatch.setattr(importer, "CHUNK", 2)
     rows = [(f"{n % 3}.jpg" if n % 4 else "gone.jpg", f"caption {n % 9}") for n in range(20)]
     batch = queued(style, packed({"a.jsonl": json_lines(rows)} | pictures(["0.jpg", "1.jpg", "2.jpg"])))
     stops = 0
@@ -494,7 +496,7 @@ def test_an_import_that_is_handed_back_goes_on_where_it_was(style: Style, monkey
 
 
 def test_a_canceled_import_stops_with_what_it_had(style: Style, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "CHUNK", 2)
+    monkeypatch.setattr(importer, "CHUNK", 2)
     batch = queued(
         style, packed({"a.jsonl": json_lines(("1.jpg", f"text {n}") for n in range(10))} | pictures(["1.jpg"]))
     )

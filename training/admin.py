@@ -35,8 +35,10 @@ from captioner.errors import Refused
 from captioner.jobs import Status
 from captioner.models import Caption, Correction, MapperVersion, Promotion, Style
 from captioner.plots import bars, loss_curves, score_bars
-from training import datasets, services
+from training import services
 from training.dashboard import standing
+from training.datasets.importer import refused_csv
+from training.datasets.statistics import statistics
 from training.forms import ImportForm, RetrainForm
 from training.models import Checkpoint, Example, Import, Policy, TrainingRun
 
@@ -219,7 +221,7 @@ class StyleAdmin(Page):
     def dataset(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """What a style learns from, in numbers and samples."""
         style = self.viewed(request, pk)
-        found = datasets.statistics(style)
+        found = statistics(style)
         lengths = dict(found["words"]["histogram"])
         words = range(min(lengths, default=0), max(lengths, default=0) + 1)
         return self.page(
@@ -430,7 +432,7 @@ class ImportAdmin(ReadOnly):
     def refused(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """The rows that were refused, as CSV."""
         batch = self.viewed(request, pk)
-        response = StreamingHttpResponse(datasets.refused_csv(batch), content_type="text/csv; charset=utf-8")
+        response = StreamingHttpResponse(refused_csv(batch), content_type="text/csv; charset=utf-8")
         response["Content-Disposition"] = f'attachment; filename="refused-{batch.pk}.csv"'
         return response
 

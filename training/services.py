@@ -123,7 +123,7 @@ def leave_out(corrections: Iterable[Correction]) -> int:
 
 
 def start_import(*, style: Style, file: File[bytes], name: str, person: Any = None, holder: str = "") -> Import:
-    """Queue a file of examples (see training/datasets.py for what it may be) for import.
+    """Queue a file of examples (see training/datasets/ for what it may be) for import.
 
     Args:
         holder: who works it off here and now; the import is claimed then, and no training worker sees it.

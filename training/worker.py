@@ -30,7 +30,7 @@ from clipcap.checkpoint import CheckpointError
 from clipcap.mapper import Mapper
 from training import services
 from training.comparison import LEAST_JUDGED, SHOWN, paired_bootstrap, verdict
-from training.datasets import work_off
+from training.datasets.importer import work_off
 from training.evaluation import Evaluation, evaluate
 from training.examples import captioned_images, captions_of, mapper_config
 from training.models import Checkpoint, Import, Policy, RunEvent, TrainingRun

@@ -16,8 +16,8 @@ from captioner.errors import Refused
 from captioner.jobs import Claim, Status
 from captioner.models import Style
 from training import services
-from training.annotations import ACCEPTED
-from training.datasets import refused_csv, work_off
+from training.datasets.annotations import ACCEPTED
+from training.datasets.importer import refused_csv, work_off
 from training.models import Import
 
 HOLDER = "command"

@@ -1,4 +1,4 @@
-"""Importing examples of a style, and what its dataset looks like.
+"""Importing examples of a style.
 
 An import is worked off row by row, a row being one caption with its image. Rows are committed in chunks together with
 how far it is, so that progress and examples cannot disagree, whatever stops the process: an import that is taken up
@@ -11,14 +11,12 @@ import csv
 import errno
 import io
 import logging
-import random
 import re
 import tempfile
 import time
 import uuid
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import islice
@@ -27,24 +25,21 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, IntegrityError, transaction
-from django.db.models import Count, Max, Q, QuerySet, Sum
-from django.db.models.functions import Coalesce
+from django.db.models import Max, Q
 
 from captioner import uploads
 from captioner.errors import Refused
-from captioner.models import Image, Style
-from training.annotations import MAX_ROWS, Files, Row, files_of, find_annotations, shown
+from captioner.models import Image
+from training.datasets.annotations import MAX_ROWS, Files, Row, files_of, find_annotations, shown
 from training.models import Example, Import, RefusedRow, is_held_out
 
 log = logging.getLogger(__name__)
 
 CHUNK, CHUNK_SECONDS = 500, 2.0  # rows committed at once, or what was read in this time
 LOOK = 2.0  # seconds between two looks whether the import was canceled
-SAMPLES, MOST = 12, 50  # examples and words shown of a dataset
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)  # what reading a damaged zip raises
 _STORED = re.compile(r"[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # SHA-256 or id
-_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
 class _Stopped(Exception):
@@ -277,66 +272,3 @@ def _csv_line(*cells: str) -> str:
         f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells
     )
     return line.getvalue()
-
-
-def statistics(style: Style) -> dict[str, Any]:
-    """What a style's dataset holds, for people to judge it.
-
-    `splits` and `sources` count examples and images; `words` tells how long captions are; `duplicates` are texts that
-    several images have; `vocabulary` has the most frequent words; `samples` are the same examples every time, as long
-    as nothing is added.
-    """
-    dataset = Example.objects.filter(style=style)
-    lengths: Counter[int] = Counter()
-    words: Counter[str] = Counter()
-    chance = random.Random(0)
-    samples: list[int] = []
-    for place, (key, text) in enumerate(dataset.order_by("pk").values_list("pk", "text").iterator(5000)):
-        found = _WORD.findall(text.lower())
-        words.update(found)
-        lengths[len(found)] += 1
-        if place < SAMPLES:
-            samples.append(key)
-        elif (spot := chance.randrange(place + 1)) < SAMPLES:  # every example has the same chance in the end
-            samples[spot] = key
-    count = lengths.total()
-    by_length = sorted(lengths.items())
-    texts = dataset.order_by().values("text").annotate(images=Count("pk")).filter(images__gt=1)
-    split = {row["held_out"]: row for row in _counted(dataset, "held_out")}
-    nothing = {"examples": 0, "images": 0}
-    return {
-        "examples": count,
-        "images": sum(row["images"] for row in split.values()),  # an image is in one split
-        "splits": {
-            name: {**nothing, **{key: split[held_out][key] for key in nothing if held_out in split}}
-            for name, held_out in (("training", False), ("held_out", True))
-        },
-        "sources": {row["source"]: {key: row[key] for key in nothing} for row in _counted(dataset, "source")},
-        "words": {
-            "mean": sum(words * times for words, times in by_length) / count if count else 0.0,
-            "median": _median(by_length, count),
-            "shortest": by_length[0][0] if count else 0,
-            "longest": by_length[-1][0] if count else 0,
-            "histogram": by_length,
-        },
-        "duplicates": {
-            **texts.aggregate(texts=Count("text"), examples=Coalesce(Sum("images"), 0)),
-            "most": list(texts.order_by("-images", "text")[:10]),
-        },
-        "vocabulary": {"words": len(words), "running": words.total(), "most": words.most_common(MOST)},
-        "samples": list(dataset.filter(pk__in=samples).select_related("image").order_by("pk")),
-    }
-
-
-def _counted(dataset: QuerySet[Example], by: str) -> Iterator[dict[str, Any]]:
-    yield from dataset.order_by(by).values(by).annotate(examples=Count("pk"), images=Count("image", distinct=True))
-
-
-def _median(by_length: list[tuple[int, int]], count: int) -> int:
-    """The length that half of the captions do not exceed."""
-    seen = 0
-    for length, times in by_length:
-        seen += times
-        if 2 * seen >= count:
-            return length
-    return 0
