@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.evaluation import Evaluation, evaluate
+from training.evaluation import Evaluation, commonest_phrase, evaluate
 
 # Captions of COCO with their scores, computed by pycocoevalcap 1.2 after its own Java tokenizer.
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "coco_captions.json").read_text())
@@ -138,6 +138,29 @@ def test_what_cannot_be_evaluated_is_refused_with_the_cause(
 def test_a_missing_factual_caption_is_refused() -> None:
     with pytest.raises(ValueError, match="not among the factual captions"):
         evaluate({"a": "a dog"}, {"a": ["a dog"]}, factual={}, java_metrics=False)
+
+
+def test_the_commonest_phrase_is_counted_once_a_caption_in_words() -> None:
+    captions = ["A dog in search of bones.", "the Dog in search of, well", "in search of in search of", "a cat"]
+    assert commonest_phrase(captions, words=3) == ("in search of", 3 / 4)
+    assert commonest_phrase(captions) == ("a dog in search of", 1 / 4)
+
+
+def test_captions_shorter_than_the_phrase_have_none() -> None:
+    assert commonest_phrase(["a dog", ""]) == ("", 0)
+
+
+def test_a_phrase_of_no_captions_is_refused() -> None:
+    with pytest.raises(ValueError, match="no captions"):
+        commonest_phrase([])
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "dog", "runs"]), max_size=8).map(" ".join), min_size=1, max_size=6))
+def test_no_phrase_is_commoner_than_the_commonest(captions: list[str]) -> None:
+    phrase, share = commonest_phrase(captions, words=2)
+    assert share == sum(phrase in caption for caption in captions) / len(captions) if phrase else share == 0
+    for pair in ("a dog", "dog runs", "runs runs"):
+        assert sum(f" {pair} " in f" {caption} " for caption in captions) / len(captions) <= share
 
 
 @settings(max_examples=40)

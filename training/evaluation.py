@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -138,6 +139,26 @@ def evaluate(
             None if factual is None else statistics.fmean(ptb_tokenize(factual[i]) != words[i] for i in ids)
         ),
     )
+
+
+def commonest_phrase(captions: Sequence[str], words: int = 5) -> tuple[str, float]:
+    """The phrase of so many words that most captions contain, and the share of the captions that do.
+
+    Of equally common phrases it is the first in the alphabet; "" and 0 where no caption is long enough.
+
+    Raises:
+        ValueError: there are no captions.
+    """
+    if not captions:
+        raise ValueError("there are no captions to look for a phrase in")
+    containing: Counter[str] = Counter()
+    for caption in captions:
+        tokens = ptb_tokenize(caption).split()
+        containing.update({" ".join(tokens[i : i + words]) for i in range(len(tokens) - words + 1)})
+    if not containing:
+        return "", 0.0
+    phrase = min(containing, key=lambda phrase: (-containing[phrase], phrase))
+    return phrase, containing[phrase] / len(captions)
 
 
 def _check_ids(name: str, candidates: Collection[str], others: Collection[str]) -> None:
