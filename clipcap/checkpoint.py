@@ -9,11 +9,8 @@ import clipcap.torchvision_schemas  # noqa: F401 (before transformers is importe
 
 # isort: split
 import dataclasses
-import hashlib
 import json
-import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,11 +19,11 @@ from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
+from clipcap.tensor_file import HEADER, save_tensors, tensors_sha256
 
 FORMAT = "clipcap-mapper-1"
 
@@ -108,30 +105,15 @@ def save_mapper(checkpoint: MapperCheckpoint, path: Path, *, dtype: torch.dtype 
     Raises:
         OSError: the disk is full or the folder cannot be written; `path` is then as it was.
     """
-    tensors = {
-        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in checkpoint.mapper.state_dict().items()
-    }
+    tensors = {name: tensor.to(dtype) for name, tensor in checkpoint.mapper.state_dict().items()}
     header = {
         "format": FORMAT,
         "config": dataclasses.asdict(checkpoint.mapper.config),
         "encoder": checkpoint.encoder,
         "language_model": checkpoint.language_model,
         "notes": checkpoint.notes,
-        "sha256": _digest(tensors),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(descriptor)
-    try:
-        save_file(tensors, partial, metadata={"clipcap": json.dumps(header)})
-        with Path(partial).open("rb") as stream:
-            os.fsync(stream.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except SafetensorError as error:  # what the library makes of a full disk
-        raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    save_tensors(tensors, path, header)
 
 
 def load_mapper(path: Path, *, lm_size: int | None = None) -> MapperCheckpoint:
@@ -166,7 +148,7 @@ def _load_safetensors(path: Path) -> MapperCheckpoint:
             f"mapper file {path} is damaged or cut short, or is no safetensors file ({error}); copy it again"
         ) from error
     try:
-        header = json.loads(metadata["clipcap"])
+        header = json.loads(metadata[HEADER])
         if header["format"] != FORMAT:
             raise CheckpointError(
                 f"mapper file {path} has format {header['format']!r}, this version reads {FORMAT!r}; "
@@ -185,7 +167,7 @@ def _load_safetensors(path: Path) -> MapperCheckpoint:
         ) from error
     if any(not tensor.is_floating_point() for tensor in tensors.values()):
         raise CheckpointError(f"mapper file {path} holds something else than weights; export it again")
-    if _digest(tensors) != sha256:
+    if tensors_sha256(tensors) != sha256:
         raise CheckpointError(f"mapper file {path} is damaged: its weights do not match their SHA-256; copy it again")
     mapper = _filled(config, {name: tensor.float() for name, tensor in tensors.items()}, path)
     return MapperCheckpoint(mapper, encoder, language_model, notes)
@@ -213,14 +195,6 @@ def _filled(config: MapperConfig, state: Mapping[str, Tensor], path: Path) -> Ma
             )
     mapper.load_state_dict(dict(state), assign=True)
     return mapper.eval().requires_grad_(False)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatc
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clipcap.checkpoint.os.fsync", full)
+    monkeypatch.setattr("clipcap.tensor_file.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_mapper(MapperCheckpoint(mapper, None, None), path)
     assert path.read_bytes() == before

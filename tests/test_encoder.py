@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, ImageDraw
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clipcap.encoder import Encoder, EncoderError
@@ -219,6 +220,35 @@ def test_a_model_of_the_hub_is_loaded_by_its_owner_and_name(
         Encoder.load("hf-hub:someone/other", device="cpu")
 
 
+def test_a_published_model_embeds_texts_by_its_own_tower_and_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32},
+        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 2},
+    }
+    (tmp_path / "tiny-reader.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "tiny-reader.json")
+    torch.manual_seed(0)
+    clip = open_clip.create_model("tiny-reader").eval()
+    save_file(clip.state_dict(), tmp_path / "weights.safetensors")
+    tags = {"openai": {"file": str(tmp_path / "weights.safetensors")}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-reader", tags)
+    encoder = Encoder.load("tiny-reader", device="cpu")
+    assert encoder.text_identity == "tiny-reader/openai"
+    texts = ["a dog", "A DOG", "two people on a beach", ""]
+    with torch.inference_mode():
+        expected = clip.encode_text(open_clip.get_tokenizer("tiny-reader")(texts))
+    torch.testing.assert_close(encoder.encode_text(texts, batch_size=3), expected)
+
+
+def test_a_text_tower_that_is_there_for_the_form_is_none(encoder: Encoder) -> None:
+    assert encoder.text_identity is None
+    with pytest.raises(EncoderError, match=r"tiny-clip@.* has no text half.*such as ViT-B-32/openai"):
+        encoder.encode_text(["a dog"])
+
+
 def test_a_name_alone_means_the_weights_of_openai(named_model: str) -> None:
     assert Encoder.load(named_model, device="cpu").identity == "tiny-named/openai"
 
@@ -267,7 +297,7 @@ def test_truncated_weights_are_refused(broken_dir: Path, length: int) -> None:
 @pytest.mark.parametrize("config", ["", "{}", "[]", '{"model_cfg": {}}', '{"model_cfg": {"embed_dim": 24}}'])
 def test_a_config_that_does_not_fit_the_weights_is_refused(broken_dir: Path, config: str) -> None:
     (broken_dir / "open_clip_config.json").write_text(config)
-    with pytest.raises(EncoderError, match="do not belong together"):
+    with pytest.raises(EncoderError, match=r"copy (the folder|them) again, whole"):
         Encoder.load(f"local-dir:{broken_dir}", device="cpu")
 
 
