@@ -25,6 +25,12 @@ ImageErrorCode = Literal[
     "empty", "unreadable_file", "not_an_image", "unsupported_format", "damaged", "too_many_pixels", "too_many_bytes"
 ]
 
+# How the names of pictures end, in whatever capitals; HEIC's too, so that what cannot be read is told, not passed over.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif"),
+)
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _ADVICE = "save the picture as JPEG or PNG"
 

@@ -8,8 +8,8 @@ import clipcap.torchvision_schemas  # noqa: F401 (before transformers is importe
 # isort: split
 import hashlib
 import sys
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -48,8 +55,7 @@ class LanguageModel:
         self.identity = identity
         self.size = self.embed(torch.zeros(1, 1, dtype=torch.long, device=model.device)).shape[-1]
         self.vocabulary: int = model.config.vocab_size
-        # Without learned positions (ALiBi) there is no bound.
-        self.max_length: int = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+        self.max_length = _max_length(model.config)
         self.device, self.dtype = model.device, model.dtype
         end = tokenizer.eos_token_id
         if not isinstance(end, int):
@@ -93,8 +99,7 @@ class LanguageModel:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`; what is spelled like a special token is text too, and none is added."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        return ids
+        return _encode(self.tokenizer, text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` up to the end-of-text token, without special tokens and outer blanks."""
@@ -194,6 +199,36 @@ class LanguageModel:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def load_tokenizer(name: str) -> tuple[Callable[[str], list[int]], int]:
+    """A model's `encode` and `max_length`, without its weights.
+
+    Args:
+        name: as in `LanguageModel.load`.
+
+    Raises:
+        LanguageModelError: there is no such model, or no network to fetch it.
+    """
+    source = name.removeprefix(LOCAL_PREFIX)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source)
+    except Exception as error:  # as above
+        raise LanguageModelError(
+            f"the tokenizer of language model {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}"
+        ) from error
+    return partial(_encode, tokenizer), _max_length(config)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return ids
+
+
+def _max_length(config: PreTrainedConfig) -> int:
+    # Without learned positions (ALiBi) there is no bound.
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize
 
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:

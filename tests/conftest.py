@@ -155,6 +155,12 @@ def styles(db: None, media: Path) -> dict[str, Style]:
     return {style.slug: style for style in Style.objects.all()}
 
 
+@pytest.fixture
+def style(db: None, media: Path) -> Style:
+    """A style without versions and examples."""
+    return Style.objects.create(slug="plain", name="Plain")
+
+
 @pytest.fixture(scope="session")
 def photo() -> bytes:
     """A photo as a camera would send it: a JPEG file."""

@@ -1,180 +1,58 @@
-"""Importing examples: every format, what is refused and why, and that nothing is lost or doubled however it ends."""
+"""Importing examples: nothing is lost or doubled however it ends; what a dataset holds, and what is left behind."""
 
-import hashlib
 import io
 import itertools
-import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 import time
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from django.conf import settings as django_settings
 from django.contrib.auth.models import User
-from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection
 from django.test import Client
 from django.utils import timezone
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
-from PIL import Image as Pillow
 from storages.backends.s3 import S3Storage
 
 from captioner import uploads
 from captioner.errors import Refused
 from captioner.jobs import Status
 from captioner.models import Image, Style
+from tests.dataset_files import (
+    FORMATS,
+    assert_consistent,
+    examples,
+    expected,
+    imported,
+    json_lines,
+    packed,
+    pairs,
+    picture,
+    pictures,
+    queued,
+    reasons,
+    run_command,
+    stop_after,
+    worked_off,
+)
 from training import services
-from training.datasets import annotations, importer
-from training.datasets.importer import refused_csv, work_off
+from training.datasets import importer
+from training.datasets.importer import refused_csv
 from training.datasets.statistics import statistics
-from training.models import Example, Import, TrainingRun, is_held_out
+from training.models import Import, TrainingRun, is_held_out
 
 pytestmark = pytest.mark.django_db
 
 ROOT = Path(__file__).parent.parent
-CAPTIONS = {
-    "one.jpg": ["a red square", "nothing but red"],
-    "two.jpg": ["grün, wie ein Wald"],
-    "three.jpg": ['a "blue" thing'],
-}
-
-
-@cache
-def picture(number: int) -> bytes:
-    out = io.BytesIO()
-    Pillow.new("RGB", (8, 8), (number * 8 % 256, 99, 200)).save(out, "JPEG")
-    return out.getvalue()
-
-
-def pictures(names: Any = CAPTIONS) -> dict[str, bytes]:
-    return {name: picture(number) for number, name in enumerate(names)}
-
-
-def packed(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return out.getvalue()
-
-
-def json_lines(pairs: Any) -> bytes:
-    return "".join(json.dumps({"image": image, "caption": text}) + "\n" for image, text in pairs).encode()
-
-
-def pairs() -> list[tuple[str, str]]:
-    return [(name, text) for name, texts in CAPTIONS.items() for text in texts]
-
-
-def coco(images_first: bool) -> bytes:
-    number = {name: 100 + n for n, name in enumerate(CAPTIONS)}
-    images = {"images": [{"id": n, "file_name": name, "width": 8} for name, n in number.items()]}
-    texts = {"annotations": [{"id": n, "image_id": number[i], "caption": t} for n, (i, t) in enumerate(pairs())]}
-    info = {"info": {"year": 2014, "nested": {"deeper": [1, 2.5, None, True]}}, "licenses": [{"id": 1}]}
-    return json.dumps(info | (images | texts if images_first else texts | images), indent=1).encode()
-
-
-FORMATS: dict[str, bytes] = {
-    "COCO": coco(True),
-    "COCO, images last": coco(False),
-    "Karpathy": json.dumps(
-        {
-            "images": [
-                {
-                    "filepath": "val2014",
-                    "filename": n,
-                    "split": "test",
-                    "sentences": [{"raw": t, "tokens": []} for t in ts],
-                }
-                for n, ts in CAPTIONS.items()
-            ],
-            "dataset": "coco",
-        }
-    ).encode(),
-    "CSV": b"image,caption\n" + b"".join(f'{i},"{t}"\n'.replace('"blue"', '""blue""').encode() for i, t in pairs()),
-    "CSV of a spreadsheet": b"\xef\xbb\xbfsep;FILE;Text\r\n"
-    + b"".join(f'1;{i};"{t}"\r\n'.replace('"blue"', '""blue""').encode() for i, t in pairs())
-    + b";;\r\n",
-    "TSV": b"file_name\tid\tsentence\n" + b"".join(f"{i}\t7\t{t}\n".encode() for i, t in pairs()),
-    "JSONL": json_lines(pairs()),
-    "JSONL with lists": b"".join(
-        json.dumps({"file": i, "captions": t}).encode() + b"\n\n" for i, t in CAPTIONS.items()
-    ),
-    "JSON list": json.dumps([{"file": i, "captions": t, "licence": "CC"} for i, t in CAPTIONS.items()]).encode(),
-    "JSON list of Windows": b"\xef\xbb\xbf" + json.dumps([{"image": i, "text": t} for i, t in pairs()]).encode(),
-}
-
-
-@pytest.fixture
-def style(media: Path) -> Style:
-    return Style.objects.create(slug="plain", name="Plain")
-
-
-def queued(style: Style, content: bytes, name: str = "dataset") -> Import:
-    return services.start_import(style=style, file=ContentFile(content), name=name)
-
-
-def worked_off(batch: Import, stopping: Callable[[], bool] = lambda: False) -> Import:
-    (claimed,) = Import.objects.filter(pk=batch.pk).claim("tests", 1)
-    work_off(claimed, stopping)
-    batch.refresh_from_db()
-    return batch
-
-
-def imported(style: Style, content: bytes, name: str = "dataset") -> Import:
-    return worked_off(queued(style, content, name))
-
-
-def stop_after(calls: int) -> Callable[[], bool]:
-    counter = itertools.count()
-    return lambda: next(counter) >= calls
-
-
-def examples(style: Style) -> set[tuple[str, str]]:
-    """Sha-256 and text of all examples."""
-    return set(style.examples.values_list("image__sha256", "text"))
-
-
-def expected() -> set[tuple[str, str]]:
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in pictures().items()}
-    return {(digests[name], text) for name, text in pairs()}
-
-
-def reasons(batch: Import) -> list[tuple[int, str]]:
-    return list(batch.refused.values_list("line", "reason"))
-
-
-def assert_consistent(batch: Import) -> None:
-    """Every row read is an example, a duplicate or refused, and the examples are there."""
-    batch.refresh_from_db()
-    assert batch.rows == batch.accepted + batch.duplicates + batch.refused.count()
-    assert batch.accepted == batch.examples.count()
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_every_format_beside_its_images_gives_the_same_examples(kind: str, style: Style) -> None:
-    files = {"set/LICENSE.txt": b"do what you like", "set/annotations": FORMATS[kind]}
-    batch = imported(style, packed(files | {f"set/images/{n}": data for n, data in pictures().items()}))
-    assert (batch.status, batch.error_detail, reasons(batch)) == (Status.SUCCEEDED, "", [])
-    assert (batch.rows, batch.total, batch.accepted, batch.duplicates) == (4, 4, 4, 0)
-    assert examples(style) == expected()
-    assert Image.objects.count() == 3
-    for one in Example.objects.select_related("image"):
-        assert one.held_out == is_held_out(one.image)
-        assert (one.source, one.batch) == (Example.Source.IMPORTED, batch)
 
 
 def test_a_folder_is_imported_and_links_and_pipes_in_it_are_not_followed(style: Style, tmp_path: Path) -> None:
@@ -197,81 +75,11 @@ def test_a_folder_is_imported_and_links_and_pipes_in_it_are_not_followed(style: 
 def test_only_a_folder_is_imported_as_one(style: Style, tmp_path: Path) -> None:
     with pytest.raises(Refused, match="is no folder"):
         services.start_folder_import(style=style, folder=tmp_path / "none")
+    with pytest.raises(Refused, match="is not UTF-8; rename it"):
+        services.start_folder_import(style=style, folder=tmp_path / "caf\udce9")
     batch = queued(style, b"x", "etc")
     Import.objects.filter(pk=batch.pk).update(file="")
     assert worked_off(batch).error_code == "file_missing"
-
-
-@pytest.mark.parametrize("by", ["id", "sha256", "sha256 and ending"])
-def test_annotations_alone_mean_images_that_are_stored(by: str, style: Style) -> None:
-    stored = {name: uploads.store(data) for name, data in pictures().items()}
-
-    def key(image: Image) -> str:
-        return {"id": str(image.pk), "sha256": image.sha256, "sha256 and ending": f"{image.sha256}.jpg"}[by]
-
-    batch = imported(style, json_lines([(key(stored[name]), text) for name, text in pairs()] + [("f" * 64, "lost")]))
-    assert examples(style) == expected()
-    assert set(style.examples.values_list("source", flat=True)) == {"stored"}
-    ((line, reason),) = reasons(batch)
-    assert line == 5
-    assert "no stored image" in reason
-
-
-def test_coco_annotations_may_mean_stored_images_without_listing_them(style: Style) -> None:
-    image = uploads.store(picture(0))
-    content = {"annotations": [{"image_id": str(image.pk), "caption": "red"}, {"image_id": 5, "caption": "lost"}]}
-    batch = imported(style, json.dumps(content).encode())
-    assert examples(style) == {(image.sha256, "red")}
-    assert [line for line, _ in reasons(batch)] == [2]
-
-
-def test_each_refused_row_is_told_with_line_and_reason(style: Style) -> None:
-    table = (
-        "image,caption\n"
-        "one.jpg,  good\tand\x00 tidy \n"
-        "one.jpg,\n"
-        ",a caption\n"
-        '"one.jpg","two\nlines"\n'
-        "one.jpg,a man, a dog\n"
-        'one.jpg,"a" man\n'
-        f"one.jpg,{'long ' * 101}\n"
-        "gone.jpg,lost\n"
-        "broken.jpg,cut short\n"
-        "notes.jpg,no picture\n"
-        "one.jpg,good again\n"
-    )
-    files = {"broken.jpg": picture(1)[:200], "notes.jpg": b"hello", "captions.csv": table.encode(), **pictures()}
-    batch = imported(style, packed(files))
-    assert set(style.examples.values_list("text", flat=True)) == {"good and tidy", "two lines", "good again"}
-    told = [(line, reason[:35]) for line, reason in reasons(batch)]
-    assert told == [
-        (3, "a caption has between 1 and 500 cha"),
-        (4, "it names no image; the name belongs"),
-        (7, "it has 3 columns and the header 2; "),
-        (8, "it cannot be divided into columns ("),
-        (9, "a caption has between 1 and 500 cha"),
-        (10, "'gone.jpg': there is no such file b"),
-        (11, "'broken.jpg': the JPEG picture is d"),
-        (12, "'notes.jpg': this is no picture in "),
-    ]
-    assert_consistent(batch)
-    assert {row.file for row in batch.refused.all()} == {"captions.csv"}
-
-
-def test_a_malformed_entry_of_json_is_refused_alone(style: Style) -> None:
-    entries = [
-        {"file": "one.jpg", "captions": ["fine", 7, {"raw": "raw"}, None]},
-        ["no object"],
-        {"file": {"a": 1}, "captions": ["x"]},
-        {"file": "one.jpg", "captions": []},
-        {"file": "one.jpg"},
-        {"file": True, "captions": "fine too"},
-        {"file": "one.jpg", "captions": "last"},
-    ]
-    batch = imported(style, packed({"a.json": json.dumps(entries).encode()} | pictures()))
-    assert set(style.examples.values_list("text", flat=True)) == {"fine", "raw", "last"}
-    assert [line for line, _ in reasons(batch)] == [1, 1, 2, 3, 4, 5, 6]
-    assert_consistent(batch)
 
 
 def test_refused_rows_are_downloaded_without_formulas(style: Style) -> None:
@@ -289,191 +97,6 @@ def test_what_was_there_counts_as_duplicate(style: Style) -> None:
     assert (again.rows, again.accepted, again.duplicates) == (7, 0, 7)
     assert style.examples.filter(batch=first).count() == 4
     assert_consistent(again)
-
-
-@pytest.mark.parametrize(
-    ("refs", "names"),
-    [
-        (["images/1.jpg"], ["top/images/1.jpg"]),
-        (["./images\\1.jpg"], ["top/images/1.jpg"]),
-        (["/home/me/coco/images/1.jpg", "C:\\coco\\images\\1.jpg"], ["images/1.jpg"]),
-        (["a/1.jpg", "b/1.jpg"], ["top/a/1.jpg", "top/b/1.jpg"]),
-        (["1.jpg"], ["top/1.jpg", "top/thumbnails/1.jpg"]),
-        (["Stra\u00dfe \u00e9.jpg"], ["Stra\u00dfe e\u0301.jpg"]),
-    ],
-)
-def test_files_are_found_wherever_the_folder_was_packed(refs: list[str], names: list[str], style: Style) -> None:
-    files = {"top/captions.jsonl": json_lines((ref, f"caption {n}") for n, ref in enumerate(refs))}
-    batch = imported(style, packed(files | pictures(names)))
-    assert (batch.accepted, reasons(batch)) == (len(refs), [])
-
-
-@pytest.mark.parametrize("ref", ["1.jpg", "c/1.jpg", "jpg", "..", "/"])
-def test_no_picture_is_taken_for_another(ref: str, style: Style) -> None:
-    batch = imported(style, packed({"captions.jsonl": json_lines([(ref, "x")])} | pictures(["a/1.jpg", "b/1.jpg"])))
-    assert (batch.status, batch.accepted, batch.refused.count()) == (Status.SUCCEEDED, 0, 1)
-
-
-def member(name: str, *, mode: int = 0, flags: int = 0, method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        info = zipfile.ZipInfo(name)
-        info.external_attr = mode << 16
-        info.compress_type = method
-        archive.writestr(info, b"content")
-        archive.writestr("captions.jsonl", json_lines(pairs()))
-    content = out.getvalue()
-    if flags:  # in the local header and in the table of contents
-        for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
-            at = content.index(mark) + place
-            content = content[:at] + flags.to_bytes(2, "little") + content[at + 2 :]
-    return content
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (member("../evil.jpg"), "leads out"),
-        (member("a/../../evil.jpg"), "leads out"),
-        (member("..\\evil.jpg"), "leads out"),
-        (member("/etc/passwd"), "leads out"),
-        (member("C:\\evil.jpg"), "leads out"),
-        (member("link.jpg", mode=stat.S_IFLNK | 0o777), "link or a device"),
-        (member("null.jpg", mode=stat.S_IFCHR | 0o666), "link or a device"),
-        (member("pipe.jpg", mode=stat.S_IFIFO | 0o666), "link or a device"),
-        (member("secret.jpg", flags=1), "encrypted"),
-        (member("inner.zip"), "archive inside"),
-        (member("inner.tar.gz"), "archive inside"),
-        (member("odd.jpg", method=zipfile.ZIP_LZMA), "uncommon"),
-        (member("captions.jsonX").replace(b"jsonX", b"jsonl"), "twice"),
-        (packed({"inner": packed({"captions.jsonl": b""})}), "archive inside"),
-        (member("a.jpg")[:-30], "damaged"),
-        (b"PK\3\4" + b"x" * 100, "damaged"),
-    ],
-)
-def test_a_zip_that_holds_what_it_should_not_is_refused_whole(content: bytes, reason: str, style: Style) -> None:
-    batch = imported(style, content)
-    assert batch.status == Status.FAILED
-    assert reason in batch.error_detail
-    assert not style.examples.exists()
-
-
-def test_cancelling_is_heard_while_a_long_file_is_looked_through(style: Style) -> None:
-    batch = queued(style, packed({"long.json": b'{"x": [' + b'"",' * 2_000_000 + b'""]}'}))
-    calls = stop_after(20)
-    assert worked_off(batch, calls).status == Status.QUEUED  # handed back before its end
-
-
-@pytest.mark.parametrize("start", [json_lines([("one.jpg", "red")]), b"image,caption\none.jpg,red\n"])
-def test_cancelling_is_heard_among_empty_lines(start: bytes, style: Style) -> None:
-    batch = queued(style, packed({"long.txt": start + b"\n" * 100_000}))
-    assert worked_off(batch, stop_after(20)).status == Status.QUEUED
-
-
-def test_annotations_are_not_unpacked_to_learn_that_they_are_too_large(
-    style: Style, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(annotations, "MAX_ANNOTATIONS", 1000)
-    monkeypatch.setattr(annotations, "_json_kind", None)  # what would read all of it
-    batch = imported(style, packed({"long.json": b'{"x": [' + b'"",' * 2_000 + b'""]}'}))
-    assert batch.error_code == "annotations_too_large"
-
-
-def test_a_zip_that_explodes_is_refused_before_it_is_unpacked(style: Style, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotations, "SMALL_UNPACKED", 1_000_000)
-    batch = imported(style, packed({"captions.jsonl": json_lines(pairs()), "zeros.jpg": bytes(5_000_000)}))
-    assert batch.error_code == "zip_too_large"
-    monkeypatch.setattr(annotations, "MAX_FILES", 2)
-    assert imported(style, packed({"captions.jsonl": json_lines(pairs())} | pictures())).error_code == "too_many_files"
-    monkeypatch.setattr(annotations, "MAX_DIRECTORY", 100)
-    assert imported(style, packed({"captions.jsonl": json_lines(pairs())} | pictures())).error_code == "too_many_files"
-
-
-def test_no_more_of_a_picture_is_read_than_may_be_uploaded(style: Style, settings: Any) -> None:
-    settings.MAX_UPLOAD_BYTES = 1000
-    files = {"one.jpg": bytes(3_000_000), "two.jpg": picture(2), "a.jsonl": json_lines(pairs()[:3])}
-    batch = imported(style, packed(files))
-    assert [reason[:22] for _, reason in reasons(batch)] == ["'one.jpg': the file ha"] * 2
-    assert batch.accepted == 1
-
-
-def test_a_picture_whose_bytes_are_damaged_in_the_zip_is_refused_alone(style: Style) -> None:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:  # not compressed
-        for name, data in {"a.jsonl": json_lines(pairs()), **pictures()}.items():
-            archive.writestr(name, data)
-    batch = imported(style, out.getvalue().replace(picture(0), bytes(len(picture(0)))))
-    assert [reason for _, reason in reasons(batch)] == ["'one.jpg': it is damaged in the zip; pack it again"] * 2
-    assert batch.accepted == 2
-
-
-def test_several_files_with_captions_are_refused_by_name(style: Style) -> None:
-    files = {f"{n}.json": content for n, content in enumerate(FORMATS.values())}
-    batch = imported(
-        style, packed({"a.csv": FORMATS["CSV"], "b/c.txt": FORMATS["COCO"], "boxes.json": b'{"annotations": []}'})
-    )
-    assert batch.error_code == "several_annotations"
-    assert "'a.csv', 'b/c.txt';" in batch.error_detail
-    assert imported(style, packed(files)).error_code == "several_annotations"
-
-
-def test_annotations_are_told_from_others_by_their_content(style: Style) -> None:
-    boxes = {"images": [{"id": 1, "file_name": "one.jpg"}], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}] * 30}
-    files = {
-        "instances.json": json.dumps(boxes).encode(),
-        "list.txt": b"one.jpg\ntwo.jpg\n",
-        "sizes.csv": b"image,width\none.jpg,8\n",
-        "empty.json": b"",
-        "broken.json": b'{"images": [',
-        "captions.json": FORMATS["COCO"],
-    }
-    assert imported(style, packed(files | pictures())).accepted == 4
-
-
-@pytest.mark.parametrize("content", [b"hello", b"PK\5\6" + bytes(18), b"[]", b"{}", b"[[1], 2]", b"image\none.jpg\n"])
-def test_a_file_without_captions_is_refused_with_what_is_accepted(content: bytes, style: Style) -> None:
-    batch = imported(style, content, "notes\n.txt")
-    assert batch.error_code == "no_annotations"
-    assert "COCO or Karpathy JSON" in batch.error_detail
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "image,caption\na.jpg,fine\nb.jpg,caf\u00e9\n".encode("latin-1"),
-        '{"image": "a.jpg", "caption": "fine"}\n\n{"image": "b.jpg", "caption": "caf\u00e9"}\n'.encode("latin-1"),
-        "image,caption\na.jpg,fine\n".encode("utf-16"),
-    ],
-)
-def test_another_encoding_is_refused_rather_than_misread(content: bytes, style: Style) -> None:
-    batch = imported(style, content)
-    assert batch.error_code == "not_utf8"
-    assert ("line 3" if b"fine" in content else "line 1") in batch.error_detail
-    assert batch.rows == 0
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"[" * 1_000_000,
-        b'[{"file": "a", "captions": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}]",
-        b'{"info": ' + b"[" * 100_000,
-        b'[{"file": "a", "captions": ["' + b"x" * 5_000_000 + b'"]}]',
-        b'[{"file": "a", "captions": ["' + b'\\"' * 600_000 + b'"]}]',
-        b'[{"file": "a", "captions": [' + b'"x",' * 1_100_000 + b'"x"]}]',
-        b"[" + b"9" * 10_000 + b"]",
-        b'[{"file": "a", "captions": ["x"]}, {"file"',
-        b'[{"file": "a", "captions": ["x"]}] trailing',
-        b'[{"file": "a", "captions": ["\xff"]}]',
-        b'{"image": "a", "caption": "x"}\n' + b"x" * 1_100_000,
-    ],
-)
-def test_hostile_json_is_refused_before_anything_is_imported(content: bytes, style: Style) -> None:
-    uploads.store(picture(0))
-    batch = imported(style, content)
-    assert batch.status == Status.FAILED
-    assert batch.error_code in ("bad_json", "line_too_long")
-    assert (batch.rows, style.examples.count()) == (0, 0)
 
 
 def test_an_import_that_is_handed_back_goes_on_where_it_was(style: Style, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -622,95 +245,6 @@ def test_a_file_in_s3_is_imported_and_deleted_there(
     lost = queued(style, b"x")
     s3.delete(str(lost.file.name))
     assert worked_off(lost).error_code == "file_error"
-
-
-fuzzed = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def assert_ended(batch: Import) -> None:
-    assert batch.status in (Status.SUCCEEDED, Status.FAILED)
-    assert batch.error_code != "internal_error"
-    assert "\0" not in batch.error_detail
-    assert_consistent(batch)
-
-
-STARTS = [
-    b"",
-    b"image,caption\n",
-    b"file\ttext\n",
-    b'{"image": "a", "caption": "b"}\n',
-    b"[",
-    b'{"images": [',
-    b"\xef\xbb\xbf",
-]
-
-
-@fuzzed
-@given(
-    st.sampled_from(STARTS), st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "replace"))
-)
-@example(b"image,caption\n", b'"a,b\n' * 10)
-@example(b"image,caption\n", b"a\0b,c\rd\n")
-def test_whatever_is_uploaded_is_imported_or_refused(style: Style, start: bytes, rest: bytes) -> None:
-    assert_ended(imported(style, start + rest or b" "))
-
-
-KEYS = (
-    "images",
-    "annotations",
-    "id",
-    "image_id",
-    "file_name",
-    "filename",
-    "file",
-    "caption",
-    "captions",
-    "sentences",
-    "raw",
-)
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(["one.jpg", "1"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
-    max_leaves=20,
-)
-
-
-@fuzzed
-@given(VALUES, VALUES, VALUES, st.integers(0, 4))
-def test_json_of_any_shape_is_imported_or_refused(style: Style, one: Any, other: Any, third: Any, shape: int) -> None:
-    shapes = (
-        one,
-        [{"file": "one.jpg", "captions": "x"}, {"file": one, "captions": other}, third],
-        {
-            "images": [
-                {"filename": "x", "sentences": []},
-                {"filename": one, "sentences": other, "filepath": third},
-                third,
-            ]
-        },
-        {"annotations": [{"image_id": 1, "caption": "x"}, {"image_id": one, "caption": other}], "images": third},
-        {"images": [{"id": one, "file_name": other}, third], "annotations": [{"image_id": one, "caption": "x"}]},
-    )
-    assert_ended(imported(style, json.dumps(shapes[shape]).encode()))
-
-
-@fuzzed
-@given(st.data())
-def test_a_zip_with_changed_bytes_is_imported_or_refused(style: Style, data: st.DataObject) -> None:
-    content = bytearray(packed({"a/captions.jsonl": json_lines(pairs()), "one.jpg": picture(0)}))
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    assert_ended(
-        imported(
-            style, bytes(content[: data.draw(st.integers(1, len(content)))] if data.draw(st.booleans()) else content)
-        )
-    )
-
-
-def run_command(*arguments: str) -> str:
-    out = io.StringIO()
-    call_command("import_examples", *arguments, stdout=out, stderr=io.StringIO())
-    return out.getvalue()
 
 
 def test_the_command_imports_and_writes_what_was_refused(style: Style, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from training.trainer import (
     TrainingError,
     TrainingOptions,
     TrainingResult,
+    _batches,
     caption_loss,
     new_mapper,
     train_mapper,
@@ -285,6 +286,23 @@ def test_duplicates_blanks_and_long_captions_are_left_out_and_counted(train: Tra
     captions = [["A dog.", " A  dog.", "", "word " * 100], *([["A cat."]] * 8)]
     result = train(training=dataclasses.replace(images_of(9), captions=captions))
     assert result.left_out == {"empty": 1, "duplicate": 1, "too long": 1}
+
+
+def test_a_caption_is_as_long_as_the_lm_has_room_for(train: Train, tiny_lm: LanguageModel) -> None:
+    room = tiny_lm.max_length - 4  # behind the prefix; a letter is a token here
+    captions = [["x" * room, "y" * (room + 1)], *([["A cat."]] * 8)]
+    result = train(training=dataclasses.replace(images_of(9), captions=captions))
+    assert result.left_out == {"empty": 0, "duplicate": 0, "too long": 1}
+
+
+@given(st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=3), min_size=1, max_size=60), st.integers(1, 8))
+def test_a_step_over_long_captions_takes_no_more_memory_than_others(lengths: list[list[int]], size: int) -> None:
+    rows = [(image, [[0] * length for length in row]) for image, row in enumerate(lengths)]
+    batches = _batches(rows, TrainingOptions(batch_size=size), epoch=0)
+    assert sorted(image for batch in batches for image, _ in batch) == list(range(len(rows)))
+    for batch in batches:
+        assert len(batch) == 1 or sum(len(row) for _, row in batch) <= size
+        assert len(batch) == 1 or len(batch) * max(sum(map(len, row)) for _, row in batch) <= 64 * size
 
 
 def test_an_image_with_hundreds_of_captions_fits(train: Train) -> None:

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from training.ptb_tokenizer import ptb_tokenize
+from training.words import has_word
 
 _JAVA_SCORERS = {"METEOR": ("pycocoevalcap.meteor.meteor", "Meteor"), "SPICE": ("pycocoevalcap.spice.spice", "Spice")}
 
@@ -97,9 +99,9 @@ def evaluate(
     if factual is not None:
         _check_ids("factual captions", candidates, factual)
     ids = sorted(candidates)  # the order in which SPICE returns its scores
-    words = {i: ptb_tokenize(candidates[i]) for i in ids}
+    words = {i: _words(candidates[i]) for i in ids}
     candidate_lists = {i: [words[i]] for i in ids}
-    reference_lists = {i: [ptb_tokenize(reference) for reference in references[i]] for i in ids}
+    reference_lists = {i: [_words(reference) for reference in references[i]] for i in ids}
     if unreferenced := [i for i in ids if not any(reference_lists[i])]:
         raise ValueError(f"{_some(unreferenced)} have no reference with words: give each at least one, or leave it out")
 
@@ -136,7 +138,7 @@ def evaluate(
         mean_length=statistics.fmean(len(caption.split()) for caption in words.values()),
         distinct=len(set(words.values())) / len(ids),
         differs_from_factual=(
-            None if factual is None else statistics.fmean(ptb_tokenize(factual[i]) != words[i] for i in ids)
+            None if factual is None else statistics.fmean(_words(factual[i]) != words[i] for i in ids)
         ),
     )
 
@@ -153,12 +155,19 @@ def commonest_phrase(captions: Sequence[str], words: int = 5) -> tuple[str, floa
         raise ValueError("there are no captions to look for a phrase in")
     containing: Counter[str] = Counter()
     for caption in captions:
-        tokens = ptb_tokenize(caption).split()
+        tokens = _words(caption).split()
         containing.update({" ".join(tokens[i : i + words]) for i in range(len(tokens) - words + 1)})
     if not containing:
         return "", 0.0
     phrase = min(containing, key=lambda phrase: (-containing[phrase], phrase))
     return phrase, containing[phrase] / len(captions)
+
+
+def _words(caption: str) -> str:
+    """A caption's words, as the field tokenizes it; of scripts that its tokenizer drops, what blanks divide."""
+    if words := ptb_tokenize(caption):
+        return words
+    return " ".join(unicodedata.normalize("NFKC", caption).lower().split()) if has_word(caption) else ""
 
 
 def _check_ids(name: str, candidates: Collection[str], others: Collection[str]) -> None:

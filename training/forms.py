@@ -74,6 +74,7 @@ class ImportForm(forms.Form):
     """A file of examples."""
 
     file = forms.FileField(
-        help_text="A zip of photos with their captions beside them, as COCO JSON, Karpathy JSON, CSV, TSV or JSONL. "
-        "Rows that cannot be used are listed and leave the others alone."
+        help_text="A zip of photos with their captions: as COCO or Karpathy JSON, CSV, TSV, JSONL, Flickr8k's or "
+        "Flickr30k's tokens, or a .txt beside each photo. Rows that cannot be used are listed and leave the others "
+        "alone."
     )

@@ -29,7 +29,8 @@ from captioner.models import Correction, Image, MapperVersion, Style, Worker
 from training import memory
 from training.models import Example, Import, Policy, RunEvent, TrainingRun, is_held_out
 from training.options import SOURCES, RunOptions
-from training.ptb_tokenizer import ptb_tokenize
+from training.splits import settle
+from training.words import has_word
 
 LEAST_TRAINING, LEAST_HELD_OUT = 8, 2  # images
 RUN_DEADLINE = timedelta(days=7)  # to be begun
@@ -52,7 +53,7 @@ def caption_text(text: str) -> str:
     text = " ".join(text.replace("\0", "").split())
     if not 1 <= len(text) <= 500:
         raise Refused("invalid_text", "a caption has between 1 and 500 characters", status=422)
-    if not ptb_tokenize(text):
+    if not has_word(text):
         raise Refused("invalid_text", "the caption has no word, and nothing can be learned from it", status=422)
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):  # halves of characters, from \u in JSON
         raise Refused("invalid_text", "the caption holds broken characters; write it in UTF-8", status=422)
@@ -68,14 +69,20 @@ def add_example(
         Whether it is new there.
 
     Raises:
-        Refused: the text is empty or too long.
+        Refused: as `caption_text`.
     """
-    _, created = Example.objects.get_or_create(
-        style=style,
-        image=image,
-        text=caption_text(text),
-        defaults={"source": source, "held_out": is_held_out(image), "correction": correction, "batch": batch},
-    )
+    with transaction.atomic():
+        _, created = Example.objects.get_or_create(
+            style=style,
+            image=image,
+            text=caption_text(text),
+            defaults={
+                "source": source,
+                "held_out": settle({image.pk: is_held_out(image)}, {})[image.pk],
+                "correction": correction,
+                "batch": batch,
+            },
+        )
     return created
 
 
@@ -166,9 +173,12 @@ def start_folder_import(*, style: Style, folder: Path, person: Any = None, holde
         Refused: it is no folder.
     """
     folder = folder.resolve()
-    if not folder.is_dir() or len(str(folder)) > 255:
-        raise Refused("no_folder", f"{str(folder)!r} is no folder that can be read; name another", status=422)
-    batch = _import(style, str(folder), person)
+    name = str(folder)
+    if name.encode(errors="replace").decode() != name:  # it could not be stored
+        raise Refused("no_folder", f"the name of {name!r} is not UTF-8; rename it", status=422)
+    if not folder.is_dir() or len(name) > 255:
+        raise Refused("no_folder", f"{name!r} is no folder that can be read; name another", status=422)
+    batch = _import(style, name, person)
     with transaction.atomic():
         batch.save()
         batch = _claimed(batch, holder)

@@ -89,11 +89,11 @@ class TrainingOptions:
     """How a mapper is trained.
 
     epochs: at most; early stopping may end sooner.
-    batch_size: captions a step.
+    batch_size: captions a step; fewer of those that are far longer than captions are, so that memory does not depend
+        on what a tokenizer makes of a script.
     learning_rate: the peak, reached after `warmup` (a share of all steps) and then decayed to nothing by a cosine.
     weight_decay, clip: of AdamW, and of the gradient's norm.
     patience: epochs without a better validation loss before the run ends.
-    max_tokens: longer captions are left out, and counted.
     noise: standard deviation of the noise added to training embeddings, in units of each dimension's own deviation.
     precision: float32, bfloat16 (autocast), or auto: bfloat16 where the hardware multiplies it.
     seed: of the weights' initialisation, the order of batches, views and noise.
@@ -106,13 +106,12 @@ class TrainingOptions:
     weight_decay: float = 0.01
     clip: float = 1.0
     patience: int = 3
-    max_tokens: int = 64
     noise: float = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "max_tokens"):
+        for name in ("epochs", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "clip"):
@@ -181,6 +180,7 @@ STATE = "state.pt"  # in a run's folder: what it goes on from
 
 _Row = tuple[int, list[list[int]]]  # an image's index and the tokens of some of its captions
 _LOOK = 1000  # images tokenized between two looks whether to go on
+_CAPTION_TOKENS = 64  # for which a step has room, for each caption of a batch
 _ROW_TOKENS = 160  # a row with more captions than fit is continued in another, behind the same prefix again
 
 
@@ -397,7 +397,7 @@ def _prepare(
         raise TrainingError(
             f"{lm.identity} is loaded in float16, in which gradients vanish; load it in float32 or bfloat16 to train"
         )
-    longest = min(options.max_tokens, lm.max_length - config.prefix_length)
+    longest = lm.max_length - config.prefix_length
     if longest < 1:
         raise TrainingError(
             f"a prefix of {config.prefix_length} leaves no room for a caption in the {lm.max_length} positions of "
@@ -443,14 +443,21 @@ def _batches(rows: list[_Row], options: TrainingOptions, epoch: int) -> list[lis
     batches: list[list[_Row]] = []
     for first in range(0, len(order), pool):
         batch: list[_Row] = []
-        for row in sorted(order[first : first + pool], key=lambda r: sum(map(len, r[1]))):
-            if batch and sum(len(c) for _, c in batch) + len(row[1]) > options.batch_size:
+        for row in sorted(order[first : first + pool], key=_length):  # so this one is its batch's longest
+            if batch and (
+                sum(len(c) for _, c in batch) + len(row[1]) > options.batch_size
+                or (len(batch) + 1) * _length(row) > _CAPTION_TOKENS * options.batch_size
+            ):
                 batches.append(batch)
                 batch = []
             batch.append(row)
         batches.append(batch)
     rng.shuffle(batches)
     return batches
+
+
+def _length(row: _Row) -> int:
+    return sum(map(len, row[1]))
 
 
 def _draw(embeddings: Tensor, batch: list[_Row], deviation: Tensor, options: TrainingOptions, step: int) -> Tensor:

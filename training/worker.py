@@ -33,6 +33,7 @@ from training.comparison import LEAST_JUDGED, SHOWN, paired_bootstrap, verdict
 from training.datasets.importer import work_off
 from training.evaluation import Evaluation, evaluate
 from training.examples import captioned_images, captions_of, mapper_config
+from training.lengths import too_long
 from training.models import Checkpoint, Import, Policy, RunEvent, TrainingRun
 from training.options import AUTO_EPOCHS, RunOptions
 from training.trainer import (
@@ -78,7 +79,9 @@ class TrainingEngine:
         if Queue.is_paused("training"):
             return 0
         for batch in Import.objects.claim(self.name, 1):
-            self._hold(Import.objects.all(), batch, partial(work_off, batch, self.stopping))
+            lm = self.captioner.language_model
+            unfit = too_long(batch.style, lm.encode, lm.max_length)
+            self._hold(Import.objects.all(), batch, partial(work_off, batch, self.stopping, unfit))
             return 1
         for run in TrainingRun.objects.claim(self.name, 1):
             self._hold(TrainingRun.objects.all(), run, partial(self._run, run, self.stopping))

@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,13 @@ from django.db.models import Max, Q
 from captioner import uploads
 from captioner.errors import Refused
 from captioner.models import Image
-from training.datasets.annotations import MAX_ROWS, Files, Row, files_of, find_annotations, shown
+from training.datasets.annotations import MAX_ROWS, find_annotations
+from training.datasets.files import Files, files_of
+from training.datasets.formats.base import Row
+from training.datasets.names import Match, folded
+from training.datasets.refusals import shown
 from training.models import Example, Import, RefusedRow, is_held_out
+from training.splits import settle
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +52,19 @@ class _Stopped(Exception):
     """The import was canceled or given to another, or this process has to end."""
 
 
-def work_off(batch: Import, stopping: Callable[[], bool]) -> None:
+def work_off(batch: Import, stopping: Callable[[], bool], unfit: Callable[[str], str] = lambda text: "") -> None:
     """Bring a claimed import to its end: succeeded, or failed with the reason.
 
     Args:
         stopping: tells whether this process has to end; then the import is handed back, to go on from where it is.
+        unfit: says why a caption can never be trained, or nothing.
 
     Raises:
         DatabaseError: the database is away; the lease runs out, and the import goes on later.
     """
     assert batch.lease_token is not None
     try:
-        _Importer(batch, stopping).complete()
+        _Importer(batch, stopping, unfit).complete()
     except _Stopped:
         Import.objects.hand_back(batch.lease_token)
     except Refused as error:
@@ -77,15 +84,24 @@ def work_off(batch: Import, stopping: Callable[[], bool]) -> None:
         batch.fail("internal_error", f"something unforeseen went wrong ({type(error).__name__}); see the log")
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A row with the file that says it, and the picture's file; "" if there is none among the dataset's files."""
+
+    row: Row
+    file: str
+    picture: str = ""
+
+
 class _Importer:
     """One import, from its file to the examples."""
 
-    def __init__(self, batch: Import, stopping: Callable[[], bool]) -> None:
+    def __init__(self, batch: Import, stopping: Callable[[], bool], unfit: Callable[[str], str]) -> None:
         assert batch.lease_token is not None
-        self.batch, self.token, self.stopping = batch, batch.lease_token, stopping
+        self.batch, self.token, self.stopping, self.unfit = batch, batch.lease_token, stopping, unfit
         self.looked = time.monotonic()
-        # The picture of each file met so far, with its split, or why it is none: it is stored once, however many
-        # captions it has. There are at most as many as files.
+        # The stored image of each file met so far, with whether its bytes hold it out, or why it is none: it is stored
+        # once, however many captions it has. There are at most as many as files.
         self.pictures: dict[str, tuple[uuid.UUID, bool] | str] = {}
 
     def complete(self) -> None:
@@ -94,32 +110,53 @@ class _Importer:
         Raises:
             _Stopped, Refused, OSError: all before the last committed row is kept.
         """
-        with self._path() as path, closing(files_of(path, self.batch.name)) as files:
-            annotations = find_annotations(files, self._check)
-            total = 0
-            for _ in annotations.rows():  # what is wrong with the file as a whole shows before anything is imported
-                total += 1
-                self._check()
-                if total > MAX_ROWS:
-                    raise Refused(
-                        "too_many_rows", f"there are more than {MAX_ROWS:,} captions; divide them", status=413
-                    )
-            self._record(total=total)
-            chunk: list[tuple[Row, str]] = []
+        with self._path() as path, closing(files_of(path, self.batch.name)) as self.files:
+            self.found = find_annotations(self.files, self._check)
+            self._record(total=self._survey())
+            chunk: list[_Read] = []
             since = time.monotonic()
-            for row in islice(annotations.rows(), self.batch.rows, None):
+            for file, row in islice(self._rows(), self.batch.rows, None):
                 self._check()
-                chunk.append(self._with_picture(files, annotations.folder, row))
+                chunk.append(self._with_picture(file, row))
                 if len(chunk) == CHUNK or time.monotonic() - since > CHUNK_SECONDS:
-                    self._commit(files, annotations.name, chunk)
+                    self._commit(chunk)
                     chunk, since = [], time.monotonic()
-            self._commit(files, annotations.name, chunk)
+            self._commit(chunk)
         # The pictures are stored without their metadata; the file with it is not kept either.
-        file = self.batch.file
-        name, storage = file.name, file.storage
+        name, storage = self.batch.file.name, self.batch.file.storage
         if self.batch.succeed(file="") and name:
             with suppress(OSError):
                 storage.delete(name)
+
+    def _rows(self) -> Iterator[tuple[str, Row]]:
+        """All rows, each with the file that it is from."""
+        for source in self.found.annotations:
+            for row in source.rows():
+                yield source.name, row
+
+    def _survey(self) -> int:
+        """Read all rows once, before anything is imported: what is wrong with a file as a whole shows, and which
+        pictures several references may mean, each by leaving out folders of its own.
+
+        Returns:
+            How many rows there are.
+
+        Raises:
+            Refused: a file cannot be read to its end, or there are too many rows.
+        """
+        total = 0
+        left_out: dict[str, str] = {}
+        self.contested: set[str] = set()
+        for file, row in self._rows():
+            self._check()
+            total += 1
+            if total > MAX_ROWS:
+                raise Refused("too_many_rows", f"there are more than {MAX_ROWS:,} captions; divide them", status=413)
+            with suppress(Refused):
+                match = None if row.problem else self._match(file, row)
+                if match and left_out.setdefault(match.name, match.left_out) != match.left_out:
+                    self.contested.add(match.name)
+        return total
 
     @contextmanager
     def _path(self) -> Iterator[Path]:
@@ -157,65 +194,92 @@ class _Importer:
         if not Import.objects.held(self.token).update(**changes):
             raise _Stopped
 
-    def _with_picture(self, files: Files, folder: str, row: Row) -> tuple[Row, str]:
-        """The row, and the file that it names, "" if there is none; its picture is in `pictures` then.
+    def _match(self, file: str, row: Row) -> Match | None:
+        """The picture's file that a row of this file means.
+
+        Raises:
+            Refused: several may be meant.
+        """
+        beside = file.rpartition("/")[0]
+        if row.folder:
+            if match := self.files.names.find(f"{row.folder}/{row.ref}", beside):
+                return match
+            match = self.files.names.find(row.ref, beside)
+            return match and Match(match.name, folded(row.folder.rpartition("/")[2]))
+        return self.files.names.find(row.ref, beside)
+
+    def _with_picture(self, file: str, row: Row) -> _Read:
+        """The row with its picture; what speaks against it is its problem then.
 
         Raises:
             Refused: there is no room for the picture.
         """
-        if row.problem:
-            return row, ""
+        if problem := row.problem or self.unfit(row.text):
+            return _Read(Row(row.line, problem=problem), file)
         try:
-            name = files.find(f"{row.folder}/{row.ref}", folder) if row.folder else None
-            name = name or files.find(row.ref, folder) or ""
+            match = self._match(file, row)
         except Refused as error:
-            return Row(row.line, problem=error.detail), ""
-        if name and name not in self.pictures:
-            self.pictures[name] = _picture(files, name)
-        return row, name
+            return _Read(Row(row.line, problem=error.detail), file)
+        if match is None:
+            return _Read(row, file)
+        if match.left_out and match.name in self.contested:
+            problem = f"{shown(row.ref)} is not there, and {shown(match.name)} may belong to another; write the path"
+            return _Read(Row(row.line, problem=problem), file)
+        if match.name not in self.pictures:
+            self.pictures[match.name] = _picture(self.files, match.name)
+        return _Read(row, file, match.name)
 
-    def _commit(self, files: Files, file: str, chunk: list[tuple[Row, str]]) -> None:
+    def _commit(self, chunk: list[_Read]) -> None:
         try:
-            self._save(file, chunk)
+            self._save(chunk)
         except IntegrityError:
             # A picture was deleted between its storing and this. Once more, then, with the pictures stored anew.
-            names = {name for _, name in chunk if name}
-            self.pictures |= {name: _picture(files, name) for name in names}
-            self._save(file, chunk)
+            names = {read.picture for read in chunk if read.picture}
+            self.pictures |= {name: _picture(self.files, name) for name in names}
+            self._save(chunk)
 
-    def _save(self, file: str, chunk: list[tuple[Row, str]]) -> None:
+    def _save(self, chunk: list[_Read]) -> None:
         """Commit the examples of these rows and how far that is, together."""
         batch = self.batch
-        stored = _stored_pictures(row.ref for row, name in chunk if not name)
-        examples: list[Example] = []
+        stored = _stored_pictures(read.row.ref for read in chunk if not read.picture)
+        accepted: list[tuple[_Read, uuid.UUID]] = []
+        by_bytes: dict[uuid.UUID, bool] = {}
+        declared: dict[uuid.UUID, bool] = {}
         refused: list[RefusedRow] = []
-        for row, name in chunk:
-            picture = self.pictures[name] if name else stored.get(_key(row.ref), _NO_FILE)
+        for read in chunk:
+            row, file = read.row, repr(read.file)[1:-1][:255]
+            picture = self.pictures[read.picture] if read.picture else stored.get(_key(row.ref), _NO_FILE)
             if row.problem or isinstance(picture, str):
                 reason = row.problem or f"{shown(row.ref)}: {picture}"
-                refused.append(RefusedRow(batch=batch, file=repr(file)[1:-1][:255], line=row.line, reason=reason[:300]))
+                refused.append(RefusedRow(batch=batch, file=file, line=row.line, reason=reason[:300]))
                 continue
-            image, held_out = picture
-            examples.append(
-                Example(
-                    style_id=batch.style_id,
-                    image_id=image,
-                    text=row.text,
-                    source=Example.Source.IMPORTED if name else Example.Source.STORED,
-                    held_out=held_out,
-                    batch=batch,
-                )
-            )
+            image, by_bytes[image] = picture
+            accepted.append((read, image))
+            held_out = self.found.held_out.get(read.picture) if row.held_out is None else row.held_out
+            if held_out is not None:
+                declared[image] = declared.get(image, False) or held_out
         with transaction.atomic():
             # First, since it locks the row: whoever cancels waits for this chunk.
             self._record(rows=batch.rows + len(chunk))
+            split = settle(by_bytes, declared)
             newest = Example.objects.aggregate(newest=Max("pk"))["newest"] or 0
+            examples = [
+                Example(
+                    style_id=batch.style_id,
+                    image_id=image,
+                    text=read.row.text,
+                    source=Example.Source.IMPORTED if read.picture else Example.Source.STORED,
+                    held_out=split[image],
+                    batch=batch,
+                )
+                for read, image in accepted
+            ]
             Example.objects.bulk_create(examples, ignore_conflicts=True)
             new = batch.examples.filter(pk__gt=newest).count()  # that call does not tell
             RefusedRow.objects.bulk_create(refused)
-            accepted, duplicates = batch.accepted + new, batch.duplicates + len(examples) - new
-            self._record(accepted=accepted, duplicates=duplicates)
-        batch.rows, batch.accepted, batch.duplicates = batch.rows + len(chunk), accepted, duplicates
+            counts = {"accepted": batch.accepted + new, "duplicates": batch.duplicates + len(examples) - new}
+            self._record(**counts)
+        batch.rows, batch.accepted, batch.duplicates = batch.rows + len(chunk), counts["accepted"], counts["duplicates"]
 
 
 _NO_FILE = "there is no such file beside the annotations, and no stored image of this id or SHA-256"

@@ -3,10 +3,12 @@
 import signal
 import time
 from argparse import ArgumentParser
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.files import File
 from django.core.management.base import BaseCommand, CommandError
@@ -18,6 +20,7 @@ from captioner.models import Style
 from training import services
 from training.datasets.annotations import ACCEPTED
 from training.datasets.importer import refused_csv, work_off
+from training.lengths import too_long
 from training.models import Import
 
 HOLDER = "command"
@@ -47,7 +50,7 @@ class Command(BaseCommand):
         follower = _Follower(batch, tqdm(unit="row", file=self.stderr, disable=None, initial=batch.rows))
         before = signal.signal(signal.SIGINT, follower.interrupt)
         try:
-            work_off(batch, follower.stopping)
+            work_off(batch, follower.stopping, self._unfit(batch))
         finally:
             signal.signal(signal.SIGINT, before)
             follower.bar.close()
@@ -67,6 +70,16 @@ class Command(BaseCommand):
             raise CommandError(f"{batch.error_detail}\n{again}")
         if batch.status != Status.SUCCEEDED:
             raise CommandError(f"the import is {batch.status}; {again}")
+
+    def _unfit(self, batch: Import) -> Callable[[str], str]:
+        # Imported late: what loads tokenizers loads torch, and a mistyped option should not wait for that.
+        from clipcap.language_model import LanguageModelError, load_tokenizer
+
+        try:
+            return too_long(batch.style, *load_tokenizer(settings.LANGUAGE_MODEL))
+        except LanguageModelError as error:
+            self.stderr.write(f"captions that are too long will be told when the style is trained, not here: {error}")
+            return lambda text: ""
 
 
 class _Follower:

@@ -1,0 +1,1 @@
+"""The formats that captions come in, a module each."""
