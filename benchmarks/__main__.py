@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.quick:
         print("--quick measures tiny models: it shows that everything runs and agrees, and nothing about speed.")
     if len(measured) == 1:
-        print("Left out: models/mini, which has not all of encoder/, lm/ and styles/*.safetensors.")
+        print("Left out: models/base, which has not all of encoder/, lm/ and styles/*.safetensors.")
     if not multiplies_bfloat16(device):
         print("Left out: training in bf16, which this device does not multiply in hardware.")
     return 0

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks import original
 from benchmarks.subjects import Subject, jpeg
-from clipcap.captioner import Captioner
+from clipcap.captioner import Caption, Captioner
 from clipcap.decoding import Hypothesis, decode
 from clipcap.device import multiplies_bfloat16
 from clipcap.mapper import MapperConfig, build_mapper
@@ -148,6 +149,38 @@ def styles(subject: Subject) -> Group:
     return Group(check, rows)
 
 
+def reranking(subject: Subject) -> Group:
+    """Captions chosen by a look back at the photo against beam search, ours against ours."""
+    captioner = Captioner(subject.encoder, subject.lm, subject.reranker)
+    if captioner.reranker is None:
+        return Group(lambda: None, [])
+    reranked, beam_only = (DecodingOptions("beam", BEAMS, subject.limit, rerank=rerank) for rerank in (True, False))
+    file, batch = jpeg(*subject.sizes.photo), subject.sizes.batch
+
+    def decoded(count: int, options: DecodingOptions) -> list[list[Caption]]:
+        return captioner.caption(subject.embeddings[:count], [subject.mapper] * count, options)
+
+    def from_file(options: DecodingOptions) -> object:
+        return captioner.caption(subject.encoder.encode([file]), [subject.mapper], options)
+
+    def check() -> None:
+        for number, together in enumerate(decoded(batch, reranked)):
+            (alone,) = captioner.caption(subject.embeddings[number, None], [subject.mapper], reranked)
+            if [caption.text for caption in alone] != [caption.text for caption in together]:
+                raise DisagreementError(f"{subject.name}, reranking: photo {number} alone gets other captions")
+
+    note = f"against beam {BEAMS}"
+    rows = [
+        Comparison(name, partial(call, options=reranked), partial(call, options=beam_only), target=target, note=note)
+        for name, call, target in (
+            ("photo to reranked caption, batch 1", from_file, 0.5),
+            ("reranked captions of embeddings, batch 1", partial(decoded, 1), None),
+            (f"reranked captions of embeddings, batch {batch}", partial(decoded, batch), None),
+        )
+    ]
+    return Group(check, rows)
+
+
 def images(subject: Subject) -> Group:
     """A large JPEG: decoding it, and the whole way to a greedy caption.
 
@@ -191,7 +224,7 @@ def training(subject: Subject) -> Group:
     """One training step of a Transformer mapper with prefix 10."""
     lm = subject.lm
     captions, length = _captions(lm.vocabulary)
-    end_id = lm.vocabulary - 1  # not 0, which ends captions in `models/mini`: the original takes it for padding
+    end_id = lm.vocabulary - 1  # not 0, which ends captions in `models/base`: the original takes it for padding
     images = [captions[first : first + PER_IMAGE] for first in range(0, CAPTIONS, PER_IMAGE)]
     size = subject.embedding_size
     embeddings = torch.randn(len(images), size, generator=torch.Generator().manual_seed(6))
@@ -241,6 +274,7 @@ GROUPS: dict[str, Callable[[Subject], Group]] = {
     "greedy": greedy,
     "beam": beam,
     "styles": styles,
+    "reranking": reranking,
     "images": images,
     "training": training,
 }

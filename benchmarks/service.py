@@ -29,7 +29,7 @@ from PIL import Image, ImageEnhance
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT / "examples" / "coco_cc"
-MODELS = ROOT / "models" / "mini"
+MODELS = ROOT / "models" / "base"
 BATCH = 32
 STYLES = 3
 PATIENCE = 600.0  # seconds for everything to end

@@ -1,4 +1,4 @@
-"""What is measured: models at the shapes of GPT-2 and ViT-B/32 with random weights, and those of `models/mini`.
+"""What is measured: models at the shapes of GPT-2 and ViT-B/32 with random weights, and those of `models/base`.
 
 Everything is built when first asked for, so that a measurement of memory holds no model that it does not use.
 
@@ -27,8 +27,9 @@ from clipcap.captioner import Captioner
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
+from clipcap.reranking import Reranker
 
-MINI = Path(__file__).parent.parent / "models" / "mini"
+BASE = Path(__file__).parent.parent / "models" / "base"
 WEIGHT_SETS = 8  # mappers in memory at once; eight of true size are 1.3 GB, more than any cache holds
 
 
@@ -95,6 +96,11 @@ class Subject(ABC):
     @abstractmethod
     def lm(self) -> LanguageModel:
         """The language model."""
+
+    @cached_property
+    def reranker(self) -> Reranker | None:
+        """What chooses among captions; None where the encoder has no text half, or nothing was fitted."""
+        return None
 
     @cached_property
     @abstractmethod
@@ -200,15 +206,15 @@ class RandomGPT2(Subject):
         return self.lm.end_id
 
 
-class Mini(Subject):
-    """The trained models of `models/mini`, captioning made-up pictures in the first style until captions end."""
+class Bundle(Subject):
+    """The trained models of `models/base`, captioning made-up pictures in the first style until captions end."""
 
-    name = "models/mini"
+    name = "models/base"
     limit = 40
 
     @cached_property
     def encoder(self) -> Encoder:
-        return Encoder.load(f"local-dir:{MINI / 'encoder'}", device=str(self.device), dtype="float32")
+        return Encoder.load(f"local-dir:{BASE / 'encoder'}", device=str(self.device), dtype="float32")
 
     @property
     def embedding_size(self) -> int:
@@ -216,11 +222,16 @@ class Mini(Subject):
 
     @cached_property
     def lm(self) -> LanguageModel:
-        return LanguageModel.load(f"local-dir:{MINI / 'lm'}", device=str(self.device), dtype="float32")
+        return LanguageModel.load(f"local-dir:{BASE / 'lm'}", device=str(self.device), dtype="float32")
+
+    @cached_property
+    def reranker(self) -> Reranker | None:
+        weights = BASE / "reranking.json"
+        return Reranker.load(weights) if weights.is_file() else None
 
     @cached_property
     def mapper(self) -> Mapper:
-        style = min((MINI / "styles").glob("*.safetensors"))
+        style = min((BASE / "styles").glob("*.safetensors"))
         return Captioner(self.encoder, self.lm).load_mapper(style).eval()
 
     @cached_property
@@ -238,10 +249,10 @@ class Mini(Subject):
 
 
 def subjects(sizes: Sizes, device: torch.device) -> list[Subject]:
-    """What can be measured here: `models/mini` only where it is whole."""
+    """What can be measured here: `models/base` only where it is whole."""
     found: list[Subject] = [RandomGPT2(sizes, device)]
-    if (MINI / "encoder").is_dir() and (MINI / "lm").is_dir() and any((MINI / "styles").glob("*.safetensors")):
-        found.append(Mini(sizes, device))
+    if (BASE / "encoder").is_dir() and (BASE / "lm").is_dir() and any((BASE / "styles").glob("*.safetensors")):
+        found.append(Bundle(sizes, device))
     return found
 
 

@@ -118,7 +118,7 @@ def missing_models(**_: Any) -> list[CheckMessage]:
     return [
         Warning(
             f"there is no {what} in {folder}",
-            hint=f"restore the folder models/mini of the project, or set {variable} to where the models are",
+            hint=f"restore the folder models/base of the project, or set {variable} to where the models are",
             id="captioner.W003",
         )
         for what, name, variable in (

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from clipcap.captioner import Caption
 
 BATCH = 32
-MINI = Path(__file__).parent.parent / "models" / "mini"
+BASE = Path(__file__).parent.parent / "models" / "base"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file; name as many as you like")
     parser.add_argument("--style", action="append", metavar="SLUG", help="only this style (may be repeated)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--models", type=Path, default=MINI, metavar="DIR", help="encoder/, lm/ and styles/")
+    parser.add_argument(
+        "--models", type=Path, default=BASE, metavar="DIR", help="encoder/, lm/, styles/ and perhaps reranking.json"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
     parser.add_argument(
         "--threads",
@@ -64,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, metavar="T", help="of nucleus sampling (1.0)")
     parser.add_argument("--top-p", type=float, metavar="P", help="of nucleus sampling (0.9)")
     parser.add_argument("--seed", type=int, metavar="N", help="makes nucleus sampling repeatable")
+    parser.add_argument("--no-rerank", action="store_true", help="take the beam's captions as they come: faster")
+    parser.add_argument(
+        "--min-confidence", type=float, metavar="P", help="withhold captions that are less likely right, from 0 to 1"
+    )
     return parser
 
 
@@ -72,14 +79,15 @@ def _caption(options: argparse.Namespace) -> int:
     import torch
 
     from clipcap.captioner import Captioner
-    from clipcap.encoder import Encoder
     from clipcap.fingerprint import file_sha256
     from clipcap.image import ImageError
-    from clipcap.language_model import LanguageModel
 
     if options.threads < 1:
         raise ValueError(f"--threads must be at least 1, not {options.threads}")
     torch.set_num_threads(options.threads)
+    least = options.min_confidence
+    if least is not None and not 0 <= least <= 1:
+        raise ValueError(f"--min-confidence must be from 0 to 1, not {least}")
     captions = options.captions
     if captions is None:
         captions = (options.beam_size or 5) if options.method == "beam" else 1
@@ -91,12 +99,15 @@ def _caption(options: argparse.Namespace) -> int:
         temperature=options.temperature,
         top_p=options.top_p,
         seed=options.seed,
+        rerank=False if options.no_rerank else None,
     )
     paths = _style_files(options.models, options.style)
-    captioner = Captioner(
-        Encoder.load(f"local-dir:{options.models / 'encoder'}", device=options.device),
-        LanguageModel.load(f"local-dir:{options.models / 'lm'}", device=options.device),
-    )
+    captioner = Captioner.load(options.models, device=options.device)
+    if least is not None and not captioner.reranks(decoding):
+        raise ValueError(
+            "--min-confidence needs captions that have a confidence: those of beam search with reranking, by models "
+            "that have a reranking.json"
+        )
     mappers = {slug: captioner.load_mapper(path) for slug, path in paths.items()}
     names = {slug: f"{slug}@{file_sha256(path)[:16]}" for slug, path in paths.items()}
 
@@ -119,12 +130,17 @@ def _caption(options: argparse.Namespace) -> int:
                 )
                 shown = None
                 for (photo, _, slug), (best, *others) in zip(rows, answers, strict=True):
+                    withheld = None
+                    if least is not None and best.confidence is not None and best.confidence < least:
+                        withheld = f"withheld: its confidence, {best.confidence:.0%}, is below {least:.0%}"
+                        best, others = replace(best, text=""), []
                     if options.json:
                         line = json.dumps(
                             {
                                 "image": photo,
                                 "style": slug,
                                 **_written(best),
+                                "reason": withheld,
                                 "alternatives": [_written(other) for other in others],
                                 "mapper": names[slug],
                             },
@@ -132,7 +148,7 @@ def _caption(options: argparse.Namespace) -> int:
                         )
                     else:
                         heading = "" if photo == shown else f"{photo}\n"
-                        line = f"{heading}  {slug:<10} {best.text}{_judgement(best)}"
+                        line = f"{heading}  {slug:<10} {f'({withheld})' if withheld else best.text + _judgement(best)}"
                         shown = photo
                     progress.write(line, file=sys.stdout)
                 sys.stdout.flush()

@@ -3,6 +3,7 @@
 Legend: B images, E size of a CLIP embedding, K prefix length, D size of a token embedding.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,16 @@ import torch
 from torch import Tensor
 
 from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper
-from clipcap.decoding import decode
+from clipcap.decoding import Hypothesis, decode, decode_together
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
+from clipcap.reranking import Candidate, Reranker, find_reranker
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 512  # hypotheses; on a CPU more are no faster, and the keys and values of this many take 200 MB
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,32 @@ class Caption:
 
 
 class Captioner:
-    """The frozen models of an installation; mappers come with each call."""
+    """The frozen models of an installation; mappers come with each call.
 
-    def __init__(self, encoder: Encoder, language_model: LanguageModel) -> None:
+    `reranker` chooses captions and knows their confidence. One that was fitted with other models is left out with a
+    warning, because captions are essential and it is not.
+    """
+
+    def __init__(self, encoder: Encoder, language_model: LanguageModel, reranker: Reranker | None = None) -> None:
         self.encoder = encoder
         self.language_model = language_model
+        misfit = reranker.misfit(encoder, language_model) if reranker else None
+        if misfit:
+            log.warning("captions are taken from the beam as they come, and have no confidence: %s", misfit)
+        self.reranker = None if misfit else reranker
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "auto") -> "Captioner":
+        """The models of a folder: encoder/, lm/ and, where there is one that can be used, reranking.json.
+
+        Raises:
+            ValueError: encoder or LM cannot be loaded; the message names the cause and the remedy.
+        """
+        return cls(
+            Encoder.load(f"local-dir:{folder / 'encoder'}", device=device),
+            LanguageModel.load(f"local-dir:{folder / 'lm'}", device=device),
+            find_reranker(folder / "reranking.json"),
+        )
 
     def load_mapper(self, path: Path) -> Mapper:
         """Read a mapper and make sure that it fits the models loaded.
@@ -80,11 +107,68 @@ class Captioner:
             mappers: B mappers, the same one as often as needed; each runs once over its rows.
 
         Returns:
-            `options.captions` captions a row, best first.
+            `options.captions` captions a row, best first; fewer where not as many different texts were found.
 
         Raises:
-            ValueError: numbers of embeddings and mappers differ, or the options do not fit the LM.
+            ValueError: numbers of embeddings and mappers differ, or the options do not fit the LM, or ask for reranking
+                where it cannot be had.
         """
+        options = options or DecodingOptions()
+        if options.rerank and not self.reranker:
+            raise ValueError(
+                "rerank needs weights that were fitted with the models loaded, and there are none; leave it out, or "
+                "fit them by recipes.reranking"
+            )
+        lm = self.language_model
+        if not self.reranks(options):
+            prefixes, stops = self._prefixes(embeddings, mappers)
+            answers = decode(lm, prefixes, options, stops)
+            return [[Caption(lm.decode(h.tokens), h.log_probability) for h in hypotheses] for hypotheses in answers]
+        assert self.reranker
+        rows = self.candidates(embeddings, mappers, self.reranker.ways_for(options))
+        vectors = self.encoder.encode_text([candidate.text for row in rows for candidate in row])
+        captions = []
+        for photo, row, texts in zip(embeddings, rows, vectors.split([len(row) for row in rows]), strict=True):
+            chosen = self.reranker.judge(photo, row, texts)[: options.captions]
+            captions.append(
+                [Caption(row[c.place].text, row[c.place].log_probability, c.confidence, c.similarity) for c in chosen]
+            )
+        return captions
+
+    def reranks(self, options: DecodingOptions) -> bool:
+        """Whether captions are chosen by the reranker, and so have a confidence."""
+        return self.reranker is not None and options.method == "beam" and options.rerank is not False
+
+    @torch.inference_mode()
+    def candidates(
+        self, embeddings: Tensor, mappers: Sequence[Mapper], ways: Sequence[DecodingOptions]
+    ) -> list[list[Candidate]]:
+        """What is written about each of B embeddings in all of `ways`, every text once; see `caption`."""
+        prefixes, stops = self._prefixes(embeddings, mappers)
+        size = max(1, AT_ONCE // sum(max(way.captions, way.beam_size or 1) for way in ways))
+        found = []
+        for first in range(0, len(prefixes), size):
+            part = slice(first, first + size)
+            answers = decode_together(self.language_model, prefixes[part], ways, stops[part])
+            found += [self._different(hypotheses, stop) for hypotheses, stop in zip(answers, stops[part], strict=True)]
+        return found
+
+    def _different(self, hypotheses: Sequence[Hypothesis], stop: int) -> list[Candidate]:
+        found: dict[str, list[Hypothesis]] = {}
+        for hypothesis in hypotheses:
+            found.setdefault(self.language_model.decode(hypothesis.tokens), []).append(hypothesis)
+        return [
+            Candidate(
+                text,
+                log_probability=max(h.log_probability for h in same),
+                count=len(same),
+                whole=bool(text) and any(h.tokens[-1] == stop for h in same),
+            )
+            for text, same in found.items()
+        ]
+
+    def _prefixes(self, embeddings: Tensor, mappers: Sequence[Mapper]) -> tuple[list[Tensor], list[int]]:
+        """Of B embeddings the prefixes (K, D) and the tokens that end their captions."""
         if len(embeddings) != len(mappers):
             raise ValueError(f"{len(embeddings)} embeddings need as many mappers, not {len(mappers)}")
         lm = self.language_model
@@ -96,8 +180,7 @@ class Captioner:
             for row, prefix in zip(rows, mapper(embeddings[rows].to(lm.device, torch.float32)), strict=True):
                 prefixes[row] = prefix
         stops = {mapper: self.stop_id(mapper) for mapper in rows_of}
-        answers = decode(lm, prefixes, options or DecodingOptions(), [stops[mapper] for mapper in mappers])
-        return [[Caption(lm.decode(h.tokens), h.log_probability) for h in hypotheses] for hypotheses in answers]
+        return prefixes, [stops[mapper] for mapper in mappers]
 
     def stop_id(self, mapper: Mapper) -> int:
         """The token that ends this mapper's captions.

@@ -78,7 +78,7 @@ class MapperCheckpoint:
             ("encoder", self.encoder, encoder),
             ("language model", self.language_model, language_model),
         ):
-            if needs is not None and not _same_weights(needs, loaded):
+            if needs is not None and not same_weights(needs, loaded):
                 raise CheckpointError(
                     f"the mapper was trained for {what} {needs}, but {loaded} is loaded; "
                     f"load {needs}, or retrain the mapper for {loaded}"
@@ -93,7 +93,7 @@ class MapperCheckpoint:
                 )
 
 
-def _same_weights(identity: str, other: str) -> bool:
+def same_weights(identity: str, other: str) -> bool:
     """A folder's identity is NAME@DIGEST, and its name says nothing about what is in it; a published model is its
     name."""
     return identity.rpartition("@")[2] == other.rpartition("@")[2]

@@ -1,12 +1,12 @@
-"""A CLIP model in a folder of small files: open_clip's image tower in 8 bits, and perhaps a text tower.
+"""A CLIP model in a folder of small files: open_clip's two towers in 8 bits, of which the text tower may be missing.
 
     open_clip_config.json                         as open_clip has it, and perhaps `identity`, see `claimed_identity`
     open_clip_image-00001-of-00002.safetensors    the image tower, in as many files as git's hosts ask for
-    open_clip_text.safetensors                    the text tower in half precision
+    open_clip_text.safetensors                    the text tower
     tokenizer.json, tokenizer_config.json         its tokenizer
 
-Names of tensors are those of open_clip's `visual` and `text`. In the image tower a tensor NAME of 8-bit integers stands
-for NAME times NAME.scale, which is float32 and broadcasts over it: one scale a row, or one a column. Every other tensor
+Names of tensors are those of open_clip's `visual` and `text`. A tensor NAME of 8-bit integers stands for NAME times
+NAME.scale, which is float32 and broadcasts over it: one scale a row, or one a column. Every other tensor
 is what it is. Each file's header names the format and the SHA-256 of the file's tensors.
 """
 
@@ -130,12 +130,19 @@ def new_text_tower(config: Mapping[str, Any]) -> Any:
 
 
 def save_text_tower(tower: nn.Module, folder: Path) -> None:
-    """Write the text tower in half precision, in one step.
+    """Write the text tower in one step: matrices in 8 bits with a scale a row, the rest in half precision.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
-    save_tensors({name: t.half() for name, t in tower.state_dict().items()}, folder / TEXT, {"format": FORMAT})
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tower.state_dict().items():
+        if tensor.ndim < 2:
+            stored[name] = tensor.half()
+            continue
+        scale = tensor.float().abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
+        stored |= {name: (tensor / scale).round().to(torch.int8), name + SCALE: scale}
+    save_tensors(stored, folder / TEXT, {"format": FORMAT})
 
 
 def load_text_tower(folder: Path, config: Mapping[str, Any]) -> Any:
@@ -148,7 +155,7 @@ def load_text_tower(folder: Path, config: Mapping[str, Any]) -> Any:
     tower = _model(config).text
     if tower.attn_mask is not None:  # no weight, so it is in no file
         tower.attn_mask = tower.build_causal_mask()
-    return _filled(tower, {name: tensor.float() for name, tensor in tensors.items()}, folder)
+    return _filled(tower, _dequantised(tensors, folder), folder)
 
 
 def _shard(folder: Path, number: int, count: int) -> Path:
@@ -209,7 +216,7 @@ def _dequantised(stored: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
             found = "is missing" if scale is None else f"has shape {tuple(scale.shape)}"
             raise ClipFolderError(
                 f"{folder}: {name}{SCALE} {found}, so the 8-bit {name} of shape {tuple(tensor.shape)} cannot be read; "
-                f"write the image tower again"
+                f"write the tower again"
             )
         state[name] = tensor * scale.float()
     return state

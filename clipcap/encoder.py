@@ -153,11 +153,14 @@ class Encoder:
             EncoderError: the model has no text half, or it cannot be loaded.
         """
         tower, tokenize = self._text
-        rows = [torch.empty(0, self.embedding_size)]
+        vectors = torch.empty(len(texts), self.embedding_size)
+        # Texts of like length together: what is behind the longest of a batch costs nothing.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for start in range(0, len(texts), batch_size):
-            tokens = tokenize(list(texts[start : start + batch_size])).to(self.device)
-            rows.append(encode_tokens(tower, tokens).float().cpu())
-        return torch.cat(rows)
+            rows = order[start : start + batch_size]
+            tokens = tokenize([texts[i] for i in rows]).to(self.device)
+            vectors[rows] = encode_tokens(tower, tokens).float().cpu()
+        return vectors
 
     @cached_property
     def _text(self) -> tuple[nn.Module, Tokenizer]:

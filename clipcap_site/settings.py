@@ -39,7 +39,7 @@ if not SECRET_KEY:
     )
 
 HOME = Path(env.str("CLIPCAP_HOME", "") or BASE_DIR / "var").resolve()
-MODELS = Path(env.str("CLIPCAP_MODELS", "") or BASE_DIR / "models" / "mini").resolve()
+MODELS = Path(env.str("CLIPCAP_MODELS", "") or BASE_DIR / "models" / "base").resolve()
 
 ALLOWED_HOSTS = [host.strip() for host in env.str("CLIPCAP_ALLOWED_HOSTS", "").split(",") if host.strip()]
 HTTPS = env.bool("CLIPCAP_HTTPS", not DEBUG)  # off only behind nothing, on a network that is trusted

@@ -24,13 +24,13 @@ from tqdm import tqdm
 
 from clipcap.captioner import Caption, Captioner
 from clipcap.encoder import Encoder
-from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
 from recipes.photos import DEV_SETS, STYLES, Photo, load_photos
 from training.calibration import Bin, calibration_bins, expected_calibration_error, rank_correlation
 from training.evaluation import Evaluation, commonest_phrase, evaluate
 from training.objects import is_right, object_figures, objects_named
+from training.retrieval import recall_at
 from training.style_classifier import StyleClassifier
 
 PHOTOS_AT_ONCE = 16
@@ -150,6 +150,13 @@ def report(
     )
 
 
+def finds(encoder: Encoder, photos: Sequence[Photo], embeddings: Tensor) -> dict[int, float]:
+    """How often a photo is among the 1, 5 and 10 nearest to each factual caption of it, among the photos given."""
+    rows = [row for row, photo in enumerate(photos) for _ in photo.references("factual")]
+    texts = encoder.encode_text([text for photo in photos for text in photo.references("factual")])
+    return recall_at((1, 5, 10), texts.numpy(), embeddings.numpy(), rows)
+
+
 def _people(
     own: Mapping[str, Sequence[str]],
     facts: Mapping[str, Sequence[str]],
@@ -225,9 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
 
     everything = load_photos(given.data)
-    encoder = Encoder.load(f"local-dir:{given.models / 'encoder'}")
-    language_model = LanguageModel.load(f"local-dir:{given.models / 'lm'}")
-    captioner = Captioner(encoder, language_model)
+    captioner = Captioner.load(given.models)
+    encoder = captioner.encoder
     paths = {style: given.models / "styles" / f"{style}.safetensors" for style in STYLES}
     paths |= {style: Path(file) for style, file in (mapper.split("=", 1) for mapper in given.mapper)}
     mappers = {style: captioner.load_mapper(path) for style, path in paths.items()}
@@ -256,6 +262,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for found in reports:
             show(found)
         kept[name] = {"styles": [asdict(found) for found in reports]}
+        if encoder.text_identity is None:
+            print("\nthe encoder has no text half: photos cannot be found by text")
+        else:
+            recall = finds(encoder, photos, embeddings)
+            kept[name]["text_to_photo"] = recall
+            print("\ntext to photo: " + ", ".join(f"R@{k} {share:.3f}" for k, share in recall.items()))
         for row, photo in enumerate(photos[: given.show]):
             print(f"{photo.name} | {photo.references('factual')[0]}")
             for style in mappers:

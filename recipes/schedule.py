@@ -69,15 +69,16 @@ class Optimizers:
         self.adam = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98))
 
     def set_learning_rate(self, rate: float) -> None:
+        """Let all of them use `rate` from now on."""
         for group in self.muon.param_groups + self.adam.param_groups:
             group["lr"] = rate
 
     def step(self, loss: Tensor, clip: float = 1.0) -> None:
         """One step down the gradient of `loss`."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, clip)
         for each in (self.muon, self.adam):
-            each.step()
+            each.step()  # type: ignore[no-untyped-call]
             each.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:

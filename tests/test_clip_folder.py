@@ -132,19 +132,20 @@ def test_no_file_is_larger_than_asked_for_and_those_of_another_model_go(
     assert [path.name[-14:-12] for path in image_files(tmp_path)] == ["02", "02"]
 
 
-def test_a_text_has_the_embedding_of_the_tower_that_was_saved(whole: Path) -> None:
-    encoder = Encoder.load(f"local-dir:{whole}", device="cpu")
-    torch.manual_seed(0)
-    clip = open_clip.create_model(
-        f"local-dir:{whole}", load_weights=False, pretrained_text_path=str(whole / TEXT)
-    ).eval()
+def test_a_text_has_the_embedding_of_the_tower_that_was_saved(whole: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    tower = new_text_tower(CONFIG).eval()
+    folder = Path(shutil.copytree(whole, tmp_path / "saved"))
+    save_text_tower(tower, folder)
+    encoder = Encoder.load(f"local-dir:{folder}", device="cpu")
     with torch.inference_mode():
-        expected = clip.encode_text(open_clip.get_tokenizer(f"local-dir:{whole}")(TEXTS))
+        expected = tower(open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS))
     got = encoder.encode_text(TEXTS)
-    torch.testing.assert_close(got, expected)
-    torch.testing.assert_close(torch.cat([encoder.encode_text([text]) for text in TEXTS]), got)
+    assert torch.cosine_similarity(got, expected).min() > 0.999  # 8 bits a weight
     assert (got[0] == got[3]).all()  # the config asks for lower case and single blanks
-    assert (got.shape, got.dtype, got.is_inference()) == ((4, 16), torch.float32, True)
+    assert (got.shape, got.dtype) == ((4, 16), torch.float32)
+    torch.testing.assert_close(torch.cat([encoder.encode_text([text]) for text in TEXTS]), got)
+    torch.testing.assert_close(encoder.encode_text(TEXTS[::-1]), got.flip(0))
     assert encoder.encode_text([]).shape == (0, 16)
 
 
@@ -256,7 +257,7 @@ def test_scales_that_do_not_fit_are_refused(broken: Path, scale: Tensor | None) 
             tensors["proj.scale"] = scale
 
     rewritten(file_with("proj", broken), change)
-    assert "so the 8-bit proj of shape (32, 16) cannot be read; write the image tower again" in refused(broken)
+    assert "so the 8-bit proj of shape (32, 16) cannot be read; write the tower again" in refused(broken)
 
 
 def test_what_is_no_number_is_refused(broken: Path) -> None:

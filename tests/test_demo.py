@@ -238,7 +238,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_with_the_remedy(tmp_path: P
 
 
 def test_models_that_are_missing_are_named(tmp_path: Path) -> None:
-    said = refused(Demo(tmp_path / "home"), "restore the folder models/mini", CLIPCAP_MODELS="/nowhere", PORT="0")
+    said = refused(Demo(tmp_path / "home"), "restore the folder models/base", CLIPCAP_MODELS="/nowhere", PORT="0")
     assert "there is no encoder in /nowhere/encoder" in said
 
 

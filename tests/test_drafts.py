@@ -46,7 +46,7 @@ def boss(db: None) -> Client:
 
 
 def shipped(style: str) -> Path:
-    return Path(__file__).parent.parent / "models" / "mini" / "styles" / f"{style}.safetensors"
+    return Path(__file__).parent.parent / "models" / "base" / "styles" / f"{style}.safetensors"
 
 
 def uploads(count: int) -> list[services.Upload]:

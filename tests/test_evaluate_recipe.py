@@ -95,6 +95,7 @@ def test_it_prints_the_figures_of_each_style_and_keeps_every_caption(
         assert f"\n{style}, judged by its own references" in printed
     assert printed.count("captions that name what is not there (CHAIRs)") == 3
     assert printed.count("no calibration that fits these models") == 3
+    assert "the encoder has no text half: photos cannot be found by text" in printed
 
     reports = {found["style"]: found for found in json.loads(kept.read_text())["mixed"]["styles"]}
     assert [*reports] == list(STYLES)

@@ -35,9 +35,10 @@ class StyleClassifier:
         if empty := [style for style, count in counts.items() if not count]:
             raise ValueError(f"the captions of these styles have no words: {', '.join(empty)}")
         vocabulary = set().union(*counts.values())
+        totals = {style: count.total() + len(vocabulary) for style, count in counts.items()}
         return cls(
             {
-                style: {f: math.log((count[f] + 1) / (count.total() + len(vocabulary))) for f in vocabulary}
+                style: {f: math.log((count[f] + 1) / totals[style]) for f in vocabulary}
                 for style, count in counts.items()
             }
         )

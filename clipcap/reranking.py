@@ -1,0 +1,328 @@
+"""Decoding that looks back at the photo: which of many captions fits it best, and how likely that one is right.
+
+A small language model likes to say what it has often heard. So captions are not taken from the beam alone: they are
+chosen among its hypotheses and a number of samples by how near text and photo are to the encoder's two halves, by how
+much the candidates agree with one another (minimum Bayes risk, Kumar and Byrne 2004; consensus among captions, Devlin
+et al., arXiv 1505.04467), and by the language model's probability. The same features, with other weights, tell how
+likely a caption is right.
+
+All weights are fitted, by `recipes.reranking`, and stored with the models they were fitted with; beside other models
+they would mean nothing.
+
+Legend: C candidates of a photo, E size of an embedding, K directions of the space of embeddings, F features.
+"""
+
+import base64
+import json
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipcap.checkpoint import same_weights
+from clipcap.encoder import Encoder
+from clipcap.language_model import LanguageModel
+from clipcap.options import DecodingOptions
+
+FORMAT = "clipcap-reranking-1"
+# What is known of a candidate.
+OF_CAPTION = (
+    "log_probability",  # mean of its tokens'
+    "similarity",  # cosine of text and photo, each without what all texts and all photos have in common
+    "wording",  # how many word sequences it shares with the other candidates
+    "meaning",  # mean cosine to the other candidates
+    "words",  # how many
+)
+# What is known of its photo; all its candidates have it in common.
+OF_PHOTO = (
+    "candidates_log_probability",  # the mean of the candidates'
+    "candidates_similarity",
+    "candidates_wording",
+    "candidates_meaning",
+    "strangeness",  # logarithm of how far the photo is from those that were learned from
+)
+FEATURES = OF_CAPTION + OF_PHOTO
+LONGEST_SEQUENCE = 4  # words, as in CIDEr
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class RerankingError(ValueError):
+    """A file of weights that cannot be used; the message names the cause and the remedy."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text that was written about a photo, how often it was, its mean log-probability per token, and whether it is
+    whole: neither cut short nor empty."""
+
+    text: str
+    log_probability: float
+    count: int = 1
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is made of the candidate at `place`; `similarity` and `confidence` as in `clipcap.captioner.Caption`."""
+
+    place: int
+    similarity: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Reranker:
+    """What was fitted on photos that nothing was trained on.
+
+    encoder, text, language_model: identities of the models that it was fitted with.
+    ways: how candidates are written.
+    choice, confidence: the weights of FEATURES; where one is left out it does not count. With `intercept`, `confidence`
+        gives the logit of the probability that a caption is right.
+    photo_mean, text_mean: (E,) means of the normalised embeddings of photos and texts.
+    whitening: (K, E) directions in which photos differ little, divided by how much they do.
+    rarity: how much a word counts in comparing wordings; the rarest's is that of a word which is not in it.
+    notes: how it was fitted, for people.
+    """
+
+    encoder: str
+    text: str
+    language_model: str
+    ways: tuple[DecodingOptions, ...]
+    choice: Mapping[str, float]
+    confidence: Mapping[str, float]
+    intercept: float
+    photo_mean: Tensor
+    text_mean: Tensor
+    whitening: Tensor
+    rarity: Mapping[str, float]
+    notes: Mapping[str, Any]
+
+    def misfit(self, encoder: Encoder, language_model: LanguageModel) -> str | None:
+        """Why it says nothing about these models' captions, None where it does."""
+        for what, needed, loaded in (
+            ("encoder", self.encoder, encoder.identity),
+            ("text half of the encoder", self.text, encoder.text_identity),
+            ("language model", self.language_model, language_model.identity),
+        ):
+            if loaded is None or not same_weights(needed, loaded):
+                return f"the weights for it were fitted with the {what} {needed}, and {loaded or 'none'} is loaded"
+        return None
+
+    def ways_for(self, options: DecodingOptions) -> list[DecodingOptions]:
+        """How candidates are written for a request: as fitted, but as long, and with as many beams, as it says."""
+        ways = [replace(way, max_length=options.max_length) for way in self.ways]
+        size = options.beam_size
+        if size is None:
+            return ways
+        return [replace(way, beam_size=size, captions=size) if way.method == "beam" else way for way in ways]
+
+    def judge(self, photo: Tensor, candidates: Sequence[Candidate], texts: Tensor) -> list[Judgement]:
+        """The candidates of one photo, the best first; those that are not whole come last.
+
+        Args:
+            photo: (E,) embedding.
+            texts: (C, E) embeddings of the candidates' texts.
+        """
+        table = self.features(photo, candidates, texts)
+        scores, confidences = self.scores(table).tolist(), self.confidences(table).tolist()
+        similarities = table[:, FEATURES.index("similarity")].tolist()
+        order = sorted(range(len(candidates)), key=lambda place: (not candidates[place].whole, -scores[place]))
+        return [Judgement(place, similarities[place], confidences[place]) for place in order]
+
+    def scores(self, table: Tensor) -> Tensor:
+        """How good each candidate is beside the others of its photo: (C,) of (C, F)."""
+        return table @ _weights(self.choice)
+
+    def confidences(self, table: Tensor) -> Tensor:
+        """How likely each candidate is right: (C,) of (C, F)."""
+        return (self.intercept + table @ _weights(self.confidence)).sigmoid()
+
+    def features(self, photo: Tensor, candidates: Sequence[Candidate], texts: Tensor) -> Tensor:
+        """(C, F) float64: FEATURES of the candidates of one photo; the arguments are those of `judge`."""
+        seen = F.normalize(photo.double(), dim=-1) - self.photo_mean
+        said = F.normalize(F.normalize(texts.double(), dim=-1) - self.text_mean, dim=-1)
+        counts = torch.tensor([candidate.count for candidate in candidates], dtype=torch.float64)
+        own = torch.stack(
+            [
+                torch.tensor([candidate.log_probability for candidate in candidates], dtype=torch.float64),
+                said @ F.normalize(seen, dim=-1),
+                _mean_of_others(_shared_wording([c.text for c in candidates], self.rarity), counts),
+                _mean_of_others(said @ said.T, counts),
+                torch.tensor([len(words_of(candidate.text)) for candidate in candidates], dtype=torch.float64),
+            ],
+            dim=1,
+        )
+        means = counts @ own[:, : len(OF_PHOTO) - 1] / counts.sum()
+        strangeness = (self.whitening @ seen).square().mean().clamp(min=1e-12).log()
+        return torch.cat([own, torch.cat([means, strangeness[None]]).expand(len(own), -1)], dim=1)
+
+    def save(self, path: Path) -> None:
+        """Write the file that `load` reads."""
+        content = {
+            "format": FORMAT,
+            "encoder": self.encoder,
+            "text": self.text,
+            "language_model": self.language_model,
+            "notes": self.notes,
+            "ways": [{name: value for name, value in asdict(way).items() if value is not None} for way in self.ways],
+            "choice": self.choice,
+            "confidence": self.confidence,
+            "intercept": self.intercept,
+            "photo_mean": _packed(self.photo_mean),
+            "text_mean": _packed(self.text_mean),
+            "whitening": _packed(self.whitening),
+            "rarity": self.rarity,
+        }
+        lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items()]
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Reranker":
+        """Read what `save` wrote.
+
+        Raises:
+            RerankingError: the file is missing, damaged or of another version.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RerankingError(f"{path} cannot be read ({error.strerror}); copy the models again, whole") from error
+        except (ValueError, RecursionError) as error:
+            raise RerankingError(f"{path} is damaged, it is no JSON ({error}); copy it again") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else None
+            raise RerankingError(
+                f"{path} has format {found!r}, this version reads {FORMAT!r}; fit it anew by recipes.reranking"
+            )
+        try:
+            return cls._read(content)
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            cause = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise RerankingError(f"{path} cannot be used: {cause}; copy it again, or fit it anew") from error
+
+    @classmethod
+    def _read(cls, content: Mapping[str, Any]) -> "Reranker":
+        read = cls(
+            **{name: _text(content[name], name) for name in ("encoder", "text", "language_model")},
+            ways=tuple(DecodingOptions(**_object(way, "ways")) for way in _list(content["ways"], "ways")),
+            choice=_numbers(content["choice"], "choice", OF_CAPTION),
+            confidence=_numbers(content["confidence"], "confidence", FEATURES),
+            intercept=_number(content["intercept"], "intercept"),
+            photo_mean=_unpacked(content["photo_mean"], "photo_mean", 1),
+            text_mean=_unpacked(content["text_mean"], "text_mean", 1),
+            whitening=_unpacked(content["whitening"], "whitening", 2),
+            rarity=_numbers(content["rarity"], "rarity"),
+            notes=_object(content["notes"], "notes"),
+        )
+        if not read.ways or any(way.method == "nucleus" and way.seed is None for way in read.ways):
+            raise ValueError(
+                "ways must name one at least, and a seed where it samples, so that captions are repeatable"
+            )
+        sizes = {read.photo_mean.shape[0], read.text_mean.shape[0], read.whitening.shape[1]}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"photo_mean, text_mean and whitening are of embeddings of different sizes, {sorted(sizes)}"
+            )
+        return read
+
+
+def find_reranker(path: Path) -> Reranker | None:
+    """What is in the file; None, with a warning, where it cannot be used, because captions come without it too."""
+    if not path.is_file():
+        return None
+    try:
+        return Reranker.load(path)
+    except RerankingError as error:
+        log.warning("captions are taken from the beam as they come, and have no confidence: %s", error)
+        return None
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in small letters and without punctuation."""
+    return re.findall(r"\w+(?:['\u2019]\w+)*", text.lower())
+
+
+def _shared_wording(texts: Sequence[str], rarity: Mapping[str, float]) -> Tensor:
+    """(C, C): how alike texts are by the words and sequences of words they share, from 0 to 1, as CIDEr counts: the
+    cosine of their counts, rare ones weighing more, in the mean over sequences of one to four words."""
+    unseen = max(rarity.values(), default=1.0)
+    words = [words_of(text) for text in texts]
+    total = torch.zeros(len(texts), len(texts), dtype=torch.float64)
+    for length in range(1, LONGEST_SEQUENCE + 1):
+        counts = [Counter(zip(*(one[start:] for start in range(length)), strict=False)) for one in words]
+        places = {sequence: place for place, sequence in enumerate(dict.fromkeys(s for c in counts for s in c))}
+        table = torch.zeros(len(texts), len(places), dtype=torch.float64)
+        for row, found in enumerate(counts):
+            for sequence, count in found.items():
+                table[row, places[sequence]] = count * max(rarity.get(word, unseen) for word in sequence)
+        table = F.normalize(table, dim=1)
+        total += table @ table.T
+    return total / LONGEST_SEQUENCE
+
+
+def _mean_of_others(likeness: Tensor, counts: Tensor) -> Tensor:
+    """Of each candidate the mean of (C, C) over all others, where each was written as often as `counts` (C,) says."""
+    return (likeness @ counts - likeness.diagonal()) / (counts.sum() - 1).clamp(min=1)
+
+
+def _weights(named: Mapping[str, float]) -> Tensor:
+    return torch.tensor([named.get(name, 0.0) for name in FEATURES], dtype=torch.float64)
+
+
+def _packed(tensor: Tensor) -> dict[str, Any]:
+    numbers = tensor.detach().cpu().numpy().astype("<f2")
+    return {"shape": list(tensor.shape), "float16": base64.b64encode(numbers.tobytes()).decode("ascii")}
+
+
+def _unpacked(value: Any, name: str, dimensions: int) -> Tensor:
+    stored = _object(value, name)
+    shape = [int(_number(size, name)) for size in _list(stored["shape"], name)]
+    if len(shape) != dimensions or min(shape) < 1:
+        raise ValueError(f"{name} has the shape {shape}")
+    data = bytearray(base64.b64decode(_text(stored["float16"], name), validate=True))
+    if len(data) != 2 * math.prod(shape):
+        raise ValueError(f"{name} has {len(data)} bytes, which its shape {shape} does not ask for")
+    tensor = torch.frombuffer(data, dtype=torch.float16).double().view(shape)
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} holds what is no number")
+    return tensor
+
+
+def _of_kind(kind: type[T] | tuple[type[T], ...], wanted: str) -> Callable[[Any, str], T]:
+    def check(value: Any, name: str) -> T:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{name} must be {wanted}, not {str(value)[:80]!r}")
+        return value
+
+    return check
+
+
+_text = _of_kind(str, "a text")
+_list = _of_kind(list, "a list")
+_object = _of_kind(dict, "an object")
+_plain_number = _of_kind((int, float), "a number")
+
+
+def _number(value: Any, name: str) -> float:
+    number = float(_plain_number(value, name))
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a number, not {number}")
+    return number
+
+
+def _numbers(value: Any, name: str, known: Sequence[str] = ()) -> dict[str, float]:
+    found = {key: _number(number, f"{name}[{key!r}]") for key, number in _object(value, name).items()}
+    if known and (unknown := [key for key in found if key not in known]):
+        raise ValueError(f"{name} has {unknown[0]!r}, which is none of {', '.join(known)}")
+    return found

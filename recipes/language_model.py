@@ -1,0 +1,278 @@
+"""Train the small language model on captions of pictures in every manner, together with throw-away mappers.
+
+    python -m recipes.language_model --data DATA --models models/base --work WORK
+
+GPT-2's architecture, 5 layers of width 320, with a byte-level BPE of its own. A model this small follows a prefix only
+if it has learned to, so it is trained together with a mapper (the paper's fine-tuned variant) and frozen from then on.
+The manners share that mapper but for its constants.
+
+Captions that have no picture are learned from too: the text tower says where their picture would lie in CLIP's space,
+which a linear map and the errors of that map on real pairs make look like a picture's embedding (after CapDec, arXiv
+2211.00575).
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import clipcap.torchvision_schemas  # noqa: F401 (before transformers is imported)
+
+# isort: split
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from clipcap.checkpoint import MapperCheckpoint, save_mapper
+from clipcap.encoder import Encoder
+from clipcap.mapper import MapperConfig, TransformerMapper
+from recipes.photos import MANNERS, Photo, load_photos, load_texts
+from recipes.schedule import Average, Optimizers, autocast, learning_rate
+from recipes.tokenizer import VOCABULARY, train_tokenizer
+from training.packing import pack
+from training.trainer import standardize
+
+WIDTH, LAYERS, HEADS, LENGTH = 320, 5, 5, 128
+CPU = torch.device("cpu")
+MAPPER = MapperConfig("transformer", embedding_size=512, lm_size=WIDTH, prefix_length=8, clip_length=4, layers=3)
+PEAK, WARM_UP = 2e-3, 150
+BATCH = 96  # rows a step: a picture in one manner with up to CAPTIONS captions
+CAPTIONS = 3
+LONGEST = 48  # tokens of a caption that is learned from
+PART = 32  # rows of like length that are computed together, so that little is padding
+# How many rows of a step come from where.
+SHARES = {"people": 0.24, "written": 0.24, "humorous": 0.13, "romantic": 0.13, "web": 0.08, "no picture": 0.18}
+NOISE = 0.3  # added to embeddings, in deviations of each dimension
+
+
+def new_model() -> GPT2LMHeadModel:
+    """An untrained GPT-2 of the size above; token 0 ends a text."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_positions=LENGTH,
+            n_embd=WIDTH,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            attn_pdrop=0.0,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture in one manner: its embedding's index, the manner's, and the token ids of its captions."""
+
+    embedding: int
+    manner: int
+    captions: list[list[int]]
+
+
+class Joint(nn.Module):
+    """The LM with one mapper that has a set of constants a manner."""
+
+    def __init__(self, model: GPT2LMHeadModel, embeddings: Tensor) -> None:
+        super().__init__()
+        self.model: GPT2LMHeadModel = model.requires_grad_(True)
+        self.mapper = TransformerMapper(MAPPER)
+        standardize(self.mapper, embeddings)
+        self.constants = nn.Parameter(self.mapper.constant.detach().repeat(len(MANNERS), 1, 1))
+        self.mapper.constant.requires_grad_(False)
+
+    def prefixes(self, embeddings: Tensor, manners: Tensor) -> Tensor:
+        """(B, E) embeddings, (B,) indices of manners -> (B, K, D)"""
+        clip = self.mapper.linear(embeddings).view(-1, MAPPER.clip_length, WIDTH)
+        x = torch.cat([clip, self.constants[manners].to(clip.dtype)], dim=1)
+        for block in self.mapper.blocks:
+            x = block(x)
+        return x[:, MAPPER.clip_length :]
+
+    def losses(self, embeddings: Tensor, rows: Sequence[Row]) -> Tensor:
+        """Cross-entropy (N,) of every token of the rows, in some order, given their embeddings (B, E)."""
+        order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i].captions)))
+        parts = [order[first : first + PART] for first in range(0, len(order), PART)]
+        return torch.cat([self._losses(embeddings[part], [rows[i] for i in part]) for part in parts])
+
+    def _losses(self, embeddings: Tensor, rows: Sequence[Row]) -> Tensor:
+        batch = pack([row.captions for row in rows], MAPPER.prefix_length, 0)
+        prefixes = self.prefixes(embeddings, torch.tensor([row.manner for row in rows]))
+        x = torch.cat([prefixes, self.model.transformer.wte(batch.tokens)], dim=1)
+        hidden = self.model.transformer(
+            inputs_embeds=x, attention_mask=batch.mask.to(x.dtype), position_ids=batch.positions
+        ).last_hidden_state[:, MAPPER.prefix_length - 1 :]
+        logits = self.model.lm_head(hidden.flatten(0, 1)[batch.source])
+        return F.cross_entropy(logits.float(), batch.target, reduction="none")
+
+    def export(self, manner: str) -> TransformerMapper:
+        """The mapper of one manner by itself."""
+        mapper = TransformerMapper(MAPPER)
+        state = self.mapper.state_dict()
+        state["constant"] = self.constants[MANNERS.index(manner)]
+        mapper.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()})
+        return mapper
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows to draw from, each once before any comes again."""
+
+    rows: list[Row]
+
+    def draw(self, rng: random.Random) -> Iterator[Row]:
+        """Rows without end."""
+        while True:
+            yield from rng.sample(self.rows, len(self.rows))
+
+
+def pictures_of(encoder: Encoder, texts: list[str], photos: list[Photo], seed: int) -> Tensor:
+    """Where pictures of `texts` might lie in CLIP's space: (T, E), like the embeddings of pictures.
+
+    A ridge regression leads from the text tower's space into the image tower's; what it misses on pictures is added
+    to other texts at random, so that they are as far from the text as a picture is.
+    """
+    pairs = [
+        (photo, caption) for photo in photos for m in ("people", "written") for caption in photo.captions.get(m, [])
+    ]
+    pairs = random.Random(seed).sample(pairs, min(30000, len(pairs)))
+    target = torch.stack([torch.from_numpy(photo.embedding).float() for photo, _ in pairs])
+    source = F.normalize(encoder.encode_text([text for _, text in pairs]), dim=-1)
+    mean, offset = source.mean(0), target.mean(0)
+    x, y = source - mean, target - offset
+    weights = torch.linalg.solve(x.T @ x + 1.0 * torch.eye(x.shape[1]), x.T @ y)
+    missed: Tensor = y - x @ weights
+    explained = 1 - float(missed.square().sum() / y.square().sum())
+    print(f"the text tower explains {explained:.0%} of the variance of pictures' embeddings", flush=True)
+    found: Tensor = (F.normalize(encoder.encode_text(texts), dim=-1) - mean) @ weights + offset
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(missed), (len(texts),), generator=generator)
+    return found + 0.8 * missed[drawn]
+
+
+def rows_of(photos: list[Photo], tokenizer: PreTrainedTokenizerFast) -> dict[str, list[Row]]:
+    """By manner, the pictures that have captions in it; a row's embedding is the picture's index."""
+    rows: dict[str, list[Row]] = {manner: [] for manner in MANNERS}
+    ids_of = iter(tokenizer([c for p in photos for captions in p.captions.values() for c in captions])["input_ids"])
+    for index, photo in enumerate(photos):
+        for manner, captions in photo.captions.items():
+            if tokens := [ids for ids in islice(ids_of, len(captions)) if len(ids) < LONGEST]:
+                rows[manner].append(Row(index, MANNERS.index(manner), tokens))
+    return rows
+
+
+def train(joint: Joint, embeddings: Tensor, pools: dict[str, Pool], steps: int, work: Path, seed: int = 0) -> Joint:
+    """Train LM and mapper; goes on from the state in `work`, where there is one.
+
+    Returns:
+        The running average of the weights.
+    """
+    matrices = [
+        p for part in (joint.model.transformer.h, joint.mapper.blocks) for p in part.parameters() if p.ndim == 2
+    ]
+    parameters = [p for p in joint.parameters() if p.requires_grad]
+    optimizer = Optimizers(parameters, matrices, decay=0.05)
+    average = Average(joint, decay=0.998)
+    state_path, first = work / "language_model.pt", 0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        joint.load_state_dict(state["joint"])
+        average.module.load_state_dict(state["average"])
+        optimizer.load(state["optimizers"])
+        first = average.steps = state["step"]
+    rng = random.Random(f"{seed} {first}")
+    torch.manual_seed(seed + first)
+    draws = {name: pool.draw(rng) for name, pool in pools.items()}
+    deviation = embeddings.std(0)
+    recent: list[tuple[float, int]] = []
+    started = time.monotonic()
+    joint.train()
+    for step in range(first, steps):
+        optimizer.set_learning_rate(learning_rate(step / steps, PEAK, 0.0, WARM_UP / steps))
+        rows = [next(draws[name]) for name, share in SHARES.items() for _ in range(round(share * BATCH))]
+        rows = [Row(r.embedding, r.manner, rng.sample(r.captions, min(CAPTIONS, len(r.captions)))) for r in rows]
+        chosen = embeddings[[row.embedding for row in rows]]
+        chosen = chosen + NOISE * deviation * torch.randn_like(chosen)
+        with autocast(CPU):
+            losses = joint.losses(chosen, rows)
+        optimizer.step(losses.mean())
+        average.update(joint)
+        recent.append((losses.sum().item(), len(losses)))
+        if (step + 1) % 50 == 0:
+            took = time.monotonic() - started
+            loss = sum(total for total, _ in recent) / sum(count for _, count in recent)
+            print(f"{step + 1}/{steps} loss {loss:.3f} {took / (step + 1 - first):.2f} s a step", flush=True)
+            recent = []
+        if (step + 1) % 250 == 0:
+            state = {"joint": joint.state_dict(), "average": average.module.state_dict(), "step": step + 1}
+            torch.save(state | {"optimizers": optimizer.state()}, state_path.with_suffix(".partial"))
+            state_path.with_suffix(".partial").replace(state_path)
+    return average.module
+
+
+@torch.inference_mode()
+def dev_losses(joint: Joint, photos: list[Photo], tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
+    """Mean cross-entropy a token on the dev pictures, by dev set and manner."""
+    joint.eval()
+    found = {}
+    for name in ("flickr8k", "coco", "mixed"):
+        part = [photo for photo in photos if photo.dev_set == name]
+        embeddings = torch.stack([torch.from_numpy(photo.embedding).float() for photo in part])
+        for manner, rows in rows_of(part, tokenizer).items():
+            if rows:
+                losses = joint.losses(embeddings[[row.embedding for row in rows]], rows)
+                found[f"{name} {manner}"] = round(float(losses.mean()), 3)
+    return found
+
+
+def save_lm(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the LM in half precision, with its tokenizer."""
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
+    parser.add_argument("--models", type=Path, required=True, help="holds encoder/ with both halves; receives lm/")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="receives the state, and what recipes.mappers starts from"
+    )
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    photos = load_photos(arguments.data)
+    learned = [photo for photo in photos if not photo.dev_set]
+    texts = load_texts(arguments.data, photos)
+    own = [caption for photo in learned for captions in photo.captions.values() for caption in captions]
+    tokenizer = train_tokenizer(own + texts)
+    encoder = Encoder.load(f"local-dir:{arguments.models / 'encoder'}", device="cpu")
+
+    real = torch.stack([torch.from_numpy(photo.embedding).float() for photo in learned])
+    embeddings = torch.cat([real, pictures_of(encoder, texts, learned, seed=0)])
+    people = MANNERS.index("people")
+    pools = {manner: Pool(rows) for manner, rows in rows_of(learned, tokenizer).items()}
+    tokens = tokenizer(texts)["input_ids"]
+    pools["no picture"] = Pool(
+        [Row(len(learned) + i, people, [ids]) for i, ids in enumerate(tokens) if 4 < len(ids) < LONGEST]
+    )
+    print({name: len(pool.rows) for name, pool in pools.items()}, flush=True)
+    joint = train(Joint(new_model(), real), embeddings, pools, arguments.steps, arguments.work)
+    print("on dev:", dev_losses(joint, photos, tokenizer), flush=True)
+    save_lm(joint.model, tokenizer, arguments.models / "lm")
+    for manner in MANNERS:
+        checkpoint = MapperCheckpoint(joint.export(manner), None, None)
+        save_mapper(checkpoint, arguments.work / f"start-{manner}.safetensors")
+
+
+if __name__ == "__main__":
+    main()

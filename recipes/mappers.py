@@ -1,0 +1,89 @@
+"""Train the mappers that ship, one a style, with the language model frozen.
+
+    python -m recipes.mappers --data DATA --models models/base --work WORK
+
+Each starts from the mapper that the language model learned beside, and is trained by the same trainer as anyone's
+style, on the style's own captions.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from clipcap.checkpoint import MapperCheckpoint, load_mapper, save_mapper
+from clipcap.encoder import Encoder
+from clipcap.language_model import LanguageModel
+from recipes.photos import STARTS, STYLES, Photo, load_photos
+from training.trainer import CaptionedImages, Progress, TrainingOptions, train_mapper
+
+OPTIONS = TrainingOptions(epochs=1, batch_size=80, learning_rate=3e-4, noise=0.3, patience=1, seed=1)
+
+
+def captions_of(photo: Photo, style: str) -> list[str]:
+    """What a mapper learns to say of a training picture.
+
+    What people see in photos of everyday scenes, factual captions learn from people alone: the writer describes COCO's
+    photos too, but in other words.
+    """
+    return [] if style == "factual" and (photo.source, photo.by) == ("coco", "written") else photo.references(style)
+
+
+def images_of(photos: list[Photo], captions: dict[str, list[str]]) -> CaptionedImages:
+    """The pictures that have `captions`, by name, with their embeddings."""
+    found = [photo for photo in photos if captions.get(photo.name)]
+    embeddings = torch.stack([torch.from_numpy(photo.embedding).float() for photo in found])
+    return CaptionedImages([p.name for p in found], embeddings[:, None], [captions[p.name] for p in found])
+
+
+def report(progress: Progress) -> bool:
+    """Print every fiftieth step."""
+    if progress.step % 50 == 0:
+        print(
+            f"{progress.step}/{progress.steps} loss {progress.train_loss:.3f} validation {progress.validation_loss} "
+            f"{progress.samples_per_second:.0f} captions/s, {progress.eta_seconds:.0f} s left",
+            flush=True,
+        )
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
+    parser.add_argument("--models", type=Path, required=True, help="holds encoder/ and lm/, receives styles/")
+    parser.add_argument("--work", type=Path, required=True, help="where recipes.language_model left its mappers")
+    parser.add_argument("--style", action="append", choices=STYLES, help="only this one (may be repeated)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    photos = load_photos(arguments.data)
+    lm = LanguageModel.load(f"local-dir:{arguments.models / 'lm'}", device="cpu")
+    encoder = Encoder.load(f"local-dir:{arguments.models / 'encoder'}", device="cpu").identity
+    before = lm.fingerprint()
+    for style in arguments.style or STYLES:
+        learned = {p.name: captions_of(p, style) for p in photos if not p.dev_set}
+        checked = {p.name: p.references(style) for p in photos if p.dev_set in ("flickr8k", "coco", "mixed")}
+        result = train_mapper(
+            load_mapper(arguments.work / f"start-{STARTS[style]}.safetensors").mapper,
+            lm,
+            encoder,
+            images_of(photos, learned),
+            images_of(photos, checked),
+            OPTIONS,
+            arguments.work / style,
+            report,
+        )
+        print(style, json.dumps({"history": result.history, "left out": result.left_out}), flush=True)
+        # Half precision: the bundle has to be small, and the captions are the same but for near ties.
+        save_mapper(
+            MapperCheckpoint(result.mapper, encoder, lm.identity, {"style": style}),
+            arguments.models / "styles" / f"{style}.safetensors",
+            dtype=torch.float16,
+        )
+    if lm.fingerprint() != before:
+        raise RuntimeError("training changed the language model; it must not")
+
+
+if __name__ == "__main__":
+    main()
