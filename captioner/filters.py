@@ -37,7 +37,8 @@ class CaptionFilter(filters.FilterSet):
 
 
 class Pages(CursorPagination):
-    """Pages by cursor, which stay right while rows are added; the newest first unless `ordering` says otherwise.
+    """Pages by cursor, which stay right while rows are added; the newest first unless `ordering` says otherwise. Rows
+    of one moment have the order of their model.
 
     Whatever of the query is not understood is refused: a misspelt filter would otherwise show everything.
     """
@@ -82,7 +83,7 @@ class Pages(CursorPagination):
         chosen = request.query_params.get("ordering", self.ordering)
         if chosen not in ORDERINGS:
             raise ValidationError({"ordering": f"it must be one of {', '.join(ORDERINGS)}"})
-        return (chosen, "-id" if chosen.startswith("-") else "id")
+        return (chosen, *queryset.model._meta.ordering[1:])
 
 
 def _bad_cursor() -> ValidationError:

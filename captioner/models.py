@@ -227,6 +227,9 @@ class Caption(Job):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+")
     visitor = models.CharField(max_length=40, blank=True)
     name = models.CharField(max_length=255, blank=True, help_text="the file's, as it was uploaded")
+    # The order in which a request's captions were asked for; unknown of those from before it was kept.
+    index = models.PositiveSmallIntegerField(null=True, help_text="which image of its request: files, ids, base64")
+    place = models.PositiveSmallIntegerField(null=True, help_text="the style's place among those asked for")
     options = models.JSONField(default=dict, help_text="DecodingOptions")
     version = models.ForeignKey(MapperVersion, null=True, on_delete=models.PROTECT, related_name="captions")
     text = models.TextField(blank=True)
@@ -238,7 +241,7 @@ class Caption(Job):
     objects = JobQuerySet.as_manager()
 
     class Meta(Job.Meta):
-        ordering = ("-created_at", "-id")
+        ordering = ("-created_at", "index", "place", "-id")
         indexes = [
             *Job.Meta.indexes,
             models.Index(fields=["-created_at", "-id"], name="caption_newest"),

@@ -90,6 +90,9 @@ def _refusal(request: HttpRequest) -> JsonResponse | None:
     """What is refused before anything of the body is read."""
     if request.method not in _SAFE and not request.path_info.endswith("/"):
         return problem(404, "not_found", f"there is nothing at {request.path}; try {request.path}/")
+    # Django reads as much of a body as its length says: of one in chunks, nothing.
+    if "HTTP_TRANSFER_ENCODING" in request.META and not request.META.get("CONTENT_LENGTH"):
+        return problem(411, "length_required", "a body in chunks cannot be read; send it with its Content-Length")
     try:
         size = int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:

@@ -43,6 +43,7 @@ _WHY = {
     "404": "There is none that you may see.",
     "406": "No media type that is accepted can be answered.",
     "409": "Not in the state that it is in.",
+    "411": "The body comes in chunks, without its Content-Length.",
     "413": "Too many bytes or pixels.",
     "415": "Not a media type, or not a picture format, that is accepted.",
     "422": "Understood, but wrong; `errors` or `field` say where.",
@@ -67,7 +68,7 @@ def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
                 if method != "get":
                     statuses |= {"403", "429"}
                 if "requestBody" in operation:
-                    statuses |= {"413", "415", "422"}
+                    statuses |= {"411", "413", "415", "422"}
                 if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):
                     statuses |= {"422"}
             statuses |= {status for status in operation["responses"] if status in _WHY}

@@ -111,6 +111,7 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
             "image_url",
             "request",
             "request_url",
+            "index",
             "name",
             "options",
             "timings",
@@ -268,6 +269,22 @@ class Base64Field(serializers.CharField):
     default_error_messages = {"invalid": "it must be the bytes of a picture in base64, or a data: URL of them"}  # noqa: RUF012
 
 
+class NamedFileSerializer(Strict):
+    data = Base64Field()
+    name = serializers.CharField(max_length=255)
+
+
+class Base64FileField(Base64Field):
+    """The bytes alone, or an object of them and the file's name."""
+
+    def to_internal_value(self, data: Any) -> Upload:
+        if not isinstance(data, Mapping):
+            return super().to_internal_value(data)
+        named = NamedFileSerializer(data=data)
+        named.is_valid(raise_exception=True)
+        return Upload(named.validated_data["data"].data, named.validated_data["name"])
+
+
 class UploadField(serializers.FileField):
     """A file of a form. That it is empty is said with what else can be wrong with a picture."""
 
@@ -297,9 +314,18 @@ class ImageIdsField(OneOrMore):
     child = serializers.UUIDField()
 
 
-@extend_schema_field(_one_or_more(type="string", contentEncoding="base64"))
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_NAMED = {
+    "type": "object",
+    "properties": {"data": _BASE64, "name": {"type": "string", "minLength": 1, "maxLength": 255}},
+    "required": ["data", "name"],
+    "additionalProperties": False,
+}
+
+
+@extend_schema_field(_one_or_more(oneOf=[_BASE64, _NAMED]))
 class Base64FilesField(OneOrMore):
-    child = Base64Field()
+    child = Base64FileField()
 
 
 class NewCaptionsSerializer(Strict):
@@ -307,7 +333,7 @@ class NewCaptionsSerializer(Strict):
 
     image_id = ImageIdsField(required=False, allow_empty=False, help_text="stored images, by id")
     image_base64 = Base64FilesField(
-        required=False, allow_empty=False, help_text="files in base64; data: URLs are accepted too"
+        required=False, allow_empty=False, help_text='files in base64; data: URLs are accepted too, and {"data", "name"} of a file that has a name'
     )
     style = StylesField(
         required=False, allow_empty=False, help_text="slugs; `all` is every style, none the default style"
@@ -340,7 +366,7 @@ class NewCaptionsFormSerializer(NewCaptionsSerializer):
     """The same as a form, which can bring files. A field is repeated where it has several values."""
 
     image = serializers.ListField(
-        child=UploadField(), required=False, allow_empty=False, help_text="picture files; their names do not matter"
+        child=UploadField(), required=False, allow_empty=False, help_text="picture files; their names come back with the captions"
     )
 
 

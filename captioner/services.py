@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -165,7 +166,7 @@ def request_captions(
     once: Once | None = None,
     render: Callable[[CaptionRequest], dict[str, Any]] | None = None,
 ) -> CaptionRequest:
-    """Store the images and queue a caption of each in each style; wake the workers on commit.
+    """Store the images and queue a caption of each in each style, in this order; wake the workers on commit.
 
     Args:
         styles: slugs; `all`; none for the default style.
@@ -214,7 +215,10 @@ def request_captions(
                 },
             )
             wanted = {(image.pk, style.pk) for image, _ in stored for style in chosen}
-            there = _already_in(request, viewer, wanted) if into else set()
+            there = _already_in(request, viewer, wanted) if into else {}
+            known = {image: index for (image, _), index in there.items() if index is not None}
+            following = count(max(known.values(), default=-1) + 1)
+            indices = [known[image.pk] if image.pk in known else next(following) for image, _ in stored]
             ends = now + (deadline or settings.DEADLINE)
             Caption.objects.bulk_create(
                 Caption(
@@ -222,14 +226,16 @@ def request_captions(
                     image=image,
                     style=style,
                     name=name,
+                    index=index,
+                    place=place,
                     options=decoding,
                     created_at=now,
                     rank_at=now + BULK_PATIENCE if bulk else now,
                     deadline_at=ends,
                     **owner,
                 )
-                for image, name in stored
-                for style in chosen
+                for index, (image, name) in zip(indices, stored, strict=True)
+                for place, style in enumerate(chosen)
                 if (image.pk, style.pk) not in there
             )
             if webhook_url:
@@ -804,8 +810,8 @@ def _lock_images(pks: set[uuid.UUID]) -> None:
 
 def _already_in(
     request: CaptionRequest, viewer: Viewer, wanted: set[tuple[uuid.UUID, int]]
-) -> set[tuple[uuid.UUID, int]]:
-    """The pairs of image and style that a request has, to which the viewer wants to add.
+) -> dict[tuple[uuid.UUID, int], int | None]:
+    """The pairs of image and style that a request has, to which the viewer wants to add, with the images' indices.
 
     Raises:
         Refused: it is somebody else's, or full.
@@ -814,8 +820,8 @@ def _already_in(
         raise _not_found("request", request.pk)
     # Locked, so that the same upload made twice at once is added once.
     CaptionRequest.objects.select_for_update().get(pk=request.pk)
-    there = set(request.captions.values_list("image_id", "style_id"))
-    if len(there | wanted) > MAX_CAPTIONS_PER_REQUEST:
+    there = {(image, style): index for image, style, index in request.captions.values_list("image", "style", "index")}
+    if len(there.keys() | wanted) > MAX_CAPTIONS_PER_REQUEST:
         raise Refused(
             "too_many_images",
             f"a request holds at most {MAX_CAPTIONS_PER_REQUEST} captions; start another for further photos",
@@ -847,8 +853,10 @@ def _with_parts(captions: QuerySet[Caption]) -> QuerySet[Caption]:
 
 
 def with_captions(requests: QuerySet[CaptionRequest]) -> QuerySet[CaptionRequest]:
-    """The requests with all that is said about their captions, in a few queries however many these are."""
-    return requests.prefetch_related(Prefetch("captions", _with_parts(Caption.objects.order_by("created_at", "pk"))))
+    """The requests with all that is said about their captions, as they were asked for: image by image, and of each
+    image style by style. In a few queries, however many captions these are."""
+    as_asked = Caption.objects.order_by("index", "place", "created_at", "pk")
+    return requests.prefetch_related(Prefetch("captions", _with_parts(as_asked)))
 
 
 def _delete_images(images: QuerySet[Image]) -> int:

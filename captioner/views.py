@@ -365,9 +365,9 @@ def _live(viewer: Viewer, captions: Iterable[Caption]) -> dict[str, Any]:
 
 
 def _by_image(captions: Iterable[Caption]) -> list[tuple[Image, list[Caption]]]:
-    """The images in the order they came in, each with its captions in that of the styles."""
+    """The images in the order they came in, each with its captions in that of the styles asked for."""
     photos: dict[uuid.UUID, tuple[Image, list[Caption]]] = {}
-    for caption in sorted(captions, key=lambda c: (c.created_at, *_of_style(c))):
+    for caption in sorted(captions, key=lambda c: (c.index or 0, c.place or 0, c.created_at, *_of_style(c))):
         photos.setdefault(caption.image_id, (caption.image, []))[1].append(caption)
     return list(photos.values())
 
@@ -414,6 +414,8 @@ def _row(caption: Caption) -> dict[str, Any]:
     newest = correction(caption)
     return {
         "id": str(caption.pk),
+        "request": str(caption.request_id),
+        "index": caption.index,
         "image": str(caption.image_id),
         "file": caption.name,
         "style": caption.style.slug,

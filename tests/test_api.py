@@ -17,8 +17,9 @@ from django.utils import timezone
 from knox.models import AuthToken
 from PIL import Image as Pillow
 
-from captioner import api, health
+from captioner import api, health, services
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery, Worker
+from captioner.serializers import RequestSerializer
 from captioner.worker import Engine
 
 pytestmark = pytest.mark.django_db
@@ -35,6 +36,12 @@ def another(photo: bytes) -> bytes:
     """A different photo: the same one turned upside down."""
     out = io.BytesIO()
     Pillow.open(io.BytesIO(photo)).rotate(180).save(out, "JPEG")
+    return out.getvalue()
+
+
+def solid(colour: str) -> bytes:
+    out = io.BytesIO()
+    Pillow.new("RGB", (64, 48), colour).save(out, "PNG")
     return out.getvalue()
 
 
@@ -110,6 +117,36 @@ def test_images_come_as_files_ids_and_base64_in_one_request(
 
     assert len(made["captions"]) == 3
     assert Image.objects.count() == 2  # the file and the id are one picture
+
+
+def test_answers_tell_which_image_they_are_about_and_come_as_asked(
+    as_ada: Client, viewer: Viewer, styles: dict[str, Style], engine: Engine, photo: bytes
+) -> None:
+    first = ask(as_ada, photo)["captions"][0]["image"]
+    pictures = [solid(colour) for colour in ("red", "green", "blue", "black", "white")]
+    named = [{"data": base64.b64encode(data).decode(), "name": f"{n}.png"} for n, data in enumerate(pictures)]
+    body = {"image_id": first, "image_base64": [*named, named[1]["data"]], "style": ["romantic", "factual"]}
+    made = as_ada.post(URL, body, "application/json").json()
+    names = ["", "0.png", "1.png", "2.png", "3.png", "4.png", ""]
+    asked = [(index, name, style) for index, name in enumerate(names) for style in ("romantic", "factual")]
+
+    def told(captions: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
+        return [(caption["index"], caption["name"], caption["style"]) for caption in captions]
+
+    assert told(made["captions"]) == told(as_ada.get(made["url"]).json()["captions"]) == asked
+    assert made["captions"][4]["image"] == made["captions"][12]["image"]  # sent twice, captioned twice
+    for ordering in ("created_at", "-created_at"):
+        seen: list[dict[str, Any]] = []
+        url = f"{URL}?request={made['id']}&page_size=4&ordering={ordering}"
+        while url:
+            page = as_ada.get(url).json()
+            seen += page["results"]
+            url = page["next"]
+        assert told(seen) == asked
+    while engine.work():
+        pass
+    payload = RequestSerializer(services.get_request(viewer, made["id"])).data  # a webhook's
+    assert told(payload["captions"]) == asked
 
 
 @pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [value]], ids=["alone", "in a list"])

@@ -119,6 +119,12 @@ def test_base64_is_looked_at_as_closely_as_files(client: Client, styles: None) -
     problem(post_json(client, {"image_base64": base64.b64encode(SVG).decode()}), 415, "image_unsupported_format")
     problem(post_json(client, {"image_base64": "data:image/jpeg,plain"}), 422, "invalid")
     problem(post_json(client, {"image_base64": "not base64!"}), 422, "invalid")
+    good = base64.b64encode(saved(SMALL)).decode()
+    for bad in ({"data": good}, {"data": {"data": good, "name": "a"}, "name": "a"}, {"data": good, "name": ""}, {}):
+        body = problem(post_json(client, {"image_base64": [good, bad]}), 422, "invalid")
+        assert body["errors"][0]["field"].startswith("image_base64.1."), bad
+    named = post_json(client, {"image_base64": {"data": good, "name": "..\\a/b.jpg\n"}})
+    assert named.json()["captions"][0]["name"] == "b.jpg"
 
 
 @pytest.mark.parametrize(
@@ -215,6 +221,12 @@ def test_a_bad_picture_is_named_and_the_good_ones_are_not_queued(client: Client,
 
 
 # Bodies
+
+
+def test_a_body_whose_length_nobody_tells_is_refused(client: Client, styles: None) -> None:
+    answer = client.generic("POST", URL, content_type="application/json", headers={"Transfer-Encoding": "chunked"})
+
+    problem(answer, 411, "length_required")
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,20 @@ def test_photos_posted_by_a_plain_form_become_one_request(client: Client, styles
     assert '<noscript><meta http-equiv="refresh"' in page
 
 
+def test_what_is_added_to_a_request_keeps_its_place(styles: dict[str, Style], viewer: Viewer) -> None:
+    into = uuid.uuid4()
+    for colour, style in (("red", "romantic"), ("blue", "romantic"), ("red", "factual"), ("green", "humorous")):
+        photo = services.Upload(jpeg(colour=colour).read(), colour)
+        services.request_captions(viewer=viewer, images=[photo], styles=[style], into=into)
+    found = services.get_request(viewer, into).captions.all()
+    assert [(c.index, c.name, c.style.slug) for c in found] == [
+        (0, "red", "romantic"),
+        (0, "red", "factual"),
+        (1, "blue", "romantic"),
+        (2, "green", "humorous"),
+    ]
+
+
 def test_the_embedded_models_caption_what_the_form_posted(
     client: Client, db: None, media: Path, engine: Engine, photo: bytes
 ) -> None:
