@@ -41,6 +41,7 @@ from captioner.models import (
     Worker,
 )
 from captioner.plots import heat_map, score_bars
+from captioner.templatetags.captions import percent
 from clipcap.prefixes import distances, mean_distance
 
 CAPTIONS_OF_AN_IMAGE = 50
@@ -103,13 +104,27 @@ class ImageAdmin(BigTable, ReadOnly):
         return serve
 
 
+class UnsureFilter(admin.SimpleListFilter):
+    """Narrows captions to those that the models are not sure about, or to the others."""
+
+    title = "confidence"
+    parameter_name = "unsure"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("true", "Not sure"), ("false", "Others")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Caption]) -> QuerySet[Caption]:
+        conditions = {"true": Caption.doubtful(), "false": ~Caption.doubtful()}
+        return queryset.filter(conditions[self.value()]) if self.value() in conditions else queryset
+
+
 @admin.register(Caption)
 class CaptionAdmin(BigTable, ReadOnly):
     """Captions, with what a person can do about them."""
 
-    list_display = ("picture", "words", "style", "status", "by", "created_at")
+    list_display = ("picture", "words", "style", "status", "sure", "by", "created_at")
     list_display_links = ("words",)
-    list_filter = ("status", "style")
+    list_filter = ("status", "style", UnsureFilter)
     list_select_related = ("image", "style", "version__style")
     search_fields = ("text", "name")
     search_help_text = "Words of the caption or the file's name."
@@ -121,11 +136,23 @@ class CaptionAdmin(BigTable, ReadOnly):
 
     @admin.display(description="caption")
     def words(self, caption: Caption) -> str:
+        if caption.withheld:
+            return f"withheld: {caption.withheld['detail']}"
         return caption.text or caption.error_detail or caption.name or "–"  # noqa: RUF001
+
+    @admin.display(description="confidence")
+    def sure(self, caption: Caption) -> str:
+        confidence = caption.shown_confidence
+        return "" if confidence is None else f"{percent(confidence)}{', not sure' if caption.unsure else ''}"
 
     @admin.display(description="by")
     def by(self, caption: Caption) -> str:
         return str(caption.version or "")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Caption]:
+        """With corrections, which have no confidence."""
+        captions: QuerySet[Caption] = super().get_queryset(request)
+        return captions.prefetch_related("corrections")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody writes a caption by hand; the permission to change is that to correct, cancel and try again."""

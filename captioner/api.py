@@ -20,7 +20,7 @@ from drf_spectacular.views import SpectacularAPIView
 from rest_framework.decorators import action
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser, MultiPartParser
-from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
@@ -46,6 +46,7 @@ from captioner.serializers import (
     StyleSerializer,
     digest,
 )
+from captioner.strict_json import StrictRenderer
 from captioner.visitors import viewer_of
 
 LONGEST_WAIT = 60
@@ -151,7 +152,7 @@ class CaptionViewSet(Api):
         def render(made: CaptionRequest) -> dict[str, Any]:
             made = services.get_request(viewer, made.pk)
             plain: dict[str, Any] = json.loads(
-                JSONRenderer().render(AnswerSerializer(made, context=self.get_serializer_context()).data)
+                StrictRenderer().render(AnswerSerializer(made, context=self.get_serializer_context()).data)
             )
             return plain
 
@@ -164,6 +165,7 @@ class CaptionViewSet(Api):
             ],
             styles=data.get("style", ()),
             options={name: data[name] for name in OPTIONS if name in data},
+            min_confidence=data.get("min_confidence"),
             bulk=data["bulk"],
             deadline=timedelta(seconds=data["deadline_seconds"]) if "deadline_seconds" in data else None,
             webhook_url=data.get("webhook_url", ""),

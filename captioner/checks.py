@@ -62,6 +62,7 @@ def nonsense(**_: Any) -> list[CheckMessage]:
         "MAX_REQUEST_BYTES": settings.MAX_REQUEST_BYTES,
         "MAX_IMAGES_PER_REQUEST": settings.MAX_IMAGES_PER_REQUEST,
     }
+    unsure = settings.UNSURE_BELOW
     rates = settings.REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]
     return [
         *(
@@ -77,6 +78,11 @@ def nonsense(**_: Any) -> list[CheckMessage]:
             )
             for name, rate in rates.items()
             if not re.fullmatch(r"[1-9]\d*/(second|minute|hour|day)", rate)
+        ),
+        *(
+            [Error(f"CLIPCAP_UNSURE_BELOW is {unsure:g}", hint="give a probability, 0 to 1", id="captioner.E005")]
+            if not 0 <= unsure <= 1
+            else []
         ),
     ]
 

@@ -6,6 +6,7 @@ from typing import Any
 from django.core.exceptions import ValidationError as BadValue
 from django.db.models import QuerySet
 from django_filters import rest_framework as filters
+from drf_spectacular.utils import extend_schema_field
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
@@ -23,17 +24,30 @@ def _within_time(value: datetime) -> None:
         raise BadValue("this is before the year 1 or after 9999", code="invalid") from error
 
 
+@extend_schema_field({"type": "boolean"})
+class YesOrNo(filters.ChoiceFilter):
+    """Filters by a condition or its contrary. Django's own takes whatever is neither for no filter at all."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(choices=[("true", "yes"), ("false", "no")], **options)
+
+
 class CaptionFilter(filters.FilterSet):
     status = filters.MultipleChoiceFilter(choices=Status.choices, help_text="one or, repeated, several")
     style = filters.CharFilter("style__slug", max_length=50, help_text="a style's slug")
     image = filters.UUIDFilter("image_id")
     request = filters.UUIDFilter("request_id")
+    unsure = YesOrNo(method="of_confidence", help_text="whether its confidence is below what the site calls sure")
     created_after = filters.IsoDateTimeFilter("created_at", "gte", validators=[_within_time])
     created_before = filters.IsoDateTimeFilter("created_at", "lt", validators=[_within_time])
 
     class Meta:
         model = Caption
         fields = ()
+
+    def of_confidence(self, captions: QuerySet[Caption], name: str, value: str) -> QuerySet[Caption]:
+        """Those that are unsure, or those that are not."""
+        return captions.filter(Caption.doubtful() if value == "true" else ~Caption.doubtful())
 
 
 class Pages(CursorPagination):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from datetime import datetime
 from typing import Any
@@ -14,8 +15,33 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from captioner.jobs import UNFINISHED, Job, JobQuerySet, Status
+from clipcap.options import is_unsure
 
 EVERYBODY = "*"  # as a caption's visitor: an example that is shown to all
+
+
+class FiniteField(models.FloatField):
+    """A float that reads as None where what is stored is not a finite number."""
+
+    def deconstruct(self) -> Any:
+        """As in the database: a float like any other."""
+        name, _, args, kwargs = super().deconstruct()
+        return name, "django.db.models.FloatField", args, kwargs
+
+    def from_db_value(self, value: float | None, *_: Any) -> float | None:
+        return value if value is not None and math.isfinite(value) else None
+
+
+class ProbabilityField(FiniteField):
+    """A float that reads as None where what is stored is not a probability."""
+
+    def from_db_value(self, value: float | None, *_: Any) -> float | None:
+        return probability(value)
+
+
+def probability(value: Any) -> float | None:
+    """A stored value as a probability, 0 to 1; None where it is none."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
 class Viewer:
@@ -231,10 +257,14 @@ class Caption(Job):
     index = models.PositiveSmallIntegerField(null=True, help_text="which image of its request: files, ids, base64")
     place = models.PositiveSmallIntegerField(null=True, help_text="the style's place among those asked for")
     options = models.JSONField(default=dict, help_text="DecodingOptions")
+    min_confidence = models.FloatField(null=True, help_text="of a caption less sure than that no words are kept")
     version = models.ForeignKey(MapperVersion, null=True, on_delete=models.PROTECT, related_name="captions")
     text = models.TextField(blank=True)
-    confidence = models.FloatField(null=True, help_text="mean log-probability of a token; 0 at best")
-    alternatives = models.JSONField(default=list, help_text='[{"text", "confidence"}], the next best first')
+    confidence = ProbabilityField(null=True, help_text="estimated probability that it is right; null if unknown")
+    log_probability = FiniteField(null=True, help_text="mean log-probability of a token; 0 at best")
+    alternatives = models.JSONField(
+        default=list, help_text='[{"text", "confidence", "log_probability"}], the next best first'
+    )
     encode_ms = models.FloatField(null=True, help_text="0 where the embedding was there already")
     decode_ms = models.FloatField(null=True, help_text="of the whole batch that it was in")
 
@@ -257,10 +287,52 @@ class Caption(Job):
         return self.text or f"{self.status} {self.id}"
 
     @property
+    def correction(self) -> Correction | None:
+        """The newest, if there is any. Lists fetch corrections together with their captions."""
+        corrections = list(self.corrections.all())
+        return corrections[-1] if corrections else None
+
+    @property
     def best_text(self) -> str:
         """A person's correction, or what the model wrote."""
-        correction = self.corrections.last()
+        correction = self.correction
         return correction.text if correction else self.text
+
+    @property
+    def shown_confidence(self) -> float | None:
+        """The machine's, in words of its own: what a person wrote in their place has none."""
+        return None if self.correction else self.confidence
+
+    @property
+    def unsure(self) -> bool:
+        """Whether it is less likely to be right than the setting says; where nobody can tell, it is not."""
+        return is_unsure(self.shown_confidence, settings.UNSURE_BELOW)
+
+    @classmethod
+    def doubtful(cls) -> Q:
+        """The captions that are `unsure`."""
+        corrected = Exists(Correction.objects.filter(caption=OuterRef("pk")))
+        return Q(confidence__gte=0, confidence__lt=settings.UNSURE_BELOW) & ~Q(corrected)
+
+    @property
+    def withheld(self) -> dict[str, str] | None:
+        """Code and sentence of why a finished caption has no words; None where nothing was withheld."""
+        if self.status != Status.SUCCEEDED or not self._withholds(self.confidence):
+            return None
+        if self.confidence is None:
+            return {
+                "code": "unknown_confidence",
+                "detail": "the models cannot tell how likely it is right, and a least confidence was asked for",
+            }
+        return {"code": "low_confidence", "detail": "its confidence is below the least that was asked for"}
+
+    def kept(self, written: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of what a worker has `written`: no words, where these are less sure than the request wants."""
+        return {**written, "text": "", "alternatives": []} if self._withholds(written["confidence"]) else written
+
+    def _withholds(self, confidence: float | None) -> bool:
+        least = self.min_confidence or 0.0
+        return least > 0 and (confidence is None or confidence < least)
 
 
 class DraftRequest(models.Model):
@@ -300,7 +372,8 @@ class Draft(Job):
     )
     options = models.JSONField(default=dict, help_text="DecodingOptions")
     text = models.TextField(blank=True)
-    confidence = models.FloatField(null=True, help_text="mean log-probability of a token; 0 at best")
+    confidence = ProbabilityField(null=True, help_text="estimated probability that it is right; null if unknown")
+    log_probability = FiniteField(null=True, help_text="mean log-probability of a token; 0 at best")
     prefix_words = models.JSONField(
         default=list, help_text="of each prefix vector, the nearest words of the vocabulary: [[[word, similarity]]]"
     )
@@ -321,8 +394,11 @@ class Draft(Job):
 
     def finish(self, at: datetime, written: dict[str, Any], **prefix: Any) -> None:
         """Record what a worker has `written`, in the caption too that was waiting for it. Call it in a transaction."""
-        if self.succeed(at, text=written["text"], confidence=written["confidence"], **prefix) and self.caption_id:
-            Caption.objects.filter(pk=self.caption_id, status=Status.SUCCEEDED).update(**written)
+        own = {name: written[name] for name in ("text", "confidence", "log_probability")}
+        if self.succeed(at, **own, **prefix) and self.caption_id:
+            waiting = Caption.objects.filter(pk=self.caption_id, status=Status.SUCCEEDED)
+            if caption := waiting.first():
+                waiting.update(**caption.kept(written))
 
 
 class Correction(models.Model):

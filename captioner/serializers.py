@@ -15,12 +15,12 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from captioner.jobs import Status
-from captioner.models import Caption, CaptionRequest, Correction, Image, Style, WebhookDelivery
+from captioner.models import Caption, CaptionRequest, Correction, Image, Style, WebhookDelivery, probability
 from captioner.services import LONGEST_CAPTION, MOST_ALTERNATIVES, Upload
 from captioner.uploads import check_size
 from clipcap.options import METHODS
 
-OPTIONS = ("method", "captions", "max_length", "beam_size", "temperature", "top_p", "seed")
+OPTIONS = ("method", "captions", "max_length", "beam_size", "temperature", "top_p", "seed", "rerank")
 LONGEST_DEADLINE = 24 * 3600
 
 
@@ -65,9 +65,27 @@ class ErrorSerializer(serializers.Serializer[Caption]):
     detail = serializers.CharField()
 
 
+class WithheldSerializer(serializers.Serializer[Any]):
+    """Why a caption has succeeded and yet has no text."""
+
+    code = serializers.ChoiceField(choices=("low_confidence", "unknown_confidence"))
+    detail = serializers.CharField()
+
+
+_CONFIDENCE = "estimated probability, 0 to 1, that the caption is right; null where the models cannot tell"
+_LOG_PROBABILITY = "mean log-probability of a token, as the language model has it; 0 at best"
+
+
+@extend_schema_field({"type": ["number", "null"], "minimum": 0, "maximum": 1})
+class ProbabilityField(serializers.ReadOnlyField):
+    def to_representation(self, value: Any) -> float | None:
+        return probability(value)
+
+
 class AlternativeSerializer(serializers.Serializer[Any]):
     text = serializers.CharField()
-    confidence = serializers.FloatField(allow_null=True)
+    confidence = ProbabilityField(help_text=_CONFIDENCE)
+    log_probability = serializers.FloatField(allow_null=True, default=None, help_text=_LOG_PROBABILITY)
 
 
 class CorrectionSerializer(serializers.ModelSerializer[Correction]):
@@ -89,6 +107,14 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
     image_url = Address("image-detail", source="image_id")
     style = serializers.SlugRelatedField[Style](slug_field="slug", read_only=True)
     version = serializers.SerializerMethodField()
+    confidence = ProbabilityField(
+        source="shown_confidence", help_text=f"{_CONFIDENCE}, and where a person has corrected it"
+    )
+    log_probability = serializers.FloatField(read_only=True, allow_null=True, help_text=_LOG_PROBABILITY)
+    unsure = serializers.BooleanField(
+        read_only=True, help_text="whether its confidence is below what the site calls sure; false where it is null"
+    )
+    withheld = WithheldSerializer(read_only=True, allow_null=True)
     alternatives = AlternativeSerializer(many=True, read_only=True)
     timings = TimingsSerializer(source="*", read_only=True)
     error = serializers.SerializerMethodField()
@@ -102,6 +128,9 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
             "status",
             "text",
             "confidence",
+            "log_probability",
+            "unsure",
+            "withheld",
             "alternatives",
             "correction",
             "error",
@@ -114,6 +143,7 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
             "index",
             "name",
             "options",
+            "min_confidence",
             "timings",
             "created_at",
             "started_at",
@@ -135,8 +165,7 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
 
     @extend_schema_field(CorrectionSerializer(allow_null=True))
     def get_correction(self, caption: Caption) -> Any:
-        corrections = list(caption.corrections.all())  # fetched together with the captions
-        return CorrectionSerializer(corrections[-1]).data if corrections else None
+        return CorrectionSerializer(caption.correction).data if caption.correction else None
 
 
 class WebhookSerializer(serializers.ModelSerializer[WebhookDelivery]):
@@ -333,7 +362,9 @@ class NewCaptionsSerializer(Strict):
 
     image_id = ImageIdsField(required=False, allow_empty=False, help_text="stored images, by id")
     image_base64 = Base64FilesField(
-        required=False, allow_empty=False, help_text='files in base64; data: URLs are accepted too, and {"data", "name"} of a file that has a name'
+        required=False,
+        allow_empty=False,
+        help_text='files in base64; data: URLs are accepted too, and {"data", "name"} of a file that has a name',
     )
     style = StylesField(
         required=False, allow_empty=False, help_text="slugs; `all` is every style, none the default style"
@@ -347,6 +378,17 @@ class NewCaptionsSerializer(Strict):
     temperature = serializers.FloatField(min_value=0.01, max_value=100, required=False)
     top_p = serializers.FloatField(min_value=0.01, max_value=1, required=False)
     seed = serializers.IntegerField(min_value=0, max_value=2**63 - 1, required=False)
+    rerank = serializers.BooleanField(
+        required=False,
+        allow_null=True,
+        help_text="whether captions are chosen by how well they fit the photo; null: where that can be told (beam only)",
+    )
+    min_confidence = serializers.FloatField(
+        min_value=0,
+        max_value=1,
+        required=False,
+        help_text="a caption less likely to be right succeeds without text, and `withheld` says why",
+    )
     bulk = serializers.BooleanField(required=False, default=False, help_text="lets interactive requests pass")
     deadline_seconds = serializers.IntegerField(
         min_value=1, max_value=LONGEST_DEADLINE, required=False, help_text="what is still queued by then fails"
@@ -366,7 +408,10 @@ class NewCaptionsFormSerializer(NewCaptionsSerializer):
     """The same as a form, which can bring files. A field is repeated where it has several values."""
 
     image = serializers.ListField(
-        child=UploadField(), required=False, allow_empty=False, help_text="picture files; their names come back with the captions"
+        child=UploadField(),
+        required=False,
+        allow_empty=False,
+        help_text="picture files; their names come back with the captions",
     )
 
 

@@ -114,6 +114,11 @@ def decoding_options(given: dict[str, Any]) -> DecodingOptions:
     return options
 
 
+def _kept(options: DecodingOptions) -> dict[str, Any]:
+    """What is stored of options: those that say something, so that an older worker need not know the newest."""
+    return {name: value for name, value in asdict(options).items() if value is not None}
+
+
 def styles_in_service() -> QuerySet[Style]:
     """Those that have a version in service, the default one first."""
     return Style.objects.filter(Exists(Promotion.objects.filter(style=OuterRef("pk"))))
@@ -158,6 +163,7 @@ def request_captions(
     images: Sequence[Upload | Image],
     styles: Sequence[str] = (),
     options: dict[str, Any] | None = None,
+    min_confidence: float | None = None,
     bulk: bool = False,
     deadline: timedelta | None = None,
     webhook_url: str = "",
@@ -171,6 +177,7 @@ def request_captions(
     Args:
         styles: slugs; `all`; none for the default style.
         options: fields of `DecodingOptions`.
+        min_confidence: of a caption less likely to be right than that, 0 to 1, no words are kept.
         bulk: lets interactive requests pass, for `BULK_PATIENCE` at most.
         deadline: from now; what is still queued then fails.
         into: the id of the request to add to, which is made if there is none. A picture that the request has in a
@@ -184,7 +191,11 @@ def request_captions(
     if once and (earlier := _earlier(once)):
         return earlier
     chosen = choose_styles(styles)
-    decoding = asdict(decoding_options(options or {}))
+    decoding = _kept(decoding_options(options or {}))
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise Refused(
+            "invalid_min_confidence", "min_confidence must be from 0 to 1", status=422, field="min_confidence"
+        )
     most = min(settings.MAX_IMAGES_PER_REQUEST, MAX_CAPTIONS_PER_REQUEST // len(chosen))
     if not images:
         raise Refused("no_image", "send at least one image", status=422)
@@ -229,6 +240,7 @@ def request_captions(
                     index=index,
                     place=place,
                     options=decoding,
+                    min_confidence=min_confidence,
                     created_at=now,
                     rank_at=now + BULK_PATIENCE if bulk else now,
                     deadline_at=ends,
@@ -289,10 +301,10 @@ def visible_captions(viewer: Viewer) -> QuerySet[Caption]:
 
 
 def search_captions(
-    viewer: Viewer, *, text: str = "", style: str = "", status: str = "", mine: bool = False
+    viewer: Viewer, *, text: str = "", style: str = "", status: str = "", unsure: bool = False, mine: bool = False
 ) -> QuerySet[Caption]:
     """Of what the viewer's lists show, the captions that hold every word of `text`, as written by the model or a
-    person, in the style of this slug and of this status; an empty value is no filter."""
+    person, in the style of this slug, of this status, and unsure; an empty value is no filter."""
     captions = visible_captions(viewer)
     for word in text.replace("\0", "").split()[:MOST_WORDS]:
         corrected = Correction.objects.filter(caption=OuterRef("pk"), text__icontains=word)
@@ -301,6 +313,8 @@ def search_captions(
         captions = captions.filter(style__slug=style)
     if status:
         captions = captions.filter(status=status)
+    if unsure:
+        captions = captions.filter(Caption.doubtful())
     return captions.filter(viewer.own()) if mine else captions
 
 
@@ -633,7 +647,7 @@ def compare_versions(
                 request=request,
                 image=image,
                 version=version,
-                options=asdict(DecodingOptions()),
+                options=_kept(DecodingOptions()),
                 created_at=now,
                 rank_at=now,
                 deadline_at=now + settings.DEADLINE,

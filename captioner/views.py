@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -35,12 +34,11 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from knox.models import AuthToken
 from knox.settings import knox_settings
 
-from captioner import services
+from captioner import services, strict_json
 from captioner.access import WritesThrottle
 from captioner.errors import Refused
 from captioner.jobs import Status
 from captioner.models import Caption, Image, Style, Viewer
-from captioner.templatetags.captions import correction
 from captioner.visitors import viewer_of
 
 OPTIONS = {"captions": 3}  # the beam keeps more than that anyway, so alternatives cost nothing
@@ -391,6 +389,7 @@ def _filters(request: HttpRequest) -> dict[str, Any]:
         "text": given.get("q", ""),
         "style": given.get("style", ""),
         "status": given.get("status", ""),
+        "unsure": given.get("unsure") == "true",
         "mine": "mine" in given,
     }
 
@@ -411,7 +410,7 @@ def _after(images: QuerySet[Image], cursor: str) -> QuerySet[Image]:
 
 
 def _row(caption: Caption) -> dict[str, Any]:
-    newest = correction(caption)
+    newest, withheld = caption.correction, caption.withheld
     return {
         "id": str(caption.pk),
         "request": str(caption.request_id),
@@ -421,7 +420,10 @@ def _row(caption: Caption) -> dict[str, Any]:
         "style": caption.style.slug,
         "status": caption.status,
         "text": caption.text,
-        "confidence": caption.confidence,
+        "confidence": caption.shown_confidence,
+        "log_probability": caption.log_probability,
+        "unsure": caption.unsure,
+        "withheld": withheld["detail"] if withheld else "",
         "correction": newest.text if newest else "",
         "corrected_by": newest.author.get_username() if newest and newest.author else "",
         "corrected_at": newest.created_at.isoformat() if newest else "",
@@ -436,7 +438,7 @@ def _json_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     """One JSON array, a row a line."""
     yield "["
     for place, row in enumerate(rows):
-        yield ("\n" if place == 0 else ",\n") + json.dumps(row, ensure_ascii=False)
+        yield ("\n" if place == 0 else ",\n") + strict_json.dumps(row, ensure_ascii=False)
     yield "\n]\n"
 
 

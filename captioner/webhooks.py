@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import http.client
 import ipaddress
-import json
 import re
 import secrets
 import socket
@@ -24,6 +23,7 @@ from urllib.parse import SplitResult, urlsplit
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
 
+from captioner import strict_json
 from captioner.errors import Refused
 
 PAUSES = tuple(timedelta(seconds=s) for s in (5, 30, 120, 600, 3600, 6 * 3600))  # before each further try
@@ -107,7 +107,7 @@ def deliver(url: str, secret: str, message_id: str, payload: dict[str, Any]) -> 
         DeliveryError: it could not be sent, or the answer is another.
     """
     parts = urlsplit(url)
-    body = json.dumps(payload, cls=DjangoJSONEncoder, separators=(",", ":"), ensure_ascii=False).encode()
+    body = strict_json.dumps(payload, cls=DjangoJSONEncoder, separators=(",", ":"), ensure_ascii=False).encode()
     timestamp = int(time.time())
     headers = {
         "host": parts.netloc,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import tempfile
 import time
 import uuid
@@ -38,6 +39,7 @@ from captioner.models import (
 )
 from captioner.services import list_rewritings
 from captioner.shift import FAULTY_DATA, Shift, insist
+from clipcap.captioner import Caption as Written
 from clipcap.captioner import Captioner
 from clipcap.encoder import Encoder
 from clipcap.fingerprint import file_sha256
@@ -247,6 +249,9 @@ class Engine:
                 if isinstance(row, Draft) and row.caption_id is None
             }
             decode_ms = (time.monotonic() - started) * 1000
+            for (row, (version, _)), answer in zip(part, answers, strict=True):
+                if not all(math.isfinite(caption.log_probability) for caption in answer):
+                    raise ValueError(f"{version} answers to image {row.image_id} with numbers that are none")
 
             def record() -> None:
                 now = clock("default")
@@ -254,8 +259,8 @@ class Engine:
                     for (row, (version, _)), (best, *others) in zip(part, answers, strict=True):
                         written = {
                             "text": best.text,
-                            "confidence": best.log_probability,
-                            "alternatives": [{"text": o.text, "confidence": o.log_probability} for o in others],
+                            **_numbers(best),
+                            "alternatives": [{"text": other.text, **_numbers(other)} for other in others],
                             "version": version,
                             "encode_ms": encode_ms[row.image_id],
                             "decode_ms": decode_ms,
@@ -263,7 +268,7 @@ class Engine:
                         if isinstance(row, Draft):
                             row.finish(now, written, **prefixes.get(row.pk, {}))
                         else:
-                            row.succeed(now, **written)
+                            row.succeed(now, **row.kept(written))
 
             insist(record)
             log.info(
@@ -373,6 +378,10 @@ def in_halves(items: list[T], work: Callable[[list[T]], None]) -> list[tuple[lis
         torch.cuda.empty_cache()
     half = len(items) // 2
     return in_halves(items[:half], work) + in_halves(items[half:], work)
+
+
+def _numbers(caption: Written) -> dict[str, float | None]:
+    return {"confidence": caption.confidence, "log_probability": caption.log_probability}
 
 
 def _queue(rows: Sequence[Row]) -> JobQuerySet[Any]:

@@ -12,6 +12,8 @@ import environ
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
+from clipcap import options
+
 
 class Environment(environ.Env):  # type: ignore[misc]  # it ships no types
     """Names the variable whose value makes no sense."""
@@ -176,6 +178,7 @@ LANGUAGE_MODEL = env.str("CLIPCAP_LANGUAGE_MODEL", f"local-dir:{MODELS / 'lm'}")
 DEVICE = env.str("CLIPCAP_DEVICE", "auto")
 THREADS = env.int("CLIPCAP_THREADS", 1)  # of a worker on the CPU; see docs/settings.md before raising it
 BATCH_SIZE = env.int("CLIPCAP_BATCH_SIZE", 32)
+UNSURE_BELOW = env.float("CLIPCAP_UNSURE_BELOW", options.UNSURE_BELOW)
 ANONYMOUS = env.bool("CLIPCAP_ANONYMOUS", False)
 JAVA_METRICS = env.bool("CLIPCAP_JAVA_METRICS", True)  # METEOR and SPICE after a training run, where Java is installed
 DEADLINE = timedelta(seconds=env.int("CLIPCAP_DEADLINE_SECONDS", 3600))
@@ -220,7 +223,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["captioner.access.MayUse"],
     "DEFAULT_THROTTLE_CLASSES": ["captioner.access.WritesThrottle"],
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_RENDERER_CLASSES": ["captioner.strict_json.StrictRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_VERSIONING_CLASS": "rest_framework.versioning.NamespaceVersioning",

@@ -8,12 +8,16 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import environ
 import psycopg
 import pytest
+from django.conf import settings
+from django.db import connections
 from psycopg import sql
 
 PATIENCE = 300.0  # seconds, which nothing takes: other things run on this machine too
@@ -134,3 +138,20 @@ def _postgresql_programs() -> Path:
         if (folder / "initdb").exists():
             return folder
     pytest.skip("there is no PostgreSQL; apt-get install postgresql")
+
+
+@contextmanager
+def default_database(url: str) -> Iterator[None]:
+    """The tests' own process uses this database, with the options that the service uses."""
+    config = environ.Env.db_url_config(url)
+    if "sqlite" in config["ENGINE"]:
+        config["OPTIONS"] = settings.SQLITE
+    old = connections.settings["default"], connections["default"]
+    connections.settings["default"] = config
+    connections.configure_settings(connections.settings)
+    del connections["default"]
+    try:
+        yield
+    finally:
+        connections["default"].close()
+        connections.settings["default"], connections["default"] = old

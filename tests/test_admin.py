@@ -770,6 +770,32 @@ def test_failed_captions_are_tried_again_and_queued_ones_canceled_from_the_list(
     assert Caption.objects.filter(status=Status.CANCELED).count() == 3
 
 
+def test_captions_that_the_models_are_not_sure_about_are_found_and_shown_as_such(
+    style: Style, images: list[Image], boss: Client
+) -> None:
+    others = [{"text": "a wolf", "confidence": 0.1, "log_probability": -1.5}]
+    unsure, corrected = make_captions(style, images, 2, text="a dog", confidence=0.3, alternatives=others)
+    services.correct_caption(Viewer(User.objects.get(username="boss")), corrected.pk, "A cat.")
+    make_captions(style, images, 1, text="a house", confidence=0.9)
+    least = {"text": "", "confidence": 0.2, "min_confidence": 0.5}
+    withheld = make_captions(style, images, 1, **least)[0]
+    address = reverse("admin:captioner_caption_changelist")
+    page = text_of(boss.get(address))
+    for words in ("90 %", "30 %, not sure", "withheld: its confidence is below the least"):
+        assert page.count(words) == 1
+    doubtful, others_ = (text_of(boss.get(f"{address}?unsure={value}")) for value in ("true", "false"))
+    for caption in (unsure, withheld):
+        assert f"{caption.pk}/change/" in doubtful
+        assert f"{caption.pk}/change/" not in others_
+    assert f"{corrected.pk}/change/" in others_
+    shown = text_of(boss.get(reverse("admin:captioner_caption_change", args=[unsure.pk])))
+    assert "Not sure about this one: see the alternatives." in shown
+    assert "10 %" in shown
+    shown = text_of(boss.get(reverse("admin:captioner_caption_change", args=[corrected.pk])))
+    assert "30 %, of what the machine wrote" in shown
+    assert "Not sure" not in shown
+
+
 def test_a_failure_is_tried_again_from_the_dashboard(style: Style, images: list[Image], boss: Client) -> None:
     caption = make_captions(style, images, 1, status=Status.FAILED, error_code="x", error_detail="it was lost")[0]
     retry = reverse("admin:captioner_caption_retry", args=[caption.pk])

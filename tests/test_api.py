@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import socket
 import threading
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.contrib.auth.models import User
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -17,7 +20,7 @@ from django.utils import timezone
 from knox.models import AuthToken
 from PIL import Image as Pillow
 
-from captioner import api, health, services
+from captioner import api, health, services, strict_json
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery, Worker
 from captioner.serializers import RequestSerializer
 from captioner.worker import Engine
@@ -99,8 +102,10 @@ def test_an_uploaded_photo_is_captioned_in_every_style(
     for caption in done.json()["captions"]:
         assert caption == client.get(caption["url"]).json()
         assert len(caption["text"].split()) > 3
-        assert caption["confidence"] < 0
+        assert caption["log_probability"] < 0
         assert len(caption["alternatives"]) == 2
+        assert caption["log_probability"] >= caption["alternatives"][0]["log_probability"]
+        assert (caption["confidence"], caption["unsure"], caption["withheld"]) == (None, False, None)
         assert (caption["version"], caption["name"], caption["error"]) == (1, "bench.jpg", None)
         assert caption["timings"]["total_ms"] >= caption["timings"]["queued_ms"] >= 0
         assert caption["timings"]["decode_ms"] > 0
@@ -255,7 +260,8 @@ def test_a_key_is_good_for_one_body(client: Client, styles: dict[str, Style], ph
     headers = {"Idempotency-Key": "my-first"}
     client.post(URL, {"image": upload(photo)}, headers=headers)
 
-    for other in ({"image": upload(another(photo))}, {"image": upload(photo), "style": "humorous"}):
+    for changed in ({"image": upload(another(photo))}, {"style": "humorous"}, {"min_confidence": "0.5"}):
+        other = {"image": upload(photo)} | changed
         problem(client.post(URL, other, headers=headers), 422, "idempotency_key_reused")
     assert CaptionRequest.objects.count() == 1
 
@@ -412,6 +418,77 @@ def test_a_correction_stands_beside_the_machines_text(
     caption = as_ada.get(url).json()
     assert (caption["text"], caption["correction"]["text"]) == (text, "Two people on a bench.")
     assert [c["id"] for c in as_ada.get(URL, {"search": "two bench"}).json()["results"]] == [caption["id"]]
+
+
+# How sure the models are
+
+
+def test_what_the_models_are_not_sure_about_is_marked_and_found(
+    as_ada: Client, six: list[dict[str, Any]], settings: Any
+) -> None:
+    sure, doubtful, corrected = (caption["id"] for caption in six[:3])
+    Caption.objects.filter(pk=sure).update(confidence=0.5)
+    Caption.objects.filter(pk__in=[doubtful, corrected]).update(confidence=0.49)
+    services.correct_caption(Viewer(User.objects.get()), corrected, "What a person wrote.")
+
+    def told() -> list[tuple[float | None, bool]]:
+        found = {caption["id"]: caption for caption in as_ada.get(URL).json()["results"]}
+        return [(found[pk]["confidence"], found[pk]["unsure"]) for pk in (sure, doubtful, corrected, six[3]["id"])]
+
+    assert told() == [(0.5, False), (0.49, True), (None, False), (None, False)]
+    assert ids(as_ada, unsure="true") == {doubtful}
+    assert ids(as_ada, unsure="false") == {caption["id"] for caption in six} - {doubtful}
+    settings.UNSURE_BELOW = 0.6
+    assert told() == [(0.5, True), (0.49, True), (None, False), (None, False)]
+    assert ids(as_ada, unsure="true") == {sure, doubtful}
+
+
+def test_a_caption_less_sure_than_asked_is_withheld_and_says_why(
+    client: Client, styles: dict[str, Style], engine: Engine, photo: bytes
+) -> None:
+    made = ask(client, photo, min_confidence="0.6", captions="3")
+    engine.work()
+
+    (caption,) = client.get(made["url"]).json()["captions"]
+    assert (caption["status"], caption["text"], caption["alternatives"]) == ("succeeded", "", [])
+    assert (caption["min_confidence"], caption["withheld"]["code"]) == (0.6, "unknown_confidence")
+    Caption.objects.update(confidence=0.59)
+    assert client.get(caption["url"]).json()["withheld"]["code"] == "low_confidence"
+
+
+@pytest.mark.parametrize(
+    ("least", "confidence", "kept"),
+    [(0.6, 0.6, True), (0.6, 0.599, False), (0.6, None, False), (0.0, 0.0, True), (0.0, None, True), (None, 0.1, True)],
+)
+def test_words_are_kept_from_the_confidence_on_that_was_asked_for(
+    least: float | None, confidence: float | None, kept: bool
+) -> None:
+    caption = Caption(status="succeeded", min_confidence=least, confidence=confidence)
+    written = {"text": "a guess", "confidence": confidence, "alternatives": [{"text": "another"}]}
+
+    assert caption.kept(written) == (written if kept else {**written, "text": "", "alternatives": []})
+    assert (caption.withheld is None) == kept
+
+
+def test_whatever_number_is_stored_every_answer_is_json(as_ada: Client, six: list[dict[str, Any]]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE captioner_caption SET confidence = 9e999, log_probability = -9e999, decode_ms = 9e999,"
+            """ alternatives = '[{"text": "a", "confidence": 9e999, "log_probability": -9e999}]'"""
+        )
+    url = six[0]["request_url"]
+
+    def refuse(name: str) -> None:
+        pytest.fail(f"{name} is not JSON")
+
+    listed = json.loads(as_ada.get(URL).content, parse_constant=refuse)["results"][-1]
+    for answer in (as_ada.get(url), as_ada.get("/gallery/captions.json")):
+        json.loads(answer.getvalue(), parse_constant=refuse)
+    assert (listed["confidence"], listed["log_probability"], listed["timings"]["decode_ms"]) == (None, None, None)
+    assert listed["alternatives"] == [{"text": "a", "confidence": None, "log_probability": None}]
+    assert as_ada.get(f"/requests/{six[0]['request']}/").status_code == 200
+    payload = RequestSerializer(services.get_request(Viewer(User.objects.get()), six[0]["request"])).data
+    json.loads(strict_json.dumps(payload, cls=DjangoJSONEncoder), parse_constant=refuse)
 
 
 def test_a_deleted_caption_takes_its_image_along(

@@ -63,9 +63,21 @@ def test_a_folder_is_captioned_into_json_lines(working: None, folder: Path, tmp_
     assert {(line["image"], line["style"]) for line in found} == {
         (name, style) for name in ("a.jpg", "B.JPEG", "päivä/c.jpg") for style in ("factual", "romantic")
     }
-    assert all(line["caption"] and line["confidence"] < 0 for line in found)
+    assert all(line["caption"] and line["log_probability"] < 0 for line in found)
+    assert all((line["confidence"], line["unsure"]) == (None, False) for line in found)
     assert {line["mapper"] for line in found} == {"factual v1", "romantic v1"}
     assert "3 photos, 0 of them done already; 1 other files left aside" in said.getvalue()
+
+
+def test_what_the_models_are_less_sure_of_than_asked_has_a_line_without_words(
+    working: None, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    for _ in range(2):  # the second time there is nothing left to do
+        call_command("caption_folder", folder, "--min-confidence", "0.5", "--out", out, stderr=io.StringIO())
+    found = lines(out)
+    assert {line["image"] for line in found} == {"a.jpg", "B.JPEG", "päivä/c.jpg"}
+    assert [(line["caption"], line["withheld"]["code"]) for line in found] == [("", "unknown_confidence")] * 3
 
 
 def test_without_a_file_the_lines_go_to_standard_output(
@@ -153,6 +165,7 @@ def test_the_captions_belong_to_the_user_named_and_let_others_pass(
     [
         (["nowhere"], "nowhere is no folder"),
         ([".", "--style", "baroque"], "there is no style 'baroque' in service; there are factual, humorous, romantic"),
+        ([".", "--min-confidence", "1.5"], "--min-confidence must be from 0 to 1, not 1.5"),
         ([".", "--user", "nobody"], "there is no user 'nobody'"),
         (["empty"], "holds no photo"),
         ([".", "--out", "notes.txt"], "holds other lines than this command's"),

@@ -171,6 +171,20 @@ def test_captions_of_another_version_are_written_anew_and_corrections_stay(
         services.rewrite_captions(style=style)
 
 
+def test_what_was_withheld_is_withheld_again_when_it_is_written_anew(
+    style: Style, other: MapperVersion, engine: Engine
+) -> None:
+    (row,) = captions(style, 1, engine, min_confidence=0.5)
+    services.promote(version=other, reason="to see")
+    services.rewrite_captions(style=style)
+    while engine.work():
+        pass
+    row.refresh_from_db()
+    assert (row.version, row.text, row.alternatives) == (other, "", [])
+    assert row.withheld
+    assert row.withheld["code"] == "unknown_confidence"
+
+
 def test_more_captions_than_fit_into_one_transaction_are_all_written_anew(
     boss: Client, style: Style, other: MapperVersion, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

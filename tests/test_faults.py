@@ -22,20 +22,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import environ
 import pytest
 from celery import Celery
-from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
-from django.db import connection, connections, transaction
+from django.db import connection, transaction
 from django.test import Client, override_settings
 from django.utils import timezone
 
 from captioner import services, uploads
 from captioner.jobs import Status
 from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Style, Viewer, Worker
-from tests.servers import PATIENCE, PostgreSQL, Redis, wait_until
+from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, wait_until
 from training import services as training_services
 from training.models import Example, TrainingRun
 
@@ -171,23 +169,6 @@ def on_sqlite_and_a_folder(resources: ExitStack, home: Path) -> Stack:
 def on_postgresql_and_redis(resources: ExitStack, home: Path) -> Stack:
     redis, postgresql = resources.enter_context(Redis()), resources.enter_context(PostgreSQL())
     return Stack(home, postgresql.create_database("clipcap"), redis.url, redis, postgresql)
-
-
-@contextmanager
-def default_database(url: str) -> Iterator[None]:
-    """The tests' own process uses the database of a stack, with the options that a stack's processes use."""
-    config = environ.Env.db_url_config(url)
-    if "sqlite" in config["ENGINE"]:
-        config["OPTIONS"] = settings.SQLITE
-    old = connections.settings["default"], connections["default"]
-    connections.settings["default"] = config
-    connections.configure_settings(connections.settings)
-    del connections["default"]
-    try:
-        yield
-    finally:
-        connections["default"].close()
-        connections.settings["default"], connections["default"] = old
 
 
 STACKS = (on_sqlite_and_a_folder, on_postgresql_and_redis)

@@ -73,7 +73,7 @@ def asked(viewer: Viewer, *styles: str, colour: str = "red") -> list[Caption]:
 def finish(caption: Caption, text: str = "a red wall", **changes: Any) -> None:
     """Let a caption be what a worker would have made of it."""
     Caption.objects.filter(pk=caption.pk).update(
-        status="succeeded", finished_at=timezone.now(), text=text, confidence=-0.5, **changes
+        status="succeeded", finished_at=timezone.now(), text=text, **{"confidence": 0.82, **changes}
     )
 
 
@@ -436,6 +436,7 @@ def test_the_list_is_downloaded_as_json(signed_in: Client, styles: dict[str, Sty
     assert "attachment" in response["Content-Disposition"]
     (row,) = json.loads(body(response))
     assert (row["text"], row["correction"], row["corrected_by"]) == ("two", "zwei", "ada")
+    assert (row["index"], row["confidence"], row["unsure"]) == (0, None, False)
     assert json.loads(body(signed_in.get("/gallery/captions.json?q=nowhere"))) == []
 
 
@@ -445,7 +446,7 @@ def test_no_cell_of_the_csv_begins_a_formula(signed_in: Client, styles: dict[str
         finish(asked(viewer, colour=f"#0000{number:02}")[0], text)
     rows = list(csv.DictReader(io.StringIO(body(signed_in.get("/gallery/captions.csv")), newline="")))
     assert {row["text"] for row in rows} == {f"'{text}" for text in texts[:5]} | {texts[5]}
-    assert rows[0]["confidence"] == "-0.5"
+    assert (rows[0]["confidence"], rows[0]["unsure"], rows[0]["withheld"]) == ("0.82", "False", "")
     assert body(signed_in.get("/gallery/captions.csv?q=nowhere")) == ""
 
 
@@ -460,6 +461,103 @@ def test_lists_cost_no_more_queries_for_more_photos(
         signed_in.get("/gallery/")
     with django_assert_max_num_queries(10):
         body(signed_in.get("/gallery/captions.json"))
+
+
+# How sure the models are
+
+OTHERS = [{"text": "a red door", "confidence": 0.2, "log_probability": -0.7}]
+
+
+def test_a_caption_says_how_sure_it_is_and_keeps_its_alternatives_to_the_details(
+    signed_in: Client, styles: dict[str, Style], viewer: Viewer
+) -> None:
+    caption = asked(viewer)[0]
+    finish(caption, alternatives=OTHERS)
+    page = body(signed_in.get(f"/requests/{caption.request_id}/"))
+    assert "82 % sure" in page
+    assert "Not sure about this one" not in page
+    assert page.index("<summary>Details") < page.index("a red door")
+
+
+def test_an_unsure_caption_says_so_beside_what_else_it_might_be(
+    signed_in: Client, styles: dict[str, Style], viewer: Viewer
+) -> None:
+    caption = asked(viewer)[0]
+    finish(caption, confidence=0.31, alternatives=OTHERS)
+    page = body(signed_in.get(f"/requests/{caption.request_id}/"))
+    assert "31 % sure" in page
+    assert page.index("Not sure about this one: it might also be") < page.index("a red door")
+    assert page.count("a red door") == 1
+    assert page.index("a red door") < page.index("<summary>Details")
+    assert "not sure" in body(signed_in.get("/gallery/"))
+    told = signed_in.post("/progress/", {"waiting": f"{caption.pk}:queued"}, headers=HTMX)
+    assert "Factual, not sure: a red wall." in body(told)
+
+
+def test_what_a_person_wrote_is_shown_without_the_machines_doubt(
+    signed_in: Client, styles: dict[str, Style], viewer: Viewer
+) -> None:
+    caption = asked(viewer)[0]
+    finish(caption, confidence=0.31, alternatives=OTHERS)
+    services.correct_caption(viewer, caption.pk, "A wall.")
+    for url in (f"/requests/{caption.request_id}/", "/gallery/"):
+        page = body(signed_in.get(url))
+        assert "A wall." in page
+        assert "31 %" not in page
+        assert "ot sure about" not in page
+
+
+def test_a_withheld_caption_is_never_a_guess(signed_in: Client, styles: dict[str, Style], viewer: Viewer) -> None:
+    photo = services.Upload(jpeg().read(), "red.jpg")
+    request = services.request_captions(viewer=viewer, images=[photo], min_confidence=0.6)
+    caption = request.captions.get()
+    Caption.objects.filter(pk=caption.pk).update(status="succeeded", finished_at=timezone.now(), confidence=0.3)
+    page = body(signed_in.get(f"/requests/{request.pk}/"))
+    assert "Withheld: its confidence is below the least that was asked for." in page
+    assert "Not sure about this one" not in page
+    assert "withheld" in body(signed_in.get("/gallery/"))
+    (row,) = json.loads(body(signed_in.get("/gallery/captions.json")))
+    assert (row["text"], row["withheld"]) == ("", "its confidence is below the least that was asked for")
+
+
+def test_the_gallery_finds_what_the_models_are_not_sure_about(
+    signed_in: Client, styles: dict[str, Style], viewer: Viewer
+) -> None:
+    for colour, confidence in (("red", 0.9), ("blue", 0.2)):
+        finish(asked(viewer, colour=colour)[0], f"something {colour}", confidence=confidence)
+    for url in ("/gallery/?unsure=true", "/gallery/captions.json?unsure=true"):
+        page = body(signed_in.get(url))
+        assert "something blue" in page
+        assert "something red" not in page
+
+
+# Which models write
+
+
+def test_a_page_says_which_models_write_and_how_good_they_are(client: Client, db: None) -> None:
+    page = body(client.get("/"))
+    assert "The captions are written by ClipCap mini." in page
+    assert "name something that is not there" in page
+
+
+@pytest.mark.parametrize(
+    "card",
+    [None, b"", b"\xff", b"[]", b"null", b'{"name": "A"}', b'{"name": "A", "summary": ""}', b"[" * 100_000],
+    ids=range(8),
+)
+def test_a_folder_of_models_without_a_card_that_says_it_is_not_spoken_of(
+    client: Client, db: None, settings: Any, tmp_path: Path, card: bytes | None
+) -> None:
+    settings.MODELS = tmp_path
+    settings.ENCODER, settings.LANGUAGE_MODEL = (f"local-dir:{tmp_path / name}" for name in ("encoder", "lm"))
+    if card is not None:
+        (tmp_path / "card.json").write_bytes(card)
+    assert "The captions are written by" not in body(client.get("/"))
+
+
+def test_a_card_is_not_shown_for_other_models_than_its_own(client: Client, db: None, settings: Any) -> None:
+    settings.ENCODER = "ViT-B-32/openai"
+    assert "The captions are written by" not in body(client.get("/"))
 
 
 # People

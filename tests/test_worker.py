@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -99,8 +101,9 @@ def test_mixed_options_are_decoded_each_in_its_own_way(engine: Engine) -> None:
         assert statuses(rows) == ["succeeded"] * 2
         assert [len(row.alternatives) for row in again(rows)] == [others] * 2
     row = again(beam)[0]
-    assert row.confidence is not None
-    assert row.confidence >= row.alternatives[0]["confidence"]
+    assert row.confidence is None
+    assert row.log_probability is not None
+    assert row.log_probability >= row.alternatives[0]["log_probability"]
 
 
 def test_a_result_says_which_version_wrote_it_and_how_long_it_took(engine: Engine) -> None:
@@ -167,6 +170,25 @@ def test_an_unforeseen_error_is_the_users_without_its_details(engine: Engine, in
     (row,) = again([row])
     assert row.error_code == "internal_error"
     assert "secret" not in row.error_detail
+
+
+def test_a_version_that_answers_with_no_numbers_fails_its_rows_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ask(3)
+    caption = engine.captioner.caption
+    poisoned = engine.embeddings([rows[1].image])[0][rows[1].image_id]
+
+    def sometimes_nan(embeddings: Tensor, mappers: Sequence[Mapper], options: DecodingOptions) -> Any:
+        answers = caption(embeddings, mappers, options)
+        return [
+            [replace(c, log_probability=math.nan) for c in answer] if torch.equal(embedding, poisoned) else answer
+            for embedding, answer in zip(embeddings, answers, strict=True)
+        ]
+
+    monkeypatch.setattr(engine.captioner, "caption", sometimes_nan)
+    engine.work()
+    assert statuses(rows) == ["succeeded", "not_possible", "succeeded"]
 
 
 def test_the_halves_do_not_hold_on_to_the_memory_of_what_failed() -> None:

@@ -1,27 +1,37 @@
 """How pages write numbers."""
 
-import math
+import json
 from datetime import datetime, timedelta
 
 from django import template
+from django.conf import settings
 from django.utils import timezone
 from django.utils.timesince import timesince
 
-from captioner.models import Caption, Correction
+from captioner.models import probability
 
 register = template.Library()
 
 
-@register.filter
-def probability(confidence: float | None) -> float:
-    """The mean log-probability of a caption's tokens as a probability, 0 to 1."""
-    return min(1.0, math.exp(confidence)) if confidence is not None else 0.0
+@register.simple_tag
+def models_card() -> dict[str, str] | None:
+    """`name` and `summary` of the models in use, from the card.json that lies with them; None where there is none."""
+    own = (f"local-dir:{settings.MODELS / 'encoder'}", f"local-dir:{settings.MODELS / 'lm'}")
+    if (settings.ENCODER, settings.LANGUAGE_MODEL) != own:  # the card is about others
+        return None
+    try:
+        card = json.loads((settings.MODELS / "card.json").read_bytes())
+        found = {name: " ".join(str(card[name]).split()) for name in ("name", "summary")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if all(found.values()) else None
 
 
 @register.filter
-def percent(confidence: float | None) -> str:
-    """The same for people."""
-    return f"{round(100 * probability(confidence))} %"
+def percent(value: object) -> str:
+    """A probability for people; nothing where it is none."""
+    known = probability(value)
+    return "" if known is None else f"{round(100 * known)} %"
 
 
 @register.filter
@@ -42,10 +52,3 @@ def between(start: datetime | None, end: datetime | None) -> float | None:
 def ago(moment: datetime) -> str:
     """How long ago: `just now`, `3 minutes ago`."""
     return f"{timesince(moment)} ago" if timezone.now() - moment >= timedelta(minutes=1) else "just now"
-
-
-@register.filter
-def correction(caption: Caption) -> Correction | None:
-    """The newest correction, among those that were fetched with the caption."""
-    corrections = list(caption.corrections.all())
-    return corrections[-1] if corrections else None

@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 from tqdm import tqdm
 
-from captioner import services
+from captioner import services, strict_json
 from captioner.errors import Refused
 from captioner.models import Caption, Viewer, Worker
 
@@ -35,6 +35,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("folder", type=Path)
         parser.add_argument("--style", nargs="+", default=[], help="slugs, or all; the default style if none is named")
+        parser.add_argument(
+            "--min-confidence", type=float, metavar="P", help="0 to 1; a caption less likely to be right is left empty"
+        )
         parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="standard output if none is named")
         parser.add_argument("--user", help="whose captions they are; nobody's if none is named")
         parser.add_argument(
@@ -45,6 +48,9 @@ class Command(BaseCommand):
         folder: Path = options["folder"]
         if not folder.is_dir():
             raise CommandError(f"{folder} is no folder; name one that holds photos")
+        least = options["min_confidence"]
+        if least is not None and not 0 <= least <= 1:
+            raise CommandError(f"--min-confidence must be from 0 to 1, not {least:g}")
         viewer = Viewer(_user(options["user"]))
         try:
             styles = [style.slug for style in services.choose_styles(options["style"])]
@@ -62,7 +68,8 @@ class Command(BaseCommand):
                 f"{len(photos)} photos, {len(photos) - len(todo)} of them done already; {len(files) - len(photos)} "
                 f"other files left aside"
             )
-            failed = Work(self, folder, viewer, options["bulk"], out).do(todo)
+            wishes = {"bulk": options["bulk"], "min_confidence": least}
+            failed = Work(self, folder, viewer, wishes, out).do(todo)
         if failed:
             raise CommandError(f"{failed} of {len(todo)} photos could not be captioned; their lines say why")
 
@@ -70,8 +77,8 @@ class Command(BaseCommand):
 class Work:
     """One run over the photos that have no line yet."""
 
-    def __init__(self, command: Command, folder: Path, viewer: Viewer, bulk: bool, out: TextIO) -> None:
-        self.command, self.folder, self.viewer, self.bulk, self.out = command, folder, viewer, bulk, out
+    def __init__(self, command: Command, folder: Path, viewer: Viewer, wishes: dict[str, Any], out: TextIO) -> None:
+        self.command, self.folder, self.viewer, self.wishes, self.out = command, folder, viewer, wishes, out
         self.failed = 0
         self.waiting: dict[Any, str] = {}  # the photo's name, by its request
         self.heard_at = 0.0
@@ -102,7 +109,7 @@ class Work:
     def _ask(self, name: str, styles: list[str]) -> None:
         try:
             upload = services.Upload((self.folder / name).read_bytes(), name)
-            request = services.request_captions(viewer=self.viewer, images=[upload], styles=styles, bulk=self.bulk)
+            request = services.request_captions(viewer=self.viewer, images=[upload], styles=styles, **self.wishes)
         except OSError as error:
             self._tell(name, [_failure(name, "unreadable_file", error.strerror or str(error))])
         except Refused as error:
@@ -143,7 +150,7 @@ class Work:
 
     def _tell(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Write a photo's lines, all at once, so that an interruption leaves whole lines only."""
-        self.out.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        self.out.write("".join(strict_json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         self.out.flush()
         errors = [line["error"] for line in lines if "error" in line]
         if errors:
@@ -191,11 +198,19 @@ def _line(name: str, caption: Caption) -> dict[str, Any]:
         "image": name,
         "style": caption.style.slug,
         "caption": caption.text,
-        "confidence": caption.confidence,
+        "confidence": caption.shown_confidence,
+        "log_probability": caption.log_probability,
+        "unsure": caption.unsure,
         "alternatives": [
-            {"caption": other["text"], "confidence": other["confidence"]} for other in caption.alternatives
+            {
+                "caption": other["text"],
+                "confidence": other["confidence"],
+                "log_probability": other.get("log_probability"),
+            }
+            for other in caption.alternatives
         ],
         "mapper": str(caption.version),
+        **({"withheld": caption.withheld} if caption.withheld else {}),
     }
 
 

@@ -1,0 +1,72 @@
+"""Migrations that move data, on both databases."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
+
+from tests.servers import PostgreSQL, default_database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any) -> Iterator[None]:
+    """An empty database of its own."""
+    with django_db_blocker.unblock():
+        if request.param == "sqlite":
+            with default_database(f"sqlite:///{tmp_path / 'db.sqlite3'}"):
+                yield
+        else:
+            with PostgreSQL() as server, default_database(server.create_database("clipcap")):
+                yield
+
+
+def migrate(*target: str) -> Any:
+    """Migrate as far as `target`; returns the models as they are then."""
+    call_command("migrate", *target, verbosity=0)
+    return MigrationExecutor(connection).loader.project_state([target]).apps
+
+
+def test_numbers_that_were_called_confidence_become_log_probabilities(database: None) -> None:
+    apps = migrate("captioner", "0009_rewritings_listed")
+    now = timezone.now()
+    style = apps.get_model("captioner", "Style").objects.create(slug="factual")
+    image = apps.get_model("captioner", "Image").objects.create(sha256="0" * 64, width=1, height=1, size=1)
+    caption = {
+        "request": apps.get_model("captioner", "CaptionRequest").objects.create(),
+        "image": image,
+        "style": style,
+        "deadline_at": now,
+    }
+    others = [{"text": 'a "wolf"', "confidence": -0.5}, {"text": "", "confidence": -0.123456789012345}]
+    done = apps.get_model("captioner", "Caption").objects.create(
+        **caption, status="succeeded", finished_at=now, text="a dog", confidence=-0.25, alternatives=others
+    )
+    queued = apps.get_model("captioner", "Caption").objects.create(**caption)
+    version = apps.get_model("captioner", "MapperVersion").objects.create(style=style, number=1, origin="shipped")
+    draft = apps.get_model("captioner", "Draft").objects.create(
+        request=apps.get_model("captioner", "DraftRequest").objects.create(),
+        image=image,
+        version=version,
+        deadline_at=now,
+        confidence=-1.0,
+    )
+
+    apps = migrate("captioner", "0012_log_probabilities")
+    captions, drafts = apps.get_model("captioner", "Caption").objects, apps.get_model("captioner", "Draft").objects
+    found = captions.get(pk=done.pk)
+    assert (found.confidence, found.log_probability) == (None, -0.25)
+    assert found.alternatives == [
+        {"text": other["text"], "confidence": None, "log_probability": other["confidence"]} for other in others
+    ]
+    assert (found.index, found.place, found.min_confidence) == (None, None, None)
+    found = captions.get(pk=queued.pk)
+    assert (found.confidence, found.log_probability, found.alternatives) == (None, None, [])
+    assert (drafts.get().confidence, drafts.get(pk=draft.pk).log_probability) == (None, -1.0)
+
+    apps = migrate("captioner", "0010_order_of_captions")
+    assert apps.get_model("captioner", "Caption").objects.get(pk=done.pk).confidence == -0.25
