@@ -381,7 +381,7 @@ class NewCaptionsSerializer(Strict):
     rerank = serializers.BooleanField(
         required=False,
         allow_null=True,
-        help_text="whether captions are chosen by how well they fit the photo; null: where that can be told (beam only)",
+        help_text="choose captions by how well they fit the photo (beam only); null: yes, where the models can tell",
     )
     min_confidence = serializers.FloatField(
         min_value=0,

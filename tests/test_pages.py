@@ -257,7 +257,7 @@ def test_the_photo_page_shows_the_newest_caption_of_each_style_and_offers_the_ot
     assert "Earlier captions (1)" in page
     assert "Caption in the other styles" in page
     assert '<input type="hidden" name="styles" value="humorous">' in page
-    assert "61 %" in page
+    assert "82 % sure" in page
 
 
 def test_a_photo_is_captioned_in_the_other_styles_at_the_press_of_a_button(

@@ -17,12 +17,12 @@ register = template.Library()
 def models_card() -> dict[str, str] | None:
     """`name` and `summary` of the models in use, from the card.json that lies with them; None where there is none."""
     own = (f"local-dir:{settings.MODELS / 'encoder'}", f"local-dir:{settings.MODELS / 'lm'}")
-    if (settings.ENCODER, settings.LANGUAGE_MODEL) != own:  # the card is about others
+    if own != (settings.ENCODER, settings.LANGUAGE_MODEL):  # the card is about others
         return None
     try:
         card = json.loads((settings.MODELS / "card.json").read_bytes())
         found = {name: " ".join(str(card[name]).split()) for name in ("name", "summary")}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
     return found if all(found.values()) else None
 

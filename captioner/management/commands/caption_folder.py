@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
@@ -17,7 +18,8 @@ from tqdm import tqdm
 
 from captioner import services, strict_json
 from captioner.errors import Refused
-from captioner.models import Caption, Viewer, Worker
+from captioner.models import Caption, Viewer, Worker, probability
+from clipcap.options import is_unsure
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 BEGINNING = b'{"image": "'  # of every line
@@ -204,8 +206,9 @@ def _line(name: str, caption: Caption) -> dict[str, Any]:
         "alternatives": [
             {
                 "caption": other["text"],
-                "confidence": other["confidence"],
+                "confidence": probability(other["confidence"]),
                 "log_probability": other.get("log_probability"),
+                "unsure": is_unsure(probability(other["confidence"]), settings.UNSURE_BELOW),
             }
             for other in caption.alternatives
         ],
