@@ -47,6 +47,7 @@ from clipcap.image import ImageError
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
+from clipcap.reranking import find_reranker
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,11 @@ class Engine:
         torch.set_num_threads(settings.THREADS)
         encoder = Encoder.load(settings.ENCODER, device=settings.DEVICE)
         return cls(
-            Captioner(encoder, LanguageModel.load(settings.LANGUAGE_MODEL, device=settings.DEVICE)),
+            Captioner(
+                encoder,
+                LanguageModel.load(settings.LANGUAGE_MODEL, device=settings.DEVICE),
+                find_reranker(Path(settings.RERANKING)),
+            ),
             name,
             settings.BATCH_SIZE,
         )

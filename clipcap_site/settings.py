@@ -175,6 +175,7 @@ AUTH_PASSWORD_VALIDATORS = [
 # Captioning
 ENCODER = env.str("CLIPCAP_ENCODER", f"local-dir:{MODELS / 'encoder'}")
 LANGUAGE_MODEL = env.str("CLIPCAP_LANGUAGE_MODEL", f"local-dir:{MODELS / 'lm'}")
+RERANKING = env.str("CLIPCAP_RERANKING", str(MODELS / "reranking.json"))
 DEVICE = env.str("CLIPCAP_DEVICE", "auto")
 THREADS = env.int("CLIPCAP_THREADS", 1)  # of a worker on the CPU; see docs/settings.md before raising it
 BATCH_SIZE = env.int("CLIPCAP_BATCH_SIZE", 32)
