@@ -28,7 +28,7 @@ from rest_framework.viewsets import GenericViewSet
 from captioner import health, services
 from captioner.access import SearchesThrottle
 from captioner.errors import Refused
-from captioner.filters import CaptionFilter, Pages, FoundPages
+from captioner.filters import CaptionFilter, FoundPages, Pages
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery
 from captioner.schema import SwaggerView
 from captioner.serializers import (
@@ -324,10 +324,8 @@ class ImageViewSet(Api):
         )
         hits = self.paginator.hits(found, request, self)
         images = self.get_serializer(services.found_images(hits), many=True).data
-        answer: Response = self.paginator.found(found, images, request)
-        if found.meaning == "pending":
-            answer.headers |= RETRY_AFTER
-        return answer
+        headers = RETRY_AFTER if found.meaning == "pending" else {}
+        return Response(self.paginator.found(found, images, request), headers=headers)
 
     @extend_schema(responses={200: SimilarImageSerializer(many=True), 409: PROBLEM, 503: PROBLEM}, filters=False)
     @action(detail=True, serializer_class=SimilarImageSerializer, pagination_class=None)

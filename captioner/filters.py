@@ -114,8 +114,8 @@ class FoundPages(Pages):
         self.start, self.end = start, start + size
         return search.hits[self.start : self.end]
 
-    def found(self, search: Search, data: Any, request: Request) -> Response:
-        """The answer with those hits, as `data`."""
+    def found(self, search: Search, data: Any, request: Request) -> dict[str, Any]:
+        """What is answered with those hits, as `data`."""
         address = request.build_absolute_uri()
         size, following, previous = self.end - self.start, None, None
         if self.end < len(search.hits):
@@ -127,7 +127,7 @@ class FoundPages(Pages):
         elif self.start:
             previous = remove_query_param(address, self.cursor_query_param)
         meaning = {"status": search.meaning, "detail": search.detail}
-        return Response({"next": following, "previous": previous, "results": data, "meaning": meaning})
+        return {"next": following, "previous": previous, "results": data, "meaning": meaning}
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         paginated: dict[str, Any] = super().get_paginated_response_schema(schema)

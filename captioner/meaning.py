@@ -1,8 +1,8 @@
 """Photos found by what they show: the texts that people search for, and the index of the photos' embeddings.
 
-A text is embedded by a caption worker and kept (`TextEmbedding`); what it is near to is told by a file of all embeddings
-(`vectors.py`), which whoever searches feeds from the database. The web process so needs no model. Nothing depends on
-the file: what is wrong with it is logged, and it is made anew.
+A text is embedded by a caption worker and kept (`TextEmbedding`); what is near to it is told by a file of all images'
+embeddings (`vectors.py`), which whoever searches feeds from the database. So the web process needs no model. Nothing
+depends on the file: what is wrong with it is logged, and it is made anew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import statistics
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import numpy as np
@@ -72,9 +72,8 @@ def near(
 
     Args:
         encoder: the identity of the encoder's image half.
-        stand_out: only those that stand out. Most photos have nothing to do with what is searched for, and how near they
-            come by chance is told by the middle and the spread of all; what no more than one of as many unrelated
-            photos would reach is left out.
+        stand_out: only those that stand out. Most photos have nothing to do with what is searched for; how near such
+            a photo comes by chance is told by the middle and the spread of all.
 
     Returns:
         The images, the nearest first, and whether the index has all embeddings by now.

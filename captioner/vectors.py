@@ -118,9 +118,10 @@ class VectorFile:
             "scale": scales.astype("<f4"),
             "vector": np.rint(units / scales[:, None]).astype("<i2"),
         }
-        self.path.touch(0o640)
+        if not self.path.exists():
+            _make(self.path, units.shape[1])
         with self.path.open("r+b") as file:
-            count, size = _shape(file.fileno()) if os.fstat(file.fileno()).st_size else (0, units.shape[1])
+            count, size = _shape(file.fileno())
             if size != units.shape[1]:
                 raise BrokenIndex(f"vectors of {units.shape[1]} numbers cannot be added to {self.path}")
             _write_rows(file, count, size, rows)
@@ -206,6 +207,15 @@ def _shape(file: int) -> tuple[int, int]:
 
 def _checksum(head: bytes) -> bytes:
     return zlib.crc32(head).to_bytes(4, "little")
+
+
+def _make(path: Path, size: int) -> None:
+    """Make a file without rows; it appears whole."""
+    new = path.with_suffix(".new")
+    with new.open("wb") as file:
+        _write_header(file, 0, size)
+        file.truncate(_START)
+    new.replace(path)
 
 
 def _write_header(file: BinaryIO, count: int, size: int) -> None:
