@@ -312,8 +312,8 @@ class ImageViewSet(Api):
         together; the newest otherwise. `meaning` says whether photos were compared with the text by what they show,
         which a worker has to look up: while that is `pending` the photos are those that words have found.
         """
-        text = request.query_params.get("q", "")
-        if not text.strip("\0 \t\r\n"):
+        text = services.tidy_search(request.query_params.get("q", ""))
+        if not text:
             return self.page(services.visible_images(self.viewer))
         seconds = _patience(request)
         found = services.search_images(

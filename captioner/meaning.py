@@ -47,10 +47,9 @@ def known_text(encoder: str, text: str) -> TextEmbedding | None:
         encoder: the identity of the encoder's text half.
     """
     row = TextEmbedding.objects.filter(encoder=encoder, text=text).first()
-    failed = row is not None and row.status in (Status.FAILED, Status.CANCELED)
-    if failed and row.finished_at and row.finished_at < clock("default") - AGAIN:
-        return None
-    return row
+    if row is None or row.status not in (Status.FAILED, Status.CANCELED) or row.finished_at is None:
+        return row
+    return row if row.finished_at > clock("default") - AGAIN else None
 
 
 def queue_text(encoder: str, text: str) -> TextEmbedding:

@@ -353,6 +353,18 @@ def search_captions(
     return captions.filter(viewer.own()) if mine else captions
 
 
+def tidy_search(text: str) -> str:
+    """What somebody searches for, with single spaces; empty if there is nothing to search for.
+
+    Raises:
+        Refused: it is too long.
+    """
+    text = " ".join(text.replace("\0", "").split())
+    if len(text) > LONGEST_SEARCH:
+        raise Refused("search_too_long", f"a search has at most {LONGEST_SEARCH} characters", status=422, field="q")
+    return text
+
+
 def search_images(
     viewer: Viewer,
     text: str,
@@ -372,17 +384,15 @@ def search_images(
     Raises:
         Refused: the text is too long.
     """
-    if len(text) > LONGEST_SEARCH:
-        raise Refused("search_too_long", f"a search has at most {LONGEST_SEARCH} characters", status=422, field="q")
-    text = " ".join(text.replace("\0", "").split())
+    text = tidy_search(text)
     worded = _images_with_words(viewer, text, **filters)
     near, state, detail = _images_that_show(viewer, text, seconds, may_ask)
     # Whatever the index says, what is shown to whom is what the database says.
     allowed = _of_images(search_captions(viewer, **filters), near)
     near = [image for image in near if image in allowed]
-    said = _of_images(search_captions(viewer, text=text, **filters), near) | set(worded)
-    worded += [image for image in near if image in said.difference(worded)]
-    found_by: dict[Match, set[uuid.UUID]] = {"words": said, "meaning": set(near)}
+    more = _of_images(search_captions(viewer, text=text, **filters), near).difference(worded)
+    worded += [image for image in near if image in more]
+    found_by: dict[Match, set[uuid.UUID]] = {"words": set(worded), "meaning": set(near)}
     ranking = meaning.fuse(worded, near)
     hits = [Hit(image, tuple(way for way, images in found_by.items() if image in images)) for image in ranking]
     return Search(hits, state, detail)

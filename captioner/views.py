@@ -193,7 +193,7 @@ def serve_image(request: HttpRequest, viewer: Viewer, pk: uuid.UUID, kind: str) 
 def gallery(request: HttpRequest, viewer: Viewer) -> HttpResponse:
     """The photos whose captions pass the filters, the newest first; of a search, those that match best first."""
     filters = _filters(request)
-    text, cursor = filters["text"].strip("\0 \t\r\n"), request.GET.get("after", "")
+    text, cursor = services.tidy_search(filters["text"]), request.GET.get("after", "")
     search = _search(request, viewer, text, filters) if text else None
     images, after = _found(viewer, search, filters, cursor) if search else _newest(viewer, filters, cursor)
     for image in images:
