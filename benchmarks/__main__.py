@@ -1,6 +1,6 @@
 """`./run bench`: one table of how ours compares with the original's algorithm.
 
-`./run bench service` and `./run bench large` are service.py and large.py.
+`./run bench service`, `./run bench large` and `./run bench search` are service.py, large.py and search.py.
 
 On a machine that others use too, seconds mean little; so the table has ratios only, each the median over pairs of
 measurements taken in turns in one process.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import large, service
+from benchmarks import large, search, service
 from benchmarks.comparisons import GROUPS, DisagreementError
 from benchmarks.measuring import compare, peak_memory
 from benchmarks.subjects import QUICK, WEIGHT_SETS, Sizes, Subject, subjects
@@ -138,5 +138,5 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 if __name__ == "__main__":
-    others = {"service": service.main, "large": large.main}
+    others = {"service": service.main, "large": large.main, "search": search.main}
     sys.exit(others[sys.argv[1]](sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in others else main())

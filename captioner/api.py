@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.db.models import QuerySet
 from django.http import FileResponse
 from django.urls import path
@@ -28,8 +26,9 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.viewsets import GenericViewSet
 
 from captioner import health, services
+from captioner.access import SearchesThrottle
 from captioner.errors import Refused
-from captioner.filters import CaptionFilter, Pages
+from captioner.filters import CaptionFilter, FoundPages, Pages
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery
 from captioner.schema import SwaggerView
 from captioner.serializers import (
@@ -38,11 +37,13 @@ from captioner.serializers import (
     CaptionSerializer,
     CorrectionSerializer,
     DeliverySerializer,
+    FoundImageSerializer,
     ImageSerializer,
     NewCaptionsFormSerializer,
     NewCaptionsSerializer,
     NewCorrectionSerializer,
     RequestSerializer,
+    SimilarImageSerializer,
     StyleSerializer,
     digest,
 )
@@ -51,8 +52,6 @@ from captioner.visitors import viewer_of
 
 LONGEST_WAIT = 60
 RETRY_AFTER = {"Retry-After": "1"}  # seconds; captions take about that long
-# A client that waits holds a thread of the server: at most half of them may be held so.
-_waiting = threading.BoundedSemaphore(max(1, settings.WEB_THREADS // 2))
 
 PROBLEM = OpenApiResponse()  # filled in by schema.add_problems
 _KEY = OpenApiParameter(
@@ -62,12 +61,18 @@ _KEY = OpenApiParameter(
     description="Of your choice, new for each request; kept for 24 hours. A repetition with the same key and body gets "
     "the first answer and queues nothing; with another body it is refused.",
 )
+_PREFER_WAIT = {"type": "string", "examples": ["wait=30"]}
 _PREFER = OpenApiParameter(
     "Prefer",
-    {"type": "string", "examples": ["wait=30"]},
+    _PREFER_WAIT,
     OpenApiParameter.HEADER,
     description=f"`wait=N`: answer when all is finished, or after N seconds, {LONGEST_WAIT} at most. Where too many "
     "clients wait already, the answer comes at once and without Preference-Applied.",
+)
+_QUERY = OpenApiParameter(
+    "q",
+    {"type": "string", "maxLength": services.LONGEST_SEARCH, "examples": ["a dog on the beach"]},
+    description="words that a photo's captions have to hold, or what it has to show. Not with `ordering`.",
 )
 _SEARCH = OpenApiParameter("search", str, description="words that its text, or a person's correction, has to hold")
 
@@ -175,14 +180,12 @@ class CaptionViewSet(Api):
         )
         headers = {"Location": made.answer["url"]}
         seconds = _patience(request)
-        if seconds is not None and _waiting.acquire(blocking=False):
-            headers["Preference-Applied"] = f"wait={seconds}"
-            try:
-                finished = services.wait(made, seconds)
-            finally:
-                _waiting.release()
-            if finished:
-                return Response(render(made), headers=headers)
+        if seconds is not None:
+            with services.place_to_wait() as place:
+                if place:
+                    headers["Preference-Applied"] = f"wait={seconds}"
+                    if services.wait(made, seconds):
+                        return Response(render(made), headers=headers)
         return Response(made.answer, status=202, headers=headers | RETRY_AFTER)
 
     def list(self, request: Request) -> Response:
@@ -285,19 +288,67 @@ class ImageViewSet(Api):
     """Stored pictures: JPEG, upright, without whatever else the upload held."""
 
     queryset = Image.objects.none()
-    serializer_class = ImageSerializer
+    serializer_class = FoundImageSerializer
     lookup_value_converter = "uuid"
+    pagination_class = FoundPages
+    query_parameters = frozenset({"q"})
 
+    @extend_schema(
+        parameters=[
+            _QUERY,
+            OpenApiParameter(
+                "Prefer",
+                _PREFER_WAIT,
+                OpenApiParameter.HEADER,
+                description=f"`wait=N`: how long to wait, at most, for a worker to look up what is searched for; "
+                f"{services.PATIENCE:g} s without it.",
+            ),
+            _header("Retry-After", int, "seconds until it is worth asking again; with `pending` only", 200),
+        ],
+        responses=FoundImageSerializer(many=True),
+    )
     def list(self, request: Request) -> Response:
-        """The images of your captions and of the examples."""
-        return self.page(services.visible_images(self.viewer))
+        """The images of your captions and of the examples, or what a search finds among them.
 
+        Of a search, the photos come first that match best, by the words in their captions and by what they show
+        together; the newest otherwise. `meaning` says whether photos were compared with the text by what they show,
+        which a worker has to look up: while that is `pending` the photos are those that words have found.
+        """
+        text = services.tidy_search(request.query_params.get("q", ""))
+        if not text:
+            return self.page(services.visible_images(self.viewer))
+        seconds = _patience(request)
+        found = services.search_images(
+            self.viewer,
+            text,
+            seconds=services.PATIENCE if seconds is None else seconds,
+            may_ask=lambda: SearchesThrottle().count(request),
+        )
+        hits = self.paginator.hits(found, request, self)
+        images = self.get_serializer(services.found_images(hits), many=True).data
+        headers = RETRY_AFTER if found.meaning == "pending" else {}
+        return Response(self.paginator.found(found, images, request), headers=headers)
+
+    @extend_schema(responses={200: SimilarImageSerializer(many=True), 409: PROBLEM, 503: PROBLEM}, filters=False)
+    @action(detail=True, serializer_class=SimilarImageSerializer, pagination_class=None)
+    def similar(self, request: Request, pk: UUID) -> Response:
+        """Those of the images in your lists that show what is most like an image, the likest first."""
+        return Response(self.get_serializer(services.similar_images(self.viewer, pk), many=True).data)
+
+    @extend_schema(responses=ImageSerializer)
     def retrieve(self, request: Request, pk: UUID) -> Response:
         """One image."""
-        return Response(self.get_serializer(services.get_image(self.viewer, pk)).data)
+        image = services.get_image(self.viewer, pk)
+        return Response(ImageSerializer(image, context=self.get_serializer_context()).data)
 
     @extend_schema(responses=CaptionSerializer(many=True))
-    @action(detail=True, serializer_class=CaptionSerializer, queryset=Caption.objects.none())
+    @action(
+        detail=True,
+        serializer_class=CaptionSerializer,
+        queryset=Caption.objects.none(),
+        pagination_class=Pages,
+        query_parameters=frozenset(),
+    )
     def captions(self, request: Request, pk: UUID) -> Response:
         """Your captions of an image and, where it is an example, those that everybody sees."""
         image = services.get_image(self.viewer, pk)

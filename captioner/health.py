@@ -33,13 +33,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from captioner.jobs import FINISHED, UNFINISHED, Status, clock
-from captioner.models import Caption, WebhookDelivery, Worker
+from captioner.models import SILENCE, Caption, WebhookDelivery, Worker
 from captioner.problems import problem
 from clipcap_site import app
 
 log = logging.getLogger(__name__)
 
-SILENCE = timedelta(seconds=30)  # after which a worker counts as lost
 _LIVE = inline_serializer("Live", {"status": serializers.CharField()})
 _READY = inline_serializer(
     "Ready", {"status": serializers.CharField(), "checks": serializers.DictField(child=serializers.CharField())}
@@ -145,7 +144,6 @@ def _storage() -> str:
 
 
 def _worker() -> str:
-    heard = Worker.objects.filter(
-        queue__contains="captions", seen_at__gt=clock("default") - SILENCE, models_loaded__gt=""
-    ).exists()
-    return "ok" if heard else "no caption worker was heard from in the last 30 seconds; start one"
+    return (
+        "ok" if Worker.captioning().exists() else "no caption worker was heard from in the last 30 seconds; start one"
+    )

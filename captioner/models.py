@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from django.conf import settings
@@ -14,13 +16,14 @@ from django.db import models
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from captioner.jobs import UNFINISHED, Job, JobQuerySet, Status
+from captioner.jobs import UNFINISHED, Job, JobQuerySet, Status, clock
 from clipcap.options import is_unsure
 
 EVERYBODY = "*"  # as a caption's visitor: an example that is shown to all
+SILENCE = timedelta(seconds=30)  # after which a worker counts as lost
 
 
-class FiniteField(models.FloatField):
+class FiniteField(models.FloatField):  # type: ignore[type-arg]
     """A float that reads as None where what is stored is not a finite number."""
 
     def deconstruct(self) -> Any:
@@ -58,9 +61,12 @@ class Viewer:
 
     def listed(self) -> Q:
         """Captions and requests shown in the viewer's lists."""
-        if self._may("view"):
-            return Q()
-        return Q(visitor=EVERYBODY) | self.own()
+        return reduce(or_, self.listed_parts())
+
+    def listed_parts(self) -> list[Q]:
+        """The same in parts, of which a database reads each from an index of its own; together it may read a million
+        rows."""
+        return [Q()] if self._may("view") else [Q(visitor=EVERYBODY), self.own()]
 
     def reachable(self) -> Q:
         """Those the viewer may open by id."""
@@ -128,6 +134,26 @@ class Embedding(models.Model):
 
     def __str__(self) -> str:
         return f"{self.image_id} by {self.encoder}"
+
+
+class TextEmbedding(Job):
+    """What the text half of an encoder makes of words that somebody searched for: computed once by a caption worker,
+    kept for a while. Whose search it was is not kept."""
+
+    encoder = models.CharField(max_length=200, help_text="the identity of the encoder's text half")
+    text = models.CharField(max_length=200)
+    vector = models.BinaryField(null=True, help_text="float32, little-endian")
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta(Job.Meta):
+        constraints = [
+            *Job.Meta.constraints,
+            models.UniqueConstraint(fields=["encoder", "text"], name="one_text_embedding_per_encoder"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.text!r} by {self.encoder}"
 
 
 class Style(models.Model):
@@ -276,7 +302,10 @@ class Caption(Job):
             *Job.Meta.indexes,
             models.Index(fields=["-created_at", "-id"], name="caption_newest"),
             models.Index(fields=["owner", "-created_at", "-id"], name="caption_of_owner"),
-            models.Index(fields=["visitor", "-created_at"], condition=~Q(visitor=""), name="caption_of_visitor"),
+            models.Index(fields=["visitor", "-created_at", "-id"], name="caption_of_visitor"),
+            # All images that somebody's captions are of, from the index alone.
+            models.Index(fields=["owner", "image"], name="caption_image_of_owner"),
+            models.Index(fields=["visitor", "image"], name="caption_image_of_visitor"),
             # Ordered to the end: else a status or style that is rare is looked for in the whole table.
             models.Index(fields=["status", "-created_at", "-id"], name="caption_by_status"),
             models.Index(fields=["style", "-created_at", "-id"], name="caption_by_style"),
@@ -487,6 +516,8 @@ class Worker(models.Model):
     queue = models.CharField(max_length=40)
     device = models.CharField(max_length=40, blank=True)
     models_loaded = models.CharField(max_length=400, blank=True, help_text="identities of encoder and LM")
+    encoder = models.CharField(max_length=200, blank=True, help_text="the encoder's identity")
+    text_encoder = models.CharField(max_length=200, blank=True, help_text="that of its text half, where it has one")
     memory_mb = models.PositiveIntegerField(default=0)
     capacity = models.JSONField(default=dict, help_text="memory_mb of its device, and the sizes of its models")
     started_at = models.DateTimeField(default=timezone.now)
@@ -497,3 +528,9 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @classmethod
+    def captioning(cls) -> models.QuerySet[Worker]:
+        """The caption workers that were heard from lately and have their models loaded."""
+        lately = clock("default") - SILENCE
+        return cls.objects.filter(queue__contains="captions", seen_at__gt=lately, models_loaded__gt="")

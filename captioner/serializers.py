@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from django.urls import reverse
 from drf_spectacular.utils import extend_schema_field
@@ -16,7 +16,7 @@ from rest_framework import serializers
 
 from captioner.jobs import Status
 from captioner.models import Caption, CaptionRequest, Correction, Image, Style, WebhookDelivery, probability
-from captioner.services import LONGEST_CAPTION, MOST_ALTERNATIVES, Upload
+from captioner.services import LONGEST_CAPTION, MOST_ALTERNATIVES, Match, Upload
 from captioner.uploads import check_size
 from clipcap.options import METHODS
 
@@ -240,7 +240,7 @@ class ImageSerializer(serializers.ModelSerializer[Image]):
 
     class Meta:
         model = Image
-        fields = (
+        fields: tuple[str, ...] = (
             "id",
             "url",
             "captions_url",
@@ -253,6 +253,28 @@ class ImageSerializer(serializers.ModelSerializer[Image]):
             "credit_url",
             "created_at",
         )
+        read_only_fields: tuple[str, ...] = fields
+
+
+class FoundImageSerializer(ImageSerializer):
+    matched = serializers.ListField(
+        child=serializers.ChoiceField(choices=get_args(Match)),
+        read_only=True,
+        allow_null=True,
+        default=None,
+        help_text="what a search found it by: words in its captions, what it shows, or both; null without a search",
+    )
+
+    class Meta(ImageSerializer.Meta):
+        fields = (*ImageSerializer.Meta.fields, "matched")
+        read_only_fields = fields
+
+
+class SimilarImageSerializer(ImageSerializer):
+    similarity = serializers.FloatField(read_only=True, help_text="of what the two show: a cosine, 1 at most")
+
+    class Meta(ImageSerializer.Meta):
+        fields = (*ImageSerializer.Meta.fields, "similarity")
         read_only_fields = fields
 
 

@@ -146,6 +146,8 @@ class Shift:
                 "queue": self.queue,
                 "device": str(models.language_model.device),
                 "models_loaded": f"{models.encoder.identity}, {models.language_model.identity}",
+                "encoder": models.encoder.identity,
+                "text_encoder": models.encoder.text_identity or "",
                 "capacity": self.capacity,
                 "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 "started_at": self.started_at,

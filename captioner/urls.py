@@ -14,6 +14,7 @@ urlpatterns = [
     path("gallery/captions.json", views.download, {"format": "json"}, name="download-json"),
     path("gallery/captions.csv", views.download, {"format": "csv"}, name="download-csv"),
     path("images/<uuid:pk>/", views.image_page, name="image"),
+    path("images/<uuid:pk>/similar/", views.similar, name="image-similar"),
     path("images/<uuid:pk>/file", views.serve_image, {"kind": "file"}, name="image-file"),
     path("images/<uuid:pk>/thumbnail", views.serve_image, {"kind": "thumbnail"}, name="image-thumbnail"),
     path("images/<uuid:pk>/captions/", views.caption_image, name="image-captions"),

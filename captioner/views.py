@@ -21,7 +21,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import redirect_to_login
 from django.core.files.uploadedfile import UploadedFile
-from django.db.models import Prefetch, Q, QuerySet
+from django.db.models import Prefetch, Q, QuerySet, prefetch_related_objects
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render, resolve_url
@@ -35,8 +35,9 @@ from knox.models import AuthToken
 from knox.settings import knox_settings
 
 from captioner import services, strict_json
-from captioner.access import WritesThrottle
+from captioner.access import SearchesThrottle, WritesThrottle
 from captioner.errors import Refused
+from captioner.filters import cursor_of, place_after
 from captioner.jobs import Status
 from captioner.models import Caption, Image, Style, Viewer
 from captioner.visitors import viewer_of
@@ -188,26 +189,41 @@ def serve_image(request: HttpRequest, viewer: Viewer, pk: uuid.UUID, kind: str) 
 @require_GET
 @page
 def gallery(request: HttpRequest, viewer: Viewer) -> HttpResponse:
-    """The photos whose captions match a search, the newest first."""
+    """The photos whose captions pass the filters, the newest first; of a search, those that match best first."""
     filters = _filters(request)
-    captions = services.search_captions(viewer, **filters)
-    found = _after(services.visible_images(viewer, captions), request.GET.get("after", ""))
-    images = list(found.prefetch_related(_few(captions))[: PHOTOS + 1])
+    text, cursor = services.tidy_search(filters["text"]), request.GET.get("after", "")
+    search = _search(request, viewer, text, filters) if text else None
+    images, after = _found(viewer, search, filters, cursor) if search else _newest(viewer, filters, cursor)
     for image in images:
         image.found.sort(key=_of_style)  # type: ignore[attr-defined]  # the prefetched few
     query = request.GET.copy()
     query.pop("after", None)
-    last = images[PHOTOS - 1] if len(images) > PHOTOS else None
     context = {
-        "images": images[:PHOTOS],
+        "images": images,
+        "search": search,
         "filters": filters,
         "filtered": any(filters.values()),
         "styles": Style.objects.all(),
         "statuses": Status.choices,
         "query": query.urlencode(),
-        "after": f"{last.created_at.isoformat()}~{last.pk}" if last else "",
+        "after": after,
+        "longest": services.LONGEST_SEARCH,
     }
     return render(request, "captioner/gallery.html", context)
+
+
+@require_GET
+@page
+def similar(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpResponse:
+    """The photos that show what is most like a photo; for that photo's page, the first few."""
+    context: dict[str, Any] = {"image": services.get_image(viewer, pk), "images": [], "cause": ""}
+    try:
+        context["images"] = services.similar_images(viewer, pk)
+    except Refused as error:
+        context |= {"cause": error.detail, "again": error.code == "not_looked_at"}
+    prefetch_related_objects(context["images"], _few(services.visible_captions(viewer)))
+    template = "captioner/likest.html" if request.headers.get("HX-Request") else "captioner/similar.html"
+    return render(request, template, context)
 
 
 @require_GET
@@ -397,6 +413,32 @@ def _filters(request: HttpRequest) -> dict[str, Any]:
 def _few(captions: QuerySet[Caption]) -> Prefetch[str, QuerySet[Caption], str]:
     """The newest few of the captions of each image, as `image.found`."""
     return Prefetch("captions", captions[:3], to_attr="found")
+
+
+def _search(request: HttpRequest, viewer: Viewer, text: str, filters: dict[str, Any]) -> services.Search:
+    narrowed = {name: value for name, value in filters.items() if name != "text"}
+    return services.search_images(viewer, text, may_ask=lambda: SearchesThrottle().count(request), **narrowed)
+
+
+def _found(viewer: Viewer, search: services.Search, filters: dict[str, Any], cursor: str) -> tuple[list[Image], str]:
+    """A page of what a search found, with the captions that tell why, and where the next one begins."""
+    start = place_after(search.hits, cursor) or 0
+    images = services.found_images(search.hits[start : start + PHOTOS])
+    worded = [image for image in images if "words" in image.matched]  # type: ignore[attr-defined]
+    others = [image for image in images if image not in worded]
+    prefetch_related_objects(worded, _few(services.search_captions(viewer, **filters)))
+    prefetch_related_objects(others, _few(services.search_captions(viewer, **filters | {"text": ""})))
+    end = start + PHOTOS
+    return images, cursor_of(search.hits, end) if end < len(search.hits) else ""
+
+
+def _newest(viewer: Viewer, filters: dict[str, Any], cursor: str) -> tuple[list[Image], str]:
+    """A page of the photos whose captions pass the filters, and where the next one begins."""
+    captions = services.search_captions(viewer, **filters)
+    found = _after(services.visible_images(viewer, captions), cursor)
+    images = list(found.prefetch_related(_few(captions))[: PHOTOS + 1])
+    last = images[PHOTOS - 1] if len(images) > PHOTOS else None
+    return images[:PHOTOS], f"{last.created_at.isoformat()}~{last.pk}" if last else ""
 
 
 def _after(images: QuerySet[Image], cursor: str) -> QuerySet[Image]:

@@ -9,7 +9,8 @@ import tempfile
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -35,6 +36,7 @@ from captioner.models import (
     Promotion,
     Queue,
     Style,
+    TextEmbedding,
     WebhookDelivery,
 )
 from captioner.services import list_rewritings
@@ -57,6 +59,7 @@ DRAFTS_FIRST = 5  # one turn in so many begins with the drafts: captions pass th
 COURIERS = 3  # so that an address which is slow to answer keeps no others waiting
 WORDS_KEPT = 3  # of each prefix vector of a draft
 AHEAD = 8  # images embedded at a time while idle; a caption that comes meanwhile waits for them
+SEARCHES = 64  # texts embedded at a time
 
 T = TypeVar("T")
 Row = Caption | Draft
@@ -101,26 +104,61 @@ class Engine:
         )
 
     def work(self) -> int:
-        """Claim one batch and bring each of its rows to an end.
+        """Embed what people search for, then claim one batch and bring each of its rows to an end.
 
         Returns:
             How many rows were claimed; 0 if there was nothing to do, or the queue is paused.
         """
+        searches = self.embed_texts()
         if Queue.is_paused("captions"):
-            return 0
+            return searches
         rows = self._claim()
+        if rows:
+            with self._hold(rows):
+                self._process(rows)
+        return searches + len(rows)
+
+    def embed_texts(self) -> int:
+        """Embed what people search for and wait for the answer to.
+
+        Returns:
+            How many texts were claimed.
+        """
+        encoder = self.captioner.encoder
+        if encoder.text_identity is None:
+            return 0
+        rows = TextEmbedding.objects.filter(encoder=encoder.text_identity).claim(self.name, SEARCHES)
         if not rows:
             return 0
+
+        def embed(part: list[TextEmbedding]) -> None:
+            vectors = encoder.encode_text([row.text for row in part]).numpy().astype("<f4")
+
+            def record() -> None:
+                now = clock("default")
+                for row, vector in zip(part, vectors, strict=True):
+                    row.succeed(now, vector=vector.tobytes())
+
+            insist(record)
+
+        with self._hold(rows):
+            for part, error in in_halves(rows, embed):
+                for row in part:
+                    _fail(row, *_reason(error))
+        return len(rows)
+
+    @contextmanager
+    def _hold(self, rows: Sequence[Row | TextEmbedding]) -> Iterator[None]:
+        """Let the keeper renew the lease on what was claimed, until the block ends."""
         held, token = _queue(rows), rows[0].lease_token
         assert token is not None
         self.holding = Claim(held, token, LONGEST_BATCH)
         try:
-            self._process(rows)
+            yield
         finally:
             self.holding = None
             # Nothing is left to hand back, unless something unforeseen went wrong: then another attempt is due.
             held.held(token).update(lease_expires_at=clock("default"))
-        return len(rows)
 
     def _claim(self) -> Sequence[Row]:
         self._turn += 1
@@ -389,15 +427,14 @@ def _numbers(caption: Written) -> dict[str, float | None]:
     return {"confidence": caption.confidence, "log_probability": caption.log_probability}
 
 
-def _queue(rows: Sequence[Row]) -> JobQuerySet[Any]:
+def _queue(rows: Sequence[Row | TextEmbedding]) -> JobQuerySet[Any]:
     return type(rows[0]).objects.all()
 
 
-def _fail(row: Row, code: str, detail: str) -> None:
+def _fail(row: Row | TextEmbedding, code: str, detail: str) -> None:
     if insist(lambda: row.fail(code, detail)):
-        log.warning(
-            "caption failed", extra={"caption": row.pk, "request": row.request_id, "code": code, "detail": detail}
-        )
+        what = {"search": row.pk} if isinstance(row, TextEmbedding) else {"caption": row.pk, "request": row.request_id}
+        log.warning("work failed", extra={**what, "code": code, "detail": detail})
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -425,6 +462,6 @@ def start(name: str) -> Shift:
         raise SystemExit(f"error: {error}") from error
     chores: dict[str, Callable[[], object]] = {f"courier {n}": deliver_next for n in range(1, COURIERS + 1)}
     chores["rewritings"] = list_rewritings
-    shift = Shift(engine, "captions", chores, (Caption, Draft, WebhookDelivery))
+    shift = Shift(engine, "captions", chores, (Caption, Draft, TextEmbedding, WebhookDelivery))
     shift.start()
     return shift

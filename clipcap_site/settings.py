@@ -173,6 +173,7 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 # Captioning
+INDEX = HOME / "index"  # of photos, by what they show; each machine with a web process makes its own
 ENCODER = env.str("CLIPCAP_ENCODER", f"local-dir:{MODELS / 'encoder'}")
 LANGUAGE_MODEL = env.str("CLIPCAP_LANGUAGE_MODEL", f"local-dir:{MODELS / 'lm'}")
 RERANKING = env.str("CLIPCAP_RERANKING", str(MODELS / "reranking.json"))

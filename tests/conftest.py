@@ -48,6 +48,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from captioner.models import Style, Viewer
 from captioner.worker import Engine
+from clipcap.captioner import Captioner
+from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 
 ROOT = Path(__file__).parent.parent
@@ -116,6 +118,29 @@ def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a text tower that open_clip's tokenizer fits: text -> 16 numbers."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-reader"
+    folder.mkdir()
+    model = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32},
+        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": {}}))
+    torch.manual_seed(1)
+    clip = open_clip.create_model(f"local-dir:{folder}")
+    save_file(clip.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reading_engine(tiny_clip_dir: Path, tiny_lm: LanguageModel) -> Engine:
+    """An engine whose encoder has a text half: it embeds what people search for. No style's mapper fits it."""
+    return Engine(Captioner(Encoder.load(f"local-dir:{tiny_clip_dir}", device="cpu"), tiny_lm), "reader", 8)
+
+
+@pytest.fixture(scope="session")
 def django_db_modify_db_settings() -> None:
     """The test database as a file, as SQLite is used in service: several threads can write to it."""
     django_settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = f"{HOME}/test.sqlite3"
@@ -140,6 +165,13 @@ def media(settings: Any, tmp_path: Path) -> Path:
     """The folder of stored files, empty."""
     settings.MEDIA_ROOT = tmp_path / "media"
     return tmp_path / "media"
+
+
+@pytest.fixture(autouse=True)
+def index_folder(settings: Any, tmp_path: Path) -> Path:
+    """The folder of the index of photos, empty: numbers of rows come again when a test's are undone."""
+    settings.INDEX = tmp_path / "index"
+    return tmp_path / "index"
 
 
 @pytest.fixture(autouse=True)

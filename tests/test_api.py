@@ -20,8 +20,8 @@ from django.utils import timezone
 from knox.models import AuthToken
 from PIL import Image as Pillow
 
-from captioner import api, health, services, strict_json
-from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery, Worker
+from captioner import services, strict_json
+from captioner.models import SILENCE, Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery, Worker
 from captioner.serializers import RequestSerializer
 from captioner.worker import Engine
 
@@ -230,13 +230,13 @@ def test_who_waits_in_vain_is_told_to_poll(client: Client, styles: dict[str, Sty
 
 def test_at_most_half_the_threads_wait(client: Client, styles: dict[str, Style], photo: bytes) -> None:
     held = 0
-    while api._waiting.acquire(blocking=False):
+    while services._waiting.acquire(blocking=False):
         held += 1
     try:
         answer = client.post(URL, {"image": upload(photo)}, headers={"Prefer": "wait=60"})
     finally:
         for _ in range(held):
-            api._waiting.release()
+            services._waiting.release()
 
     assert held == django_settings.WEB_THREADS // 2
     assert answer.status_code == 202
@@ -625,7 +625,7 @@ def test_it_is_ready_with_a_worker_and_not_without(client: Client, styles: dict[
     assert (answer.status_code, answer.json()["status"]) == (200, "ready")
     assert set(answer.json()["checks"].values()) == {"ok"}
 
-    Worker.objects.update(seen_at=timezone.now() - 2 * health.SILENCE)
+    Worker.objects.update(seen_at=timezone.now() - 2 * SILENCE)
     assert client.get("/api/health/ready").status_code == 503
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from captioner import services
-from captioner.models import EVERYBODY, Caption, Correction, Image, Style, Viewer
+from captioner.models import EVERYBODY, Caption, Correction, Embedding, Image, Style, Viewer, Worker
 from captioner.worker import Engine
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))
@@ -74,6 +75,16 @@ def page(context: BrowserContext) -> Page:
 @pytest.fixture
 def start_worker(engine: Engine, live_server: Any) -> Iterator[Callable[[], None]]:
     """Starts a thread that does what a worker's engine does."""
+    yield from thread_of(engine)
+
+
+@pytest.fixture
+def start_reader(reading_engine: Engine, live_server: Any) -> Iterator[Callable[[], None]]:
+    """The same with an engine that can look up what people search for."""
+    yield from thread_of(reading_engine)
+
+
+def thread_of(engine: Engine) -> Iterator[Callable[[], None]]:
     stopping = threading.Event()
 
     def work() -> None:
@@ -307,7 +318,7 @@ def test_the_gallery_is_searched_while_typing_and_goes_on_while_scrolling(
     page.keyboard.press("End")
     page.locator(".tile").nth(3).scroll_into_view_if_needed()
     expect(page.locator(".tile")).to_have_count(5)
-    page.get_by_label("Search the captions").press_sequentially("dog &")
+    page.get_by_label("Search photos").press_sequentially("dog &")
     expect(page.locator(".tile")).to_have_count(1)
     expect(page).to_have_url(re.compile(r"q=dog\+%26|q=dog%20%26"))
     page.get_by_label("Style").select_option("romantic")
@@ -316,6 +327,46 @@ def test_the_gallery_is_searched_while_typing_and_goes_on_while_scrolling(
     with page.expect_download() as download:
         page.get_by_role("link", name="JSON").click()
     assert len(json.loads(download.value.path().read_text())) == 5
+
+
+def test_photos_are_found_by_what_they_show_and_the_page_says_so(
+    page: Page, styles: dict[str, Style], reading_engine: Engine, start_reader: Callable[[], None]
+) -> None:
+    photos = [services.Upload(path.read_bytes(), path.name) for path in PHOTOS[:6]]
+    services.request_captions(viewer=Viewer(visitor=EVERYBODY), images=photos)
+    texts = ["a wall", "a house", "a cart in the rain", "a tree", "a door", "a wagon"]
+    for caption, text in zip(Caption.objects.order_by("pk"), texts, strict=True):
+        Caption.objects.filter(pk=caption.pk).update(status="succeeded", finished_at=timezone.now(), text=text)
+    encoder = reading_engine.captioner.encoder
+    reading_engine.embeddings(list(Image.objects.all()))
+    (vector,) = encoder.encode_text(["cart"])  # as if the last photo showed exactly that
+    Embedding.objects.filter(image__captions__text="a wagon").update(vector=vector.numpy().tobytes())
+    Worker.objects.create(
+        name="w",
+        queue="captions",
+        models_loaded="x",
+        encoder=encoder.identity,
+        text_encoder=encoder.text_identity,
+        seen_at=timezone.now() + timedelta(days=1),
+    )
+    page.goto("/gallery/")
+    page.get_by_label("Search photos").fill("cart")
+    expect(page.get_by_text("Looking for photos that show it")).to_be_visible()
+    found = page.locator(".tile")
+    expect(found).to_have_count(1)
+    expect(found.first).to_contain_text("words in its caption")
+    start_reader()
+    expect(page.get_by_text("Looking for photos that show it")).to_have_count(0)
+    wagon = page.locator(".tile", has_text="a wagon")
+    expect(wagon).to_contain_text("meaning")
+    expect(wagon.get_by_role("img")).to_have_js_property("complete", True)
+    assert wagon.get_by_role("img").evaluate("image => image.naturalWidth") > 0
+    expect(page.locator(".tile", has_text="a cart in the rain")).to_contain_text("words in its caption")
+    wagon.get_by_role("link").first.click()
+    similar = page.get_by_role("region", name="Similar photos")
+    expect(similar.get_by_role("listitem")).to_have_count(5)
+    similar.get_by_role("link", name="See all").click()
+    expect(page.locator(".tile")).to_have_count(5)
 
 
 @pytest.mark.usefixtures("worker")

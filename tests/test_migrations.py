@@ -25,10 +25,10 @@ def database(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: 
                 yield
 
 
-def migrate(*target: str) -> Any:
-    """Migrate as far as `target`; returns the models as they are then."""
-    call_command("migrate", *target, verbosity=0)
-    return MigrationExecutor(connection).loader.project_state([target]).apps
+def migrate(app: str, name: str) -> Any:
+    """Migrate an app as far as `name`; returns the models as they are then."""
+    call_command("migrate", app, name, verbosity=0)
+    return MigrationExecutor(connection).loader.project_state([(app, name)]).apps
 
 
 def test_numbers_that_were_called_confidence_become_log_probabilities(database: None) -> None:
