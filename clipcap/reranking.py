@@ -40,6 +40,7 @@ OF_CAPTION = (
     "wording",  # how many word sequences it shares with the other candidates
     "meaning",  # mean cosine to the other candidates
     "words",  # how many
+    "stock",  # how often these models say its most usual five words
 )
 # What is known of its photo; all its candidates have it in common.
 OF_PHOTO = (
@@ -51,6 +52,7 @@ OF_PHOTO = (
 )
 FEATURES = OF_CAPTION + OF_PHOTO
 LONGEST_SEQUENCE = 4  # words, as in CIDEr
+PHRASE = 5  # words of a stock phrase
 
 T = TypeVar("T")
 
@@ -92,6 +94,7 @@ class Reranker:
     photo_mean, text_mean: (E,) means of the normalised embeddings of photos and texts.
     whitening: (K, E) directions in which photos differ little, divided by how much they do.
     rarity: how much a word counts in comparing wordings; the rarest's is that of a word which is not in it.
+    stock: phrases of five words, and in what share of the captions of a style these models say them.
     notes: how it was fitted, for people.
     """
 
@@ -106,6 +109,7 @@ class Reranker:
     text_mean: Tensor
     whitening: Tensor
     rarity: Mapping[str, float]
+    stock: Mapping[str, float]
     notes: Mapping[str, Any]
 
     def misfit(self, encoder: Encoder, language_model: LanguageModel) -> str | None:
@@ -160,12 +164,16 @@ class Reranker:
                 _mean_of_others(_shared_wording([c.text for c in candidates], self.rarity), counts),
                 _mean_of_others(said @ said.T, counts),
                 torch.tensor([len(words_of(candidate.text)) for candidate in candidates], dtype=torch.float64),
+                torch.tensor([self._stock(candidate.text) for candidate in candidates], dtype=torch.float64),
             ],
             dim=1,
         )
         means = counts @ own[:, : len(OF_PHOTO) - 1] / counts.sum()
         strangeness = (self.whitening @ seen).square().mean().clamp(min=1e-12).log()
         return torch.cat([own, torch.cat([means, strangeness[None]]).expand(len(own), -1)], dim=1)
+
+    def _stock(self, text: str) -> float:
+        return max((self.stock.get(phrase, 0.0) for phrase in phrases_of(text)), default=0.0)
 
     def save(self, path: Path) -> None:
         """Write the file that `load` reads."""
@@ -183,6 +191,7 @@ class Reranker:
             "text_mean": _packed(self.text_mean),
             "whitening": _packed(self.whitening),
             "rarity": self.rarity,
+            "stock": self.stock,
         }
         lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items()]
         path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
@@ -223,6 +232,7 @@ class Reranker:
             text_mean=_unpacked(content["text_mean"], "text_mean", 1),
             whitening=_unpacked(content["whitening"], "whitening", 2),
             rarity=_numbers(content["rarity"], "rarity"),
+            stock=_numbers(content["stock"], "stock"),
             notes=_object(content["notes"], "notes"),
         )
         if not read.ways or any(way.method == "nucleus" and way.seed is None for way in read.ways):
@@ -251,6 +261,12 @@ def find_reranker(path: Path) -> Reranker | None:
 def words_of(text: str) -> list[str]:
     """The words of a text, in small letters and without punctuation."""
     return re.findall(r"\w+(?:['\u2019]\w+)*", text.lower())
+
+
+def phrases_of(text: str) -> list[str]:
+    """Every five words of a text that follow each other."""
+    words = words_of(text)
+    return [" ".join(words[start : start + PHRASE]) for start in range(len(words) - PHRASE + 1)]
 
 
 def _shared_wording(texts: Sequence[str], rarity: Mapping[str, float]) -> Tensor:

@@ -4,7 +4,8 @@
 
 Candidates are written once and kept in WORK. The weights that choose are those with the highest expected reward when
 candidates are drawn by the softmax of their scores (minimum risk, Smith and Eisner 2006). The reward is CIDEr, less
-where a candidate names what is not there; for the styles more where it is told as in style.
+where a candidate names what is not there or says what many captions say; for the styles more where it is told as in
+style.
 
 A confidence has to order captions by how good they are, and to be the share that is right. So it is a score with two
 halves, a ridge regression on the rank of a caption's CIDEr in its set and a logistic regression on whether it is right,
@@ -35,7 +36,7 @@ from clipcap.captioner import Captioner
 from clipcap.fingerprint import file_sha256
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
-from clipcap.reranking import FEATURES, OF_CAPTION, Candidate, Reranker, words_of
+from clipcap.reranking import FEATURES, OF_CAPTION, Candidate, Reranker, phrases_of, words_of
 from recipes.photos import STYLES, Photo, load_photos
 from training.calibration import calibration_bins, expected_calibration_error, rank_correlation
 from training.objects import is_right, object_figures
@@ -49,6 +50,8 @@ WAYS = (
 )
 WRONG = 0.5  # what naming something that is not there costs, in CIDEr
 TOLD = 0.3  # what being told as in style is worth
+REPEATED = 4.0  # what a phrase costs that all captions of a style have
+USUAL = 0.003  # of a style's candidates have a phrase that is a stock one
 DIRECTIONS = 32  # of the space of photos, those in which they differ least
 COMMON = 4  # a word that fewer captions have is taken to be as rare as one that none has
 PHOTOS_AT_ONCE = 16
@@ -100,7 +103,7 @@ def kept(path: Path, models: dict[str, Any]) -> dict[str, list[list[Candidate]]]
     return {s: [[Candidate(**c) for c in row] for row in rows] for s, rows in stored["candidates"].items()}
 
 
-def unweighted(captioner: Captioner, photos: list[Photo]) -> Reranker:
+def unweighted(captioner: Captioner, photos: list[Photo], candidates: dict[str, list[list[Candidate]]]) -> Reranker:
     """What is told of candidates, by the photos and captions that were learned from; nothing is weighed yet."""
     seen = F.normalize(_embeddings(photos).double(), dim=1)
     captions = [c for photo in photos for manner, own in photo.captions.items() if manner != "web" for c in own]
@@ -120,8 +123,20 @@ def unweighted(captioner: Captioner, photos: list[Photo]) -> Reranker:
         text_mean=F.normalize(said.double(), dim=1).mean(0),
         whitening=(directions / variances.clamp(min=1e-9).sqrt()).T[:DIRECTIONS],
         rarity=dict(sorted(rarity.items())),
+        stock=stock_phrases(candidates),
         notes={},
     )
+
+
+def stock_phrases(candidates: dict[str, list[list[Candidate]]]) -> dict[str, float]:
+    """The five words that a style's candidates often have, and in what share of them."""
+    found: dict[str, float] = {}
+    for by_photo in candidates.values():
+        texts = [candidate.text for own in by_photo for candidate in own]
+        for phrase, count in Counter(phrase for text in texts for phrase in set(phrases_of(text))).items():
+            if count >= USUAL * len(texts):
+                found[phrase] = max(found.get(phrase, 0.0), round(count / len(texts), 4))
+    return dict(sorted(found.items()))
 
 
 def cider(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> list[Tensor]:
@@ -188,7 +203,13 @@ def fit_choice(rows: list[Row]) -> dict[str, float]:
 
     table = padded([row.table[:, : len(OF_CAPTION)] / scale for row in rows])  # (N, C, F)
     reward = padded(
-        [row.cider - WRONG * (1 - row.right) + (TOLD * row.told if row.style != "factual" else 0) for row in rows]
+        [
+            row.cider
+            - WRONG * (1 - row.right)
+            - REPEATED * row.table[:, FEATURES.index("stock")]
+            + (TOLD * row.told if row.style != "factual" else 0)
+            for row in rows
+        ]
     )
     out = padded([(~row.whole).double() for row in rows], fill=1.0).bool()
     share = torch.tensor([1 / sizes[row.group] for row in rows], dtype=torch.float64)
@@ -274,6 +295,7 @@ def figures(rows: list[Row], places: list[int], confidences: list[float] | None 
         "told": fmean(float(row.told[place]) for row, place in zip(rows, places, strict=True)),
         "distinct": len({ptb_tokenize(text) for text in texts}) / len(texts),
         "words": fmean(len(words_of(text)) for text in texts),
+        "phrase": max(Counter(phrase for text in texts for phrase in set(phrases_of(text))).values()) / len(texts),
     }
     if confidences is not None:
         right = [bool(row.right[place]) for row, place in zip(rows, places, strict=True)]
@@ -341,7 +363,7 @@ def main() -> None:
     classifier = StyleClassifier.fit(
         {s: [c for p in learned for m in names for c in p.captions.get(m, [])] for s, names in manners.items()}
     )
-    unweighted(captioner, learned).save(arguments.work / "unweighted.json")
+    unweighted(captioner, learned, candidates).save(arguments.work / "unweighted.json")
     start = Reranker.load(arguments.work / "unweighted.json")  # with the precision in which it will be used
     rows = rows_of(start, captioner, photos, candidates, classifier)
 

@@ -50,6 +50,7 @@ def reranker(**changes: Any) -> Reranker:
             text_mean=(0.1 * torch.randn(SIZE, generator=generator)).half().double(),
             whitening=torch.randn(4, SIZE, generator=generator).half().double(),
             rarity={"a": 0.5, "dog": 3.0},
+            stock={"the whole world waits for": 0.25},
             notes={"fitted on": "nothing"},
         ),
         **changes,
@@ -271,6 +272,15 @@ def test_candidates_that_say_what_others_say_agree_more_and_rare_words_count_mor
         return float(reranker(rarity=rarity).features(torch.ones(SIZE), pair, torch.eye(2, SIZE))[0, 2])
 
     assert shared({"a": 0.5, "the": 0.5, "dog": 4.0}) > shared({"a": 4.0, "the": 4.0, "dog": 0.5})
+
+
+def test_a_caption_with_words_that_these_models_often_say_gives_way_to_one_of_its_own() -> None:
+    texts = ["Here the whole world waits for a dog.", "A dog runs over the green grass."]
+    own = reranker(choice={"stock": -4.0})
+    table = own.features(torch.ones(SIZE), [Candidate(text, -1.0) for text in texts], torch.ones(2, SIZE))
+    assert table[:, FEATURES.index("stock")].tolist() == [0.25, 0.0]
+    judged = own.judge(torch.ones(SIZE), [Candidate(text, -1.0) for text in texts], torch.ones(2, SIZE))
+    assert [judgement.place for judgement in judged] == [1, 0]
 
 
 def test_a_text_that_was_written_often_agrees_with_itself() -> None:
