@@ -107,8 +107,9 @@ def _fill(count: int) -> int:
                 )
             vector = centres[number % CLUSTERS] + numbers.normal(size=SIZE)
             embeddings.append(Embedding(image=image, encoder=ENCODER, vector=vector.astype("<f4").tobytes()))
-        for rows in (images, captions, embeddings):
-            type(rows[0])._default_manager.bulk_create(rows)  # type: ignore[attr-defined]
+        Image.objects.bulk_create(images)
+        Caption.objects.bulk_create(captions)
+        Embedding.objects.bulk_create(embeddings)
     for text, centre in zip(TEXTS, centres, strict=False):
         vector = (centre + numbers.normal(size=SIZE)).astype("<f4").tobytes()
         TextEmbedding.objects.create(

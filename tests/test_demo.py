@@ -177,7 +177,9 @@ def test_the_documented_client_works(demo: Demo, tmp_path: Path) -> None:
     photo = ROOT / "examples/coco_cc/000000349860.jpg"
     done = subprocess.run([sys.executable, client, photo], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    captions = dict(line.split("\t") for line in done.stdout.splitlines())
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [(index, name) for index, name, *_ in lines] == [("0", photo.name)] * 3
+    captions = {style: text for _, _, style, text in lines}
     assert set(captions) == {"factual", "humorous", "romantic"}
     assert "skate" in captions["factual"]
 

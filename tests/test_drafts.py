@@ -90,12 +90,12 @@ def test_a_draft_keeps_what_its_prefix_says_and_photos_have_different_ones(style
     request = services.compare_versions(versions=[active(style)], images=uploads(2))
     engine.work()
     first, second = request.drafts.all()
-    assert len(first.prefix_words) == active(style).config["prefix_length"] == 10
+    assert len(first.prefix_words) == active(style).config["prefix_length"] == 8
     for words in first.prefix_words:
         likenesses = [likeness for _, likeness in words]
         assert likenesses == sorted(likenesses, reverse=True)
         assert all(-1 <= likeness <= 1 for likeness in likenesses)
-    prefixes = np.stack([np.frombuffer(bytes(draft.prefix or b""), "<f2").reshape(10, -1) for draft in (first, second)])
+    prefixes = np.stack([np.frombuffer(bytes(draft.prefix or b""), "<f2").reshape(8, -1) for draft in (first, second)])
     assert distances(prefixes)[0, 0] == pytest.approx(0, abs=1e-3)
     assert 0.01 < mean_distance(prefixes) < 2
 
@@ -174,7 +174,7 @@ def test_captions_of_another_version_are_written_anew_and_corrections_stay(
 def test_what_was_withheld_is_withheld_again_when_it_is_written_anew(
     style: Style, other: MapperVersion, engine: Engine
 ) -> None:
-    (row,) = captions(style, 1, engine, min_confidence=0.5)
+    (row,) = captions(style, 1, engine, min_confidence=1.0)
     services.promote(version=other, reason="to see")
     services.rewrite_captions(style=style)
     while engine.work():
@@ -182,7 +182,7 @@ def test_what_was_withheld_is_withheld_again_when_it_is_written_anew(
     row.refresh_from_db()
     assert (row.version, row.text, row.alternatives) == (other, "", [])
     assert row.withheld
-    assert row.withheld["code"] == "unknown_confidence"
+    assert row.withheld["code"] == "low_confidence"
 
 
 def test_more_captions_than_fit_into_one_transaction_are_all_written_anew(

@@ -47,7 +47,7 @@ def published(tmp_path: Path) -> tuple[CLIPVisionModelWithProjection, Path]:
         stored = f"onnx::MatMul_{number}"
         store(f"{stored}_quantized", integers.T.contiguous())
         store(f"{stored}_scale", scale)
-        entries.append(numpy_helper.from_array(np.int8(0), f"{stored}_zero_point"))
+        entries.append(numpy_helper.from_array(np.array(0, np.int8), f"{stored}_zero_point"))
         place = f"/{name.replace('.', '/').replace('/layers/', '/layers.')}/MatMul_quant"
         nodes.append(helper.make_node("MatMulInteger", ["x", f"{stored}_quantized"], ["y"], name=place))
     for name, tensor in model.state_dict().items():

@@ -536,8 +536,8 @@ def test_the_gallery_finds_what_the_models_are_not_sure_about(
 
 def test_a_page_says_which_models_write_and_how_good_they_are(client: Client, db: None) -> None:
     page = body(client.get("/"))
-    assert "The captions are written by ClipCap mini." in page
-    assert "name something that is not there" in page
+    assert "The captions are written by ClipCap base." in page
+    assert "named something that is not there" in page
 
 
 @pytest.mark.parametrize(
