@@ -173,6 +173,7 @@ def test_annotations_are_told_from_others_by_their_content(style: Style) -> None
         "sizes.csv": b"image,width\none.jpg,8\n",
         "empty.json": b"",
         "broken.json": b'{"images": [',
+        ".editor/settings.json": b"{ // none of ours",
         "captions.json": FORMATS["COCO"],
     }
     batch = imported(style, packed(files | pictures()))

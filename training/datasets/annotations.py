@@ -57,7 +57,7 @@ def find_annotations(files: Files, check: Callable[[], None]) -> Found:
     others: list[str] = []
     for name in files.names.all:
         check()
-        if is_picture(name) or name.rpartition("/")[2].startswith("."):
+        if is_picture(name) or any(part.startswith(".") for part in name.split("/")):
             continue
         try:
             annotations = _recognised(files, name, found)
