@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from clipcap import caption_lines
+from clipcap.image import SUFFIXES
 from clipcap.options import DecodingOptions, is_unsure
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="run caption", description="Print a caption of each photo in each style.")
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file; name as many as you like")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file, or a folder of them; any number")
     parser.add_argument("--style", action="append", metavar="SLUG", help="only this style (may be repeated)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument(
@@ -101,6 +102,7 @@ def _caption(options: argparse.Namespace) -> int:
         seed=options.seed,
         rerank=False if options.no_rerank else None,
     )
+    photos = _photos(options.photos)
     paths = _style_files(options.models, options.style)
     captioner = Captioner.load(options.models, device=options.device)
     if least is not None and not captioner.reranks(decoding):
@@ -111,9 +113,10 @@ def _caption(options: argparse.Namespace) -> int:
     mappers = {slug: captioner.load_mapper(path) for slug, path in paths.items()}
     names = {slug: f"{slug}@{file_sha256(path)[:16]}" for slug, path in paths.items()}
 
+    out = caption_lines.as_utf8(sys.stdout) if options.json else sys.stdout
     failed = 0
-    with tqdm(total=len(options.photos), unit="photo", file=sys.stderr, disable=len(options.photos) == 1) as progress:
-        for batch in _batches(options.photos):
+    with tqdm(total=len(photos), unit="photo", file=sys.stderr, disable=len(photos) == 1) as progress:
+        for batch in _batches(photos):
             readable, pixels = [], []
             for photo in batch:
                 try:
@@ -121,7 +124,7 @@ def _caption(options: argparse.Namespace) -> int:
                     readable.append(photo)
                 except ImageError as error:
                     failed += 1
-                    progress.write(f"error: {photo}: {error}", file=sys.stderr)
+                    progress.write(f"error: {_shown(photo)}: {error}", file=sys.stderr)
             if readable:
                 embeddings = captioner.encoder.encode_pixels(torch.stack(pixels))
                 rows = [(photo, row, slug) for row, photo in enumerate(readable) for slug in mappers]
@@ -135,7 +138,7 @@ def _caption(options: argparse.Namespace) -> int:
                         withheld = f"withheld: its confidence, {best.confidence:.0%}, is below {least:.0%}"
                         best, others = replace(best, text=""), []
                     if options.json:
-                        line = json.dumps(
+                        line = caption_lines.written(
                             {
                                 "image": photo,
                                 "style": slug,
@@ -143,17 +146,36 @@ def _caption(options: argparse.Namespace) -> int:
                                 "reason": withheld,
                                 "alternatives": [_written(other) for other in others],
                                 "mapper": names[slug],
-                            },
-                            ensure_ascii=not photo.isprintable(),  # JSON writes a name that is no text as escapes
+                            }
                         )
                     else:
-                        heading = "" if photo == shown else f"{photo}\n"
-                        line = f"{heading}  {slug:<10} {f'({withheld})' if withheld else best.text + _judgement(best)}"
+                        heading = "" if photo == shown else f"{_shown(photo)}\n"
+                        said = f"({withheld})" if withheld else best.text + _judgement(best)
+                        line = f"{heading}  {slug:<10} {said}\n"
                         shown = photo
-                    progress.write(line, file=sys.stdout)
+                    progress.write(line, file=out, end="")
                 sys.stdout.flush()
             progress.update(len(batch))
     return 1 if failed else 0
+
+
+def _photos(named: list[str]) -> list[str]:
+    """The photos named, and those of the folders named."""
+    photos: list[str] = []
+    for name in named:
+        if Path(name).is_dir():
+            found, _ = caption_lines.photos_in(Path(name))
+            if not found:
+                raise ValueError(f"{name!r} holds no photo ({', '.join(SUFFIXES)})")
+            photos += map(str, found)
+        else:
+            photos.append(name)
+    return photos
+
+
+def _shown(name: str) -> str:
+    """A photo's name on one line of a terminal, whatever is in it."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def _written(caption: "Caption") -> dict[str, Any]:

@@ -176,6 +176,21 @@ def test_a_photo_whose_name_is_no_text_is_captioned_like_any_other(photos: list[
     assert b"odd\\udcff.jpg" in done.stdout
 
 
+def test_a_folder_means_its_photos_whatever_their_names_and_the_terminal(photos: list[Path], tmp_path: Path) -> None:
+    for name in ("a\u2028b.jfif", "c\u00e9.JPE"):
+        (tmp_path / name).write_bytes(photos[0].read_bytes())
+    (tmp_path / "notes.txt").write_text("not a photo")
+    command = [sys.executable, "-m", "clipcap", str(tmp_path), "--style", "factual", "--method", "greedy"]
+    latin = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "--json"], capture_output=True, check=True, env=latin)
+    lines = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    assert [line["image"] for line in lines] == [f"{tmp_path}/a\u2028b.jfif", f"{tmp_path}/c\u00e9.JPE"]
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run([*command[:3], str(tmp_path / "empty")], capture_output=True, check=False, env=latin)
+    assert done.returncode == 2
+    assert b"holds no photo" in done.stderr
+
+
 def test_a_reader_that_has_read_enough_is_no_error_to_speak_of(photos: list[Path]) -> None:
     command = [sys.executable, "-m", "clipcap", *map(str, photos[:3]), "--style", "factual", "--method", "greedy"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
