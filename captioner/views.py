@@ -34,13 +34,14 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from knox.models import AuthToken
 from knox.settings import knox_settings
 
-from captioner import services, strict_json
+from captioner import services
 from captioner.access import SearchesThrottle, WritesThrottle
 from captioner.errors import Refused
 from captioner.filters import cursor_of, place_after
 from captioner.jobs import Status
 from captioner.models import Caption, Image, Style, Viewer
 from captioner.visitors import viewer_of
+from clipcap import strict_json
 
 OPTIONS = {"captions": 3}  # the beam keeps more than that anyway, so alternatives cost nothing
 PHOTOS = 24  # in a page of the gallery

@@ -23,8 +23,8 @@ from urllib.parse import SplitResult, urlsplit
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
 
-from captioner import strict_json
 from captioner.errors import Refused
+from clipcap import strict_json
 
 PAUSES = tuple(timedelta(seconds=s) for s in (5, 30, 120, 600, 3600, 6 * 3600))  # before each further try
 PATIENCE = sum(PAUSES, timedelta(hours=1))

@@ -124,7 +124,7 @@ def _caption(options: argparse.Namespace) -> int:
                     readable.append(photo)
                 except ImageError as error:
                     failed += 1
-                    progress.write(f"error: {_shown(photo)}: {error}", file=sys.stderr)
+                    progress.write(f"error: {caption_lines.shown(photo)}: {error}", file=sys.stderr)
             if readable:
                 embeddings = captioner.encoder.encode_pixels(torch.stack(pixels))
                 rows = [(photo, row, slug) for row, photo in enumerate(readable) for slug in mappers]
@@ -135,22 +135,15 @@ def _caption(options: argparse.Namespace) -> int:
                 for (photo, _, slug), (best, *others) in zip(rows, answers, strict=True):
                     withheld = None
                     if least is not None and best.confidence is not None and best.confidence < least:
-                        withheld = f"withheld: its confidence, {best.confidence:.0%}, is below {least:.0%}"
+                        detail = f"its confidence, {best.confidence:.0%}, is below {least:.0%}"
+                        withheld = {"code": "low_confidence", "detail": detail}
                         best, others = replace(best, text=""), []
                     if options.json:
-                        line = caption_lines.written(
-                            {
-                                "image": photo,
-                                "style": slug,
-                                **_written(best),
-                                "reason": withheld,
-                                "alternatives": [_written(other) for other in others],
-                                "mapper": names[slug],
-                            }
-                        )
+                        told = [_in_line(caption) for caption in (best, *others)]
+                        line = caption_lines.written(caption_lines.record(photo, slug, told, names[slug], withheld))
                     else:
-                        heading = "" if photo == shown else f"{_shown(photo)}\n"
-                        said = f"({withheld})" if withheld else best.text + _judgement(best)
+                        heading = "" if photo == shown else f"{caption_lines.shown(photo)}\n"
+                        said = f"(withheld: {withheld['detail']})" if withheld else best.text + _judgement(best)
                         line = f"{heading}  {slug:<10} {said}\n"
                         shown = photo
                     progress.write(line, file=out, end="")
@@ -173,19 +166,9 @@ def _photos(named: list[str]) -> list[str]:
     return photos
 
 
-def _shown(name: str) -> str:
-    """A photo's name on one line of a terminal, whatever is in it."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
-
-
-def _written(caption: "Caption") -> dict[str, Any]:
-    """A caption in JSON."""
-    return {
-        "caption": caption.text,
-        "confidence": None if caption.confidence is None else round(caption.confidence, 4),
-        "log_probability": round(caption.log_probability, 4),
-        "unsure": is_unsure(caption.confidence),
-    }
+def _in_line(caption: "Caption") -> dict[str, Any]:
+    unsure = is_unsure(caption.confidence)
+    return caption_lines.caption(caption.text, caption.confidence, caption.log_probability, unsure)
 
 
 def _judgement(caption: "Caption") -> str:

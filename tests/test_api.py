@@ -20,10 +20,11 @@ from django.utils import timezone
 from knox.models import AuthToken
 from PIL import Image as Pillow
 
-from captioner import services, strict_json
+from captioner import services
 from captioner.models import SILENCE, Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery, Worker
 from captioner.serializers import RequestSerializer
 from captioner.worker import Engine
+from clipcap import strict_json
 from clipcap.options import UNSURE_BELOW
 
 pytestmark = pytest.mark.django_db

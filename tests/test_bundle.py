@@ -132,7 +132,7 @@ def test_the_command_prints_one_json_object_a_line_and_nothing_else(
     assert [(line["image"], line["style"]) for line in lines] == [(str(p), s) for p in photos[:2] for s in STYLES]
     for line in lines:
         told = {"caption", "confidence", "log_probability", "unsure"}
-        assert set(line) == {"image", "style", "alternatives", "mapper", "reason"} | told
+        assert set(line) == {"image", "style", "alternatives", "mapper", "withheld"} | told
         assert all(set(other) == told for other in line["alternatives"])
         assert line["caption"]
         assert line["log_probability"] < 0

@@ -120,6 +120,25 @@ def test_what_has_a_line_is_not_captioned_again(working: None, folder: Path, tmp
     }
 
 
+def test_a_folder_is_done_whatever_its_photos_are_called(
+    working: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["line\u2028sep.jfif", "next\x85line.jpe", "caf\udce9.JPG", "\x1b[31mred.jpg"]
+    for name in names:
+        (folder / name).write_bytes(PHOTOS[0].read_bytes())
+    (folder / "._a.jpg").write_bytes(b"left by macOS")
+    (folder / "bad\u2029.jpg").write_bytes(b"bad")
+    out, said = tmp_path / "out.jsonl", io.StringIO()
+    with pytest.raises(CommandError, match="1 of 8 photos could not be captioned"):
+        call_command("caption_folder", folder, "--out", out, stderr=said)
+    assert {line["image"] for line in lines(out)} == {"a.jpg", "B.JPEG", "päivä/c.jpg", "bad\u2029.jpg", *names}
+    assert "bad\\u2029.jpg: " in capsys.readouterr().err
+    said = io.StringIO()
+    call_command("caption_folder", folder, "--out", out, stderr=said)
+    assert "8 photos, 8 of them done already; 2 other files left aside" in said.getvalue()
+    assert len(lines(out)) == 8
+
+
 def test_ctrl_c_leaves_whole_lines_and_nothing_in_the_queue(
     styles: dict[str, Style], engine: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -461,7 +461,7 @@ def test_the_command_shows_how_likely_a_caption_is_right_and_which_are_unsure(
         assert line["unsure"] == (line["confidence"] < UNSURE_BELOW)
         assert f"({line['confidence']:.0%}{', unsure' if line['unsure'] else ''})" in shown
         assert line["log_probability"] < 0
-        assert line["reason"] is None
+        assert line["withheld"] is None
         assert all(0 < other["confidence"] < 1 for other in line["alternatives"])
 
 
@@ -473,7 +473,7 @@ def test_the_command_withholds_on_request_what_is_less_likely_right(
     line = json.loads(capsys.readouterr().out)
     assert line["caption"] == ""
     assert line["alternatives"] == []
-    assert "is below 100%" in line["reason"]
+    assert "is below 100%" in line["withheld"]["detail"]
     assert main([*common, "--min-confidence", "1"]) == 0
     assert "withheld" in capsys.readouterr().out
     assert main([*common, "--json", "--min-confidence", "0"]) == 0

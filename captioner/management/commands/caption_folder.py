@@ -1,6 +1,5 @@
 """`./run manage caption_folder DIR`: caption all photos of a folder through the queue, into a file of JSON lines."""
 
-import json
 import sys
 import time
 from argparse import ArgumentParser, BooleanOptionalAction
@@ -16,12 +15,13 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 from tqdm import tqdm
 
-from captioner import services, strict_json
+from captioner import services
 from captioner.errors import Refused
 from captioner.models import Caption, Viewer, Worker, probability
+from clipcap import caption_lines
+from clipcap.image import SUFFIXES
 from clipcap.options import is_unsure
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 BEGINNING = b'{"image": "'  # of every line
 AHEAD = 128  # photos that wait in the queue at a time: enough for full batches of several workers
 SILENCE = timedelta(seconds=30)
@@ -58,17 +58,15 @@ class Command(BaseCommand):
             styles = [style.slug for style in services.choose_styles(options["style"])]
         except Refused as error:
             raise CommandError(error.detail) from error
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        photos = [path for path in files if path.suffix.lower() in SUFFIXES]
+        photos, others = caption_lines.photos_in(folder)
         if not photos:
-            raise CommandError(f"{folder} holds no photo ({', '.join(sorted(SUFFIXES))})")
+            raise CommandError(f"{folder} holds no photo ({', '.join(SUFFIXES)})")
         with _lines(options["out"]) as (out, there):
             names = [path.relative_to(folder).as_posix() for path in photos]
             missing = {name: [slug for slug in styles if not {(name, slug), (name, None)} & there] for name in names}
             todo = {name: wanted for name, wanted in missing.items() if wanted}
             self.stderr.write(
-                f"{len(photos)} photos, {len(photos) - len(todo)} of them done already; {len(files) - len(photos)} "
-                f"other files left aside"
+                f"{len(photos)} photos, {len(photos) - len(todo)} of them done already; {others} other files left aside"
             )
             wishes = {"bulk": options["bulk"], "min_confidence": least}
             failed = Work(self, folder, viewer, wishes, out).do(todo)
@@ -152,12 +150,12 @@ class Work:
 
     def _tell(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Write a photo's lines, all at once, so that an interruption leaves whole lines only."""
-        self.out.write("".join(strict_json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        self.out.write("".join(map(caption_lines.written, lines)))
         self.out.flush()
         errors = [line["error"] for line in lines if "error" in line]
         if errors:
             self.failed += 1
-            self.bar.write(f"{name}: {errors[0]['detail']}", file=sys.stderr)
+            self.bar.write(f"{caption_lines.shown(name)}: {errors[0]['detail']}", file=sys.stderr)
         self.bar.update()
 
 
@@ -165,11 +163,11 @@ class Work:
 def _lines(path: Path | None) -> Iterator[tuple[TextIO, set[tuple[str, str | None]]]]:
     """The file to append lines to, and what it has lines of: name and style; no style if the photo is bad."""
     if path is None:
-        yield sys.stdout, set()
+        yield caption_lines.as_utf8(sys.stdout), set()
         return
     try:
         there = _cut_and_read(path)
-        with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
+        with path.open("a", encoding="utf-8") as file:
             yield file, there
     except OSError as error:
         raise CommandError(f"{path} cannot be written ({error.strerror}); name another file as --out") from error
@@ -182,8 +180,7 @@ def _cut_and_read(path: Path) -> set[tuple[str, str | None]]:
         return set()
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    lines = [json.loads(line) for line in whole.decode(errors="surrogateescape").splitlines()]
-    there = {(line["image"], line.get("style")) for line in lines}
+    there = {(line["image"], line.get("style")) for line in caption_lines.read(whole)}
     if rest := data[len(whole) :]:  # a write that was cut off, or a file of somebody else's
         if not rest.startswith(BEGINNING[: len(rest)]):
             raise ValueError("not this command's line")
@@ -196,25 +193,12 @@ def _line(name: str, caption: Caption) -> dict[str, Any]:
     if caption.status != "succeeded":
         code, detail = caption.error_code or "canceled", caption.error_detail or "somebody canceled it"
         return {**_failure(name, code, detail), "style": caption.style.slug}
-    return {
-        "image": name,
-        "style": caption.style.slug,
-        "caption": caption.text,
-        "confidence": caption.shown_confidence,
-        "log_probability": caption.log_probability,
-        "unsure": caption.unsure,
-        "alternatives": [
-            {
-                "caption": other["text"],
-                "confidence": probability(other["confidence"]),
-                "log_probability": other.get("log_probability"),
-                "unsure": is_unsure(probability(other["confidence"]), settings.UNSURE_BELOW),
-            }
-            for other in caption.alternatives
-        ],
-        "mapper": str(caption.version),
-        **({"withheld": caption.withheld} if caption.withheld else {}),
-    }
+    told = [caption_lines.caption(caption.text, caption.shown_confidence, caption.log_probability, caption.unsure)]
+    for other in caption.alternatives:
+        confidence = probability(other["confidence"])
+        unsure = is_unsure(confidence, settings.UNSURE_BELOW)
+        told.append(caption_lines.caption(other["text"], confidence, other.get("log_probability"), unsure))
+    return caption_lines.record(name, caption.style.slug, told, str(caption.version), caption.withheld)
 
 
 def _failure(name: str, code: str, detail: str) -> dict[str, Any]:
