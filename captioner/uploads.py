@@ -8,6 +8,7 @@ import hashlib
 import io
 import logging
 import uuid
+from math import ceil
 from typing import Any
 
 from django.conf import settings
@@ -20,7 +21,8 @@ from clipcap.image import ImageError, open_image
 
 log = logging.getLogger(__name__)
 
-SIDE = 1024  # the short side that is kept of bigger pictures; the long one is capped at twice that
+SIDE = 1024  # the short side that is kept of bigger pictures; the long one is capped at twice that,
+ENCODER_SIDE = 512  # but never so that less than this is left of the short one: as many pixels as encoders look at
 THUMBNAIL = 400
 _STATUS = {"too_many_pixels": 413, "too_many_bytes": 413, "unsupported_format": 415, "not_an_image": 415}
 
@@ -57,11 +59,14 @@ def store(data: bytes, **fields: Any) -> Image:
         picture = open_image(data, min_side=SIDE, max_pixels=settings.MAX_UPLOAD_PIXELS)
     except ImageError as error:
         raise Refused(f"image_{error.code}", str(error), status=_STATUS.get(error.code, 422)) from error
-    picture.thumbnail((2 * SIDE, 2 * SIDE))
+    width, height = picture.size
+    scale = max(2 * SIDE / max(width, height), ENCODER_SIDE / min(width, height))
+    picture.thumbnail((ceil(width * scale), ceil(height * scale)))
     small = picture.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     key = uuid.uuid4()
-    content = _jpeg(picture, 92)
+    # A small picture is seen pixel by pixel: what a JPEG usually saves on its colours would change its embedding.
+    content = _jpeg(picture, 98, subsampling=0) if min(picture.size) <= ENCODER_SIDE else _jpeg(picture, 92)
     new = Image(id=key, sha256=digest, width=picture.width, height=picture.height, size=len(content), **fields)
     try:
         new.file.save(f"{key}.jpg", ContentFile(content), save=False)
@@ -99,7 +104,7 @@ def remove_files(image: Image) -> None:
                 log.warning("a file cannot be deleted", extra={"file": file.name, "error": error})
 
 
-def _jpeg(picture: Pillow.Image, quality: int) -> bytes:
+def _jpeg(picture: Pillow.Image, quality: int, **options: Any) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=quality, optimize=True)
+    picture.save(out, "JPEG", quality=quality, optimize=True, **options)
     return out.getvalue()

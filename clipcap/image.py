@@ -1,4 +1,4 @@
-"""A file or its bytes -> the picture as people see it. The only place that opens images.
+"""A file or its bytes -> the picture as people see it. With mending.py the only place that opens images.
 
 Pillow alone: the web process, which loads no torch, opens uploads with it too.
 """
@@ -14,6 +14,9 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
+
+from clipcap.colour import to_srgb
+from clipcap.mending import is_whole_png, mended
 
 MAX_PIXELS = 100_000_000  # decoded, 0.4 GB in most formats, 1.5 GB as WebP; JPEGs are decoded at reduced size
 MAX_SIDE = 65_535  # no JPEG can be longer; Pillow spends dozens of bytes on every row, however short
@@ -121,12 +124,16 @@ def open_image(source: ImageSource, *, min_side: int, max_pixels: int = MAX_PIXE
                 head = file.read(256)
                 if not head:
                     raise ImageError("empty", f"the file is empty; {_ADVICE} and send it again")
-                with Image.open(file, formats=_FORMATS) as image:
-                    _check_size(image, max_pixels)
-                    if image.info.get("progressive"):
-                        _check_scans(file)
-                    image.draft("RGB", (min_side, min_side))
-                    return _to_rgb(image, min_side)
+                try:
+                    return _read(file, min_side, max_pixels)
+                except (ImageError, Image.DecompressionBombError, MemoryError):
+                    raise
+                except Exception:
+                    file.seek(0)
+                    whole = mended(file.read(), max_pixels)
+                    if whole is None:
+                        raise
+                    return _read(io.BytesIO(whole), min_side, max_pixels)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -150,6 +157,22 @@ def _open_file(source: bytes | str | os.PathLike[str]) -> BinaryIO:
     raise ImageError("unreadable_file", f"{str(source)[:200]!r} cannot be read: {cause}; give the path of a picture")
 
 
+def _read(file: BinaryIO, min_side: int, max_pixels: int) -> Image.Image:
+    file.seek(0)
+    with Image.open(file, formats=_FORMATS) as image:
+        _check_size(image, max_pixels)
+        if image.info.get("progressive"):
+            _check_scans(file)
+        image.draft("RGB", (min_side, min_side))
+        depth = image.tile[0].args if image.format == "PNG" else None  # and order, in Pillow's words
+        image.load()
+        _check_size(image, max_pixels)  # some decoders know better afterwards
+        if image.format == "PNG":
+            _check_end(image, file)
+            _apply_key(image, depth, file)
+        return _to_rgb(image, min_side)
+
+
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels or max(width, height) > MAX_SIDE:
@@ -171,6 +194,42 @@ def _check_scans(file: BinaryIO) -> None:
     file.seek(position)
     if scans > MAX_SCANS:
         raise ImageError("damaged", f"the JPEG picture has {scans} scans and at most {MAX_SCANS} are sane; {_ADVICE}")
+
+
+def _check_end(image: Image.Image, file: BinaryIO) -> None:
+    """Refuse a PNG whose data end early, which leaves zeros in the last rows and is no error to the decoder."""
+    last = (image.crop((0, row, image.width, row + 1)) for row in {max(0, image.height - 2), image.height - 1})
+    if any(not np.asarray(row).any() for row in last):  # both, as every other row of an interlaced picture is its last
+        file.seek(0)
+        if not is_whole_png(file.read()):
+            raise OSError("the data end before the last row")
+
+
+def _apply_key(image: Image.Image, depth: Any, file: BinaryIO) -> None:
+    """Bring a PNG's transparent colour to the depth that its pixels have in Pillow, which leaves it in the file's."""
+    key = image.info.get("transparency")
+    if isinstance(key, int) and depth in ("L", "L;2", "L;4"):
+        highest = {"L": 255, "L;2": 3, "L;4": 15}[depth]
+        image.info["transparency"] = (key & highest) * (255 // highest)
+    elif isinstance(key, tuple) and depth == "RGB;16B":
+        del image.info["transparency"]
+        image.putalpha(_opaque(image, key, file))
+    elif isinstance(key, tuple):
+        image.info["transparency"] = tuple(level & 255 for level in key)
+
+
+def _opaque(image: Image.Image, key: tuple[int, ...], file: BinaryIO) -> Image.Image:
+    """Of a PNG with 16 bits a sample, of which `image` has the upper 8: 0 where all of a pixel's bits are the key's,
+    elsewhere 255."""
+    mask = Image.new("L", image.size, 255)
+    rows = max(1, _BAND // image.width)
+    file.seek(0)
+    with Image.open(file, formats=("PNG",)) as low:
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # the other byte of each sample
+        for number, (upper, lower) in enumerate(zip(_bands(image, rows), _bands(low, rows), strict=True)):
+            samples = np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)
+            mask.paste(Image.fromarray((samples != key).any(axis=2).astype(np.uint8) * 255), (0, number * rows))
+    return mask
 
 
 def _explain(head: bytes, error: Exception) -> ImageError:
@@ -198,9 +257,12 @@ def _to_rgb(image: Image.Image, min_side: int) -> Image.Image:
     rows = factor * max(1, _BAND // (width * factor))
     deep = image.mode.startswith("I;16") or image.mode in ("I", "F")
     to_rgb = _Deep(image, rows).to_rgb if deep else _flat_to_rgb
-    rgb = Image.new("RGB", (ceil(width / factor), ceil(height / factor)))
+    managed = to_srgb(image)
+    in_ink = managed is not None and managed.mode == "CMYK"  # only the profile says which colours that makes
+    small = Image.new("CMYK" if in_ink else "RGB", (ceil(width / factor), ceil(height / factor)))
     for number, band in enumerate(_bands(image, rows)):
-        rgb.paste(to_rgb(band).reduce(factor), (0, number * rows // factor))
+        small.paste((band if in_ink else to_rgb(band)).reduce(factor), (0, number * rows // factor))
+    rgb = managed.apply(small) if managed else small
     try:
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken metadata must not cost a good picture

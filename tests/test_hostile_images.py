@@ -1,9 +1,7 @@
 """Files that lie, break or want to exhaust the machine: each gives a right picture or an ImageError."""
 
-import io
 import struct
 import warnings
-import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,23 +16,9 @@ from PIL import Image, ImageFile
 
 from clipcap.encoder import Encoder
 from clipcap.image import MAX_BYTES, MAX_SCANS, ImageError, ImageErrorCode, open_image
+from tests.pictures import FILES, Pixels, noise, png, png_chunk, saved, smooth
 
-Pixels = npt.NDArray[np.uint8]
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 128, 0), (255, 255, 255), (0, 0, 0)
-
-
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def noise(height: int, width: int) -> Pixels:
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def smooth(width: int = 64, height: int = 48) -> Image.Image:
-    return Image.linear_gradient("L").rotate(30).resize((width, height)).convert("RGB")
 
 
 def opened(data: bytes) -> Pixels:
@@ -46,17 +30,6 @@ def refusal(source: bytes | str | Path | Image.Image, **options: Any) -> ImageEr
         open_image(source, min_side=448, **options)
     assert caught.value.code in get_args(ImageErrorCode)
     return caught.value
-
-
-def png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
-    """A PNG written by hand; `rows` are its scan lines, each behind its filter byte."""
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows, 1)) + png_chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 # What good files look like
@@ -182,10 +155,38 @@ def test_rare_deep_greys_come_out_right(data: bytes) -> None:
     assert abs(opened(data)[..., 0].astype(int).ravel() - np.arange(256)).max() <= 1
 
 
-def test_the_transparent_level_of_a_deep_grey_png_is_white() -> None:
-    opaque = png(2, 1, 16, 0, b"\0" + struct.pack(">2H", 257, 514))
-    header, pixels = opaque[:33], opaque[33:]
-    assert opened(header + png_chunk(b"tRNS", struct.pack(">H", 257)) + pixels)[0, :, 0].tolist() == [255, 2]
+@pytest.mark.parametrize(
+    ("bits", "row", "key", "seen"),
+    [
+        (1, bytes([0b01000000]), 0, [255, 255]),
+        (1, bytes([0b01000000]), 1, [0, 255]),
+        (2, bytes([0b01100000]), 1, [255, 170]),
+        (4, bytes([0x5A]), 5, [255, 170]),
+        (8, bytes([85, 170]), 85, [255, 170]),
+        (16, struct.pack(">2H", 257, 514), 257, [255, 2]),
+        (4, bytes([0x5A]), 0xF5, [255, 170]),  # only the bits of the depth count
+        (8, bytes([85, 170]), 0x0155, [255, 170]),
+    ],
+)
+def test_the_transparent_level_of_a_grey_png_is_in_its_own_depth(
+    bits: int, row: bytes, key: int, seen: list[int]
+) -> None:
+    data = png(2, 1, bits, 0, b"\0" + row, before=png_chunk(b"tRNS", struct.pack(">H", key)))
+    assert opened(data)[0, :, 0].tolist() == seen
+
+
+def test_a_given_grey_png_of_four_bits_has_its_transparent_level() -> None:
+    assert opened((FILES / "g4_trns.png").read_bytes()).tolist() == [[[255] * 3, [170] * 3]]
+
+
+def test_the_transparent_colour_of_a_deep_png_is_compared_in_all_its_bits() -> None:
+    key, near, other = (0x1234, 0x5678, 0x9ABC), (0x1234, 0x5678, 0x9ABD), (0xFFFF, 0, 0)
+    row = b"\0" + struct.pack(">9H", *key, *near, *other)
+    got = opened(png(3, 1, 16, 2, row, before=png_chunk(b"tRNS", struct.pack(">3H", *key))))
+    assert got[0].tolist() == [[255, 255, 255], [0x12, 0x56, 0x9A], [255, 0, 0]]
+    rows = (b"\0" + struct.pack(">3H", *key) * 1000) * 5000
+    tall = opened(png(1000, 5000, 16, 2, rows, before=png_chunk(b"tRNS", struct.pack(">3H", *key))))
+    assert tall.min() == 255
 
 
 def test_floats_that_are_no_numbers_are_drawn_as_something() -> None:
@@ -273,7 +274,7 @@ def test_a_path_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_truncated_files_are_refused(kind: str) -> None:
-    data = saved(smooth(), kind)
+    data = saved(Image.fromarray(noise(48, 64)), kind)  # of which every part takes as many bytes
     for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9):
         assert refusal(data[: int(len(data) * share)]).code in ("damaged", "not_an_image")
 
