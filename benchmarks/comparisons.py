@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks import original
 from benchmarks.subjects import Subject, jpeg
+from clipcap.bfloat16 import SAME
 from clipcap.captioner import Caption, Captioner
 from clipcap.decoding import Hypothesis, decode
 from clipcap.device import multiplies_bfloat16
@@ -161,7 +162,7 @@ def reranking(subject: Subject) -> Group:
         return captioner.caption(subject.embeddings[:count], [subject.mapper] * count, options)
 
     def from_file(options: DecodingOptions) -> object:
-        return captioner.caption(subject.encoder.encode([file]), [subject.mapper], options)
+        return captioner.caption(subject.fast_encoder.encode([file]), [subject.mapper], options)
 
     def check() -> None:
         for number, together in enumerate(decoded(batch, reranked)):
@@ -177,6 +178,30 @@ def reranking(subject: Subject) -> Group:
             ("reranked captions of embeddings, batch 1", partial(decoded, 1), None),
             (f"reranked captions of embeddings, batch {batch}", partial(decoded, batch), None),
         )
+    ]
+    return Group(check, rows)
+
+
+def precision(subject: Subject) -> Group:
+    """Embeddings in the precision that captions are made with against float32, ours against ours."""
+    fast, exact = subject.fast_encoder, subject.encoder
+    if fast is exact:
+        return Group(lambda: None, [])
+    pixels = torch.stack([exact.preprocess(jpeg(side, side)) for side in range(240, 240 + 8 * 20, 20)])
+
+    def check() -> None:
+        cosine = float(torch.cosine_similarity(fast.encode_pixels(pixels), exact.encode_pixels(pixels)).min())
+        if cosine < SAME:
+            raise DisagreementError(f"{subject.name}, precision: embeddings have a cosine of {cosine:.5f}")
+
+    rows = [
+        Comparison(
+            f"embeddings as captioned with, batch {count}",
+            partial(fast.encode_pixels, pixels[:count]),
+            partial(exact.encode_pixels, pixels[:count]),
+            note="against float32",
+        )
+        for count in (1, len(pixels))
     ]
     return Group(check, rows)
 
@@ -275,6 +300,7 @@ GROUPS: dict[str, Callable[[Subject], Group]] = {
     "beam": beam,
     "styles": styles,
     "reranking": reranking,
+    "precision": precision,
     "images": images,
     "training": training,
 }

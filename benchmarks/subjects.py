@@ -87,6 +87,11 @@ class Subject(ABC):
     def encoder(self) -> Encoder:
         """The image encoder."""
 
+    @cached_property
+    def fast_encoder(self) -> Encoder:
+        """The same encoder in the precision that captions are made with."""
+        return self.encoder
+
     @property
     @abstractmethod
     def embedding_size(self) -> int:
@@ -215,6 +220,10 @@ class Bundle(Subject):
     @cached_property
     def encoder(self) -> Encoder:
         return Encoder.load(f"local-dir:{BASE / 'encoder'}", device=str(self.device), dtype="float32")
+
+    @cached_property
+    def fast_encoder(self) -> Encoder:
+        return Encoder.load(f"local-dir:{BASE / 'encoder'}", device=str(self.device))
 
     @property
     def embedding_size(self) -> int:

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from clipcap.bfloat16 import fastest, first
 from clipcap.clip_folder import (
     CONFIG,
     TEXT,
@@ -93,7 +94,8 @@ class Encoder:
         """Load a model that open_clip knows (`ViT-B-32/openai`), one of the model hub (`hf-hub:OWNER/NAME`) or one in a
         folder (`local-dir:PATH`), which has open_clip's own files or those of `clipcap.clip_folder`.
 
-        The text tower is loaded when it is first used.
+        The text tower is loaded when it is first used. With dtype `auto`, a CPU that multiplies bfloat16 does so (see
+        `clipcap.bfloat16`).
 
         Raises:
             EncoderError: no such model, tag or folder, damaged weights, or no network to fetch them.
@@ -105,7 +107,10 @@ class Encoder:
             model = _found(name)
         with _explained(name, model.remedy):
             tower, preprocessing = model.load_image()
-            return cls(tower, preprocessing, model.identity, where, precision, model.text)
+            encoder = cls(tower, preprocessing, model.identity, where, precision, model.text)
+            if dtype == "auto" and where.type == "cpu":
+                encoder.tower = fastest(encoder.tower, _height_width(preprocessing))
+            return encoder
 
     def preprocess(self, source: ImageSource) -> Tensor:
         """The picture as the model wants to see it: (3, H, W) float32.
@@ -122,9 +127,7 @@ class Encoder:
     @torch.inference_mode()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) preprocessed pictures -> (B, E) embeddings, float32, on the CPU and not normalised."""
-        out = self.tower(pixels.to(self.device, self.dtype))
-        embeddings: Tensor = out[0] if isinstance(out, tuple) else out  # CoCa's tower adds its patch tokens
-        return embeddings.float().cpu()
+        return first(self.tower(pixels.to(self.device, self.dtype))).float().cpu()
 
     def encode(self, sources: Sequence[ImageSource], batch_size: int = 32) -> Tensor:
         """Embeddings of pictures: (B, E) float32, on the CPU and not normalised.
@@ -185,8 +188,7 @@ def encode_tokens(tower: nn.Module, tokens: Tensor) -> Tensor:
             length = int(ends.int().argmax(1).max()) + 1
             shorter = {"attn_mask": tower.attn_mask[:length, :length]}
             return cast(Tensor, functional_call(tower, shorter, (tokens[:, :length],)))
-    out = tower(tokens)
-    return cast(Tensor, out[0] if isinstance(out, tuple) else out)  # CoCa's tower adds its tokens
+    return first(tower(tokens))
 
 
 def _fit(image: Image.Image, config: PreprocessCfg) -> Image.Image:

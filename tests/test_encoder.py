@@ -60,7 +60,7 @@ def pooling_encoder(**preprocessing: Any) -> Encoder:
 
 @pytest.fixture(scope="module")
 def encoder(tiny_encoder_dir: Path) -> Encoder:
-    return Encoder.load(f"local-dir:{tiny_encoder_dir}", device="cpu")
+    return Encoder.load(f"local-dir:{tiny_encoder_dir}", device="cpu", dtype="float32")
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def named_model(tiny_encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_published_model_is_loaded_by_name_and_tag(encoder: Encoder, named_model: str) -> None:
-    plain = Encoder.load(f"{named_model}/plain", device="cpu")
+    plain = Encoder.load(f"{named_model}/plain", device="cpu", dtype="float32")
     assert plain.identity == "tiny-named/plain"
     assert plain.preprocessing.mean == (0.5, 0.5, 0.5)
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -212,7 +212,7 @@ def test_a_model_of_the_hub_is_loaded_by_its_owner_and_name(
     (cached / "refs" / "main").write_text("1234")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    fetched = Encoder.load("hf-hub:someone/tiny", device="cpu")
+    fetched = Encoder.load("hf-hub:someone/tiny", device="cpu", dtype="float32")
     assert fetched.identity == "hf-hub:someone/tiny"
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     assert fetched.encode_pixels(pixels).equal(encoder.encode_pixels(pixels))
@@ -254,7 +254,7 @@ def test_a_name_alone_means_the_weights_of_openai(named_model: str) -> None:
 
 
 def test_weights_trained_with_quick_gelu_get_it(encoder: Encoder, named_model: str) -> None:
-    quick = Encoder.load(f"{named_model}/quick", device="cpu")
+    quick = Encoder.load(f"{named_model}/quick", device="cpu", dtype="float32")
     clip = open_clip.create_model(named_model, "quick", force_quick_gelu=True).eval()
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
