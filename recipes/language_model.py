@@ -6,6 +6,8 @@ GPT-2's architecture, 5 layers of width 320, with a byte-level BPE of its own. A
 if it has learned to, so it is trained together with a mapper (the paper's fine-tuned variant) and frozen from then on.
 The manners share that mapper but for its constants.
 
+`--start FOLDER` goes on from the language model and the mappers of such a folder, in place of from nothing.
+
 Captions that have no picture are learned from too: the text tower says where their picture would lie in CLIP's space,
 which a linear map and the errors of that map on real pairs make look like a picture's embedding (after CapDec, arXiv
 2211.00575).
@@ -27,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from clipcap.checkpoint import MapperCheckpoint, save_mapper
+from clipcap.checkpoint import MapperCheckpoint, load_mapper, save_mapper
 from clipcap.encoder import Encoder
 from clipcap.mapper import MapperConfig, TransformerMapper
-from recipes.photos import MANNERS, Photo, load_photos, load_texts
+from recipes.photos import MANNERS, STARTS, Photo, load_photos, load_texts
 from recipes.schedule import Average, Optimizers, autocast, learning_rate
 from recipes.tokenizer import VOCABULARY, train_tokenizer
 from training.packing import pack
@@ -94,6 +96,18 @@ class Joint(nn.Module):
         for block in self.mapper.blocks:
             x = block(x)
         return x[:, MAPPER.clip_length :]
+
+    @torch.no_grad()
+    def start_from(self, models: Path) -> None:
+        """Take over the weights of the folder's LM, the factual style's mapper, and of each style its constants."""
+        stored = GPT2LMHeadModel.from_pretrained(models / "lm", dtype=torch.float32)
+        self.model.load_state_dict(stored.state_dict())
+        mappers = {style: load_mapper(models / "styles" / f"{style}.safetensors").mapper for style in STARTS}
+        self.mapper.load_state_dict(mappers["factual"].state_dict())
+        styles = {manner: style for style, manner in STARTS.items()}
+        for place, manner in enumerate(MANNERS):
+            constant = mappers[styles.get(manner, "factual")].get_parameter("constant")
+            self.constants[place] = constant
 
     def losses(self, embeddings: Tensor, rows: Sequence[Row]) -> Tensor:
         """Cross-entropy (N,) of every token of the rows, in some order, given their embeddings (B, E)."""
@@ -167,7 +181,7 @@ def rows_of(photos: list[Photo], tokenizer: PreTrainedTokenizerFast) -> dict[str
     return rows
 
 
-def train(joint: Joint, embeddings: Tensor, pools: dict[str, Pool], steps: int, work: Path, seed: int = 0) -> Joint:
+def train(joint: Joint, embeddings: Tensor, pools: dict[str, Pool], steps: int, peak: float, work: Path) -> Joint:
     """Train LM and mapper; goes on from the state in `work`, where there is one.
 
     Returns:
@@ -186,15 +200,15 @@ def train(joint: Joint, embeddings: Tensor, pools: dict[str, Pool], steps: int, 
         average.module.load_state_dict(state["average"])
         optimizer.load(state["optimizers"])
         first = average.steps = state["step"]
-    rng = random.Random(f"{seed} {first}")
-    torch.manual_seed(seed + first)
+    rng = random.Random(first)
+    torch.manual_seed(first)
     draws = {name: pool.draw(rng) for name, pool in pools.items()}
     deviation = embeddings.std(0)
     recent: list[tuple[float, int]] = []
     started = time.monotonic()
     joint.train()
     for step in range(first, steps):
-        optimizer.set_learning_rate(learning_rate(step / steps, PEAK, 0.0, WARM_UP / steps))
+        optimizer.set_learning_rate(learning_rate(step / steps, peak, 0.0, WARM_UP / steps))
         rows = [next(draws[name]) for name, share in SHARES.items() for _ in range(round(share * BATCH))]
         rows = [Row(r.embedding, r.manner, rng.sample(r.captions, min(CAPTIONS, len(r.captions)))) for r in rows]
         chosen = embeddings[[row.embedding for row in rows]]
@@ -244,7 +258,9 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, required=True, help="receives the state, and what recipes.mappers starts from"
     )
+    parser.add_argument("--start", type=Path, help="a folder of models of this architecture to go on from")
     parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--peak", type=float, default=PEAK, help="the highest learning rate (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -266,7 +282,11 @@ def main() -> None:
         [Row(len(learned) + i, people, [ids]) for i, ids in enumerate(tokens) if 4 < len(ids) < LONGEST]
     )
     print({name: len(pool.rows) for name, pool in pools.items()}, flush=True)
-    joint = train(Joint(new_model(), real), embeddings, pools, arguments.steps, arguments.work)
+    joint = Joint(new_model(), real)
+    if arguments.start:
+        joint.start_from(arguments.start)
+        print("on dev, before:", dev_losses(joint, photos, tokenizer), flush=True)
+    joint = train(joint, embeddings, pools, arguments.steps, arguments.peak, arguments.work)
     print("on dev:", dev_losses(joint, photos, tokenizer), flush=True)
     save_lm(joint.model, tokenizer, arguments.models / "lm")
     for manner in MANNERS:

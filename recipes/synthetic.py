@@ -1,22 +1,26 @@
 """Draws pictures that are not photos, with captions, for the embedded models to learn from.
 
-    python -m recipes.synthetic --out FOLDER --count 900 --seed 0
+    python -m recipes.synthetic --out FOLDER --models models/base --count 900 --seed 0
 
-writes FOLDER/images/*.png and FOLDER/captions.jsonl, one line a picture, as `recipes.photos` reads it. The kinds of
-picture take turns, so that there are as many of each, and every tenth picture is for dev. The same count and seed write
-the same files."""
+writes FOLDER/images/*.png, FOLDER/captions.jsonl, one line a picture, and FOLDER/clip_vitb16.npz, as `recipes.photos`
+reads them. The kinds of picture take turns, so that there are as many of each, and every tenth picture is for dev. The
+same count and seed write the same files."""
 
 import argparse
 import json
 from pathlib import Path
 from random import Random
 
+import numpy as np
+
+from clipcap.encoder import Encoder
 from recipes.drawing_captions import Captions
 from recipes.drawings import KINDS
 
 
-def draw_all(out: Path, count: int, seed: int) -> None:
-    """Writes `count` pictures and their captions below `out`."""
+def draw_all(out: Path, count: int, seed: int) -> list[Path]:
+    """Writes `count` pictures and their captions below `out`, and returns where the pictures are."""
+    pictures = []
     (out / "images").mkdir(parents=True, exist_ok=True)
     kinds = list(KINDS)
     captions = Captions(Random(f"{seed}/captions"))
@@ -26,7 +30,8 @@ def draw_all(out: Path, count: int, seed: int) -> None:
             kind = kinds[place]
             image, facts = KINDS[kind](Random(f"{seed}/{number}"))
             name = f"{number:05}_{kind}.png"
-            image.save(out / "images" / name)
+            pictures.append(out / "images" / name)
+            image.save(pictures[-1])
             row = {
                 "image": name,
                 "source": "synthetic",
@@ -37,15 +42,26 @@ def draw_all(out: Path, count: int, seed: int) -> None:
                 "romantic": captions.write("romantic", kind, facts),
             }
             lines.write(json.dumps(row) + "\n")
+    return pictures
+
+
+def embed(pictures: list[Path], encoder: Encoder, path: Path) -> None:
+    """Writes the embeddings of `pictures` as `names` and `emb` (N, E)."""
+    embeddings = encoder.encode(pictures).numpy().astype(np.float16)
+    np.savez(path, names=np.array([picture.name for picture in pictures]), emb=embeddings)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw pictures that are not photos, with captions.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--models", type=Path, required=True, help="holds encoder/, which embeds the pictures")
     parser.add_argument("--count", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    draw_all(options.out, options.count, options.seed)
+    pictures = draw_all(options.out, options.count, options.seed)
+    embed(
+        pictures, Encoder.load(f"local-dir:{options.models / 'encoder'}", device="cpu"), options.out / "clip_vitb16.npz"
+    )
 
 
 if __name__ == "__main__":
