@@ -106,7 +106,7 @@ def short_lease(**_: Any) -> list[CheckMessage]:
 @register(TAG)
 def cache_of_one_process(**_: Any) -> list[CheckMessage]:
     """A cache that is not shared where the rest of the site is made for many processes."""
-    single = settings.CACHES["default"]["BACKEND"].endswith(".LocMemCache")
+    single = settings.CACHES["shared"]["BACKEND"].endswith(".LocMemCache")
     if settings.DEBUG or not single or settings.CELERY_BROKER_URL.startswith("filesystem:"):
         return []
     return [

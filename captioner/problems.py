@@ -1,25 +1,34 @@
 """Every error below /api/ in one shape: a problem document (RFC 9457) with a stable `code`.
 
 The API's own errors come through `handle`; what Django answers by itself, before a view or without one, is turned
-into the same shape by the middleware.
+into the same shape by the middleware. Where the machine and not the request is at fault, `server_error` says so, here
+and on the pages.
 """
 
 from __future__ import annotations
 
+import errno
 import http
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, TooManyFilesSent
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
+from django.template.loader import render_to_string
+from django.views import defaults
 from rest_framework import exceptions
 
 from captioner.errors import Refused
 
 MEDIA_TYPE = "application/problem+json"
 API = "/api/"
+RETRY = 5  # seconds after which it is worth asking again where something is away or has too much to do
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 # What Django says by itself, by status; anything else gets the status's own words.
@@ -41,7 +50,7 @@ def problem(status: int, code: str, detail: str, **extra: Any) -> JsonResponse:
 def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
     """The answer to an exception in an API view; None where it is unforeseen, which Django then logs."""
     if isinstance(error, Refused):
-        return problem(error.status, error.code, error.detail, **error.extra)
+        return _told(error)
     if isinstance(error, exceptions.ValidationError):
         errors = list(_flat(error.get_full_details()))
         detail = "; ".join(f"{e['field']}: {e['detail']}" if e["field"] else e["detail"] for e in errors)
@@ -64,6 +73,47 @@ def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
         answer["WWW-Authenticate"] = header
     if wait := getattr(error, "wait", None):
         answer["Retry-After"] = str(int(wait) + 1)
+    return answer
+
+
+def outage(error: BaseException | None) -> Refused | None:
+    """What to tell where the machine and not the request is to blame for an exception; None where it is unforeseen."""
+    if error is None:
+        return None
+    full = isinstance(error, OSError) and error.errno in _FULL
+    if full or (isinstance(error, OperationalError) and "disk is full" in str(error)):
+        return Refused("storage_full", "the server's disk is full; nothing was changed; try again later", status=507)
+    if isinstance(error, OperationalError | InterfaceError):
+        detail = "the database does not answer; nothing was changed; try again in a few seconds"
+        return Refused("database_unavailable", detail, status=503, wait=RETRY)
+    if isinstance(error, BotoCoreError | ClientError):
+        detail = "the storage of files does not answer; try again in a few seconds"
+        return Refused("storage_unavailable", detail, status=503, wait=RETRY)
+    return outage(error.__cause__)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Django's `handler500`: the answer to an exception that nothing has caught, which Django logs."""
+    refused = outage(sys.exception())
+    if refused is None:
+        return defaults.server_error(request)
+    if request.path_info.startswith(API):
+        return _told(refused)
+    answer: HttpResponse
+    if request.headers.get("HX-Request") or request.headers.get("Accept") == "application/json":
+        answer = JsonResponse({"detail": refused.detail}, status=refused.status)
+    else:  # without the request: who is signed in would be asked of the database
+        answer = HttpResponse(render_to_string("unavailable.html", {"error": refused}), status=refused.status)
+    return _with_wait(answer, refused)
+
+
+def _told(refused: Refused) -> HttpResponse:
+    return _with_wait(problem(refused.status, refused.code, refused.detail, **refused.extra), refused)
+
+
+def _with_wait(answer: HttpResponse, refused: Refused) -> HttpResponse:
+    if "wait" in refused.extra:
+        answer["Retry-After"] = str(refused.extra["wait"])
     return answer
 
 

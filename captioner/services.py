@@ -33,6 +33,7 @@ from django.db.models import Exists, Max, OuterRef, Prefetch, ProtectedError, Q,
 from django.utils import timezone
 
 from captioner import meaning, uploads, webhooks
+from captioner.bells import ring
 from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status, clock
 from captioner.models import (
@@ -55,7 +56,6 @@ from captioner.models import (
 from captioner.vectors import BrokenIndex
 from clipcap.fingerprint import file_sha256
 from clipcap.options import DecodingOptions
-from clipcap_site import app
 
 log = logging.getLogger(__name__)
 
@@ -120,14 +120,6 @@ class Search:
 
 # Whoever waits for a worker holds a thread of the server: at most half of them may be held so.
 _waiting = threading.BoundedSemaphore(max(1, settings.WEB_THREADS // 2))
-
-
-def ring(task: str = "captioner.ring") -> None:
-    """Wake the workers. A broker that is down costs nothing but time: workers also look for rows by themselves."""
-    try:
-        app.send_task(task, retry=False, expires=60)
-    except Exception as error:  # each transport raises its own kinds
-        log.warning("the broker cannot be reached; workers will find the work by themselves", extra={"error": error})
 
 
 def decoding_options(given: dict[str, Any]) -> DecodingOptions:

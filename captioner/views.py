@@ -309,11 +309,12 @@ def _sign_in(request: HttpRequest) -> HttpResponse:
 
 def _refusal(request: HttpRequest, error: Refused) -> HttpResponse:
     if request.headers.get("HX-Request") or _wants_json(request):
-        response = JsonResponse({"detail": error.detail}, status=error.status)
-        if "wait" in error.extra:
-            response["Retry-After"] = error.extra["wait"]
-        return response
-    return render(request, "captioner/refused.html", {"error": error}, status=error.status)
+        response: HttpResponse = JsonResponse({"detail": error.detail}, status=error.status)
+    else:
+        response = render(request, "captioner/refused.html", {"error": error}, status=error.status)
+    if "wait" in error.extra:
+        response["Retry-After"] = error.extra["wait"]
+    return response
 
 
 def _wants_json(request: HttpRequest) -> bool:

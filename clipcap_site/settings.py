@@ -117,8 +117,10 @@ CONTENT_SECURITY_POLICY = {
 SECURE_REFERRER_POLICY = "same-origin"
 
 # SQLite with Django's defaults lost transactions under load: they read first and could not become writers.
+# Whoever waits for an answer is told that there is none (wsgi.py); workers and commands wait for as long as it takes.
+STATEMENT_SECONDS = env.float("CLIPCAP_STATEMENT_SECONDS", 0)
 SQLITE = {
-    "timeout": 20,
+    "timeout": STATEMENT_SECONDS or 20,
     "transaction_mode": "IMMEDIATE",
     "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
 }
@@ -136,10 +138,33 @@ if database_url := env.str("CLIPCAP_DATABASE_URL", ""):
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = SQLITE
 else:
-    DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
-    DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)  # seconds
+    DATABASES["default"] |= {"ENGINE": "clipcap_site.postgresql", "CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+    DATABASES["default"]["OPTIONS"] = {
+        "connect_timeout": 5,  # seconds, as those of the next two lines
+        **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3},
+        "tcp_user_timeout": 20_000,  # milliseconds
+        **DATABASES["default"].get("OPTIONS", {}),
+    }
+    if STATEMENT_SECONDS:
+        DATABASES["default"]["OPTIONS"] |= {
+            "options": f"-c statement_timeout={STATEMENT_SECONDS * 1000:.0f}",
+            "patience": STATEMENT_SECONDS + 2,  # of a server that does not even say so
+        }
 
-CACHES = {"default": env.cache_url("CLIPCAP_CACHE_URL", default="locmemcache://")}
+CACHES: dict[str, Any] = {
+    "default": {"BACKEND": "clipcap_site.cache.FailOpen"},
+    "shared": env.cache_url("CLIPCAP_CACHE_URL", default="locmemcache://"),
+}
+if "redis" in CACHES["shared"]["BACKEND"]:
+    from redis.backoff import NoBackoff
+    from redis.exceptions import ConnectionError as Broken
+    from redis.retry import Retry
+
+    CACHES["shared"]["OPTIONS"] = {
+        **{"socket_connect_timeout": 0.5, "socket_timeout": 0.5},  # seconds
+        "retry": Retry(NoBackoff(), 1, supported_errors=(Broken,)),  # for a connection that was closed while idle
+        **CACHES["shared"].get("OPTIONS", {}),
+    }
 
 MEDIA_ROOT = HOME / "media"
 S3_BUCKET = env.str("CLIPCAP_S3_BUCKET", "")
@@ -148,9 +173,16 @@ STORAGES: dict[str, Any] = {
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
 }
 if S3_BUCKET:  # credentials and region come from the environment, as boto3 reads it (AWS_ACCESS_KEY_ID …)
+    from botocore.config import Config
+
     STORAGES["default"] = {
         "BACKEND": "storages.backends.s3.S3Storage",
-        "OPTIONS": {"bucket_name": S3_BUCKET, "endpoint_url": env.str("CLIPCAP_S3_ENDPOINT", "") or None},
+        "OPTIONS": {
+            "bucket_name": S3_BUCKET,
+            "endpoint_url": env.str("CLIPCAP_S3_ENDPOINT", "") or None,
+            # By itself boto3 waits for a minute, five times.
+            "client_config": Config(connect_timeout=3, read_timeout=20, retries={"total_max_attempts": 2}),
+        },
     }
 if DEBUG:
     STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}

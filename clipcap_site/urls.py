@@ -11,3 +11,5 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("captioner.urls")),
 ]
+
+handler500 = "captioner.problems.server_error"

@@ -4,5 +4,6 @@ import os
 
 from django.core.wsgi import get_wsgi_application
 
+os.environ.setdefault("CLIPCAP_STATEMENT_SECONDS", "15")  # nobody waits longer for a page
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "clipcap_site.settings")
 application = get_wsgi_application()

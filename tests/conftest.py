@@ -51,6 +51,7 @@ from captioner.worker import Engine
 from clipcap.captioner import Captioner
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
+from clipcap_site.cache import FailOpen
 
 ROOT = Path(__file__).parent.parent
 
@@ -177,6 +178,7 @@ def index_folder(settings: Any, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def empty_cache() -> None:
     """Throttles count in the cache, and one test's calls are not another's."""
+    FailOpen.away_until = 0.0
     cache.clear()
 
 

@@ -141,11 +141,13 @@ def _postgresql_programs() -> Path:
 
 
 @contextmanager
-def default_database(url: str) -> Iterator[None]:
-    """The tests' own process uses this database, with the options that the service uses."""
+def default_database(url: str, engine: str = "", **options: Any) -> Iterator[None]:
+    """The tests' own process uses this database, with the options that the service uses, or with these."""
     config = environ.Env.db_url_config(url)
     if "sqlite" in config["ENGINE"]:
         config["OPTIONS"] = settings.SQLITE
+    if engine:
+        config |= {"ENGINE": engine, "OPTIONS": options}
     old = connections.settings["default"], connections["default"]
     connections.settings["default"] = config
     connections.configure_settings(connections.settings)

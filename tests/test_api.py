@@ -617,10 +617,16 @@ def test_a_webhook_into_a_private_network_is_refused(client: Client, styles: dic
 # Health
 
 
-def test_it_is_ready_with_a_worker_and_not_without(client: Client, styles: dict[str, Style]) -> None:
+@pytest.mark.django_db(transaction=True)  # the checks have connections of their own
+def test_it_is_ready_with_a_worker_and_not_without(client: Client) -> None:
     assert client.get("/api/health/live").json() == {"status": "alive"}
     body = problem(client.get("/api/health/ready"), 503, "not_ready")
-    assert {name for name, outcome in body["checks"].items() if outcome == "ok"} == {"database", "broker", "storage"}
+    assert {name for name, outcome in body["checks"].items() if outcome == "ok"} == {
+        "database",
+        "broker",
+        "cache",
+        "storage",
+    }
 
     Worker.objects.create(name="w", queue="captions", models_loaded="an encoder, a language model")
     answer = client.get("/api/health/ready")

@@ -30,6 +30,7 @@ from django.db import connection, transaction
 from django.test import Client, override_settings
 from django.utils import timezone
 
+from captioner import bells as carriers
 from captioner import services, uploads
 from captioner.jobs import Status
 from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Style, Viewer, Worker
@@ -189,7 +190,7 @@ def stack(
         bells = Celery(broker=stack.broker_url, set_as_current=False)
         bells.conf.update(broker_transport_options=stack.broker_options, task_default_queue="captions")
         patch = resources.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(services, "app", bells)
+        patch.setattr(carriers, "app", bells)
         call_command("migrate", verbosity=0)
         call_command("install_styles", stdout=(home / "styles.log").open("w"))
         with connection.cursor() as cursor:

@@ -86,16 +86,28 @@ def test_postgresql_redis_and_s3_are_chosen_by_the_environment_alone(tmp_path: P
         **SECRET,
     )
     database = found["DATABASES"]["default"]
-    assert database["ENGINE"] == "django.db.backends.postgresql"
+    assert database["ENGINE"] == "clipcap_site.postgresql"
+    assert database["OPTIONS"]["tcp_user_timeout"] == 20_000
+    assert "patience" not in database["OPTIONS"], "workers wait for as long as it takes"
     assert (database["USER"], database["PASSWORD"], database["PORT"]) == ("ada", "l@velace", 5433)
-    assert found["CACHES"]["default"]["LOCATION"] == "redis://cache.example.org:6379/1"
+    assert found["CACHES"]["shared"]["LOCATION"] == "redis://cache.example.org:6379/1"
     assert found["CELERY_BROKER_URL"] == "redis://cache.example.org:6379/0"
     assert "data_folder_in" not in found["CELERY_BROKER_TRANSPORT_OPTIONS"]
     assert found["STORAGES"]["default"]["BACKEND"] == "storages.backends.s3.S3Storage"
-    assert found["STORAGES"]["default"]["OPTIONS"] == {
-        "bucket_name": "pictures",
-        "endpoint_url": "https://s3.example.org",
-    }
+    options = found["STORAGES"]["default"]["OPTIONS"]
+    assert (options["bucket_name"], options["endpoint_url"]) == ("pictures", "https://s3.example.org")
+
+
+def test_web_processes_wait_for_the_database_as_long_as_people_do(tmp_path: Path) -> None:
+    show = "import json; from clipcap_site import wsgi; from django.conf import settings; print(json.dumps("
+    given = {"CLIPCAP_HOME": str(tmp_path), **SECRET}
+    done = python("-c", f"{show}settings.DATABASES['default']['OPTIONS']))", **given)
+    assert json.loads(done.stdout)["timeout"] == 15, done.stderr
+    done = python(
+        "-c", f"{show}settings.DATABASES['default']['OPTIONS']))", CLIPCAP_DATABASE_URL="postgres://host/name", **given
+    )
+    options = json.loads(done.stdout)
+    assert (options["options"], options["patience"]) == ("-c statement_timeout=15000", 17)
 
 
 def test_a_relative_home_means_the_folder_the_command_was_given_in(tmp_path: Path) -> None:
@@ -151,7 +163,7 @@ def test_a_cache_that_several_web_processes_cannot_share_is_warned_of(settings: 
     settings.DEBUG, settings.CELERY_BROKER_URL = False, "redis://localhost"
     (warning,) = checks.cache_of_one_process()
     assert "CLIPCAP_CACHE_URL" in (warning.hint or "")
-    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache"}}
+    settings.CACHES = settings.CACHES | {"shared": {"BACKEND": "django.core.cache.backends.redis.RedisCache"}}
     assert checks.cache_of_one_process() == []
 
 

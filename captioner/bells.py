@@ -1,0 +1,42 @@
+"""Wakes the workers. Nobody waits for the broker: a thread of its own carries the bells, many rung at once as one."""
+
+import logging
+import threading
+
+from clipcap_site import app
+
+log = logging.getLogger(__name__)
+
+_due: set[str] = set()
+_rung = threading.Condition()
+_carrier: threading.Thread | None = None
+
+
+def ring(task: str = "captioner.ring") -> None:
+    """Wake the workers that hear `task`, soon.
+
+    A bell that is lost, with the broker or at the end of this process, costs nothing but time: workers also look for
+    rows by themselves.
+    """
+    global _carrier
+    with _rung:
+        _due.add(task)
+        _rung.notify()
+        if _carrier is None or not _carrier.is_alive():  # the first time, and in a process that was forked since
+            _carrier = threading.Thread(target=_carry, name="bells", daemon=True)
+            _carrier.start()
+
+
+def _carry() -> None:
+    while True:
+        with _rung:
+            _rung.wait_for(lambda: _due)
+            tasks = sorted(_due)
+            _due.clear()
+        for task in tasks:
+            try:
+                app.send_task(task, retry=False, expires=60)
+            except Exception as error:  # each transport raises its own kinds
+                log.warning(
+                    "the broker cannot be reached; workers will find the work by themselves", extra={"error": error}
+                )
