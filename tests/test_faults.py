@@ -30,7 +30,7 @@ from django.db import connection, transaction
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from captioner import bells as carriers
+from captioner import bells
 from captioner import services, uploads
 from captioner.jobs import Status
 from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Style, Viewer, Worker
@@ -187,10 +187,10 @@ def stack(
         resources.enter_context(django_db_blocker.unblock())
         resources.enter_context(default_database(stack.database_url))
         resources.enter_context(override_settings(MEDIA_ROOT=home / "media", LEASE=timedelta(seconds=LEASE)))
-        bells = Celery(broker=stack.broker_url, set_as_current=False)
-        bells.conf.update(broker_transport_options=stack.broker_options, task_default_queue="captions")
+        app = Celery(broker=stack.broker_url, set_as_current=False)
+        app.conf.update(broker_transport_options=stack.broker_options, task_default_queue="captions")
         patch = resources.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(carriers, "app", bells)
+        patch.setattr(bells, "app", app)
         call_command("migrate", verbosity=0)
         call_command("install_styles", stdout=(home / "styles.log").open("w"))
         with connection.cursor() as cursor:
@@ -302,7 +302,7 @@ def test_a_broker_that_comes_back_empty_loses_nothing(stack: Stack) -> None:
     stack.bring_broker_back()
     requests.append(ask(2))
     check_that_all_end(requests, 3 * 18, "the broker wiped")
-    services.ring()
+    bells.ring()
     wait_until(lambda: stack.bells_unheard() == 0, "the workers hear bells again")
 
 
@@ -338,7 +338,7 @@ def test_a_bell_delivered_five_times_brings_each_caption_once(stack: Stack) -> N
     for _ in range(4):
         requests.append(ask(2))
         for _ in range(4):
-            services.ring()
+            bells.ring()
     ended = check_that_all_end(requests, 3 * 8, "bells delivered five times")
     assert ended["succeeded"] == 24
     wait_until(lambda: stack.bells_unheard() == 0, "the workers hear all bells")
@@ -412,7 +412,7 @@ def small_disk(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            subprocess.run(["umount", folder], check=True)
+            subprocess.run(["umount", "--lazy", folder], check=True)
     else:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))

@@ -236,6 +236,7 @@ def test_a_connection_that_was_given_up_is_not_used_again(site: PostgreSQL) -> N
 # The disk
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of files that went with the disk
 def test_a_full_folder_for_uploads_is_told_without_its_name(
     styles: dict[str, Style], admin_client: Client, client: Client, settings: Any, tmp_path: Path, photo: bytes
 ) -> None:

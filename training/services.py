@@ -22,6 +22,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Exists, Max, OuterRef, QuerySet
 from django.utils import timezone
 
+from captioner import bells
 from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status, clock
@@ -41,7 +42,7 @@ PART = 500  # corrections taken in one transaction
 
 def ring() -> None:
     """Wake the training workers."""
-    captioner_services.ring("training.ring")
+    bells.ring("training.ring")
 
 
 def caption_text(text: str) -> str:
