@@ -30,8 +30,7 @@ from django.db import connection, transaction
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from captioner import bells
-from captioner import services, uploads
+from captioner import bells, services, uploads
 from captioner.jobs import Status
 from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Style, Viewer, Worker
 from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, wait_until
