@@ -139,8 +139,8 @@ def _service(home: Path, workers: int) -> Iterator[str]:
     manage = [sys.executable, "-P", str(ROOT / "manage.py")]
     for command in (["migrate", "-v0"], ["install_styles"], ["collectstatic", "--noinput", "-v0"]):
         subprocess.run([*manage, *command], env=environment, check=True, stdout=subprocess.DEVNULL)
-    web = ["-m", "gunicorn", "clipcap_site.wsgi", "--bind", f"127.0.0.1:{port}", "--threads", "48"]
-    processes = [subprocess.Popen([sys.executable, "-P", *web, "--log-level", "warning"], env=environment)]
+    web = ["-m", "gunicorn", "clipcap_site.wsgi", "--bind", f"127.0.0.1:{port}"]
+    processes = [subprocess.Popen([sys.executable, "-P", *web, "--log-level", "warning"], env=environment, cwd=ROOT)]
     for number in range(workers):
         command = [*manage, "worker", "captions", "--name", f"bench-{number}"]
         processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))

@@ -60,6 +60,9 @@ def nonsense(**_: Any) -> list[CheckMessage]:
         "MAX_UPLOAD_BYTES": settings.MAX_UPLOAD_BYTES,
         "MAX_UPLOAD_PIXELS": settings.MAX_UPLOAD_PIXELS,
         "MAX_REQUEST_BYTES": settings.MAX_REQUEST_BYTES,
+        "MAX_REQUEST_PIXELS": settings.MAX_REQUEST_PIXELS,
+        "DECODING_PIXELS": settings.DECODING_PIXELS,
+        "MAX_IMPORT_BYTES": settings.MAX_IMPORT_BYTES,
         "MAX_IMAGES_PER_REQUEST": settings.MAX_IMAGES_PER_REQUEST,
     }
     unsure = settings.UNSURE_BELOW

@@ -11,7 +11,7 @@ import errno
 import http
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
@@ -24,9 +24,11 @@ from django.views import defaults
 from rest_framework import exceptions
 
 from captioner.errors import Refused
+from clipcap_site.bodies import API, most_bytes
+
+Answer = TypeVar("Answer", bound=HttpResponse)
 
 MEDIA_TYPE = "application/problem+json"
-API = "/api/"
 RETRY = 5  # seconds after which it is worth asking again where something is away or has too much to do
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -44,7 +46,7 @@ _SENTENCES = {
 def problem(status: int, code: str, detail: str, **extra: Any) -> JsonResponse:
     """A problem document."""
     body = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "code": code}
-    return JsonResponse({**body, "detail": detail, **extra}, status=status, content_type=MEDIA_TYPE)
+    return _measured(JsonResponse({**body, "detail": detail, **extra}, status=status, content_type=MEDIA_TYPE))
 
 
 def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
@@ -60,7 +62,7 @@ def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
     if isinstance(error, PermissionDenied):
         return problem(403, *_SENTENCES[403])
     if isinstance(error, RequestDataTooBig):
-        return _too_big(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+        return _told(_too_big(settings.DATA_UPLOAD_MAX_MEMORY_SIZE))
     if isinstance(error, TooManyFilesSent):
         most = settings.DATA_UPLOAD_MAX_NUMBER_FILES
         return problem(422, "too_many_images", f"a request can bring at most {most} files; send several requests")
@@ -95,8 +97,11 @@ def outage(error: BaseException | None) -> Refused | None:
 def server_error(request: HttpRequest) -> HttpResponse:
     """Django's `handler500`: the answer to an exception that nothing has caught, which Django logs."""
     refused = outage(sys.exception())
-    if refused is None:
-        return defaults.server_error(request)
+    return tell(request, refused) if refused else defaults.server_error(request)
+
+
+def tell(request: HttpRequest, refused: Refused) -> HttpResponse:
+    """The answer, in the shape that the caller reads, to a request of which nothing more is to be read or asked."""
     if request.path_info.startswith(API):
         return _told(refused)
     answer: HttpResponse
@@ -104,11 +109,17 @@ def server_error(request: HttpRequest) -> HttpResponse:
         answer = JsonResponse({"detail": refused.detail}, status=refused.status)
     else:  # without the request: who is signed in would be asked of the database
         answer = HttpResponse(render_to_string("unavailable.html", {"error": refused}), status=refused.status)
-    return _with_wait(answer, refused)
+    return _with_wait(_measured(answer), refused)
 
 
 def _told(refused: Refused) -> HttpResponse:
     return _with_wait(problem(refused.status, refused.code, refused.detail, **refused.extra), refused)
+
+
+def _measured(answer: Answer) -> Answer:
+    """With its length, without which a connection ends: the middleware that tells it is further in."""
+    answer["Content-Length"] = str(len(answer.content))
+    return answer
 
 
 def _with_wait(answer: HttpResponse, refused: Refused) -> HttpResponse:
@@ -118,16 +129,16 @@ def _with_wait(answer: HttpResponse, refused: Refused) -> HttpResponse:
 
 
 class Problems:
-    """Middleware, the outermost: below /api/, no answer with an error leaves in another shape."""
+    """Middleware, the outermost: bodies that are too large are refused, and errors below /api/ leave in one shape."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if refusal := _refusal(request):
+            return tell(request, refusal)
         if not request.path_info.startswith(API):
             return self.get_response(request)
-        if refusal := _refusal(request):
-            return refusal
         answer = self.get_response(request)
         if answer.status_code < 400 or answer.get("Content-Type") == MEDIA_TYPE:
             return answer
@@ -136,24 +147,28 @@ class Problems:
         return problem(status, code, sentence.format(path=request.path, method=request.method))
 
 
-def _refusal(request: HttpRequest) -> JsonResponse | None:
+def _refusal(request: HttpRequest) -> Refused | None:
     """What is refused before anything of the body is read."""
-    if request.method not in _SAFE and not request.path_info.endswith("/"):
-        return problem(404, "not_found", f"there is nothing at {request.path}; try {request.path}/")
-    # Django reads as much of a body as its length says: of one in chunks, nothing.
+    if refused := outage(request.META.get("clipcap.body_error")):
+        return refused
+    api = request.path_info.startswith(API)
+    if api and request.method not in _SAFE and not request.path_info.endswith("/"):
+        return Refused("not_found", f"there is nothing at {request.path}; try {request.path}/", status=404)
+    # Our own server takes bodies in chunks and tells their length; of others' Django would read nothing.
     if "HTTP_TRANSFER_ENCODING" in request.META and not request.META.get("CONTENT_LENGTH"):
-        return problem(411, "length_required", "a body in chunks cannot be read; send it with its Content-Length")
+        detail = "a body in chunks cannot be read; send it with its Content-Length"
+        return Refused("length_required", detail, status=411)
     try:
         size = int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:
-        return problem(400, "malformed", "the Content-Length must be a whole number")
-    files = request.content_type == "multipart/form-data"
-    most = settings.MAX_REQUEST_BYTES if files else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        return Refused("malformed", "the Content-Length must be a whole number")
+    most = most_bytes(request.path_info, request.META.get("CONTENT_TYPE", ""))
     return _too_big(most) if size > most else None
 
 
-def _too_big(most: int) -> JsonResponse:
-    return problem(413, "request_too_large", f"a request can have at most {most:,} bytes; send several smaller ones")
+def _too_big(most: int) -> Refused:
+    detail = f"a request to this address can have at most {most:,} bytes; send several smaller ones"
+    return Refused("request_too_large", detail, status=413)
 
 
 def _code(error: exceptions.APIException) -> str:

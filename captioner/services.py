@@ -240,6 +240,7 @@ def request_captions(
     if webhook_url:
         webhooks.check_url(webhook_url)
         webhook_secret = webhooks.check_secret(webhook_secret)
+    uploads.check_pixels(image.data for image in images if isinstance(image, Upload))
     # Pictures are decoded before the transaction, which on SQLite keeps all other writers waiting.
     stored = [(_stored(image, place), tidy_name(getattr(image, "name", ""))) for place, image in enumerate(images)]
     try:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import logging
 import uuid
+from collections.abc import Iterable
 from math import ceil
 from typing import Any
 
@@ -15,9 +16,10 @@ from django.conf import settings
 from django.core.files.base import ContentFile
 from PIL import Image as Pillow
 
+from captioner.admission import admitted
 from captioner.errors import Refused
 from captioner.models import Image
-from clipcap.image import ImageError, open_image
+from clipcap.image import ImageError, open_image, pixels_to_decode
 
 log = logging.getLogger(__name__)
 
@@ -42,21 +44,39 @@ def check_size(size: int) -> None:
         )
 
 
+def check_pixels(pictures: Iterable[bytes]) -> None:
+    """Refuse pictures of one request that would keep a thread decoding for too long, before any is decoded.
+
+    Raises:
+        Refused: they have too many pixels.
+    """
+    total = sum(pixels_to_decode(data, min_side=SIDE) or 0 for data in pictures)
+    if total > settings.MAX_REQUEST_PIXELS:
+        raise Refused(
+            "too_many_pixels",
+            f"the pictures have {total:,} pixels to decode, and a request can have at most "
+            f"{settings.MAX_REQUEST_PIXELS:,}; send several requests, or smaller pictures",
+            status=413,
+        )
+
+
 def store(data: bytes, **fields: Any) -> Image:
     """The stored picture of these bytes: the one that is there already, or a new one.
 
     Its files are written before its row, so no row ever names a file that is not there, whole.
 
     Raises:
-        Refused: the bytes are no picture within the limits, or the disk is full.
+        Refused: the bytes are no picture within the limits, the disk is full, or too many pictures are being decoded.
     """
     check_size(len(data))
     digest = hashlib.sha256(data).hexdigest()
     known = Image.objects.filter(sha256=digest).first()
     if known and all(file.storage.exists(str(file.name)) for file in (known.file, known.thumbnail)):
         return known
+    pixels = pixels_to_decode(data, min_side=SIDE)
     try:
-        picture = open_image(data, min_side=SIDE, max_pixels=settings.MAX_UPLOAD_PIXELS)
+        with admitted(settings.MAX_UPLOAD_PIXELS if pixels is None else pixels):
+            picture = open_image(data, min_side=SIDE, max_pixels=settings.MAX_UPLOAD_PIXELS)
     except ImageError as error:
         raise Refused(f"image_{error.code}", str(error), status=_STATUS.get(error.code, 422)) from error
     width, height = picture.size

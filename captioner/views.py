@@ -34,7 +34,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from knox.models import AuthToken
 from knox.settings import knox_settings
 
-from captioner import services
+from captioner import services, uploads
 from captioner.access import SearchesThrottle, WritesThrottle
 from captioner.errors import Refused
 from captioner.filters import cursor_of, place_after
@@ -91,6 +91,7 @@ def upload(request: HttpRequest, viewer: Viewer) -> HttpResponseBase:
         return _upload_one(request, viewer, files, styles, into)
     if not files:
         raise Refused("no_image", "choose at least one photo", status=422)
+    uploads.check_pixels(_data(file) for file in files)
     refused = 0
     for file in files:
         try:
@@ -345,11 +346,17 @@ def _caption_file(
 ) -> str:
     """Queue captions of one file; returns the SHA-256 by which its image is found."""
     _throttle(request)
-    # A file over the limit is refused by its length; there is no need to read all of it into memory for that.
-    data = file.read(settings.MAX_UPLOAD_BYTES + 1)
+    data = _data(file)
     photo = services.Upload(data, file.name or "")
     services.request_captions(viewer=viewer, images=[photo], styles=styles, options=OPTIONS, into=into)
     return hashlib.sha256(data).hexdigest()
+
+
+def _data(file: UploadedFile[bytes]) -> bytes:
+    """What a file holds; one over the limit is refused by its length, and for that need not be read to its end."""
+    file.seek(0)
+    data: bytes = file.read(settings.MAX_UPLOAD_BYTES + 1)
+    return data
 
 
 def _throttle(request: HttpRequest) -> None:

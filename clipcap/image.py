@@ -144,6 +144,25 @@ def open_image(source: ImageSource, *, min_side: int, max_pixels: int = MAX_PIXE
         raise _explain(head, error) from error
 
 
+def pixels_to_decode(source: ImageSource, *, min_side: int) -> int | None:
+    """How many pixels `open_image` will hold at a time; None where only trying tells.
+
+    They are those of the picture, but that JPEGs are decoded at a reduced size, unless they are progressive: of such
+    the whole is kept until its last scan.
+    """
+    if isinstance(source, Image.Image):
+        return source.width * source.height
+    try:
+        with warnings.catch_warnings(), _open_file(source) as file:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(file, formats=_FORMATS) as image:
+                if not image.info.get("progressive"):
+                    image.draft("RGB", (min_side, min_side))
+                return image.width * image.height
+    except Exception:  # as in `open_image`
+        return None
+
+
 def _open_file(source: bytes | str | os.PathLike[str]) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)

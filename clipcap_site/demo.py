@@ -93,14 +93,9 @@ def run(home: Path, host: str, port: int) -> None:
         _environment(home, names)
         password = _set_up(home)
         web = [*PYTHON, "-m", "gunicorn", "clipcap_site.wsgi", "--bind", f"fd://{listener.fileno()}"]
-        web += ["--worker-class", "gthread", "--threads", str(settings.WEB_THREADS), "--graceful-timeout", "10"]
+        web += ["--graceful-timeout", "10", "--log-level", "warning"]  # the rest is in gunicorn.conf.py
         children = [
-            Child(
-                "web",
-                [*web, "--log-level", "warning", "--no-control-socket"],
-                logs / "web.log",
-                pass_fds=[listener.fileno()],
-            ),
+            Child("web", web, logs / "web.log", pass_fds=[listener.fileno()]),
             Child("caption worker", [*MANAGE, "worker", "captions"], logs / "captions.log"),
             Child("training worker", [*MANAGE, "worker", "training"], logs / "training.log"),
         ]

@@ -220,8 +220,19 @@ LEASE = timedelta(seconds=env.float("CLIPCAP_LEASE_SECONDS", 30))  # how long th
 KEEP_RESULTS = timedelta(days=env.int("CLIPCAP_KEEP_DAYS", 0))  # 0 keeps them for good
 MAX_UPLOAD_BYTES = env.int("CLIPCAP_MAX_UPLOAD_BYTES", 20_000_000)
 MAX_UPLOAD_PIXELS = env.int("CLIPCAP_MAX_UPLOAD_PIXELS", 50_000_000)
+MAX_REQUEST_PIXELS = env.int("CLIPCAP_MAX_REQUEST_PIXELS", 300_000_000)  # of all pictures of one call
+DECODING_PIXELS = env.int("CLIPCAP_DECODING_PIXELS", 50_000_000)  # at a time, in one web process
 MAX_IMAGES_PER_REQUEST = env.int("CLIPCAP_MAX_IMAGES_PER_REQUEST", 50)
+MAX_IMPORT_BYTES = env.int("CLIPCAP_MAX_IMPORT_BYTES", 4_000_000_000)  # of a file of examples, or of a mapper
 MAX_REQUEST_BYTES = env.int("CLIPCAP_MAX_REQUEST_BYTES", 100_000_000)  # of all files of one call; they lie in memory
+MAX_FORM_BYTES = 1_000_000  # of a form that takes no files
+# Pages that take files, by name: photos, which lie in memory, or what is read piece by piece.
+LONG_BODIES = {
+    "upload": MAX_REQUEST_BYTES,
+    "admin:captioner_mapperversion_compare": MAX_REQUEST_BYTES,
+    "admin:captioner_mapperversion_import": MAX_IMPORT_BYTES,
+    "admin:captioner_style_import": MAX_IMPORT_BYTES,
+}
 WEB_THREADS = env.int("CLIPCAP_WEB_THREADS", 16)  # of the web process; half of them may wait for captions
 WEBHOOKS_TO_PRIVATE_NETWORKS = env.bool("CLIPCAP_WEBHOOKS_TO_PRIVATE_NETWORKS", False)
 # Base64 in JSON is a third longer than the file.
@@ -296,5 +307,8 @@ LOGGING = {
     "formatters": {"lines": {"()": "clipcap_site.logs.JsonLines"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
-    "loggers": {name: {"level": env.str("CLIPCAP_LOG_LEVEL", "INFO")} for name in ("captioner", "celery.worker")},
+    "loggers": {
+        "waitress.queue": {"level": "ERROR"},  # each request that waits for a thread
+    }
+    | {name: {"level": env.str("CLIPCAP_LOG_LEVEL", "INFO")} for name in ("captioner", "celery.worker")},
 }
