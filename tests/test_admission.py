@@ -93,7 +93,7 @@ def test_no_more_than_half_of_the_threads_wait(settings: Any) -> None:
 
 
 def test_a_picture_that_fails_leaves_its_place(client: Client, styles: dict[str, Style]) -> None:
-    assert client.post("/api/captions/", {"image": upload(picture(64)[:200])}).status_code == 422
+    assert client.post("/api/captions/", {"image": upload(picture(64)[:80])}).status_code == 422
     assert client.post("/api/captions/", {"image": upload(b"no picture")}).status_code == 415
     assert admission._in_flight == 0
 
