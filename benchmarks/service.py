@@ -31,6 +31,7 @@ ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT / "examples" / "coco_cc"
 MODELS = ROOT / "models" / "base"
 BATCH = 32
+MANAGE = [sys.executable, "-P", str(ROOT / "manage.py")]
 STYLES = 3
 PATIENCE = 600.0  # seconds for everything to end
 
@@ -42,12 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 if a caption was lost, doubled or did not end.
     """
     options = _parser().parse_args(arguments)
-    photos = list(_photos(-(-options.captions // STYLES)))
+    photos = list(photos_of(-(-options.captions // STYLES)))
     print(
         f"{options.captions} captions, {options.clients} clients, {options.workers} worker(s) of one thread", flush=True
     )
     before = _directly(photos[: options.direct])
-    with tempfile.TemporaryDirectory(prefix="clipcap-bench-") as home, _service(Path(home), options.workers) as address:
+    with tempfile.TemporaryDirectory(prefix="clipcap-bench-") as home, service(Path(home), options.workers) as address:
         idle = _idle(address, photos[0], options.single)
         ended = _load(address, photos, options.clients, options.captions)
         memory = _memory(address)
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _photos(count: int) -> Iterator[bytes]:
+def photos_of(count: int) -> Iterator[bytes]:
     """So many different files: the example photos, a little brighter or darker each time round."""
     paths = sorted(PHOTOS.glob("*.jpg"))
     for number in range(count):
@@ -117,11 +118,32 @@ def _directly(photos: list[bytes]) -> float:
 
 
 @contextmanager
-def _service(home: Path, workers: int) -> Iterator[str]:
-    """The service's address, when its workers are ready."""
+def service(home: Path, workers: int, **more: str) -> Iterator[str]:
+    """The service's address, when its workers are ready; `more` are further variables of its environment."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = {
+    environment = environment_of(home) | more
+    for command in (["migrate", "-v0"], ["install_styles"], ["collectstatic", "--noinput", "-v0"]):
+        subprocess.run([*MANAGE, *command], env=environment, check=True, stdout=subprocess.DEVNULL)
+    web = ["-m", "gunicorn", "clipcap_site.wsgi", "--bind", f"127.0.0.1:{port}"]
+    processes = [subprocess.Popen([sys.executable, "-P", *web, "--log-level", "warning"], env=environment, cwd=ROOT)]
+    for number in range(workers):
+        command = [*MANAGE, "worker", "captions", "--name", f"bench-{number}"]
+        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _until(lambda: sum(_metrics(address, "clipcap_workers{")) >= workers)
+        yield address
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(60)
+
+
+def environment_of(home: Path) -> dict[str, str]:
+    """The variables of a service that lives in `home`."""
+    return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
@@ -136,23 +158,6 @@ def _service(home: Path, workers: int) -> Iterator[str]:
         "CLIPCAP_LOG_LEVEL": "WARNING",
         "DJANGO_SETTINGS_MODULE": "clipcap_site.settings",
     }
-    manage = [sys.executable, "-P", str(ROOT / "manage.py")]
-    for command in (["migrate", "-v0"], ["install_styles"], ["collectstatic", "--noinput", "-v0"]):
-        subprocess.run([*manage, *command], env=environment, check=True, stdout=subprocess.DEVNULL)
-    web = ["-m", "gunicorn", "clipcap_site.wsgi", "--bind", f"127.0.0.1:{port}"]
-    processes = [subprocess.Popen([sys.executable, "-P", *web, "--log-level", "warning"], env=environment, cwd=ROOT)]
-    for number in range(workers):
-        command = [*manage, "worker", "captions", "--name", f"bench-{number}"]
-        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _until(lambda: sum(_metrics(address, "clipcap_workers{")) >= workers)
-        yield address
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(60)
 
 
 def _until(condition: Any) -> None:

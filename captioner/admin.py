@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from django import forms
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
@@ -166,8 +166,8 @@ class CaptionAdmin(BigTable, ReadOnly):
 
     @admin.action(description="Cancel", permissions=["change"])
     def cancel_chosen(self, request: HttpRequest, queryset: QuerySet[Caption]) -> None:
-        viewer = Viewer(request.user)
-        each(request, queryset, lambda caption: services.cancel_caption(viewer, caption.pk), "captions are canceled")
+        count = services.cancel_captions(Viewer(request.user), queryset)
+        messages.success(request, f"{count:,} captions are canceled; what was finished stays.")
 
     def get_urls(self) -> list[URLPattern]:
         """With a caption's buttons."""

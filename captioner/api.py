@@ -28,12 +28,13 @@ from rest_framework.viewsets import GenericViewSet
 from captioner import health, services
 from captioner.access import SearchesThrottle
 from captioner.errors import Refused
-from captioner.filters import CaptionFilter, FoundPages, Pages
+from captioner.filters import CaptionFilter, FoundPages, Pages, refuse_unknown
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery
 from captioner.schema import SwaggerView
 from captioner.serializers import (
     OPTIONS,
     AnswerSerializer,
+    CanceledSerializer,
     CaptionSerializer,
     CorrectionSerializer,
     DeliverySerializer,
@@ -214,6 +215,21 @@ class CaptionViewSet(Api):
 
     @extend_schema(
         request=None,
+        responses={200: CanceledSerializer},
+        operation_id="captions_cancel_all",
+        parameters=[_SEARCH],
+        filters=True,
+    )
+    @action(detail=False, methods=["post"], url_path="cancel")
+    def cancel_all(self, request: Request) -> Response:
+        """Cancel all of your own queued and running captions, or those of them that pass the filters of the list."""
+        refuse_unknown(request, self.query_parameters)
+        search = request.query_params.get("search", "")
+        captions = self.filter_queryset(services.search_captions(self.viewer, text=search, mine=True))
+        return Response({"canceled": services.cancel_captions(self.viewer, captions)})
+
+    @extend_schema(
+        request=None,
         operation_id="captions_retry",
         responses={202: CaptionSerializer, 409: PROBLEM},
         parameters=[_header("Retry-After", int, "seconds until it is worth asking", 202)],
@@ -257,6 +273,13 @@ class RequestViewSet(Api):
         services.look_after(captions)
         finished = all(caption.finished for caption in captions)
         return Response(self.get_serializer(made).data, headers={} if finished else RETRY_AFTER)
+
+    @extend_schema(request=None, responses={200: CanceledSerializer}, operation_id="requests_cancel")
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: UUID) -> Response:
+        """Cancel all queued and running captions of a request."""
+        captions = Caption.objects.filter(request=services.get_request(self.viewer, pk))
+        return Response({"canceled": services.cancel_captions(self.viewer, captions)})
 
     @extend_schema(responses=DeliverySerializer(many=True), filters=False)
     @action(detail=True, pagination_class=None)

@@ -1,6 +1,6 @@
 """What lists can be narrowed down by, and how they are cut into pages."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from typing import Any, get_args
 from uuid import UUID
@@ -55,6 +55,17 @@ class CaptionFilter(filters.FilterSet):
         return captions.filter(Caption.doubtful() if value == "true" else ~Caption.doubtful())
 
 
+def refuse_unknown(request: Request, known: Set[str]) -> None:
+    """Refuse a query with other parameters than these: a misspelt filter would otherwise stand for all rows.
+
+    Raises:
+        ValidationError: it has one.
+    """
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise ValidationError({unknown[0]: f"there is no such parameter; there are {', '.join(sorted(known))}"})
+
+
 class Pages(CursorPagination):
     """Pages by cursor, which stay right while rows are added; the newest first unless `ordering` says otherwise. Rows
     of one moment have the order of their model.
@@ -77,10 +88,8 @@ class Pages(CursorPagination):
 
     def refuse_unknown(self, request: Request, view: Any) -> None:
         """Raises ValidationError where the query has a parameter that there is not."""
-        known = {self.cursor_query_param, self.page_size_query_param, "ordering", *view.query_parameters}
-        unknown = [name for name in request.query_params if name not in known]
-        if unknown:
-            raise ValidationError({unknown[0]: f"there is no such parameter; there are {', '.join(sorted(known))}"})
+        own = {self.cursor_query_param, self.page_size_query_param, "ordering"}
+        refuse_unknown(request, own | view.query_parameters)
 
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         parameters: list[dict[str, Any]] = super().get_schema_operation_parameters(view)

@@ -55,12 +55,14 @@ J = TypeVar("J", bound="Job")
 class JobQuerySet(models.QuerySet[J]):
     """Verbs on many rows."""
 
+    order: tuple[str, ...] = ("rank_at", "pk")  # in which rows are claimed
+
     def unfinished(self) -> Self:
         return self.filter(status__in=UNFINISHED)
 
     def ready(self, now: datetime) -> Self:
         """Rows that a worker may claim, the most pressing first."""
-        return self.filter(status=Status.QUEUED, deadline_at__gt=now).order_by("rank_at", "pk")
+        return self.filter(status=Status.QUEUED, deadline_at__gt=now).order_by(*self.order)
 
     def lost(self, now: datetime) -> Self:
         """Running rows whose worker has not renewed its lease.
@@ -99,7 +101,7 @@ class JobQuerySet(models.QuerySet[J]):
                 lease_expires_at=now + settings.LEASE,
                 started_at=now,
             )
-        return list(self.filter(lease_token=token).order_by("rank_at", "pk")) if chosen else []
+        return list(self.filter(lease_token=token).order_by(*self.order)) if chosen else []
 
     def held(self, token: uuid.UUID) -> Self:
         """What is left of a claim: rows that nobody has canceled, deleted, finished or reaped since."""
@@ -237,8 +239,8 @@ class Job(models.Model):
         """Put a claimed row back into the queue for a later time; returns as `succeed` does."""
         return self._record(**{**_QUEUED_AGAIN, "attempts": 0, "rank_at": until, **changes})
 
-    def retry(self, deadline_at: datetime) -> bool:
-        """Queue a failed or canceled row again, as if new.
+    def retry(self, deadline_at: datetime, **changes: Any) -> bool:
+        """Queue a failed or canceled row again, as if new but for `changes`.
 
         Returns:
             Whether it was failed or canceled.
@@ -254,6 +256,7 @@ class Job(models.Model):
                 error_code="",
                 error_detail="",
                 **_QUEUED_AGAIN,
+                **changes,
             )
             == 1
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import uuid
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 from captioner.jobs import UNFINISHED, Job, JobQuerySet, Status, clock
 from clipcap.options import is_unsure
@@ -55,9 +57,25 @@ class Viewer:
     cannot be guessed, and changed so if no browser's visitor asked for it: that is how an anonymous program works.
     """
 
-    def __init__(self, user: AbstractBaseUser | AnonymousUser | None = None, visitor: str = "") -> None:
+    def __init__(
+        self, user: AbstractBaseUser | AnonymousUser | None = None, visitor: str = "", address: str = ""
+    ) -> None:
         self.user: Any = user if user is not None and user.is_authenticated else None
         self.visitor = "" if self.user else visitor
+        self.address = "" if self.user else address
+
+    @property
+    def flow(self) -> str:
+        """Among whose captions theirs take their turns: the user's own, or those of the address, since a browser can
+        become a new visitor at any time. Of the address no more is kept than tells it from others."""
+        if self.user:
+            return f"user:{self.user.pk}"
+        try:
+            address = ipaddress.ip_address(self.address)
+        except ValueError:
+            return ""  # commands
+        network = ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False)
+        return f"address:{salted_hmac('captioner.flow', str(network)).hexdigest()[:32]}"
 
     def listed(self) -> Q:
         """Captions and requests shown in the viewer's lists."""
@@ -268,6 +286,10 @@ class CaptionRequest(models.Model):
         return next((status for status in order if status in statuses), Status.SUCCEEDED)
 
 
+class CaptionQuerySet(JobQuerySet["Caption"]):
+    order = ("turn", "rank_at", "pk")
+
+
 class Caption(Job):
     """A caption asked for, and its result."""
 
@@ -278,6 +300,13 @@ class Caption(Job):
     # The request's, once more: lists of a million captions are filtered and ordered by one index.
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+")
     visitor = models.CharField(max_length=40, blank=True)
+    flow = models.CharField(
+        max_length=50, blank=True, db_default="", editable=False, help_text="among whose captions it takes its turn"
+    )
+    bulk = models.BooleanField(default=False, db_default=False, editable=False, help_text="lets others pass")
+    turn = models.BigIntegerField(
+        default=0, db_default=0, editable=False, help_text="the lower, the sooner it is claimed; see captioner.turns"
+    )
     name = models.CharField(max_length=255, blank=True, help_text="the file's, as it was uploaded")
     # The order in which a request's captions were asked for; unknown of those from before it was kept.
     index = models.PositiveSmallIntegerField(null=True, help_text="which image of its request: files, ids, base64")
@@ -294,12 +323,15 @@ class Caption(Job):
     encode_ms = models.FloatField(null=True, help_text="0 where the embedding was there already")
     decode_ms = models.FloatField(null=True, help_text="of the whole batch that it was in")
 
-    objects = JobQuerySet.as_manager()
+    objects = CaptionQuerySet.as_manager()
 
     class Meta(Job.Meta):
         ordering = ("-created_at", "index", "place", "-id")
         indexes = [
             *Job.Meta.indexes,
+            # Not of the queued ones alone: SQLite would rather sort what another index of the status gives it.
+            models.Index(fields=["status", "turn", "rank_at", "id"], name="caption_turns"),
+            models.Index(fields=["flow", "bulk", "turn"], condition=Q(status="queued"), name="caption_flows"),
             models.Index(fields=["-created_at", "-id"], name="caption_newest"),
             models.Index(fields=["owner", "-created_at", "-id"], name="caption_of_owner"),
             models.Index(fields=["visitor", "-created_at", "-id"], name="caption_of_visitor"),

@@ -168,6 +168,10 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
         return CorrectionSerializer(caption.correction).data if caption.correction else None
 
 
+class CanceledSerializer(serializers.Serializer[Any]):
+    canceled = serializers.IntegerField(help_text="how many captions were; what was finished stays")
+
+
 class WebhookSerializer(serializers.ModelSerializer[WebhookDelivery]):
     url = serializers.CharField(read_only=True)
 
@@ -411,7 +415,9 @@ class NewCaptionsSerializer(Strict):
         required=False,
         help_text="a caption less likely to be right succeeds without text, and `withheld` says why",
     )
-    bulk = serializers.BooleanField(required=False, default=False, help_text="lets interactive requests pass")
+    bulk = serializers.BooleanField(
+        required=False, default=False, help_text="lets your other captions and those of others pass"
+    )
     deadline_seconds = serializers.IntegerField(
         min_value=1, max_value=LONGEST_DEADLINE, required=False, help_text="what is still queued by then fails"
     )

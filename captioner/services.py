@@ -32,12 +32,13 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Exists, Max, OuterRef, Prefetch, ProtectedError, Q, QuerySet
 from django.utils import timezone
 
-from captioner import meaning, uploads, webhooks
+from captioner import meaning, turns, uploads, webhooks
 from captioner.bells import ring
 from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status, clock
 from captioner.models import (
     Caption,
+    CaptionQuerySet,
     CaptionRequest,
     Correction,
     Draft,
@@ -59,7 +60,6 @@ from clipcap.options import DecodingOptions
 
 log = logging.getLogger(__name__)
 
-BULK_PATIENCE = timedelta(seconds=60)  # how long bulk work lets younger interactive work pass
 IDEMPOTENCY = timedelta(hours=24)
 MAX_CAPTIONS_PER_REQUEST = 500
 MOST_COMPARED = {"versions": 6, "photos": 24}
@@ -210,7 +210,7 @@ def request_captions(
         styles: slugs; `all`; none for the default style.
         options: fields of `DecodingOptions`.
         min_confidence: of a caption less likely to be right than that, 0 to 1, no words are kept.
-        bulk: lets interactive requests pass, for `BULK_PATIENCE` at most.
+        bulk: lets others pass, `turns.BULK_COST` captions for each.
         deadline: from now; what is still queued then fails.
         into: the id of the request to add to, which is made if there is none. A picture that the request has in a
             style already is not queued again: an upload whose answer was lost can simply be repeated.
@@ -264,7 +264,7 @@ def request_captions(
             following = count(max(known.values(), default=-1) + 1)
             indices = [known[image.pk] if image.pk in known else next(following) for image, _ in stored]
             ends = now + (deadline or settings.DEADLINE)
-            Caption.objects.bulk_create(
+            queued = [
                 Caption(
                     request=request,
                     image=image,
@@ -275,14 +275,19 @@ def request_captions(
                     options=decoding,
                     min_confidence=min_confidence,
                     created_at=now,
-                    rank_at=now + BULK_PATIENCE if bulk else now,
+                    rank_at=now,
                     deadline_at=ends,
+                    flow=viewer.flow,
+                    bulk=bulk,
                     **owner,
                 )
                 for index, (image, name) in zip(indices, stored, strict=True)
                 for place, style in enumerate(chosen)
                 if (image.pk, style.pk) not in there
-            )
+            ]
+            for caption, turn in zip(queued, turns.take(viewer.flow, len(queued), bulk=bulk), strict=True):
+                caption.turn = turn
+            Caption.objects.bulk_create(queued)
             if webhook_url:
                 WebhookDelivery.objects.create(
                     request=request,
@@ -518,19 +523,31 @@ def cancel_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
     return get_caption(viewer, pk)
 
 
+def cancel_captions(viewer: Viewer, captions: QuerySet[Caption]) -> int:
+    """Cancel those of the captions that are unfinished and that the viewer may change: in one step, however many they
+    are.
+
+    Returns:
+        How many that were.
+    """
+    return CaptionQuerySet(Caption).filter(viewer.changeable(), pk__in=captions.order_by().values("pk")).cancel()
+
+
 def retry_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
     """Queue a failed or canceled caption again.
 
     Raises:
-        Refused: not there, or neither failed nor canceled.
+        Refused: not there, neither failed nor canceled, or too much is queued.
     """
     caption = get_caption(viewer, pk, to_change=True)
-    if not caption.retry(clock("default") + settings.DEADLINE):
-        raise Refused(
-            "not_failed",
-            f"only a failed or canceled caption can be tried again; this one is {caption.status}",
-            status=409,
-        )
+    with transaction.atomic():
+        (turn,) = turns.take(caption.flow, 1, bulk=caption.bulk)
+        if not caption.retry(clock("default") + settings.DEADLINE, turn=turn):
+            raise Refused(
+                "not_failed",
+                f"only a failed or canceled caption can be tried again; this one is {caption.status}",
+                status=409,
+            )
     ring()
     return get_caption(viewer, pk)
 

@@ -3,6 +3,7 @@
 import secrets
 
 from django.http import HttpRequest
+from rest_framework.throttling import BaseThrottle
 
 from captioner.models import Viewer
 
@@ -15,4 +16,5 @@ def viewer_of(request: HttpRequest, *, create: bool = False) -> Viewer:
     """
     if not request.user.is_authenticated and create and "visitor" not in request.session:
         request.session["visitor"] = secrets.token_urlsafe(24)
-    return Viewer(request.user, request.session.get("visitor", ""))
+    address = BaseThrottle().get_ident(request)  # as throttles know it
+    return Viewer(request.user, request.session.get("visitor", ""), address or "")

@@ -218,6 +218,7 @@ JAVA_METRICS = env.bool("CLIPCAP_JAVA_METRICS", True)  # METEOR and SPICE after 
 DEADLINE = timedelta(seconds=env.int("CLIPCAP_DEADLINE_SECONDS", 3600))
 LEASE = timedelta(seconds=env.float("CLIPCAP_LEASE_SECONDS", 30))  # how long the work of a lost worker waits
 KEEP_RESULTS = timedelta(days=env.int("CLIPCAP_KEEP_DAYS", 0))  # 0 keeps them for good
+MAX_QUEUED = env.int("CLIPCAP_MAX_QUEUED", 10_000)  # captions of one user, or one anonymous address
 MAX_UPLOAD_BYTES = env.int("CLIPCAP_MAX_UPLOAD_BYTES", 20_000_000)
 MAX_UPLOAD_PIXELS = env.int("CLIPCAP_MAX_UPLOAD_PIXELS", 50_000_000)
 MAX_REQUEST_PIXELS = env.int("CLIPCAP_MAX_REQUEST_PIXELS", 300_000_000)  # of all pictures of one call

@@ -176,7 +176,13 @@ def test_the_captions_belong_to_the_user_named_and_let_others_pass(
 ) -> None:
     call_command("caption_folder", folder, "--user", "ada", "--out", tmp_path / "out.jsonl", stderr=io.StringIO())
     assert Caption.objects.filter(owner=viewer.user).count() == 3
-    assert all(caption.rank_at > caption.created_at for caption in Caption.objects.all())
+    assert all(caption.bulk for caption in Caption.objects.all())
+
+
+def test_a_full_queue_is_waited_for(working: None, folder: Path, tmp_path: Path, settings: Any) -> None:
+    settings.MAX_QUEUED = 1
+    call_command("caption_folder", folder, "--out", tmp_path / "out.jsonl", stderr=io.StringIO())
+    assert [caption.status for caption in Caption.objects.all()] == ["succeeded"] * 3
 
 
 @pytest.mark.parametrize(

@@ -87,15 +87,6 @@ def test_rows_are_claimed_in_the_order_of_their_ranks(table: None) -> None:
     assert Caption.objects.claim("w", 2) == []
 
 
-def test_bulk_work_waits_for_interactive_work_but_not_for_ever(table: None, clock: Clock) -> None:
-    bulk = queue(rank=60)
-    interactive = [queue()]
-    assert Caption.objects.claim("w", 1) == interactive
-    clock.passes(61)
-    queue()
-    assert Caption.objects.claim("w", 1) == [bulk], "it has let others pass for long enough"
-
-
 def test_a_claim_says_who_holds_it_and_until_when(table: None, clock: Clock) -> None:
     queue()
     (row,) = Caption.objects.claim("w", 1)

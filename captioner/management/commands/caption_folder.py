@@ -6,6 +6,7 @@ from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -92,32 +93,39 @@ class Work:
         Raises:
             CommandError: the service cannot go on.
         """
-        left = iter(todo.items())
+        left: Iterator[tuple[str, list[str]]] = iter(todo.items())
         try:
             with tqdm(total=len(todo), unit="photo") as self.bar:
                 while True:
                     while len(self.waiting) < AHEAD and (item := next(left, None)):
-                        self._ask(*item)
-                    if not self.waiting:
-                        return self.failed
+                        if not self._ask(*item):
+                            left = chain([item], left)
+                            break
+                    else:
+                        if not self.waiting:
+                            return self.failed
                     if not self._collect():
                         self._wait()
         except KeyboardInterrupt:
             Caption.objects.filter(request__in=self.waiting).cancel()
             raise CommandError("stopped; with --out, the same command goes on from here") from None
 
-    def _ask(self, name: str, styles: list[str]) -> None:
+    def _ask(self, name: str, styles: list[str]) -> bool:
+        """Queue a photo, or tell why not; False where too much is queued already."""
         try:
             upload = services.Upload((self.folder / name).read_bytes(), name)
             request = services.request_captions(viewer=self.viewer, images=[upload], styles=styles, **self.wishes)
         except OSError as error:
             self._tell(name, [_failure(name, "unreadable_file", error.strerror or str(error))])
         except Refused as error:
+            if error.code == "too_many_queued":
+                return False
             if error.status >= 500:  # the service's fault, not the photo's
                 raise CommandError(f"{error.detail}; with --out, the same command goes on from here") from error
             self._tell(name, [_failure(name, error.code, error.detail)])
         else:
             self.waiting[request.pk] = name
+        return True
 
     def _collect(self) -> bool:
         """Write the lines of all photos that are finished, and tell whether there were any."""
