@@ -30,6 +30,7 @@ from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status
 from captioner.models import (
     Caption,
+    DeliveryAttempt,
     Draft,
     DraftRequest,
     Image,
@@ -38,6 +39,7 @@ from captioner.models import (
     Style,
     Viewer,
     WebhookDelivery,
+    WebhookHost,
     Worker,
 )
 from captioner.plots import heat_map, score_bars
@@ -455,13 +457,48 @@ class WorkerAdmin(ReadOnly):
         return since(worker.seen_at)
 
 
+class AttemptInline(admin.TabularInline):  # type: ignore[type-arg]  # generic for type checkers only
+    """Each try to deliver a message."""
+
+    model = DeliveryAttempt
+    fields = readonly_fields = ("at", "status", "error", "ms")
+    extra = 0
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """What happened is not written by hand."""
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whoever may see the message may."""
+        return True
+
+
 @admin.register(WebhookDelivery)
 class WebhookDeliveryAdmin(BigTable, ReadOnly):
     """Messages to clients, with what became of each try."""
 
-    list_display = ("url", "status", "attempts", "error_detail", "created_at")
+    list_display = ("url", "status", "failed_tries", "error_detail", "created_at")
     list_filter = ("status",)
-    exclude = ("secret",)
+    exclude = ("secret", "previous_secret")
+    readonly_fields = ("request", "url")
+    inlines = (AttemptInline,)
+    actions = ("send_again",)
+
+    def has_send_permission(self, request: HttpRequest) -> bool:
+        """Nobody writes a message by hand; the permission to change is that to send it again."""
+        return bool(request.user.has_perm("captioner.change_webhookdelivery"))
+
+    @admin.action(description="Send again", permissions=["send"])
+    def send_again(self, request: HttpRequest, queryset: QuerySet[WebhookDelivery]) -> None:
+        messages.success(request, f"{services.redeliver_all(queryset):,} webhooks are sent again.")
+
+
+@admin.register(WebhookHost)
+class WebhookHostAdmin(ReadOnly):
+    """Hosts that gave no answer lately, and until when they are left alone."""
+
+    list_display = ("host", "failures", "open_until", "error")
 
 
 def as_uuid(text: str) -> uuid.UUID:

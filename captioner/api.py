@@ -43,6 +43,7 @@ from captioner.serializers import (
     NewCaptionsFormSerializer,
     NewCaptionsSerializer,
     NewCorrectionSerializer,
+    RedeliverySerializer,
     RequestSerializer,
     SimilarImageSerializer,
     StyleSerializer,
@@ -176,6 +177,7 @@ class CaptionViewSet(Api):
             deadline=timedelta(seconds=data["deadline_seconds"]) if "deadline_seconds" in data else None,
             webhook_url=data.get("webhook_url", ""),
             webhook_secret=data.get("webhook_secret", ""),
+            webhook_previous_secret=data.get("webhook_previous_secret", ""),
             once=_once(request, viewer, data),
             render=render,
         )
@@ -287,6 +289,21 @@ class RequestViewSet(Api):
         """What became of the request's webhook: one entry where it has one, with all tries."""
         rows = WebhookDelivery.objects.filter(request=services.get_request(self.viewer, pk))
         return Response(DeliverySerializer(rows, many=True).data)
+
+    @extend_schema(
+        request=RedeliverySerializer,
+        responses={202: DeliverySerializer, 409: PROBLEM},
+        filters=False,
+        operation_id="requests_redeliver",
+    )
+    @deliveries.mapping.post
+    def redeliver(self, request: Request, pk: UUID) -> Response:
+        """Send the request's webhook again, whether it arrived or not; with other secrets, if they are given."""
+        taken = RedeliverySerializer(data=request.data)
+        taken.is_valid(raise_exception=True)
+        return Response(
+            DeliverySerializer(services.redeliver(self.viewer, pk, **taken.validated_data)).data, status=202
+        )
 
 
 class StyleViewSet(Api):

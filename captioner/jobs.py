@@ -101,7 +101,9 @@ class JobQuerySet(models.QuerySet[J]):
                 lease_expires_at=now + settings.LEASE,
                 started_at=now,
             )
-        return list(self.filter(lease_token=token).order_by(*self.order)) if chosen else []
+        # By the token alone: what the rows were chosen by may have changed with the claim, as their attempts have.
+        claimed = self.model._base_manager.using(self.db).filter(lease_token=token)
+        return list(claimed.order_by(*self.order)) if chosen else []
 
     def held(self, token: uuid.UUID) -> Self:
         """What is left of a claim: rows that nobody has canceled, deleted, finished or reaped since."""
@@ -153,16 +155,19 @@ class Claim:
     queue: JobQuerySet[Any]
     token: uuid.UUID
     longest: timedelta
+    outer: Claim | None = None  # what is held too, and waits for this
     since: float = field(default_factory=time.monotonic)
 
     def renew(self) -> None:
         """Extend the lease, unless the work takes longer than it sanely can."""
         if time.monotonic() - self.since < self.longest.total_seconds():
             self.queue.all().renew(self.token)
+        if self.outer:
+            self.outer.renew()
 
     def hand_back(self) -> int:
         """Return what is not finished to the queue."""
-        return self.queue.all().hand_back(self.token)
+        return self.queue.all().hand_back(self.token) + (self.outer.hand_back() if self.outer else 0)
 
 
 class Job(models.Model):

@@ -206,7 +206,7 @@ class TrySerializer(serializers.Serializer[Any]):
     at = serializers.DateTimeField()
     status = serializers.IntegerField(allow_null=True, help_text="of the answer")
     error = serializers.CharField(allow_blank=True)
-    ms = serializers.IntegerField()
+    ms = serializers.IntegerField(allow_null=True, help_text="null without a result")
 
 
 class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
@@ -214,7 +214,7 @@ class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
 
     url = serializers.CharField(read_only=True)
     next_try_at = serializers.SerializerMethodField()
-    log = TrySerializer(many=True, read_only=True)
+    log = TrySerializer(many=True, read_only=True, source="every_try")
 
     class Meta:
         model = WebhookDelivery
@@ -426,9 +426,15 @@ class NewCaptionsSerializer(Strict):
         max_length=100, required=False, help_text="`whsec_` and 24 to 64 bytes in base64; made up if left out"
     )
 
+    webhook_previous_secret = serializers.CharField(
+        max_length=100, required=False, help_text="signs it too, while your server changes to another `webhook_secret`"
+    )
+
     def validate(self, data: dict[str, Any]) -> dict[str, Any]:
-        if "webhook_secret" in data and "webhook_url" not in data:
-            raise serializers.ValidationError({"webhook_secret": "it means nothing without webhook_url"})
+        needs = {"webhook_secret": "webhook_url", "webhook_previous_secret": "webhook_secret"}
+        for field, other in needs.items():
+            if field in data and other not in data:
+                raise serializers.ValidationError({field: f"it means nothing without {other}"})
         return data
 
 
@@ -441,6 +447,11 @@ class NewCaptionsFormSerializer(NewCaptionsSerializer):
         allow_empty=False,
         help_text="picture files; their names come back with the captions",
     )
+
+
+class RedeliverySerializer(Strict):
+    secret = serializers.CharField(max_length=100, required=False, help_text="signs it from now on")
+    previous_secret = serializers.CharField(max_length=100, required=False, help_text="signs it too, beside `secret`")
 
 
 class NewCorrectionSerializer(Strict):

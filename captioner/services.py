@@ -41,6 +41,7 @@ from captioner.models import (
     CaptionQuerySet,
     CaptionRequest,
     Correction,
+    DeliveryQuerySet,
     Draft,
     DraftRequest,
     Embedding,
@@ -200,6 +201,7 @@ def request_captions(
     deadline: timedelta | None = None,
     webhook_url: str = "",
     webhook_secret: str = "",
+    webhook_previous_secret: str = "",
     into: uuid.UUID | None = None,
     once: Once | None = None,
     render: Callable[[CaptionRequest], dict[str, Any]] | None = None,
@@ -212,6 +214,7 @@ def request_captions(
         min_confidence: of a caption less likely to be right than that, 0 to 1, no words are kept.
         bulk: lets others pass, `turns.BULK_COST` captions for each.
         deadline: from now; what is still queued then fails.
+        webhook_previous_secret: signs the webhook too, beside the new one, while its receiver changes secrets.
         into: the id of the request to add to, which is made if there is none. A picture that the request has in a
             style already is not queued again: an upload whose answer was lost can simply be repeated.
         once: makes a repetition of the call return the first one's request.
@@ -240,6 +243,8 @@ def request_captions(
     if webhook_url:
         webhooks.check_url(webhook_url)
         webhook_secret = webhooks.check_secret(webhook_secret)
+        if webhook_previous_secret:
+            webhooks.check_secret(webhook_previous_secret)
     uploads.check_pixels(image.data for image in images if isinstance(image, Upload))
     # Pictures are decoded before the transaction, which on SQLite keeps all other writers waiting.
     stored = [(_stored(image, place), tidy_name(getattr(image, "name", ""))) for place, image in enumerate(images)]
@@ -292,7 +297,9 @@ def request_captions(
                 WebhookDelivery.objects.create(
                     request=request,
                     url=webhook_url,
+                    host=webhooks.host_of(webhook_url),
                     secret=webhook_secret,
+                    previous_secret=webhook_previous_secret,
                     created_at=now,
                     rank_at=now,
                     deadline_at=ends + webhooks.PATIENCE,
@@ -564,6 +571,43 @@ def delete_caption(viewer: Viewer, pk: uuid.UUID) -> None:
         if not CaptionRequest.objects.filter(pk=caption.request_id, captions__isnull=False).exists():
             CaptionRequest.objects.filter(pk=caption.request_id).delete()
         _delete_images(Image.objects.filter(pk=caption.image_id))
+
+
+def redeliver(viewer: Viewer, pk: uuid.UUID, *, secret: str = "", previous_secret: str = "") -> WebhookDelivery:
+    """Send a request's webhook again, now and with all tries before it, whether it arrived, was given up or waits.
+
+    Args:
+        secret: signs it from now on; the one it had, if empty.
+        previous_secret: signs it too; of no meaning without `secret`.
+
+    Raises:
+        Refused: no such request, it has no webhook or one that is being sent at this moment, or a bad secret.
+    """
+    delivery = WebhookDelivery.objects.filter(request__in=CaptionRequest.objects.filter(viewer.changeable()))
+    delivery = delivery.filter(request=pk)
+    if not delivery.exists():
+        raise _not_found("webhook of a request", pk)
+    changes = {}
+    if secret:
+        changes["secret"] = webhooks.check_secret(secret)
+        changes["previous_secret"] = webhooks.check_secret(previous_secret) if previous_secret else ""
+    if not redeliver_all(delivery, **changes):
+        raise Refused("being_sent", "the webhook is being sent at this very moment; look at its attempts", status=409)
+    return delivery.get()
+
+
+def redeliver_all(deliveries: QuerySet[WebhookDelivery], **changes: str) -> int:
+    """Send webhooks again, as `redeliver` does, but for those that are being sent at this moment.
+
+    Returns:
+        How many that are.
+    """
+    now = clock("default")
+    return (
+        DeliveryQuerySet(WebhookDelivery)
+        .filter(pk__in=deliveries.order_by().values("pk"))
+        .send_again(now, now + webhooks.PATIENCE, **changes)
+    )
 
 
 def correct_caption(viewer: Viewer, pk: uuid.UUID, text: str) -> Correction:

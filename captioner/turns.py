@@ -14,7 +14,7 @@ from django.db.models import QuerySet
 
 from captioner.errors import Refused
 from captioner.jobs import Status, clock
-from captioner.models import Caption, CaptionQuerySet
+from captioner.models import Caption
 
 BULK_COST = 16  # turns that a bulk caption takes: so many captions of others and of its own flow pass each
 ROOM_AFTER = 30  # seconds after which there may be room in a full queue; a batch of captions takes less
@@ -44,16 +44,16 @@ def take(flow: str, count: int, *, bulk: bool) -> range:
     cost = _cost(bulk)
     # Bulk stands behind all that its flow has queued, everything else behind what is not bulk.
     lasts = [_highest(own[kind]) for kind in {False, bulk}]
-    start = max(_now(queued), *lasts)
+    start = max(current(), *lasts)
     return range(start + cost, start + cost * count + 1, cost)
 
 
-def _now(queued: CaptionQuerySet) -> int:
+def current() -> int:
     """The turn that is being worked at; while nothing is, the one before the next."""
     running = _highest(Caption.objects.filter(status=Status.RUNNING))
     if running:
         return running
-    following = queued.ready(clock("default")).only("turn", "bulk").first()
+    following = Caption.objects.ready(clock("default")).only("turn", "bulk").first()
     return max(0, following.turn - _cost(following.bulk)) if following else 0
 
 

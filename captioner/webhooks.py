@@ -1,8 +1,9 @@
 """Webhooks: the message to a client that its request is finished, signed as Standard Webhooks 1.0 says.
 
 An address a client names is a way to make this server talk to its own network. So only http and https to public
-addresses are allowed, unless a setting says otherwise; the name is resolved once, every address it has is checked,
-and the connection goes to the very address that was. Redirects are not followed: they count as a failed delivery.
+addresses (networks.py) are allowed, unless a setting says otherwise; the name is resolved once, every address it has is
+checked, and the connection goes to the very address that was. Redirects are not followed: they count as a failed
+delivery.
 """
 
 import base64
@@ -11,10 +12,12 @@ import hashlib
 import hmac
 import http.client
 import ipaddress
+import random
 import re
 import secrets
 import socket
 import ssl
+import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -24,18 +27,43 @@ from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
 
 from captioner.errors import Refused
+from captioner.networks import is_public
 from clipcap import strict_json
 
-PAUSES = tuple(timedelta(seconds=s) for s in (5, 30, 120, 600, 3600, 6 * 3600))  # before each further try
-PATIENCE = sum(PAUSES, timedelta(hours=1))
-TIMEOUT = 10.0  # seconds for a whole delivery, once the name is resolved; well within a lease
+HOUR = 3600
+# Before each further try, three days in all: a receiver may be away over a weekend.
+PAUSES = tuple(
+    timedelta(seconds=s)
+    for s in (5, 30, 120, 600, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR)
+)
+JITTER = 0.2  # of a pause, at most, is added to it, so that what failed together is not tried again together
+PATIENCE = (1 + JITTER) * sum(PAUSES, timedelta()) + timedelta(days=1)
+TIMEOUT = 10.0  # seconds for a whole delivery, from the look-up of the name on; well within a lease
 _PORTS = {"http": 80, "https": 443}
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # the last four bytes are an IPv4 address
-_UNICAST = ipaddress.ip_network("2000::/3")  # all public IPv6 addresses
 
 
 class DeliveryError(Exception):
-    """A delivery that did not arrive; the message is kept in its log, for the client to read."""
+    """A delivery that did not arrive; the message is kept with the attempt, for the client to read.
+
+    `answered` tells whether there was any answer: a host that answers is alive, whatever it says.
+    """
+
+    def __init__(self, message: str, *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
+
+
+def jittered(pause: timedelta) -> timedelta:
+    """A little more than the pause, by chance."""
+    return pause * random.uniform(1, 1 + JITTER)
+
+
+def host_of(url: str) -> str:
+    """The host an address names, as one name for all ways to write it; empty where it cannot be understood."""
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
 def check_url(url: str) -> None:
@@ -91,14 +119,17 @@ def check_secret(secret: str) -> str:
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    """The `webhook-signature` header: HMAC-SHA256 over id, timestamp and body."""
+    """A signature of the `webhook-signature` header: HMAC-SHA256 over id, timestamp and body."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     digest = hmac.digest(key, b".".join((message_id.encode(), str(timestamp).encode(), body)), hashlib.sha256)
     return "v1," + base64.b64encode(digest).decode()
 
 
-def deliver(url: str, secret: str, message_id: str, payload: dict[str, Any]) -> int:
+def deliver(url: str, secret: str, message_id: str, payload: dict[str, Any], previous_secret: str = "") -> int:
     """Post a payload, once.
+
+    Args:
+        previous_secret: signs it too, where the receiver is changing from that to the other.
 
     Returns:
         The status of the answer, 2xx.
@@ -109,13 +140,14 @@ def deliver(url: str, secret: str, message_id: str, payload: dict[str, Any]) -> 
     parts = urlsplit(url)
     body = strict_json.dumps(payload, cls=DjangoJSONEncoder, separators=(",", ":"), ensure_ascii=False).encode()
     timestamp = int(time.time())
+    live = [key for key in (secret, previous_secret) if key]
     headers = {
         "host": parts.netloc,
         "content-type": "application/json",
         "user-agent": "clipcap-webhooks/1",
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(secret, message_id, timestamp, body),
+        "webhook-signature": " ".join(sign(key, message_id, timestamp, body) for key in live),
         "connection": "close",
     }
     try:
@@ -126,7 +158,7 @@ def deliver(url: str, secret: str, message_id: str, payload: dict[str, Any]) -> 
         raise DeliveryError(f"{type(error).__name__}: {error}"[:300]) from error
     if not 200 <= status < 300:
         hint = "; redirects are not followed" if 300 <= status < 400 else ""
-        raise DeliveryError(f"the answer was {status}{hint}")
+        raise DeliveryError(f"the answer was {status}{hint}", answered=True)
     return status
 
 
@@ -137,12 +169,12 @@ def _post(parts: SplitResult, body: bytes, headers: dict[str, str]) -> int:
     busy by an answer that drips.
     """
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
-    address = _resolve(host, port)
     ends = time.monotonic() + TIMEOUT
 
     def left() -> float:
         return max(0.001, ends - time.monotonic())
 
+    address = _resolve(host, port, left())
     connection = http.client.HTTPConnection(host, port)
     connection.sock = socket.create_connection((address, port), timeout=left())
     try:
@@ -167,12 +199,27 @@ def _post(parts: SplitResult, body: bytes, headers: dict[str, str]) -> int:
     return int(status[1])
 
 
-def _resolve(host: str, port: int) -> str:
-    """One address of `host`, all of which are allowed."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise DeliveryError(f"{host} cannot be resolved ({error})") from error
+def _resolve(host: str, port: int, seconds: float) -> str:
+    """One address of `host`, all of which are allowed.
+
+    The system's resolver has no timeout of ours, so it works in a thread of its own, which ends by itself some time.
+    """
+    found: list[Any] = []
+    failure: list[Exception] = []
+
+    def look_up() -> None:
+        try:
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=look_up, name=f"look up {host}", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise DeliveryError(f"{host} could not be resolved within {TIMEOUT:.0f} seconds")
+    if failure:
+        raise DeliveryError(f"{host} cannot be resolved ({failure[0]})") from failure[0]
     addresses = [str(entry[4][0]).split("%")[0] for entry in found]
     if not addresses or not all(_allowed(ipaddress.ip_address(address)) for address in addresses):
         raise DeliveryError(f"{host} leads into a private network, which is not allowed")
@@ -180,17 +227,7 @@ def _resolve(host: str, port: int) -> str:
 
 
 def _allowed(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if settings.WEBHOOKS_TO_PRIVATE_NETWORKS:
-        return True
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if inner is None and address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return _allowed(inner)
-        if address not in _UNICAST:
-            return False
-    return address.is_global and not address.is_multicast
+    return bool(settings.WEBHOOKS_TO_PRIVATE_NETWORKS) or is_public(address)
 
 
 def _refused(why: str) -> Refused:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from django.db import transaction
 from django.db.models import Exists, Max, OuterRef
 from torch import Tensor
 
-from captioner.courier import deliver_next
+from captioner import courier, turns
 from captioner.jobs import Claim, JobQuerySet, clock
 from captioner.models import (
     Caption,
@@ -41,6 +42,7 @@ from captioner.models import (
 )
 from captioner.services import list_rewritings
 from captioner.shift import FAULTY_DATA, Shift, insist
+from captioner.tasks import BELL
 from clipcap.captioner import Caption as Written
 from clipcap.captioner import Captioner
 from clipcap.encoder import Encoder
@@ -56,10 +58,11 @@ log = logging.getLogger(__name__)
 LONGEST_BATCH = timedelta(minutes=5)  # a batch that takes longer hangs: its lease is let go
 MAPPERS_KEPT = 64
 DRAFTS_FIRST = 5  # one turn in so many begins with the drafts: captions pass them, but not for ever
-COURIERS = 3  # so that an address which is slow to answer keeps no others waiting
+COURIERS = 4  # so that an address which is slow to answer keeps no others waiting
 WORDS_KEPT = 3  # of each prefix vector of a draft
-AHEAD = 8  # images embedded at a time while idle; a caption that comes meanwhile waits for them
+AHEAD = 8  # images embedded at a time while idle
 SEARCHES = 64  # texts embedded at a time
+PASSING = {"captions": 8, "times": 16}  # that pass a batch at most: so many at a time, and so often
 # A text tower knows captions, and a bare word is none: with an article, photos of 25 everyday things were found with a
 # mean average precision of 0.62 in place of 0.24 (models/base), and whole captions found their photos as before. CLIP's
 # authors embed names in several phrases too (Radford et al., 2021, section 3.1.4).
@@ -85,6 +88,9 @@ class Engine:
         self.holding: Claim | None = None
         self._mappers: OrderedDict[int, Mapper] = OrderedDict()  # by version
         self._turn = 0
+        self._flows: frozenset[str] | None = None  # of the batch that others may pass; None while nobody may
+        self._passed = 0
+        captioner.between = self._let_pass
         self._embedded_until = datetime.min.replace(tzinfo=UTC)
         self._unreadable: set[uuid.UUID] = set()
 
@@ -118,7 +124,7 @@ class Engine:
             return searches
         rows = self._claim()
         if rows:
-            with self._hold(rows):
+            with self._hold(rows), self._letting_pass(rows):
                 self._process(rows)
         return searches + len(rows)
 
@@ -158,13 +164,45 @@ class Engine:
         """Let the keeper renew the lease on what was claimed, until the block ends."""
         held, token = _queue(rows), rows[0].lease_token
         assert token is not None
-        self.holding = Claim(held, token, LONGEST_BATCH)
+        outer, self.holding = self.holding, Claim(held, token, LONGEST_BATCH, self.holding)
         try:
             yield
         finally:
-            self.holding = None
+            self.holding = outer
             # Nothing is left to hand back, unless something unforeseen went wrong: then another attempt is due.
             held.held(token).update(lease_expires_at=clock("default"))
+
+    @contextmanager
+    def _letting_pass(self, rows: Sequence[Row]) -> Iterator[None]:
+        """Let captions of others pass until the block ends."""
+        self._flows, self._passed = frozenset(row.flow for row in rows if isinstance(row, Caption)), 0
+        try:
+            yield
+        finally:
+            self._flows = None
+
+    def _let_pass(self) -> None:
+        """Between two steps of a batch, if the bell has rung meanwhile: look up what people search for, and write the
+        captions of those who have nothing in the batch and whose turn it is. They would wait for all of it otherwise.
+        """
+        flows = self._flows
+        if flows is None or self._passed == PASSING["times"] or not BELL.is_set():
+            return
+        self._flows = None  # nobody passes those who pass
+        BELL.clear()
+        try:
+            self.embed_texts()
+            others = Caption.objects.filter(bulk=False, attempts=0, turn__lte=turns.current() + 1)
+            if not Queue.is_paused("captions") and (
+                rows := others.exclude(flow__in=flows).claim(self.name, PASSING["captions"])
+            ):
+                self._passed += 1
+                with self._hold(rows):
+                    self._process(rows)
+        except Exception:  # the batch at hand is not to blame; what was claimed comes back by itself
+            log.exception("a batch could not be passed")
+        finally:
+            self._flows = flows
 
     def _claim(self) -> Sequence[Row]:
         self._turn += 1
@@ -194,7 +232,8 @@ class Engine:
         if not images:
             self._embedded_until = now - timedelta(minutes=10)  # clocks of other machines may differ a little
             return 0
-        _, _, failures = self.embeddings(images)
+        with self._letting_pass([]):
+            _, _, failures = self.embeddings(images)
         self._unreadable |= failures.keys()
         return len(images)
 
@@ -239,6 +278,7 @@ class Engine:
         for image in images:
             if image.pk in vectors:
                 continue
+            self._let_pass()
             try:
                 with image.file.open("rb") as file:
                     pixels[image.pk] = encoder.preprocess(file.read())
@@ -250,8 +290,9 @@ class Engine:
 
         def encode(keys: list[uuid.UUID]) -> None:
             # On a CPU bigger batches are no faster, and the activations of 32 photos alone take half a gigabyte.
-            together = 8 if encoder.device.type == "cpu" else len(keys)
+            together = 1 if encoder.device.type == "cpu" else len(keys)
             for first in range(0, len(keys), together):
+                self._let_pass()
                 part = keys[first : first + together]
                 made = encoder.encode_pixels(torch.stack([pixels[k] for k in part]))
                 vectors.update(zip(part, made, strict=True))
@@ -466,7 +507,9 @@ def start(name: str) -> Shift:
         engine = Engine.load(name)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
-    chores: dict[str, Callable[[], object]] = {f"courier {n}": deliver_next for n in range(1, COURIERS + 1)}
+    chores: dict[str, Callable[[], object]] = {f"courier {n}": courier.deliver_next for n in range(2, COURIERS + 1)}
+    chores["courier 1"] = partial(courier.deliver_next, steady=True)
+    chores["leases of couriers"] = courier.renew
     chores["rewritings"] = list_rewritings
     shift = Shift(engine, "captions", chores, (Caption, Draft, TextEmbedding, WebhookDelivery))
     shift.start()

@@ -4,7 +4,7 @@ Legend: B images, E size of a CLIP embedding, K prefix length, D size of a token
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,8 @@ class Captioner:
     """The frozen models of an installation; mappers come with each call.
 
     `reranker` chooses captions and knows their confidence. One that was fitted with other models is left out with a
-    warning, because captions are essential and it is not.
+    warning, because captions are essential and it is not. `between` is called again and again while a batch is decoded:
+    what cannot wait for its end is done there.
     """
 
     def __init__(self, encoder: Encoder, language_model: LanguageModel, reranker: Reranker | None = None) -> None:
@@ -54,6 +55,7 @@ class Captioner:
         if misfit:
             log.warning("captions are taken from the beam as they come, and have no confidence: %s", misfit)
         self.reranker = None if misfit else reranker
+        self.between: Callable[[], object] = lambda: None
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto") -> "Captioner":
@@ -122,7 +124,7 @@ class Captioner:
         lm = self.language_model
         if not self.reranks(options):
             prefixes, stops = self._prefixes(embeddings, mappers)
-            answers = decode(lm, prefixes, options, stops)
+            answers = decode(lm, prefixes, options, stops, self.between)
             return [[Caption(lm.decode(h.tokens), h.log_probability) for h in hypotheses] for hypotheses in answers]
         assert self.reranker
         rows = self.candidates(embeddings, mappers, self.reranker.ways_for(options))
@@ -149,7 +151,7 @@ class Captioner:
         found = []
         for first in range(0, len(prefixes), size):
             part = slice(first, first + size)
-            answers = decode_together(self.language_model, prefixes[part], ways, stops[part])
+            answers = decode_together(self.language_model, prefixes[part], ways, stops[part], self.between)
             found += [self._different(hypotheses, stop) for hypotheses, stop in zip(answers, stops[part], strict=True)]
         return found
 

@@ -15,7 +15,7 @@ import clipcap.torchvision_schemas  # noqa: F401 (before transformers is importe
 
 # isort: split
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
@@ -37,7 +37,11 @@ class Hypothesis:
 
 
 def decode(
-    lm: LanguageModel, prefixes: Sequence[Tensor], options: DecodingOptions, stop_ids: Sequence[int]
+    lm: LanguageModel,
+    prefixes: Sequence[Tensor],
+    options: DecodingOptions,
+    stop_ids: Sequence[int],
+    between: Callable[[], object] = lambda: None,
 ) -> list[list[Hypothesis]]:
     """Captions for a batch of prefixes over one LM.
 
@@ -46,6 +50,7 @@ def decode(
         prefixes: B prefixes, (K, D) each; K may differ from row to row.
         options: the same for every row.
         stop_ids: B tokens, each ending the captions of its row.
+        between: called between two tokens.
 
     Returns:
         `options.captions` hypotheses a row, best first.
@@ -53,12 +58,16 @@ def decode(
     Raises:
         ValueError: a prefix and `max_length` together do not fit into the LM, or more beams than it has tokens.
     """
-    return decode_together(lm, prefixes, [options], stop_ids)
+    return decode_together(lm, prefixes, [options], stop_ids, between)
 
 
 @torch.inference_mode()
 def decode_together(
-    lm: LanguageModel, prefixes: Sequence[Tensor], ways: Sequence[DecodingOptions], stop_ids: Sequence[int]
+    lm: LanguageModel,
+    prefixes: Sequence[Tensor],
+    ways: Sequence[DecodingOptions],
+    stop_ids: Sequence[int],
+    between: Callable[[], object] = lambda: None,
 ) -> list[list[Hypothesis]]:
     """What `decode` answers to each of `ways`, with as many passes of the LM as the longest of them needs.
 
@@ -86,6 +95,7 @@ def decode_together(
         searches.append(kind(way, stop_ids, generation.logits))
     starts = [0] * len(searches)  # each search's part of the LM's batch; before they part, each row is one hypothesis
     while any(len(search.tokens) for search in searches):
+        between()
         generation.advance(
             torch.cat([start + search.sources for start, search in zip(starts, searches, strict=True)]),
             torch.cat([search.tokens for search in searches]),

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 import torch
 from django.db import connection
+from django.utils import timezone
 from torch import Tensor
 
 from captioner import services, shift, uploads
 from captioner.jobs import MAX_ATTEMPTS, JobQuerySet, Status
 from captioner.models import Caption, CaptionRequest, Embedding, Image, MapperVersion, Style, Viewer, Worker
 from captioner.shift import Shift
+from captioner.tasks import BELL
 from captioner.worker import Engine, in_halves
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
@@ -35,10 +37,14 @@ def in_service(styles: dict[str, Style]) -> None:
     """Every test here has the three styles."""
 
 
-def ask(count: int = 1, *styles: str, options: dict[str, Any] = GREEDY, **more: Any) -> list[Caption]:
+def ask(
+    count: int = 1, *styles: str, options: dict[str, Any] = GREEDY, viewer: Viewer | None = None, **more: Any
+) -> list[Caption]:
     """Queue captions of `count` photos; all rows of the request."""
     photos = [services.Upload(path.read_bytes(), path.name) for path in PHOTOS[:count]]
-    request = services.request_captions(viewer=Viewer(), images=photos, styles=styles, options=options, **more)
+    request = services.request_captions(
+        viewer=viewer or Viewer(), images=photos, styles=styles, options=options, **more
+    )
     return list(Caption.objects.filter(request=request).select_related("image", "style"))
 
 
@@ -326,6 +332,55 @@ def test_bulk_work_lets_everything_else_pass(engine: Engine) -> None:
             assert statuses([expected]) == ["succeeded"]
     finally:
         engine.batch_size = size
+
+
+def test_a_caption_of_somebody_else_does_not_wait_for_the_end_of_a_batch(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two tokens it is written, and the batch goes on, its lease renewed all the while."""
+    batch = ask(3, "humorous")
+    others: list[Caption] = []
+    between = engine.captioner.between
+
+    def meanwhile() -> None:
+        if not others:
+            others.extend(ask(1, "factual", viewer=Viewer(address="192.0.2.1")))
+            others.extend(ask(1, "factual"))
+            BELL.set()
+        between()
+
+    monkeypatch.setattr(engine.captioner, "between", meanwhile)
+    assert engine.work() == 3
+    passed, own = again(others)
+    assert passed.finished_at
+    assert all(row.finished_at and row.finished_at > passed.finished_at for row in again(batch))
+    assert statuses(batch) == ["succeeded"] * 3
+    assert own.status == "queued", "who has captions in the batch does not pass it"
+    assert engine.holding is None
+
+
+def test_what_passes_a_batch_is_held_beside_it(engine: Engine, instead: Any) -> None:
+    """Both leases are renewed, and both are handed back at an orderly end."""
+    (batch,) = ask(1, "humorous")
+    others: list[Caption] = []
+    held: list[Caption] = []
+
+    def happening(size: int) -> None:
+        if not others:
+            others.extend(ask(1, "factual", viewer=Viewer(address="192.0.2.1")))
+            BELL.set()
+            engine.captioner.between()
+        else:
+            assert engine.holding
+            Caption.objects.filter(status="running").update(lease_expires_at=timezone.now())
+            engine.holding.renew()
+            held.extend(Caption.objects.filter(lease_expires_at__gt=timezone.now() + timedelta(seconds=5)))
+            assert engine.holding.hand_back() == 2
+
+    instead(happening)
+    engine.work()
+    assert len(held) == 2
+    assert statuses([batch, *others]) == ["queued"] * 2
 
 
 def test_what_nobody_begins_before_its_deadline_fails(engine: Engine) -> None:
