@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import fairness, large, search, service
+from benchmarks import fairness, large, posts, search, service, slow
 from benchmarks.comparisons import GROUPS, DisagreementError
 from benchmarks.measuring import compare, peak_memory
 from benchmarks.subjects import QUICK, WEIGHT_SETS, Sizes, Subject, subjects
@@ -138,5 +138,12 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 if __name__ == "__main__":
-    others = {"service": service.main, "fairness": fairness.main, "large": large.main, "search": search.main}
+    others = {
+        "service": service.main,
+        "posts": posts.main,
+        "slow": slow.main,
+        "fairness": fairness.main,
+        "large": large.main,
+        "search": search.main,
+    }
     sys.exit(others[sys.argv[1]](sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in others else main())

@@ -183,7 +183,7 @@ def _memory(address: str) -> float:
     return max(_metrics(address, "clipcap_worker_memory_megabytes"))
 
 
-def _post(pool: urllib3.PoolManager, address: str, photo: bytes, style: str, wait: int) -> Any:
+def post(pool: urllib3.PoolManager, address: str, photo: bytes, style: str, wait: int) -> Any:
     answer = pool.request(
         "POST",
         f"{address}/api/captions/",
@@ -198,7 +198,7 @@ def _post(pool: urllib3.PoolManager, address: str, photo: bytes, style: str, wai
 def _idle(address: str, photo: bytes, count: int) -> list[Any]:
     """Finished captions of single requests to a service that has nothing else to do."""
     pool = urllib3.PoolManager()
-    return [_post(pool, address, photo, "factual", 30)["captions"][0] for _ in range(count)]
+    return [post(pool, address, photo, "factual", 30)["captions"][0] for _ in range(count)]
 
 
 def _load(address: str, photos: list[bytes], clients: int, captions: int) -> dict[str, Any]:
@@ -218,9 +218,9 @@ def _load(address: str, photos: list[bytes], clients: int, captions: int) -> dic
                 photo = waiting.pop()
                 fewer = len(waiting) < extra
             styles = "factual" if fewer else "all"
-            made = _post(pool, address, photo, styles, 0)
+            made = post(pool, address, photo, styles, 0)
             if fewer:
-                second = _post(pool, address, photo, "humorous", 0)
+                second = post(pool, address, photo, "humorous", 0)
             with lock:
                 requests.append(made["url"])
                 if fewer:

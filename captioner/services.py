@@ -55,6 +55,7 @@ from captioner.models import (
     WebhookDelivery,
     Worker,
 )
+from captioner.writing import turn_to_write
 from captioner.vectors import BrokenIndex
 from clipcap.fingerprint import file_sha256
 from clipcap.options import DecodingOptions
@@ -249,7 +250,7 @@ def request_captions(
     # Pictures are decoded before the transaction, which on SQLite keeps all other writers waiting.
     stored = [(_stored(image, place), tidy_name(getattr(image, "name", ""))) for place, image in enumerate(images)]
     try:
-        with transaction.atomic():
+        with turn_to_write(), transaction.atomic():
             _lock_images({image.pk for image, _ in stored})
             now = clock("default")
             owner = {"owner": viewer.user, "visitor": viewer.visitor}
@@ -304,15 +305,16 @@ def request_captions(
                     rank_at=now,
                     deadline_at=ends + webhooks.PATIENCE,
                 )
-            if render:
+            if render and once:  # kept with the request, or neither is there
                 request.answer = render(request)
-                if once:
-                    request.save(update_fields=["answer"])
+                request.save(update_fields=["answer"])
             transaction.on_commit(ring)
     except IntegrityError:
         if once and (earlier := _earlier(once)):  # the same call, made twice at once
             return earlier
         raise
+    if render and not once:  # after the transaction: on SQLite no other request is written while it lasts
+        request.answer = render(request)
     return request
 
 
@@ -826,6 +828,7 @@ def compare_versions(
                 status=422,
                 field=what,
             )
+    uploads.check_pixels(image.data for image in images if isinstance(image, Upload))
     stored = {image.pk: image for image in (_stored(image, place) for place, image in enumerate(images))}
     now = clock("default")
     with transaction.atomic():

@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 from captioner.admission import admitted
 from captioner.errors import Refused
 from captioner.models import Image
+from captioner.writing import turn_to_write
 from clipcap.image import ImageError, open_image, pixels_to_decode
 
 log = logging.getLogger(__name__)
@@ -106,9 +107,10 @@ def store(data: bytes, **fields: Any) -> Image:
         Image.objects.filter(pk=known.pk).update(file=new.file.name, thumbnail=new.thumbnail.name)
         known.refresh_from_db()
         return known
-    image, created = Image.objects.get_or_create(
-        sha256=digest, defaults={field.name: getattr(new, field.name) for field in Image._meta.fields}
-    )
+    with turn_to_write():
+        image, created = Image.objects.get_or_create(
+            sha256=digest, defaults={field.name: getattr(new, field.name) for field in Image._meta.fields}
+        )
     if not created:  # somebody stored the same picture meanwhile
         remove_files(new)
     return image
