@@ -1,6 +1,6 @@
 """`./run bench`: one table of how ours compares with the original's algorithm.
 
-`./run bench service`, `./run bench large` and `./run bench search` are service.py, large.py and search.py.
+`./run bench NAME`, of service, posts, slow, fairness, large and search, is the module of that name.
 
 On a machine that others use too, seconds mean little; so the table has ratios only, each the median over pairs of
 measurements taken in turns in one process.

@@ -55,8 +55,8 @@ from captioner.models import (
     WebhookDelivery,
     Worker,
 )
-from captioner.writing import turn_to_write
 from captioner.vectors import BrokenIndex
+from captioner.writing import turn_to_write
 from clipcap.fingerprint import file_sha256
 from clipcap.options import DecodingOptions
 

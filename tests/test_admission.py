@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
 from django.test import Client
 from PIL import Image as Pillow
 
-from captioner import admission
+from captioner import admission, services, writing
 from captioner.admission import admitted
 from captioner.errors import Refused
-from captioner.models import CaptionRequest, Image, Style
+from captioner.models import CaptionRequest, Image, MapperVersion, Promotion, Style, Viewer
+from captioner.writing import turn_to_write
 from clipcap.image import pixels_to_decode
 from tests.servers import PATIENCE, wait_until
 
@@ -148,3 +150,36 @@ def test_memory_goes_back_to_the_system() -> None:
     )
     before, after = json.loads(done.stdout)
     assert after - before < 30_000_000, "a decoded picture of 16 megapixels takes 64 MB"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_answer_is_made_when_others_may_write_again(media: Path) -> None:
+    style = Style.objects.create(slug="plain", name="Plain")
+    version = MapperVersion.objects.create(style=style, number=1, sha256="0" * 64, origin=MapperVersion.Origin.SHIPPED)
+    Promotion.objects.create(style=style, version=version)
+    seen: list[bool] = []
+
+    def render(_: CaptionRequest) -> dict[str, Any]:
+        seen.append(connection.in_atomic_block or writing._turn.locked())
+        return {}
+
+    services.request_captions(viewer=Viewer(), images=[services.Upload(picture(64))], render=render)
+    assert seen == [False]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_threads_take_turns_to_write() -> None:
+    order: list[int] = []
+
+    def write() -> None:
+        with turn_to_write():
+            order.append(1)
+        connection.close()
+
+    with turn_to_write():
+        other = threading.Thread(target=write)
+        other.start()
+        assert order == []
+        order.append(0)
+    other.join(PATIENCE)
+    assert order == [0, 1]
