@@ -32,7 +32,7 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Exists, Max, OuterRef, Prefetch, ProtectedError, Q, QuerySet
 from django.utils import timezone
 
-from captioner import meaning, turns, uploads, webhooks
+from captioner import meaning, storage, turns, uploads, webhooks
 from captioner.bells import ring
 from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status, clock
@@ -695,7 +695,7 @@ def import_version(*, style: Style, file: File[bytes], name: str, person: Any = 
     Raises:
         Refused: it cannot be used, or not be looked at in time.
     """
-    with _room(), tempfile.TemporaryDirectory() as folder:
+    with _room(), tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
         suffix = ".pt" if name.lower().endswith(".pt") else ".safetensors"
         path = Path(folder) / f"mapper{suffix}"
         with path.open("wb") as copy:
@@ -803,7 +803,7 @@ def delete_version(version: MapperVersion) -> None:
             if version.captions.exists():
                 raise Refused("version_in_use", f"{version} wrote captions that are kept; it stays", status=409)
             version.delete()
-            transaction.on_commit(partial(version.file.delete, save=False))
+            storage.discard([str(version.file.name)])
     except (ProtectedError, IntegrityError) as error:
         raise Refused(
             "version_in_use",
@@ -959,7 +959,7 @@ def resume_queue(*, name: Queue.Name, person: Any = None) -> None:
 
 def prune(older_than: timedelta | None = None) -> dict[str, int]:
     """Delete finished requests older than this (the setting, if None), images that nothing refers to, expired keys, and
-    what people searched for more than a month ago.
+    what people searched for more than a month ago; and the files that could not be deleted with their rows.
 
     Returns:
         How many `requests` and `images` were deleted.
@@ -986,7 +986,18 @@ def prune(older_than: timedelta | None = None) -> dict[str, int]:
     while ids := list(unused.values_list("pk", flat=True)[:500]):
         with transaction.atomic():
             images += _delete_images(Image.objects.filter(pk__in=ids))
+    storage.finish_deletions()
     return {"requests": requests, "images": images}
+
+
+def check_storage(older_than: timedelta, *, sweep: bool = False) -> storage.Findings:
+    """Find rows without their file, and files without a row that are older than this; `sweep` deletes the latter.
+
+    Raises:
+        Refused: it might be an upload's file that is swept, or all files would be.
+        OSError: the storage cannot be read. Other storages than folders raise errors of their own.
+    """
+    return storage.check(older_than, sweep=sweep)
 
 
 def rebuild_index() -> int:
@@ -1153,8 +1164,7 @@ def _delete_images(images: QuerySet[Image]) -> int:
     locked = [image.pk for image in images.select_for_update().order_by("pk")]
     unused = list(Image.objects.filter(Image.unreferenced(), pk__in=locked))
     Image.objects.filter(pk__in=[image.pk for image in unused]).delete()
-    for image in unused:
-        transaction.on_commit(partial(uploads.remove_files, image))
+    storage.discard(str(file.name) for image in unused for file in (image.file, image.thumbnail))
     return len(unused)
 
 

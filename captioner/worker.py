@@ -420,7 +420,7 @@ class Engine:
         """
         mapper = None if fresh else self._mappers.get(version.pk)
         if mapper is None:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
                 path = Path(folder) / Path(version.file.name or "mapper").name
                 with version.file.storage.open(str(version.file.name), "rb") as source, path.open("wb") as copy:
                     while chunk := source.read(1 << 20):

@@ -22,7 +22,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Exists, Max, OuterRef, QuerySet
 from django.utils import timezone
 
-from captioner import bells
+from captioner import bells, storage
 from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status, clock
@@ -250,12 +250,12 @@ def prune(older_than: timedelta) -> dict[str, int]:
     ended = {"status__in": (Status.FAILED, Status.CANCELED), "finished_at__lt": clock("default") - older_than}
     uploads = 0
     for batch in Import.objects.filter(**ended).exclude(file=""):
-        name, storage = str(batch.file.name), batch.file.storage
+        name = str(batch.file.name)
         # Its row first, and only if nobody has resumed it meanwhile.
-        if Import.objects.filter(pk=batch.pk, **ended).update(file=""):
-            with suppress(OSError):
-                storage.delete(name)
-            uploads += 1
+        with transaction.atomic():
+            if Import.objects.filter(pk=batch.pk, **ended).update(file=""):
+                storage.discard([name])
+                uploads += 1
     folders = 0
     for run in TrainingRun.objects.filter(**ended).only("pk"):
         if run_folder(run).exists():

@@ -28,7 +28,7 @@ from django.conf import settings
 from django.db import DatabaseError, IntegrityError, transaction
 from django.db.models import Max, Q
 
-from captioner import uploads
+from captioner import storage, uploads
 from captioner.errors import Refused
 from captioner.models import Image
 from training.datasets.annotations import MAX_ROWS, find_annotations
@@ -123,10 +123,10 @@ class _Importer:
                     chunk, since = [], time.monotonic()
             self._commit(chunk)
         # The pictures are stored without their metadata; the file with it is not kept either.
-        name, storage = self.batch.file.name, self.batch.file.storage
-        if self.batch.succeed(file="") and name:
-            with suppress(OSError):
-                storage.delete(name)
+        name = str(self.batch.file.name or "")
+        with transaction.atomic():
+            if self.batch.succeed(file=""):
+                storage.discard([name])
 
     def _rows(self) -> Iterator[tuple[str, Row]]:
         """All rows, each with the file that it is from."""
@@ -172,7 +172,7 @@ class _Importer:
             try:
                 path = Path(file.path)
             except NotImplementedError:  # the storage is no folder here, and a zip has to be read from its end
-                copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="import-"))
+                copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="clipcap-import-"))
                 with file.open("rb") as stored:
                     for part in stored.chunks():
                         self._check()
