@@ -219,6 +219,20 @@ class ImportVersionForm(forms.Form):
         help_text="A mapper of this software (.safetensors) or a checkpoint of the authors' ClipCap code (.pt). It is "
         "checked before it is filed, which takes some seconds, and serves nobody until it is promoted."
     )
+    normalize = forms.TypedChoiceField(
+        label="Trained on embeddings",
+        choices=(
+            ("", "as the file says, or guess"),
+            ("yes", "divided by their norm"),
+            ("no", "as the encoder gives them"),
+        ),
+        coerce=lambda choice: choice == "yes",
+        empty_value=None,
+        required=False,
+        help_text="A file of the authors' code does not tell whether it was trained with --normalize_prefix. The guess "
+        "is yes for a Transformer and no for an MLP, as for the weights that the authors published. Where it is wrong, "
+        "nothing fails, but every caption is.",
+    )
 
 
 class PromoteForm(forms.Form):
@@ -333,13 +347,22 @@ class MapperVersionAdmin(ReadOnly):
         """File an uploaded mapper."""
         form = ImportVersionForm(request.POST or None, request.FILES or None, initial=request.GET.dict())
         if request.method == "POST" and form.is_valid():
-            style, file = form.cleaned_data["style"], form.cleaned_data["file"]
+            given = form.cleaned_data
+            file = given["file"]
             try:
-                version = services.import_version(style=style, file=file, name=file.name, person=request.user)
+                version = services.import_version(
+                    style=given["style"],
+                    file=file,
+                    name=file.name,
+                    person=request.user,
+                    normalize=given["normalize"],
+                )
             except Refused as error:
                 form.add_error("file", error.detail)
             else:
-                self.done(request, version, f"filed as {version}; it serves when it is promoted")
+                trained_on = version.config.get("trained_on")
+                how = f", a mapper that was trained on {trained_on}" if trained_on else ""
+                self.done(request, version, f"filed as {version}{how}; it serves when it is promoted")
                 return redirect("admin:captioner_mapperversion_change", version.pk)
         return self.page(request, "admin/form_page.html", "Import a version", form=form, button="Check and file")
 

@@ -8,6 +8,7 @@ import uuid
 from datetime import datetime, timedelta
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import Any, Self
 
 from django.conf import settings
@@ -19,6 +20,7 @@ from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 from captioner.jobs import UNFINISHED, Job, JobQuerySet, Status, clock
+from clipcap.fingerprint import file_sha256
 from clipcap.options import is_unsure
 
 EVERYBODY = "*"  # as a caption's visitor: an example that is shown to all
@@ -244,6 +246,21 @@ class MapperVersion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.style.slug} v{self.number}"
+
+    def copied_to(self, folder: Path) -> Path:
+        """A copy of its file, the same byte for byte.
+
+        Raises:
+            ValueError: the stored file is another than was filed.
+            OSError: the storage cannot give it, or the folder not take it.
+        """
+        path = folder / Path(self.file.name or "mapper").name
+        with self.file.storage.open(str(self.file.name), "rb") as source, path.open("wb") as copy:
+            while chunk := source.read(1 << 20):
+                copy.write(chunk)
+        if file_sha256(path) != self.sha256:
+            raise ValueError(f"the stored file of {self} is damaged: its SHA-256 is another")
+        return path
 
 
 class Promotion(models.Model):

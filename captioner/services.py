@@ -664,15 +664,7 @@ def stored_version(
     """
     from clipcap.checkpoint import load_mapper
 
-    checkpoint = load_mapper(path)
-    fields = {
-        "config": asdict(checkpoint.mapper.config),
-        "encoder": checkpoint.encoder or "",
-        "language_model": checkpoint.language_model or "",
-        "metrics": metrics or {},
-        "origin": origin,
-        "created_by": person,
-    }
+    fields = {**load_mapper(path).described(), "metrics": metrics or {}, "origin": origin, "created_by": person}
     with _stored_file(style, path, path.suffix, **fields) as version:
         yield version
 
@@ -686,45 +678,68 @@ def file_version(version: MapperVersion) -> None:
         version.save(force_insert=True)
 
 
-def import_version(*, style: Style, file: File[bytes], name: str, person: Any = None) -> MapperVersion:
+def import_version(
+    *, style: Style, file: File[bytes], name: str, person: Any = None, normalize: bool | None = None
+) -> MapperVersion:
     """File an uploaded mapper, in our format or the authors' `.pt`, as the next version of a style.
 
-    Whether it is one, and fits the models that workers load, is looked at by a process of its own: that loads torch,
-    and what a hostile file may do to it ends with it.
+    It is stored in our format, in which a file says how its mapper was trained.
+
+    Args:
+        normalize: whether it was trained on embeddings divided by their norm. Our format says so itself; of the
+            authors' it is guessed unless given, and the version's config tells which.
 
     Raises:
         Refused: it cannot be used, or not be looked at in time.
     """
     with _room(), tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
-        suffix = ".pt" if name.lower().endswith(".pt") else ".safetensors"
-        path = Path(folder) / f"mapper{suffix}"
+        path, ours = Path(folder) / "mapper", Path(folder) / "ours.safetensors"
         with path.open("wb") as copy:
             for chunk in file.chunks():
                 copy.write(chunk)
-        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "check_mapper", str(path)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CHECK, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise Refused(
-                "check_timed_out",
-                f"the file could not be checked within {LONGEST_CHECK} seconds; try again",
-                status=503,
-            ) from error
-        try:
-            found = json.loads(done.stdout)
-        except ValueError as error:
-            log.warning("a mapper could not be checked", extra={"rc": done.returncode, "said": done.stderr[-2000:]})
-            raise Refused(
-                "check_failed", "the file could not be checked; the web server's log has the details", status=500
-            ) from error
-        if "error" in found:
-            raise Refused(
-                "invalid_mapper", found["error"].replace(str(path), tidy_name(name)), status=422, field="file"
-            )
+        known = {True: ["--normalize"], False: ["--no-normalize"], None: []}[normalize]
+        found = check_mapper(path, tidy_name(name), *known, "--write", str(ours))
         origin = MapperVersion.Origin.IMPORTED
-        with _stored_file(style, path, suffix, origin=origin, created_by=person, **found) as version:
+        stored = ours if ours.exists() else path
+        with _stored_file(style, stored, ours.suffix, origin=origin, created_by=person, **found) as version:
             file_version(version)
         return version
+
+
+def check_mapper(path: Path, name: str, *options: str) -> dict[str, Any]:
+    """Whether a file is a mapper that fits the models which workers load, and writes a caption with them.
+
+    A process of its own looks at it: that loads torch, and what a hostile file may do to it ends with it.
+
+    Args:
+        name: what the file is to be called in what people are told.
+        options: of the command `check_mapper`.
+
+    Returns:
+        Fields of a version: `config`, `encoder` and `language_model`.
+
+    Raises:
+        Refused: it cannot be used, or not be looked at in time.
+    """
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "check_mapper", str(path), *options]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CHECK, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise Refused(
+            "check_timed_out",
+            f"the file could not be checked within {LONGEST_CHECK} seconds; try again",
+            status=503,
+        ) from error
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as error:
+        log.warning("a mapper could not be checked", extra={"rc": done.returncode, "said": done.stderr[-2000:]})
+        raise Refused(
+            "check_failed", "the file could not be checked; the web server's log has the details", status=500
+        ) from error
+    if "error" in found:
+        raise Refused("invalid_mapper", found["error"].replace(str(path), name), status=422, field="file")
+    return found
 
 
 @contextmanager
@@ -766,7 +781,7 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
 
     Raises:
         Refused: it is in service already, it or its file is gone, or it was judged worse, never served before, and
-            nobody says why it should.
+            nobody says why it should; or it came from elsewhere, never served before or not any more, and cannot write.
     """
     judged_worse = version.metrics.get("verdict") == "worse"
     if judged_worse and not reason.strip() and not version.promotions.exists():
@@ -778,6 +793,9 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
         )
     if not version.file.storage.exists(str(version.file.name)):
         raise Refused("file_missing", f"the file of {version} is not in the storage; it cannot serve", status=409)
+    imported = version.origin == MapperVersion.Origin.IMPORTED  # others were tried by their tests, or by their run
+    if version.load_error or (imported and not version.promotions.exists()):
+        _check_stored(version)
     with transaction.atomic():
         style = Style.objects.select_for_update().get(pk=version.style_id)
         if style.active_version == version:
@@ -785,6 +803,16 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
         if not style.versions.filter(pk=version.pk).exists():
             raise Refused("not_found", f"{version} was deleted at this very moment; promote another", status=404)
         return Promotion.objects.create(style=style, version=version, person=person, reason=reason.strip())
+
+
+def _check_stored(version: MapperVersion) -> None:
+    with tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
+        try:
+            path = version.copied_to(Path(folder))
+        except (ValueError, OSError) as error:
+            cause = (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
+            raise Refused("file_damaged", f"the file of {version} cannot be used: {cause}", status=409) from error
+        check_mapper(path, f"of {version}")
 
 
 def delete_version(version: MapperVersion) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import tempfile
 import time
 import uuid
@@ -46,7 +45,6 @@ from captioner.tasks import BELL
 from clipcap.captioner import Caption as Written
 from clipcap.captioner import Captioner
 from clipcap.encoder import Encoder
-from clipcap.fingerprint import file_sha256
 from clipcap.image import ImageError
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
@@ -295,6 +293,8 @@ class Engine:
                 self._let_pass()
                 part = keys[first : first + together]
                 made = encoder.encode_pixels(torch.stack([pixels[k] for k in part]))
+                if not bool(made.isfinite().all()):
+                    raise ValueError(f"{encoder.identity} answers to this image with numbers that are none")
                 vectors.update(zip(part, made, strict=True))
 
         for keys, cause in in_halves(list(pixels), encode):
@@ -339,14 +339,12 @@ class Engine:
                 if isinstance(row, Draft) and row.caption_id is None
             }
             decode_ms = (time.monotonic() - started) * 1000
-            for (row, (version, _)), answer in zip(part, answers, strict=True):
-                if not all(math.isfinite(caption.log_probability) for caption in answer):
-                    raise ValueError(f"{version} answers to image {row.image_id} with numbers that are none")
+            done = [(row, version, answer) for (row, (version, _)), answer in zip(part, answers, strict=True) if answer]
 
             def record() -> None:
                 now = clock("default")
                 with transaction.atomic():
-                    for (row, (version, _)), (best, *others) in zip(part, answers, strict=True):
+                    for row, version, (best, *others) in done:
                         written = {
                             "text": best.text,
                             **_numbers(best),
@@ -361,11 +359,14 @@ class Engine:
                             row.succeed(now, **row.kept(written))
 
             insist(record)
+            for (row, (version, _)), answer in zip(part, answers, strict=True):
+                if not answer:
+                    _fail(row, "not_possible", f"{version} answers to this image with numbers that are none")
             log.info(
                 "captioned",
                 extra={
-                    "captions": [row.pk for row, _ in part],
-                    "requests": sorted({str(row.request_id) for row, _ in part}),
+                    "captions": [row.pk for row, _, _ in done],
+                    "requests": sorted({str(row.request_id) for row, _, _ in done}),
                     "decode_ms": round(decode_ms, 1),
                 },
             )
@@ -421,13 +422,7 @@ class Engine:
         mapper = None if fresh else self._mappers.get(version.pk)
         if mapper is None:
             with tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
-                path = Path(folder) / Path(version.file.name or "mapper").name
-                with version.file.storage.open(str(version.file.name), "rb") as source, path.open("wb") as copy:
-                    while chunk := source.read(1 << 20):
-                        copy.write(chunk)
-                if file_sha256(path) != version.sha256:
-                    raise ValueError(f"the stored file of {version} is damaged: its SHA-256 is another")
-                mapper = self.captioner.load_mapper(path)
+                mapper = self.captioner.load_mapper(version.copied_to(Path(folder)))
             if fresh:
                 return mapper
             self._mappers[version.pk] = mapper

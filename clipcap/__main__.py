@@ -132,7 +132,13 @@ def _caption(options: argparse.Namespace) -> int:
                     embeddings[[row for _, row, _ in rows]], [mappers[slug] for _, _, slug in rows], decoding
                 )
                 shown = None
-                for (photo, _, slug), (best, *others) in zip(rows, answers, strict=True):
+                for (photo, _, slug), answer in zip(rows, answers, strict=True):
+                    if not answer:
+                        failed += 1
+                        cause = f"{caption_lines.shown(photo)}: {slug} answers to it with numbers that are none"
+                        progress.write(f"error: {cause}; train it again", file=sys.stderr)
+                        continue
+                    best, *others = answer
                     withheld = None
                     if least is not None and best.confidence is not None and best.confidence < least:
                         detail = f"its confidence, {best.confidence:.0%}, is below {least:.0%}"

@@ -4,11 +4,14 @@ Legend: B images, E size of a CLIP embedding, K prefix length, D size of a token
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper
@@ -21,6 +24,7 @@ from clipcap.reranking import Candidate, Reranker, find_reranker
 
 log = logging.getLogger(__name__)
 
+TRIAL = 5  # tokens that a mapper writes on trial
 AT_ONCE = 512  # hypotheses; on a CPU more are no faster, and the keys and values of this many take 200 MB
 
 
@@ -70,23 +74,27 @@ class Captioner:
             find_reranker(folder / "reranking.json"),
         )
 
-    def load_mapper(self, path: Path) -> Mapper:
-        """Read a mapper and make sure that it fits the models loaded.
+    def load_mapper(self, path: Path, *, normalize: bool | None = None) -> Mapper:
+        """Read a mapper and make sure that it fits the models loaded and writes.
+
+        Args:
+            normalize: see `clipcap.checkpoint.load_mapper`.
 
         Raises:
             CheckpointError: the file is unusable, or made for other models.
         """
-        checkpoint = load_mapper(path, lm_size=self.language_model.size)
+        checkpoint = load_mapper(path, lm_size=self.language_model.size, normalize=normalize)
         try:
             return self.adopt(checkpoint)
         except CheckpointError as error:
             raise CheckpointError(f"mapper file {path} cannot be used: {error}") from error
 
     def adopt(self, checkpoint: MapperCheckpoint) -> Mapper:
-        """The checkpoint's mapper on the LM's device.
+        """The checkpoint's mapper on the LM's device, after it has written a few words on trial.
 
         Raises:
-            CheckpointError: it was made for other models, or cannot end its captions with this LM.
+            CheckpointError: it was made for other models, cannot end its captions with this LM, or answers with
+                numbers that are none.
         """
         checkpoint.check_fits(
             encoder=self.encoder.identity,
@@ -96,7 +104,31 @@ class Captioner:
         )
         checkpoint.check_same_gpt2(self.language_model.model.state_dict(), self.language_model.identity)
         self.stop_id(checkpoint.mapper)
-        return checkpoint.mapper.to(self.language_model.device)
+        mapper = checkpoint.mapper.to(self.language_model.device)
+        self._try(mapper)
+        return mapper
+
+    def _try(self, mapper: Mapper) -> None:
+        room = self.language_model.max_length - mapper.config.prefix_length
+        if room < 1:
+            raise CheckpointError(
+                f"the mapper's prefixes of {mapper.config.prefix_length} leave no room for a caption in the "
+                f"{self.language_model.max_length} positions of {self.language_model.identity}; load the language "
+                f"model it was made for"
+            )
+        options = DecodingOptions("greedy", max_length=min(room, TRIAL))
+        prefixes, stops = self._prefixes(self._grey, [mapper])
+        ((written,),) = decode(self.language_model, prefixes, options, stops)
+        if not math.isfinite(written.log_probability):
+            raise CheckpointError(
+                f"the mapper's weights are numbers, but what {self.language_model.identity} makes of them is none: "
+                f"they are far too large, as after a training that diverged; train it again with a lower learning rate"
+            )
+
+    @cached_property
+    def _grey(self) -> Tensor:
+        """(1, E) the embedding of a picture without a subject, to try mappers on."""
+        return self.encoder.encode([Image.new("RGB", (64, 64), "grey")])
 
     @torch.inference_mode()
     def caption(
@@ -109,7 +141,8 @@ class Captioner:
             mappers: B mappers, the same one as often as needed; each runs once over its rows.
 
         Returns:
-            `options.captions` captions a row, best first; fewer where not as many different texts were found.
+            `options.captions` captions a row, best first; fewer where not as many different texts were found, and none
+            where the row's mapper answers with numbers that are none.
 
         Raises:
             ValueError: numbers of embeddings and mappers differ, or the options do not fit the LM, or ask for reranking
@@ -125,7 +158,9 @@ class Captioner:
         if not self.reranks(options):
             prefixes, stops = self._prefixes(embeddings, mappers)
             answers = decode(lm, prefixes, options, stops, self.between)
-            return [[Caption(lm.decode(h.tokens), h.log_probability) for h in hypotheses] for hypotheses in answers]
+            return [
+                _sound([Caption(lm.decode(h.tokens), h.log_probability) for h in hypotheses]) for hypotheses in answers
+            ]
         assert self.reranker
         rows = self.candidates(embeddings, mappers, self.reranker.ways_for(options))
         vectors = self.encoder.encode_text([candidate.text for row in rows for candidate in row])
@@ -133,7 +168,12 @@ class Captioner:
         for photo, row, texts in zip(embeddings, rows, vectors.split([len(row) for row in rows]), strict=True):
             chosen = self.reranker.judge(photo, row, texts)[: options.captions]
             captions.append(
-                [Caption(row[c.place].text, row[c.place].log_probability, c.confidence, c.similarity) for c in chosen]
+                _sound(
+                    [
+                        Caption(row[c.place].text, row[c.place].log_probability, c.confidence, c.similarity)
+                        for c in chosen
+                    ]
+                )
             )
         return captions
 
@@ -200,3 +240,9 @@ class Captioner:
                 f"load the language model it was made for"
             )
         return ids[0]
+
+
+def _sound(captions: list[Caption]) -> list[Caption]:
+    """The captions, or none where a number in them is none."""
+    numbers = [n for c in captions for n in (c.log_probability, c.confidence, c.similarity) if n is not None]
+    return captions if all(map(math.isfinite, numbers)) else []

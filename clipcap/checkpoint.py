@@ -8,12 +8,12 @@ the authors' code are read too, never unpickled beyond tensors.
 import clipcap.torchvision_schemas  # noqa: F401 (before transformers is imported)
 
 # isort: split
-import dataclasses
 import json
+import logging
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.tensor_file import HEADER, save_tensors, tensors_sha256
+
+log = logging.getLogger(__name__)
 
 FORMAT = "clipcap-mapper-1"
 
@@ -44,6 +46,16 @@ class MapperCheckpoint:
     language_model: str | None
     notes: dict[str, Any] = field(default_factory=dict)
     gpt2: Mapping[str, Tensor] = field(default_factory=dict)  # of the authors' format: what it was trained with
+
+    def described(self) -> dict[str, Any]:
+        """What is filed of it: `config`, `encoder` and `language_model`, "" where the file does not say.
+
+        Of a mapper from the authors' format the config also says in words what embeddings it is taken for trained on.
+        """
+        config = asdict(self.mapper.config)
+        if how := self.notes.get("normalize"):
+            config["trained_on"] = f"embeddings {as_trained(self.mapper.config.normalize)} ({how})"
+        return {"config": config, "encoder": self.encoder or "", "language_model": self.language_model or ""}
 
     def check_same_gpt2(self, state: Mapping[str, Tensor], language_model: str) -> None:
         """Refuse a mapper that learned to speak to a GPT-2 which learned too: over another it writes nonsense.
@@ -108,7 +120,7 @@ def save_mapper(checkpoint: MapperCheckpoint, path: Path, *, dtype: torch.dtype 
     tensors = {name: tensor.to(dtype) for name, tensor in checkpoint.mapper.state_dict().items()}
     header = {
         "format": FORMAT,
-        "config": dataclasses.asdict(checkpoint.mapper.config),
+        "config": asdict(checkpoint.mapper.config),
         "encoder": checkpoint.encoder,
         "language_model": checkpoint.language_model,
         "notes": checkpoint.notes,
@@ -116,14 +128,37 @@ def save_mapper(checkpoint: MapperCheckpoint, path: Path, *, dtype: torch.dtype 
     save_tensors(tensors, path, header)
 
 
-def load_mapper(path: Path, *, lm_size: int | None = None) -> MapperCheckpoint:
+def load_mapper(path: Path, *, lm_size: int | None = None, normalize: bool | None = None) -> MapperCheckpoint:
     """Read a mapper in our format, or in the authors' (`.pt`), in float32 on the CPU, ready for inference.
 
     Args:
         lm_size: D of the LM it is wanted for, see `read_original`.
+        normalize: whether it was trained on embeddings divided by their L2 norm. Our format says so itself; of the
+            authors' it is guessed unless given, see `read_original`.
 
     Raises:
-        CheckpointError: the file is missing, damaged, cut short, or something else than a mapper.
+        CheckpointError: the file is missing, damaged, cut short, or something else than a mapper, or it says the
+            contrary of `normalize`.
+    """
+    if is_original(path):
+        original = read_original(path, lm_size=lm_size, normalize=normalize)
+        notes = {"format": "the authors' .pt", "normalize": "guessed" if normalize is None else "given"}
+        return MapperCheckpoint(original.mapper, encoder=None, language_model=None, notes=notes, gpt2=original.gpt2)
+    checkpoint = _load_safetensors(path)
+    recorded = checkpoint.mapper.config.normalize
+    if normalize not in (None, recorded):
+        raise CheckpointError(
+            f"mapper file {path} says itself that it was trained on embeddings {as_trained(recorded)}; leave the "
+            f"choice to the file"
+        )
+    return checkpoint
+
+
+def is_original(path: Path) -> bool:
+    """Whether a mapper's file is in the authors' format and not in ours.
+
+    Raises:
+        CheckpointError: it cannot be read.
     """
     try:
         with path.open("rb") as stream:
@@ -132,10 +167,12 @@ def load_mapper(path: Path, *, lm_size: int | None = None) -> MapperCheckpoint:
         raise CheckpointError(f"mapper file {path} cannot be read ({error.strerror}); check the path") from error
     # What torch.save writes: a zip, once a bare pickle. A safetensors file begins with a number, which may look like
     # that, and goes on with JSON.
-    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:9] != b"{"):
-        original = read_original(path, lm_size=lm_size)
-        return MapperCheckpoint(original.mapper, encoder=None, language_model=None, gpt2=original.gpt2)
-    return _load_safetensors(path)
+    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:9] != b"{")
+
+
+def as_trained(normalize: bool) -> str:
+    """In words, what embeddings a mapper was trained on."""
+    return "divided by their norm" if normalize else "as the encoder gives them"
 
 
 def _load_safetensors(path: Path) -> MapperCheckpoint:
@@ -268,13 +305,17 @@ _ORIGINAL_HEADS = 8  # fixed in the authors' code, and not to be told from shape
 
 
 def read_original(
-    path: Path, *, normalize: bool = False, heads: int = _ORIGINAL_HEADS, lm_size: int | None = None
+    path: Path, *, normalize: bool | None = None, heads: int = _ORIGINAL_HEADS, lm_size: int | None = None
 ) -> OriginalCheckpoint:
     """Read a checkpoint of the authors' code, inferring every size from the shapes.
 
     Args:
-        path: a `.pt` file: a state dict with `clip_project.*` and, usually, `gpt.*`.
-        normalize: whether it was trained with the authors' --normalize_prefix, which the file does not tell.
+        path: a `.pt` file: a state dict with `clip_project.*` and, usually, `gpt.*`. It may be one entry of what the
+            file holds (`{"state_dict": ...}`), and its names may begin with what a trainer or a wrapper puts in front
+            (`module.`, `model.`).
+        normalize: whether it was trained with the authors' --normalize_prefix, which the file does not tell. Unless
+            given it is guessed, with a warning: yes for a Transformer, no for an MLP, as in the weights that the
+            authors published.
         heads: of the mapping Transformer, which shapes do not tell; the authors' code has 8.
         lm_size: D, which the shapes of an MLP do not tell where the file has no `gpt.*`; then it is this one if that
             divides the MLP's outputs, otherwise that of the smallest published GPT-2 that does.
@@ -295,13 +336,13 @@ def read_original(
     except Exception as error:  # pickle, zip and torch each have their own
         raise CheckpointError(
             f"checkpoint {path} is damaged or cut short, or holds something else than tensors; "
-            f"it is not unpickled further ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            f"it is not unpickled further ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+            f"save it with torch.save(model.state_dict(), path)"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items()):
-        raise CheckpointError(
-            f"checkpoint {path} is not a state dict of the authors' ClipCap code; export model.state_dict()"
-        )
+    state = _state_dict(state, path)
     for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
+            raise CheckpointError(f"checkpoint {path} holds something else than plain weights: {name}; export it again")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(
                 f"checkpoint {path} inflates: {name} is larger than what is stored of it; "
@@ -318,7 +359,40 @@ def read_original(
             f"checkpoint {path} holds no mapping network of the authors' ClipCap code that could be made out "
             f"({error}); its tensors begin with {sorted(state)[:3]}"
         ) from error
+    if normalize is None:
+        log.warning(
+            "%s does not tell whether it was trained on embeddings divided by their norm; it is taken for trained on "
+            "embeddings %s, as the authors' own %s are; if that is wrong, say so (normalize=%s)",
+            path.name,
+            as_trained(config.normalize),
+            "MLPs" if config.kind == "mlp" else "Transformers",
+            not config.normalize,
+        )
     return OriginalCheckpoint(_filled(config, {_our_name(n): t for n, t in mapper_state.items()}, path), gpt2)
+
+
+def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
+    """The authors' module's tensors by their names, wherever in what the file holds they are.
+
+    Raises:
+        CheckpointError: there are none, or several modules'.
+    """
+    modules = []
+    for part in [content, *content.values()] if isinstance(content, dict) else []:
+        names = [name for name in part if isinstance(name, str)] if isinstance(part, dict) else []
+        fronts = {match[1] for name in names if (match := re.match(r"((?:.*?\.)?)clip_project\.", name))}
+        modules += [{n.removeprefix(front): part[n] for n in names if n.startswith(front)} for front in fronts]
+    if len(modules) != 1:
+        raise CheckpointError(
+            f"checkpoint {path} holds {len(modules) or 'no'} mapping network{'s' if modules else ''} of the authors' "
+            f"ClipCap code (clip_project.*), and one is wanted; save it with torch.save(model.state_dict(), path)"
+        )
+    (module,) = modules
+    if not all(isinstance(tensor, Tensor) for tensor in module.values()):
+        raise CheckpointError(
+            f"checkpoint {path} is not a state dict of the authors' ClipCap code; export model.state_dict()"
+        )
+    return module
 
 
 def _refuse_bomb(stream: BinaryIO, path: Path) -> None:
@@ -335,7 +409,7 @@ def _refuse_bomb(stream: BinaryIO, path: Path) -> None:
 
 
 def _original_config(
-    state: Mapping[str, Tensor], gpt2: Mapping[str, Tensor], normalize: bool, heads: int, wanted: int | None
+    state: Mapping[str, Tensor], gpt2: Mapping[str, Tensor], normalize: bool | None, heads: int, wanted: int | None
 ) -> MapperConfig:
     if "prefix_const" in state:
         prefix_length, lm_size = state["prefix_const"].shape
@@ -346,7 +420,7 @@ def _original_config(
             embedding_size=embedding_size,
             lm_size=lm_size,
             prefix_length=prefix_length,
-            normalize=normalize,
+            normalize=True if normalize is None else normalize,
             clip_length=out // lm_size,
             layers=layers,
             heads=heads,
@@ -366,7 +440,7 @@ def _original_config(
         embedding_size=embedding_size,
         lm_size=lm_size,
         prefix_length=out // lm_size,
-        normalize=normalize,
+        normalize=False if normalize is None else normalize,
         hidden_size=hidden,
         stop_text=".",
     )

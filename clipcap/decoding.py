@@ -22,9 +22,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from clipcap.language_model import LanguageModel
+from clipcap.language_model import Generation, LanguageModel
 from clipcap.options import DecodingOptions
 
 
@@ -88,7 +87,7 @@ def decode_together(
             )
         if way.method == "beam" and (way.beam_size or 5) > lm.vocabulary:
             raise ValueError(f"beam_size must be at most {lm.vocabulary}, the tokens that {lm.identity} knows")
-    generation = _Generation(lm, prefixes)
+    generation = Generation(lm, prefixes)
     searches: list[_Search] = []
     for way in ways:
         kind = _BeamSearch if way.method == "beam" else _Separate
@@ -106,42 +105,6 @@ def decode_together(
             if len(part):
                 search.go_on(part)
     return [[h for answers in row for h in answers] for row in zip(*(s.answers() for s in searches), strict=True)]
-
-
-class _Generation:
-    """The LM's side of a batch: its cache, and the padding in front of shorter prefixes."""
-
-    def __init__(self, lm: LanguageModel, prefixes: Sequence[Tensor]) -> None:
-        self.lm = lm
-        self.cache = DynamicCache(config=lm.model.config)
-        longest = max(len(prefix) for prefix in prefixes)
-        embedded = torch.zeros(len(prefixes), longest, lm.size, device=lm.device, dtype=lm.dtype)
-        self.mask: Tensor | None = None  # (L, S); none where no prefix is shorter than another
-        positions = None
-        if any(len(prefix) < longest for prefix in prefixes):
-            self.mask = torch.zeros(len(prefixes), longest, dtype=torch.long, device=lm.device)
-        for row, prefix in enumerate(prefixes):
-            embedded[row, longest - len(prefix) :] = prefix
-            if self.mask is not None:
-                self.mask[row, longest - len(prefix) :] = 1
-        if self.mask is not None:
-            positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        out = lm.logits(embedded, mask=self.mask, positions=positions, cache=self.cache, keep=1)
-        self.logits = out[:, -1].float()  # (L, V) of each live hypothesis's next token
-
-    def advance(self, sources: Tensor, tokens: Tensor) -> None:
-        """Go on with hypotheses `sources` (L,), rows of the last step's, each followed by `tokens` (L,)."""
-        unchanged = len(sources) == len(self.logits) and bool(
-            (sources == torch.arange(len(sources), device=sources.device)).all()
-        )
-        if not unchanged:
-            self.cache.batch_select_indices(sources)
-        positions = None
-        if self.mask is not None:
-            self.mask = torch.nn.functional.pad(self.mask[sources], (0, 1), value=1)
-            positions = self.mask.sum(1, keepdim=True) - 1
-        embedded = self.lm.embed(tokens[:, None])
-        self.logits = self.lm.logits(embedded, mask=self.mask, positions=positions, cache=self.cache)[:, -1].float()
 
 
 class _Search(Protocol):

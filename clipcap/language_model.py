@@ -3,6 +3,8 @@
 Legend: B rows, T tokens, S cached tokens and T together, D size of a token embedding, V vocabulary.
 """
 
+from __future__ import annotations
+
 import clipcap.torchvision_schemas  # noqa: F401 (before transformers is imported)
 
 # isort: split
@@ -65,7 +67,7 @@ class LanguageModel:
         self.end_id = end
 
     @classmethod
-    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto") -> "LanguageModel":
+    def load(cls, name: str, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
         """Load a causal LM by its name on the model hub (`gpt2`) or from a folder (`local-dir:PATH`).
 
         Raises:
@@ -95,7 +97,13 @@ class LanguageModel:
                 f"language model {name!r} is not whole: its weights lack {unfilled[0]}"
                 f"{f' and {len(unfilled) - 1} more' if unfilled[1:] else ''}; copy or export it again"
             )
-        return cls(nn.Module.to(model, where), tokenizer, identity)
+        lm = cls(nn.Module.to(model, where), tokenizer, identity)
+        if reason := lm.misreads():
+            raise LanguageModelError(
+                f"language model {name!r} cannot be decoded correctly: {reason}. Choose one that attends to all that "
+                f"was written so far, such as GPT-2, OPT or Llama; recurrent ones, such as Mamba or RWKV, do not"
+            )
+        return lm
 
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`; what is spelled like a special token is text too, and none is added."""
@@ -146,6 +154,46 @@ class LanguageModel:
         ).logits
         return out
 
+    @torch.inference_mode()
+    def misreads(self) -> str | None:
+        """Why captions by this model would be wrong, None where they would not, by trial: whether two texts that are
+        given as prefixes and go on token by token, in one batch and changing places, get the logits that the model
+        itself gives them when it reads each at once.
+
+        Some models keep what they have read elsewhere than in the cache, read tokens in another way than their
+        embeddings, or look ahead.
+        """
+        steps, begins = 3, (5, 3)
+        seeded = torch.Generator().manual_seed(0)
+        texts = [torch.randint(self.vocabulary, (begin + steps,), generator=seeded).to(self.device) for begin in begins]
+        order, swapped = [0, 1], torch.tensor([1, 0], device=self.device)
+        try:
+            own = [self.model(input_ids=text[None]).logits[0].float() for text in texts]  # (T, V) each
+            generation = Generation(
+                self, [self.embed(text[None, :begin])[0] for text, begin in zip(texts, begins, strict=True)]
+            )
+            for step in range(steps + 1):
+                if step:
+                    order.reverse()
+                    tokens = torch.stack([texts[row][begins[row] + step - 1] for row in order])
+                    generation.advance(swapped, tokens)
+                for row, logits in zip(order, generation.logits, strict=True):
+                    if not self._same(logits, own[row][begins[row] + step - 1]):
+                        return "what it says depends on how it is read, token by token or at once"
+        except Exception as error:  # each make of model has its own for what it cannot take
+            said = str(error).strip().splitlines()
+            return f"it does not take prefixes, masks and a cache ({said[0] if said else type(error).__name__})"
+        return None
+
+    def _same(self, logits: Tensor, others: Tensor) -> bool:
+        """Whether (V,) logits differ by no more than rounding.
+
+        Their means do not count: they may be so large (GPT-2's are about -100) that bfloat16 rounds all else away.
+        """
+        one, other = logits - logits.mean(), others - others.mean()
+        rounding = 0.005 if self.dtype == torch.float32 else 0.15  # of their length
+        return bool((one - other).norm() <= rounding * other.norm())
+
     @cached_property
     @torch.inference_mode()
     def heeds_masks(self) -> bool:
@@ -171,10 +219,7 @@ class LanguageModel:
                 ).float()
             except Exception:  # each make of model has its own for a mask that it cannot take
                 return False
-        # Without their mean, which may be so large (GPT-2's are about -100) that bfloat16 rounds all else away.
-        alone, behind = (logits.flatten() - logits.mean() for logits in (alone, behind))
-        rounding = 1e-5 if self.dtype == torch.float32 else 1e-2
-        return bool(F.cosine_similarity(alone, behind, dim=0) > 1 - rounding)
+        return self._same(behind.flatten(), alone.flatten())
 
     @torch.inference_mode()
     def nearest_words(self, vectors: Tensor, count: int = 5) -> list[list[tuple[str, float]]]:
@@ -199,6 +244,42 @@ class LanguageModel:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+class Generation:
+    """The LM's side of a batch: its cache, and the padding in front of shorter prefixes."""
+
+    def __init__(self, lm: LanguageModel, prefixes: Sequence[Tensor]) -> None:
+        self.lm = lm
+        self.cache = DynamicCache(config=lm.model.config)
+        longest = max(len(prefix) for prefix in prefixes)
+        embedded = torch.zeros(len(prefixes), longest, lm.size, device=lm.device, dtype=lm.dtype)
+        self.mask: Tensor | None = None  # (L, S); none where no prefix is shorter than another
+        positions = None
+        if any(len(prefix) < longest for prefix in prefixes):
+            self.mask = torch.zeros(len(prefixes), longest, dtype=torch.long, device=lm.device)
+        for row, prefix in enumerate(prefixes):
+            embedded[row, longest - len(prefix) :] = prefix
+            if self.mask is not None:
+                self.mask[row, longest - len(prefix) :] = 1
+        if self.mask is not None:
+            positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        out = lm.logits(embedded, mask=self.mask, positions=positions, cache=self.cache, keep=1)
+        self.logits = out[:, -1].float()  # (L, V) of each live hypothesis's next token
+
+    def advance(self, sources: Tensor, tokens: Tensor) -> None:
+        """Go on with hypotheses `sources` (L,), rows of the last step's, each followed by `tokens` (L,)."""
+        unchanged = len(sources) == len(self.logits) and bool(
+            (sources == torch.arange(len(sources), device=sources.device)).all()
+        )
+        if not unchanged:
+            self.cache.batch_select_indices(sources)
+        positions = None
+        if self.mask is not None:
+            self.mask = F.pad(self.mask[sources], (0, 1), value=1)
+            positions = self.mask.sum(1, keepdim=True) - 1
+        embedded = self.lm.embed(tokens[:, None])
+        self.logits = self.lm.logits(embedded, mask=self.mask, positions=positions, cache=self.cache)[:, -1].float()
 
 
 def load_tokenizer(name: str) -> tuple[Callable[[str], list[int]], int]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipcap.checkpoint import (
     CheckpointError,
@@ -274,12 +275,98 @@ def original_state(config: MapperConfig, layout: str = "transformer") -> dict[st
     return {f"clip_project.{name}": torch.randn(shape) for name, shape in shapes.items()}
 
 
+def the_authors(kind: str) -> tuple[Path, Tensor, Tensor]:
+    """A checkpoint of the authors' code, embeddings as the encoder gives them, of norm 8, and their prefixes."""
+    folder = ORIGINAL / f"{kind}_k10_d512"
+    embeddings = torch.tensor(json.loads((folder / "expected.json").read_text())["clip_embeddings"])
+    prefixes = torch.from_numpy(np.load(folder / "expected.npz")["prefix"])
+    return folder / "coco_prefix-009.pt", 8 * F.normalize(embeddings, dim=-1), prefixes
+
+
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+def test_the_authors_mappers_take_embeddings_of_the_encoders_norm(
+    kind: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    path, embeddings, prefixes = the_authors(kind)
+    stored = load_mapper(path)
+    assert stored.mapper.config.normalize == (kind == "transformer")
+    assert torch.allclose(stored.mapper(embeddings), prefixes, atol=1e-4)
+    assert "does not tell whether it was trained on embeddings divided by their norm" in caplog.text
+    said = f"embeddings {'divided by their norm' if kind == 'transformer' else 'as the encoder gives them'} (guessed)"
+    assert said.removesuffix(" (guessed)") in caplog.text
+    save_mapper(stored, tmp_path / "ours.safetensors")
+    ours = load_mapper(tmp_path / "ours.safetensors")
+    assert ours.described()["config"]["trained_on"] == said
+    assert torch.allclose(ours.mapper(embeddings), prefixes, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_whoever_knows_how_a_mapper_of_the_authors_was_trained_can_say_so(
+    normalize: bool, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, embeddings, _ = the_authors(kind)
+    stored = load_mapper(path, normalize=normalize)
+    assert stored.mapper.config.normalize == normalize
+    assert torch.allclose(stored.mapper(embeddings), stored.mapper(3 * embeddings), atol=1e-4) == normalize
+    assert stored.described()["config"]["trained_on"].endswith("(given)")
+    assert not caplog.text
+
+
+def test_a_file_that_says_how_its_mapper_was_trained_is_not_contradicted(tmp_path: Path) -> None:
+    path, _ = written(tmp_path)
+    assert not load_mapper(path, normalize=False).mapper.config.normalize
+    with pytest.raises(
+        CheckpointError, match="says itself that it was trained on embeddings as the encoder gives them"
+    ):
+        load_mapper(path, normalize=True)
+
+
+@pytest.mark.parametrize("front", ["", "module.", "model.", "model.module.", "_orig_mod."])
+@pytest.mark.parametrize("nested", [None, "state_dict", "model"])
+def test_the_authors_weights_are_found_in_what_trainers_wrap_them(
+    front: str, nested: str | None, tmp_path: Path
+) -> None:
+    path, embeddings, prefixes = the_authors("transformer")
+    state: dict[str, Any] = {f"{front}{n}": t for n, t in torch.load(path, weights_only=True).items()}
+    state["criterion.weight"] = torch.ones(3)
+    if nested:
+        optimizer = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 1e-3, "params": [0]}]}
+        state = {nested: state, "optimizer_states": [optimizer], "epoch": 9, "hyper_parameters": {"prefix_length": 10}}
+    torch.save(state, tmp_path / "last.ckpt")
+    back = load_mapper(tmp_path / "last.ckpt")
+    assert torch.allclose(back.mapper(embeddings), prefixes, atol=1e-4)
+    assert back.gpt2.keys() == load_mapper(path).gpt2.keys()
+
+
+def test_of_several_networks_in_a_file_none_is_guessed(tmp_path: Path) -> None:
+    state = torch.load(the_authors("transformer")[0], weights_only=True)
+    for number, content in enumerate(
+        ({"model": state, "ema": state}, state | {f"module.{name}": tensor for name, tensor in state.items()})
+    ):
+        torch.save(content, tmp_path / f"{number}.pt")
+        with pytest.raises(CheckpointError, match="holds 2 mapping networks"):
+            load_mapper(tmp_path / f"{number}.pt")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.ones(2, 2).to_sparse(), torch.ones(2, device="meta"), torch.ones(2, dtype=torch.complex64), "text", [1.0]],
+    ids=["sparse", "without data", "complex", "text", "list"],
+)
+def test_tensors_that_are_no_plain_weights_are_refused(tensor: object, tmp_path: Path) -> None:
+    state = torch.load(the_authors("transformer")[0], weights_only=True)
+    torch.save(state | {"clip_project.linear.bias": tensor}, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match=r"odd\.pt"):
+        load_mapper(tmp_path / "odd.pt")
+
+
 @pytest.mark.parametrize(
     "config",
     [
-        MapperConfig("transformer", 640, 768, prefix_length=40, clip_length=40, layers=1, stop_text="."),
-        MapperConfig("transformer", 512, 64, prefix_length=1, clip_length=3, layers=3, stop_text="."),
-        MapperConfig("transformer", 512, 32, prefix_length=7, clip_length=2, layers=11, mlp_ratio=4.0, stop_text="."),
+        MapperConfig("transformer", 640, 768, 40, normalize=True, clip_length=40, layers=1, stop_text="."),
+        MapperConfig("transformer", 512, 64, 1, normalize=True, clip_length=3, layers=3, stop_text="."),
+        MapperConfig("transformer", 512, 32, 7, True, clip_length=2, layers=11, mlp_ratio=4.0, stop_text="."),
         MapperConfig("mlp", 640, 768, prefix_length=4, hidden_size=1536, stop_text="."),
         MapperConfig("mlp", 512, 1024, prefix_length=5, hidden_size=99, stop_text="."),
     ],

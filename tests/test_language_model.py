@@ -2,25 +2,41 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
     AutoTokenizer,
+    BertConfig,
+    BertLMHeadModel,
     BloomConfig,
     BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    JambaConfig,
+    JambaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralForCausalLM,
     MptConfig,
     MptForCausalLM,
+    OPTForCausalLM,
+    PhiForCausalLM,
     PreTrainedModel,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 from clipcap.decoding import decode
@@ -113,6 +129,67 @@ def test_models_of_other_makes_write_in_a_batch_what_they_write_alone(
     together = decode(lm, prefixes, options, [299, 299])
     alone = [decode(lm, [prefix], options, [299])[0] for prefix in prefixes]
     assert [[h.tokens for h in a] for a in together] == [[h.tokens for h in a] for a in alone]
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: MambaForCausalLM(MambaConfig(vocab_size=300, hidden_size=32, state_size=8, num_hidden_layers=2)),
+        lambda: RwkvForCausalLM(RwkvConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, context_length=64)),
+        lambda: RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**SIZES | {"num_hidden_layers": 3, "lru_width": 32})),
+        lambda: JambaForCausalLM(
+            JambaConfig(**SIZES, num_experts=2, attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False)
+        ),
+        lambda: BertLMHeadModel(BertConfig(**SIZES)),
+    ],
+    ids=["Mamba", "RWKV", "recurrent in part", "state space in part", "looks ahead"],
+)
+def test_a_model_that_cannot_be_decoded_as_it_reads_is_refused_when_it_is_loaded(
+    build: Callable[[], PreTrainedModel], tiny_lm_dir: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    build().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_lm_dir).save_pretrained(tmp_path)
+    with pytest.raises(LanguageModelError, match=r"cannot be decoded correctly: .*Choose one that attends"):
+        LanguageModel.load(f"local-dir:{tmp_path}", device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "build", [LlamaForCausalLM, OPTForCausalLM, GPT2LMHeadModel, MixtralForCausalLM, PhiForCausalLM]
+)
+def test_models_that_attend_to_all_that_was_written_are_decoded_as_they_generate(
+    build: Any, dtype: torch.dtype, tiny_lm: LanguageModel
+) -> None:
+    torch.manual_seed(0)
+    model = build(build.config_class(**SIZES, initializer_range=0.1)).to(dtype)
+    lm = LanguageModel(model, tiny_lm.tokenizer, "made here")
+    assert lm.misreads() is None
+    if dtype == torch.float32:
+        text = torch.tensor([[5, 6, 7, 8]])
+        own = model.generate(text, attention_mask=torch.ones_like(text), max_new_tokens=6, do_sample=False)[0, 4:]
+        (ours,) = decode(lm, [lm.embed(text)[0]], DecodingOptions("greedy", max_length=6), [0])
+        assert ours[0].tokens == tuple(own.tolist())
+
+
+def test_a_model_without_an_opinion_is_not_refused(tiny_lm: LanguageModel) -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=1, n_head=4, n_positions=64))
+    nn.init.zeros_(model.transformer.wte.weight)
+    assert LanguageModel(model, tiny_lm.tokenizer, "silent").misreads() is None
 
 
 def mistral(sliding_window: int | None) -> MistralForCausalLM:

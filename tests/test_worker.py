@@ -7,11 +7,11 @@ import shutil
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from django.db import connection
@@ -24,6 +24,7 @@ from captioner.models import Caption, CaptionRequest, Embedding, Image, MapperVe
 from captioner.shift import Shift
 from captioner.tasks import BELL
 from captioner.worker import Engine, in_halves
+from clipcap.checkpoint import load_mapper, save_mapper
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
 from tests.servers import wait_until
@@ -179,23 +180,54 @@ def test_an_unforeseen_error_is_the_users_without_its_details(engine: Engine, in
     assert "secret" not in row.error_detail
 
 
-def test_a_version_that_answers_with_no_numbers_fails_its_rows_alone(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "options", [GREEDY, {}, {"method": "nucleus", "captions": 2}], ids=["greedy", "beam", "nucleus"]
+)
+def test_a_row_that_is_answered_with_no_numbers_fails_and_the_others_of_its_batch_go_on(
+    options: dict[str, Any], engine: Engine, instead: Any
 ) -> None:
-    rows = ask(3)
-    caption = engine.captioner.caption
-    poisoned = engine.embeddings([rows[1].image])[0][rows[1].image_id]
-
-    def sometimes_nan(embeddings: Tensor, mappers: Sequence[Mapper], options: DecodingOptions) -> Any:
-        answers = caption(embeddings, mappers, options)
-        return [
-            [replace(c, log_probability=math.nan) for c in answer] if torch.equal(embedding, poisoned) else answer
-            for embedding, answer in zip(embeddings, answers, strict=True)
-        ]
-
-    monkeypatch.setattr(engine.captioner, "caption", sometimes_nan)
+    rows = ask(3, options=options)
+    engine.embeddings([row.image for row in rows])
+    Embedding.objects.filter(image=rows[1].image_id).update(vector=np.full(512, 3e38, "<f4").tobytes())
+    batches: list[int] = []
+    instead(batches.append)
     engine.work()
     assert statuses(rows) == ["succeeded", "not_possible", "succeeded"]
+    assert batches == [3], "nothing was written twice"
+    assert "factual v1 answers to this image with numbers that are none" in again(rows)[1].error_detail
+
+
+def test_a_picture_whose_embedding_is_no_numbers_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ask(3)
+    encode = engine.captioner.encoder.encode_pixels
+    poisoned = engine.captioner.encoder.preprocess(rows[1].image.file.read())
+
+    def sometimes_nan(pixels: Tensor) -> Tensor:
+        is_poisoned = (pixels == poisoned).flatten(1).all(1)
+        return encode(pixels).masked_fill(is_poisoned[:, None], math.nan)
+
+    monkeypatch.setattr(engine.captioner.encoder, "encode_pixels", sometimes_nan)
+    engine.work()
+    assert statuses(rows) == ["succeeded", "not_possible", "succeeded"]
+    assert not Embedding.objects.filter(image=rows[1].image_id).exists()
+
+
+def test_a_version_with_weights_beyond_all_measure_leaves_the_old_one_serving(engine: Engine, tmp_path: Path) -> None:
+    old = Style.objects.get(slug="factual").active_version
+    assert old
+    stored = load_mapper(Path(old.file.path))
+    with torch.no_grad():
+        stored.mapper.first_layer.weight.mul_(1e37)
+    save_mapper(stored, tmp_path / "huge.safetensors")
+    huge = services.register_version(
+        style=old.style, path=tmp_path / "huge.safetensors", origin=MapperVersion.Origin.TRAINED
+    )
+    services.promote(version=huge)
+    (row,) = ask(1, "factual")
+    engine.work()
+    assert again([row])[0].version == old
+    huge.refresh_from_db()
+    assert "far too large" in huge.load_error
 
 
 def test_the_halves_do_not_hold_on_to_the_memory_of_what_failed() -> None:
@@ -252,7 +284,7 @@ def add_version(style: str, of: str, media: Path) -> MapperVersion:
     """A further version of one style, with the mapper of another, which tells them apart."""
     source = stored(Style.objects.get(slug=of).active_version.file.name, media)  # type: ignore[union-attr]
     return services.register_version(
-        style=Style.objects.get(slug=style), path=source, origin=MapperVersion.Origin.IMPORTED
+        style=Style.objects.get(slug=style), path=source, origin=MapperVersion.Origin.TRAINED
     )
 
 

@@ -71,12 +71,19 @@ def mapper_config(
 def captions_of(
     captioner: Captioner, mapper: Mapper, embeddings: Tensor, report: Callable[[int], None] = lambda done: None
 ) -> list[str]:
-    """The best caption of each of (N, E) embeddings; `mapper` is left in eval mode."""
+    """The best caption of each of (N, E) embeddings; `mapper` is left in eval mode.
+
+    Raises:
+        ValueError: the mapper answers to one with numbers that are none.
+    """
     mapper.eval()
     texts: list[str] = []
     for part in embeddings.split(BATCH):
         report(len(texts))
-        texts += [best.text for best, *_ in captioner.caption(part, [mapper] * len(part), DecodingOptions())]
+        answers = captioner.caption(part, [mapper] * len(part), DecodingOptions())
+        if not all(answers):
+            raise ValueError("the mapper answers with numbers that are none: train it with a lower learning rate")
+        texts += [best.text for best, *_ in answers]
     return texts
 
 

@@ -1,8 +1,9 @@
-"""`./run manage check_mapper FILE`: whether a file is a mapper that fits the models that workers load, as JSON."""
+"""`./run manage check_mapper FILE`: whether a file is a mapper that fits the models that workers load, and writes; as
+JSON. With --write one of the authors' is stored in this software's format, which says how a mapper was trained."""
 
 import json
-from argparse import ArgumentParser
-from dataclasses import asdict
+from argparse import ArgumentParser, BooleanOptionalAction
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,20 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help="ours (*.safetensors) or the authors' (*.pt)")
+        parser.add_argument(
+            "--normalize",
+            action=BooleanOptionalAction,
+            help="whether it was trained on embeddings divided by their norm, which the authors' files do not tell "
+            "(guessed: yes for a Transformer, no for an MLP)",
+        )
+        parser.add_argument("--write", type=Path, metavar="FILE", help="where to store the authors' in our format")
 
     def handle(self, *args: Any, **options: Any) -> None:
         # Imported late: they load torch, which `manage.py help` should not wait for.
         import torch
 
         from clipcap.captioner import Captioner
-        from clipcap.checkpoint import load_mapper
+        from clipcap.checkpoint import is_original, load_mapper, save_mapper
         from clipcap.encoder import Encoder
         from clipcap.language_model import LanguageModel
 
@@ -30,14 +38,14 @@ class Command(BaseCommand):
         try:
             encoder = Encoder.load(settings.ENCODER, device="cpu")
             lm = LanguageModel.load(settings.LANGUAGE_MODEL, device="cpu")
-            checkpoint = load_mapper(options["file"], lm_size=lm.size)
+            checkpoint = load_mapper(options["file"], lm_size=lm.size, normalize=options["normalize"])
             Captioner(encoder, lm).adopt(checkpoint)
-        except ValueError as error:
+            if checkpoint.gpt2:  # it is the one that is loaded, and no other will do
+                checkpoint = replace(checkpoint, language_model=lm.identity)
+            if options["write"] and is_original(options["file"]):
+                save_mapper(checkpoint, options["write"])
+        except (ValueError, OSError) as error:
             found: dict[str, Any] = {"error": str(error)}
         else:
-            found = {
-                "config": asdict(checkpoint.mapper.config),
-                "encoder": checkpoint.encoder or "",
-                "language_model": checkpoint.language_model or "",
-            }
+            found = checkpoint.described()
         self.stdout.write(json.dumps(found))

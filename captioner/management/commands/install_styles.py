@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from captioner import services
+from captioner.errors import Refused
 from captioner.models import MapperVersion, Style
 from clipcap.fingerprint import file_sha256
 
@@ -47,6 +48,11 @@ class Command(BaseCommand):
             outdated = active is not None and active.origin == MapperVersion.Origin.SHIPPED
             known = style.versions.filter(sha256=file_sha256(path)).exists()
             if active is None or (outdated and not known):
+                if options["folder"] != settings.MODELS / "styles":  # the software's own were tried by its tests
+                    try:
+                        services.check_mapper(path, str(path))
+                    except Refused as error:
+                        raise CommandError(error.detail) from error
                 version = services.register_version(style=style, path=path, origin=MapperVersion.Origin.SHIPPED)
                 services.promote(version=version, reason="shipped with the software")
                 self.stdout.write(f"{version} is in service")
