@@ -50,7 +50,8 @@ WAYS = (
 )
 WRONG = 0.5  # what naming something that is not there costs, in CIDEr
 TOLD = 0.3  # what being told as in style is worth
-REPEATED = 4.0  # what a phrase costs that all captions of a style have
+REPEATED = 8.0  # what a phrase costs that all captions of a style have
+ORDER = 2.0  # how much more the order of captions counts in a confidence than the share that is right
 USUAL = 0.003  # of a style's candidates have a phrase that is a stock one
 DIRECTIONS = 32  # of the space of photos, those in which they differ least
 COMMON = 4  # a word that fewer captions have is taken to be as rare as one that none has
@@ -252,9 +253,8 @@ def fit_confidence(rows: list[Row], reranker: Reranker) -> tuple[dict[str, float
         (x * share[:, None]).T @ x + 10 * torch.eye(len(FEATURES), dtype=torch.float64), (x * share[:, None]).T @ rank
     )
     logistic = _logistic(x, right, share, 10.0)[:-1]
-    score = x @ (ridge / (x @ ridge).std() + logistic / (x @ logistic).std())
-    direction = ridge / (x @ ridge).std() + logistic / (x @ logistic).std()
-    slope, intercept = _logistic(score[:, None], right, share, 0.0).tolist()
+    direction = ORDER * ridge / (x @ ridge).std() + logistic / (x @ logistic).std()
+    slope, intercept = _logistic((x @ direction)[:, None], right, share, 0.0).tolist()
     weights = slope * direction / scale
     named = {name: float(f"{w:.4g}") for name, w in zip(FEATURES, weights.tolist(), strict=True)}
     return named, float(intercept - (weights * mean).sum())
