@@ -89,6 +89,9 @@ def test_no_answer_is_a_server_error_or_undocumented(document: BaseSchema, admin
     operations = [found.ok() for found in document.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) > 20
     for operation in operations:
+        # That nothing is ready, as here, is an answer of its own: a 503 that the document has.
+        told = operation.path == "/api/health/ready"
+        checks = [check for check in CHECKS if not (told and check is not_a_server_error)]
 
         @given(st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes]))
         @hypothesis_settings(
@@ -97,7 +100,7 @@ def test_no_answer_is_a_server_error_or_undocumented(document: BaseSchema, admin
         def send(case: Case[Any]) -> None:
             if case.headers and "Prefer" in case.headers:
                 case.headers["Prefer"] = "wait=0"  # nobody works here
-            case.call_and_validate(checks=CHECKS)
+            case.call_and_validate(checks=checks)  # noqa: B023 (called in this turn of the loop)
             # Again, by somebody who may do it, to something that is there. What that changes is undone.
             model = ROWS.get(case.operation.path.split("/")[2])
             known = (
@@ -107,7 +110,7 @@ def test_no_answer_is_a_server_error_or_undocumented(document: BaseSchema, admin
                 for name in case.path_parameters:
                     case.path_parameters[name] = str(pk) if name == "id" else "factual"
                 with transaction.atomic():
-                    case.call_and_validate(checks=CHECKS, headers=administrator)
+                    case.call_and_validate(checks=checks, headers=administrator)  # noqa: B023
                     transaction.set_rollback(True)
 
         send()
