@@ -1,5 +1,8 @@
 """What a user is told when something cannot be done."""
 
+import errno
+import os
+from pathlib import PurePath
 from typing import Any
 
 
@@ -13,3 +16,17 @@ class Refused(Exception):
     def __init__(self, code: str, detail: str, *, status: int = 400, **extra: Any) -> None:
         super().__init__(detail)
         self.code, self.detail, self.status, self.extra = code, detail, status, extra
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it says that a disk takes no more."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def cause_of(error: Exception) -> str:
+    """What may be told of an error: of a file its name alone, never where on this server it lies."""
+    if not isinstance(error, OSError):
+        return str(error)
+    cause = os.strerror(error.errno) if error.errno else type(error).__name__
+    named = isinstance(error.filename, str | bytes)
+    return f"{cause}: {PurePath(os.fsdecode(error.filename)).name}" if named else cause

@@ -47,7 +47,12 @@ READY_WITHIN = 1.5  # seconds in which all checks have to be done
 
 _LIVE = inline_serializer("Live", {"status": serializers.CharField()})
 _READY = inline_serializer(
-    "Ready", {"status": serializers.CharField(), "checks": serializers.DictField(child=serializers.CharField())}
+    "Ready",
+    {
+        "status": serializers.CharField(),
+        "checks": serializers.DictField(child=serializers.CharField()),
+        "warnings": serializers.ListField(child=serializers.CharField()),
+    },
 )
 
 
@@ -81,7 +86,7 @@ def ready(request: Request) -> HttpResponse | Response:
     bad = [name for name, outcome in checks.items() if outcome != "ok"]
     if bad:
         return problem(503, "not_ready", "; ".join(f"{name}: {checks[name]}" for name in bad), checks=checks)
-    return Response({"status": "ready", "checks": checks})
+    return Response({"status": "ready", "checks": checks, "warnings": _warnings()})
 
 
 @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR}, auth=[], tags=["health"], operation_id="metrics")
@@ -112,10 +117,13 @@ def metrics(request: Request) -> HttpResponse:
         max(0.0, (now - oldest).total_seconds()) if oldest else 0
     )
     workers = Gauge("clipcap_workers", "workers heard from lately, by queue", ["queue"], registry=registry)
+    paused = Gauge("clipcap_workers_paused", "those that paused themselves", ["queue"], registry=registry)
     memory = Gauge("clipcap_worker_memory_megabytes", "the most a worker has used", ["worker"], registry=registry)
     workers.labels("captions").set(0)
+    paused.labels("captions").set(0)
     for worker in Worker.objects.filter(seen_at__gt=now - SILENCE):
         workers.labels(worker.queue).inc()
+        paused.labels(worker.queue).inc(bool(worker.trouble))
         memory.labels(worker.name).set(worker.memory_mb)
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
@@ -176,10 +184,19 @@ def _storage() -> str:
     return "ok"
 
 
+def _warnings() -> list[str]:
+    """What does not stand in the way of captions, and should be looked into."""
+    paused = Worker.captioning().exclude(trouble="").values_list("trouble", flat=True)
+    return [f"a caption worker keeps failing and has paused itself: {trouble}" for trouble in paused]
+
+
 def _worker() -> str:
-    return (
-        "ok" if Worker.captioning().exists() else "no caption worker was heard from in the last 30 seconds; start one"
-    )
+    troubles = list(Worker.captioning().values_list("trouble", flat=True))
+    if not troubles:
+        return "no caption worker was heard from in the last 30 seconds; start one"
+    if all(troubles):
+        return f"all caption workers keep failing and have paused themselves for a while: {troubles[0]}"
+    return "ok"
 
 
 CHECKS: dict[str, Callable[[], str]] = {

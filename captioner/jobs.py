@@ -6,24 +6,31 @@ whatever happens to workers, messages and clocks, a row has one owner at a time,
 A lease that has run out is **reaped**: the row goes back into the queue or, after `MAX_ATTEMPTS` lost workers, ends as
 failed. A row that has already cost a worker is claimed alone, so that it cannot take others down with it.
 
+A worker that **fails** with a row cannot know whether the row or its surroundings are to blame: a storage that is away,
+memory that is short. So the row is handed back, to be tried again after a growing pause until its deadline, and ends as
+failed only where it is proven to be its own fault.
+
     queued -> running -> succeeded | failed | canceled
        ^_________| handed back, or lease lost
 """
 
 from __future__ import annotations
 
+import random
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from django.conf import settings
 from django.db import connections, models, transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, Value
 from django.utils import timezone
 
 MAX_ATTEMPTS = 4
+LONGEST_PAUSE = timedelta(minutes=5)  # before a row is tried again
+FAILURES_KEPT = 20  # of a row, the newest
 
 
 class Status(models.TextChoices):
@@ -49,6 +56,27 @@ def clock(using: str) -> datetime:
         return now
 
 
+def back_off(tries: int) -> timedelta:
+    """How long to wait after so many tries have failed, about twice as long after each; not the same for all, so that
+    what failed together does not come back together."""
+    return min(LONGEST_PAUSE, timedelta(seconds=2.0 ** min(tries, 30))) * random.uniform(0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with a claimed row: a stable code, and a sentence that anybody may read.
+
+    Args:
+        own: it is proven to be the row's own fault, such as bytes that are there and are no picture.
+        others_succeeded: the same worker brought others as far at the same time.
+    """
+
+    code: str
+    detail: str
+    own: bool = False
+    others_succeeded: bool = False
+
+
 J = TypeVar("J", bound="Job")
 
 
@@ -61,8 +89,12 @@ class JobQuerySet(models.QuerySet[J]):
         return self.filter(status__in=UNFINISHED)
 
     def ready(self, now: datetime) -> Self:
-        """Rows that a worker may claim, the most pressing first."""
-        return self.filter(status=Status.QUEUED, deadline_at__gt=now).order_by(*self.order)
+        """Rows that a worker may claim, the most pressing first.
+
+        A pause that ends later than any can was written before the clock was set back, and is over.
+        """
+        awake = Q(ready_at=None) | Q(ready_at__lte=now) | Q(ready_at__gt=now + 2 * LONGEST_PAUSE)
+        return self.filter(awake, status=Status.QUEUED, deadline_at__gt=now).order_by(*self.order)
 
     def lost(self, now: datetime) -> Self:
         """Running rows whose worker has not renewed its lease.
@@ -128,18 +160,23 @@ class JobQuerySet(models.QuerySet[J]):
             The number of rows that changed.
         """
         now = clock(self.db)
-        given_up = (
-            self.lost(now)
-            .filter(attempts__gte=MAX_ATTEMPTS)
-            .update(
-                **_failed(now, "worker_lost", f"{MAX_ATTEMPTS} workers were lost while they worked on this; try again.")
-            )
+        ended = 0
+        for row in self.lost(now).only("attempts", "failures", "lease_holder", "lease_token"):
+            lost = self.lost(now).filter(pk=row.pk, lease_token=row.lease_token)
+            told = row.failures_with(now, row.lease_holder, _LOST)
+            if row.attempts >= MAX_ATTEMPTS:
+                detail = f"{MAX_ATTEMPTS} workers were lost while they worked on this; try again."
+                ended += lost.update(**_failed(now, _LOST.code, detail), failures=told)
+            else:  # at once after the first: it may have been told to end in a hurry
+                ready_at = now + back_off(row.attempts - 1) if row.attempts > 1 else None
+                ended += lost.update(**{**_QUEUED_AGAIN, "ready_at": ready_at}, failures=told)
+        late = self.filter(status=Status.QUEUED, deadline_at__lte=now)
+        ended += late.exclude(failures=[]).update(
+            **_failed(now, "deadline_exceeded", "every try until its deadline failed, see the causes; try again.")
         )
-        again = self.lost(now).update(**_QUEUED_AGAIN)
-        late = self.filter(status=Status.QUEUED, deadline_at__lte=now).update(
+        return ended + late.update(
             **_failed(now, "deadline_exceeded", "no worker got to this before its deadline; try again.")
         )
-        return given_up + again + late
 
     def cancel(self) -> int:
         """End queued and running rows as canceled; a worker's later answer is not recorded."""
@@ -187,6 +224,13 @@ class Job(models.Model):
     lease_expires_at = models.DateTimeField(null=True, editable=False)
     error_code = models.CharField(max_length=40, blank=True, editable=False)
     error_detail = models.TextField(blank=True, editable=False)
+    ready_at = models.DateTimeField(null=True, editable=False, help_text="tried again then; empty for at once")
+    failures = models.JSONField(
+        default=list,
+        db_default=Value([], models.JSONField()),
+        editable=False,
+        help_text='what became of tries without a result: [{"at", "worker", "code", "detail", "others_succeeded"}]',
+    )
 
     class Meta:
         abstract = True
@@ -240,6 +284,31 @@ class Job(models.Model):
         """Record why a claimed row failed; returns as `succeed` does."""
         return self._record(**_failed(clock(self._state.db or "default"), code, detail), **results)
 
+    def hand_back(self, failure: Failure) -> bool:
+        """Put a claimed row back into the queue, to be tried again after a pause; or, where it is to blame, record that
+        it failed.
+
+        To blame it is where that is proven by one worker, or where as many tries as `MAX_ATTEMPTS`, of more than one
+        worker, failed while the same workers brought others as far.
+
+        Returns:
+            As `succeed` does.
+        """
+        now = clock(self._state.db or "default")
+        told = self.failures_with(now, self.lease_holder, failure)
+        beside = [entry["worker"] for entry in told if entry["others_succeeded"]]
+        if failure.own or (failure.others_succeeded and len(beside) >= MAX_ATTEMPTS and len(set(beside)) > 1):
+            return self._record(**_failed(now, failure.code, failure.detail), failures=told)
+        # To have been tried and given back costs no worker, and is none of the attempts that are counted.
+        again = {**_QUEUED_AGAIN, "attempts": F("attempts") - 1, "ready_at": now + back_off(len(told))}
+        return self._record(**again, failures=told)
+
+    def failures_with(self, at: datetime, worker: str, failure: Failure) -> list[dict[str, Any]]:
+        """The row's failures with a further one."""
+        entry = {"at": at.isoformat(), "worker": worker, **asdict(failure)}
+        del entry["own"]
+        return [*self.failures, entry][-FAILURES_KEPT:]
+
     def postpone(self, until: datetime, **changes: Any) -> bool:
         """Put a claimed row back into the queue for a later time; returns as `succeed` does."""
         return self._record(**{**_QUEUED_AGAIN, "attempts": 0, "rank_at": until, **changes})
@@ -260,6 +329,7 @@ class Job(models.Model):
                 finished_at=None,
                 error_code="",
                 error_detail="",
+                failures=[],
                 **_QUEUED_AGAIN,
                 **changes,
             )
@@ -273,7 +343,10 @@ _QUEUED_AGAIN: dict[str, Any] = {
     "lease_expires_at": None,
     "lease_holder": "",
     "started_at": None,
+    "ready_at": None,
 }
+
+_LOST = Failure("worker_lost", "the worker was lost while it worked on this")
 
 
 def _failed(now: datetime, code: str, detail: str) -> dict[str, Any]:

@@ -646,6 +646,10 @@ class Worker(models.Model):
     text_encoder = models.CharField(max_length=200, blank=True, help_text="that of its text half, where it has one")
     memory_mb = models.PositiveIntegerField(default=0)
     capacity = models.JSONField(default=dict, help_text="memory_mb of its device, and the sizes of its models")
+    trouble = models.CharField(
+        max_length=500, blank=True, db_default="", help_text="what it kept failing with, so that it has paused itself"
+    )
+    tries_again_at = models.DateTimeField(null=True)
     started_at = models.DateTimeField(default=timezone.now)
     seen_at = models.DateTimeField(default=timezone.now)
 

@@ -7,7 +7,6 @@ and on the pages.
 
 from __future__ import annotations
 
-import errno
 import http
 import sys
 from collections.abc import Callable, Iterator
@@ -23,14 +22,13 @@ from django.template.loader import render_to_string
 from django.views import defaults
 from rest_framework import exceptions
 
-from captioner.errors import Refused
+from captioner.errors import Refused, is_full
 from clipcap_site.bodies import API, most_bytes
 
 Answer = TypeVar("Answer", bound=HttpResponse)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY = 5  # seconds after which it is worth asking again where something is away or has too much to do
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 # What Django says by itself, by status; anything else gets the status's own words.
@@ -82,7 +80,7 @@ def outage(error: BaseException | None) -> Refused | None:
     """What to tell where the machine and not the request is to blame for an exception; None where it is unforeseen."""
     if error is None:
         return None
-    full = isinstance(error, OSError) and error.errno in _FULL
+    full = isinstance(error, OSError) and is_full(error)
     if full or (isinstance(error, OperationalError) and "disk is full" in str(error)):
         return Refused("storage_full", "the server's disk is full; nothing was changed; try again later", status=507)
     if isinstance(error, OperationalError | InterfaceError):

@@ -65,6 +65,14 @@ class ErrorSerializer(serializers.Serializer[Caption]):
     detail = serializers.CharField()
 
 
+class FailureSerializer(serializers.Serializer[Any]):
+    """A try that came to nothing, for which the row itself may not be to blame."""
+
+    at = serializers.DateTimeField()
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
 class WithheldSerializer(serializers.Serializer[Any]):
     """Why a caption has succeeded and yet has no text."""
 
@@ -118,6 +126,10 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
     alternatives = AlternativeSerializer(many=True, read_only=True)
     timings = TimingsSerializer(source="*", read_only=True)
     error = serializers.SerializerMethodField()
+    failures = FailureSerializer(
+        many=True, read_only=True, help_text="the newest tries that came to nothing; it is tried again by itself"
+    )
+    next_try_at = serializers.SerializerMethodField(help_text="null unless it waits to be tried again")
     correction = serializers.SerializerMethodField()
 
     class Meta:
@@ -134,6 +146,8 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
             "alternatives",
             "correction",
             "error",
+            "failures",
+            "next_try_at",
             "style",
             "version",
             "image",
@@ -162,6 +176,9 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
         if caption.status != Status.FAILED:
             return None
         return {"code": caption.error_code, "detail": caption.error_detail}
+
+    def get_next_try_at(self, caption: Caption) -> datetime | None:
+        return caption.ready_at if caption.status == Status.QUEUED else None
 
     @extend_schema_field(CorrectionSerializer(allow_null=True))
     def get_correction(self, caption: Caption) -> Any:

@@ -20,6 +20,7 @@ from django.db import DataError, IntegrityError, close_old_connections, connecti
 from django.db import Error as DatabaseError
 from django.utils import timezone
 
+from captioner.breaker import Breaker
 from captioner.jobs import Claim, Job, clock
 from captioner.models import Worker
 from captioner.tasks import BELL
@@ -44,6 +45,7 @@ class Engine(Protocol):
     name: str
     captioner: Captioner
     holding: Claim | None
+    breaker: Breaker
 
     def work(self) -> int:
         """Claim something and bring it to an end; 0 if there was nothing to do."""
@@ -139,7 +141,7 @@ class Shift:
         holding = self.engine.holding
         if holding:
             holding.renew()
-        models = self.engine.captioner
+        models, breaker, now = self.engine.captioner, self.engine.breaker, clock("default")
         Worker.objects.update_or_create(
             name=self.engine.name,
             defaults={
@@ -151,13 +153,15 @@ class Shift:
                 "capacity": self.capacity,
                 "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 "started_at": self.started_at,
-                "seen_at": clock("default"),
+                "seen_at": now,
+                "trouble": breaker.trouble[:500],
+                "tries_again_at": now + timedelta(seconds=breaker.seconds_left) if breaker.trouble else None,
             },
         )
         for job in self.jobs:
             if job._default_manager.all().reap():  # type: ignore[attr-defined]
                 BELL.set()
-        Worker.objects.filter(seen_at__lt=clock("default") - timedelta(days=1)).delete()
+        Worker.objects.filter(seen_at__lt=now - timedelta(days=1)).delete()
 
 
 def insist(action: Callable[[], T], seconds: float = 20.0) -> T:

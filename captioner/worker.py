@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import tempfile
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,9 @@ from django.db.models import Exists, Max, OuterRef
 from torch import Tensor
 
 from captioner import courier, turns
-from captioner.jobs import Claim, JobQuerySet, clock
+from captioner.breaker import Breaker
+from captioner.errors import cause_of
+from captioner.jobs import Claim, Failure, JobQuerySet, clock
 from captioner.models import (
     Caption,
     Draft,
@@ -58,7 +61,9 @@ MAPPERS_KEPT = 64
 DRAFTS_FIRST = 5  # one turn in so many begins with the drafts: captions pass them, but not for ever
 COURIERS = 4  # so that an address which is slow to answer keeps no others waiting
 WORDS_KEPT = 3  # of each prefix vector of a draft
+READ_AGAIN = 600.0  # seconds after which an image that the storage did not give is embedded ahead after all
 AHEAD = 8  # images embedded at a time while idle
+CONTROLS = 4  # other images asked for, to tell a file that is gone from a storage that is away
 SEARCHES = 64  # texts embedded at a time
 PASSING = {"captions": 8, "times": 16}  # that pass a batch at most: so many at a time, and so often
 # A text tower knows captions, and a bare word is none: with an article, photos of 25 everyday things were found with a
@@ -72,10 +77,12 @@ Writer = tuple[MapperVersion, Mapper]
 
 
 @dataclass(frozen=True)
-class Unavailable:
-    """What is to write a row cannot be loaded."""
+class Embedded:
+    """What became of images, by id: embeddings (E,), the milliseconds that each took, and what went wrong."""
 
-    reason: str
+    vectors: dict[uuid.UUID, Tensor]
+    took_ms: dict[uuid.UUID, float]
+    failures: dict[uuid.UUID, Failure]
 
 
 class Engine:
@@ -84,6 +91,8 @@ class Engine:
     def __init__(self, captioner: Captioner, name: str, batch_size: int) -> None:
         self.captioner, self.name, self.batch_size = captioner, name, batch_size
         self.holding: Claim | None = None
+        self.breaker = Breaker()
+        self._handed_back: list[Failure] = []  # in this turn
         self._mappers: OrderedDict[int, Mapper] = OrderedDict()  # by version
         self._turn = 0
         self._flows: frozenset[str] | None = None  # of the batch that others may pass; None while nobody may
@@ -91,6 +100,8 @@ class Engine:
         captioner.between = self._let_pass
         self._embedded_until = datetime.min.replace(tzinfo=UTC)
         self._unreadable: set[uuid.UUID] = set()
+        self._unread: dict[uuid.UUID, datetime] = {}  # images to read later, and when they came
+        self._read_again_at = 0.0
 
     @classmethod
     def load(cls, name: str) -> Engine:
@@ -115,8 +126,10 @@ class Engine:
         """Embed what people search for, then claim one batch and bring each of its rows to an end.
 
         Returns:
-            How many rows were claimed; 0 if there was nothing to do, or the queue is paused.
+            How many rows were claimed; 0 if there was nothing to do, or the queue or this worker is paused.
         """
+        if not self.breaker.limit(1):
+            return 0
         searches = self.embed_texts()
         if Queue.is_paused("captions"):
             return searches
@@ -152,9 +165,10 @@ class Engine:
             insist(record)
 
         with self._hold(rows):
-            for part, error in in_halves(rows, embed):
+            failed = in_halves(rows, embed)
+            for part, error in failed:
                 for row in part:
-                    _fail(row, *_reason(error))
+                    self._end(row, _failure(error, others_succeeded=len(failed) < len(rows)))
         return len(rows)
 
     @contextmanager
@@ -163,12 +177,28 @@ class Engine:
         held, token = _queue(rows), rows[0].lease_token
         assert token is not None
         outer, self.holding = self.holding, Claim(held, token, LONGEST_BATCH, self.holding)
+        before, self._handed_back = self._handed_back, []
         try:
             yield
+        except Exception as error:  # between the rows, where the database or memory are wanting
+            for row in rows:
+                self._end(row, _failure(error))
+            raise
         finally:
             self.holding = outer
-            # Nothing is left to hand back, unless something unforeseen went wrong: then another attempt is due.
+            failures, self._handed_back = self._handed_back, before
+            self.breaker.note(len(rows) - len(failures), len(failures), failures[-1].detail if failures else "")
+            # Nothing is left, unless this process is ending: then another attempt is due.
             held.held(token).update(lease_expires_at=clock("default"))
+
+    def _end(self, row: Row | TextEmbedding, failure: Failure) -> None:
+        """Bring a row to an end that could not be done: it failed, or others will try it later."""
+        if not insist(lambda: row.hand_back(failure)):
+            return
+        if not failure.own:
+            self._handed_back.append(failure)
+        what = {"search": row.pk} if isinstance(row, TextEmbedding) else {"caption": row.pk, "request": row.request_id}
+        log.warning("work failed", extra={**what, "code": failure.code, "detail": failure.detail})
 
     @contextmanager
     def _letting_pass(self, rows: Sequence[Row]) -> Iterator[None]:
@@ -192,7 +222,7 @@ class Engine:
             self.embed_texts()
             others = Caption.objects.filter(bulk=False, attempts=0, turn__lte=turns.current() + 1)
             if not Queue.is_paused("captions") and (
-                rows := others.exclude(flow__in=flows).claim(self.name, PASSING["captions"])
+                rows := others.exclude(flow__in=flows).claim(self.name, self.breaker.limit(PASSING["captions"]))
             ):
                 self._passed += 1
                 with self._hold(rows):
@@ -208,7 +238,7 @@ class Engine:
         if self._turn % DRAFTS_FIRST == 0:
             queues.reverse()
         for queue in queues:
-            if rows := queue.claim(self.name, self.batch_size):
+            if rows := queue.claim(self.name, self.breaker.limit(self.batch_size)):
                 return rows
         return []
 
@@ -220,37 +250,45 @@ class Engine:
         """
         identity = self.captioner.encoder.identity
         now = clock("default")
+        if time.monotonic() > self._read_again_at:
+            self._unread.clear()
         missing = (
             Image.objects.filter(~Exists(Embedding.objects.filter(image=OuterRef("pk"), encoder=identity)))
             .filter(created_at__gte=self._embedded_until)
-            .exclude(pk__in=self._unreadable)
+            .exclude(pk__in=self._unreadable | self._unread.keys())
             .order_by("created_at")[:AHEAD]
         )
         images = list(missing)
         if not images:
-            self._embedded_until = now - timedelta(minutes=10)  # clocks of other machines may differ a little
+            # Clocks of other machines may differ a little.
+            self._embedded_until = min([now - timedelta(minutes=10), *self._unread.values()])
             return 0
         with self._letting_pass([]):
-            _, _, failures = self.embeddings(images)
-        self._unreadable |= failures.keys()
+            failures = self.embeddings(images).failures
+        self._unreadable |= {pk for pk, failure in failures.items() if failure.own}
+        for image in images:
+            if image.pk in failures.keys() - self._unreadable:
+                if not self._unread:
+                    self._read_again_at = time.monotonic() + READ_AGAIN
+                self._unread[image.pk] = image.created_at
         return len(images)
 
     def _process(self, rows: Sequence[Row]) -> None:
         images = Image.objects.in_bulk({row.image_id for row in rows})
         rows = [row for row in rows if row.image_id in images]  # the others were deleted since they were claimed
-        vectors, encode_ms, failures = self.embeddings(list(images.values()))
-        writers: dict[tuple[str, int], Writer | Unavailable] = {}
+        embedded = self.embeddings(list(images.values()))
+        writers: dict[tuple[str, int], Writer | Failure] = {}
         able: list[tuple[Row, Writer]] = []
         for row in rows:
-            if row.image_id in failures:
-                _fail(row, *failures[row.image_id])
+            if row.image_id in embedded.failures:
+                self._end(row, embedded.failures[row.image_id])
                 continue
             wanted = ("version", row.version_id) if isinstance(row, Draft) else ("style", row.style_id)
             if wanted not in writers:
                 writers[wanted] = self._writer(row)
             writer = writers[wanted]
-            if isinstance(writer, Unavailable):
-                _fail(row, f"{wanted[0]}_unavailable", writer.reason)
+            if isinstance(writer, Failure):
+                self._end(row, writer)
             else:
                 able.append((row, writer))
 
@@ -258,19 +296,18 @@ class Engine:
             return json.dumps(item[0].options, sort_keys=True)
 
         for _, group in groupby(sorted(able, key=key), key):
-            self._decode(list(group), vectors, encode_ms)
+            self._decode(list(group), embedded)
 
-    def embeddings(
-        self, images: Sequence[Image]
-    ) -> tuple[dict[uuid.UUID, Tensor], dict[uuid.UUID, float], dict[uuid.UUID, tuple[str, str]]]:
-        """By image: its embedding (E,), the milliseconds that took, and code and sentence where it failed."""
+    def embeddings(self, images: Sequence[Image]) -> Embedded:
+        """The embeddings of images; those not known yet are computed and kept."""
         encoder = self.captioner.encoder
         stored = Embedding.objects.filter(image__in=[i.pk for i in images], encoder=encoder.identity)
         vectors: dict[uuid.UUID, Tensor] = {
             e.image_id: torch.from_numpy(np.frombuffer(bytes(e.vector), "<f4").copy()) for e in stored
         }
         took: dict[uuid.UUID, float] = dict.fromkeys(vectors, 0.0)
-        failures: dict[uuid.UUID, tuple[str, str]] = {}
+        failures: dict[uuid.UUID, Failure] = {}
+        unread: dict[uuid.UUID, Exception] = {}
         pixels: dict[uuid.UUID, Tensor] = {}
         started = time.monotonic()
         for image in images:
@@ -281,10 +318,16 @@ class Engine:
                 with image.file.open("rb") as file:
                     pixels[image.pk] = encoder.preprocess(file.read())
             except ImageError as error:
-                failures[image.pk] = (f"image_{error.code}", str(error))
+                if is_out_of_memory(error.__cause__):  # which decoders take for a damaged picture
+                    unread[image.pk] = MemoryError()
+                else:
+                    failures[image.pk] = Failure(f"image_{error.code}", str(error), own=True)
             except Exception as error:  # whatever a storage raises
                 log.warning("an image cannot be read", extra={"image": image.pk, "error": error})
-                failures[image.pk] = ("image_missing", "the stored image cannot be read; upload it again")
+                unread[image.pk] = error
+        if unread:
+            there = bool(pixels) or _storage_gives_others(unread)
+            failures |= {pk: _unread(error, others_succeeded=there) for pk, error in unread.items()}
 
         def encode(keys: list[uuid.UUID]) -> None:
             # On a CPU bigger batches are no faster, and the activations of 32 photos alone take half a gigabyte.
@@ -299,7 +342,7 @@ class Engine:
 
         for keys, cause in in_halves(list(pixels), encode):
             for pk in keys:
-                failures[pk] = _reason(cause)
+                failures[pk] = _failure(cause, others_succeeded=any(key in vectors for key in pixels))
         each = (time.monotonic() - started) * 1000 / max(1, len(pixels))
         took.update(dict.fromkeys(pixels, each))
         fresh = [
@@ -311,20 +354,16 @@ class Engine:
             insist(lambda: Embedding.objects.bulk_create(fresh, ignore_conflicts=True))
         except DatabaseError as error:  # an image deleted meanwhile; the embeddings were only to save time
             log.info("embeddings were not kept", extra={"error": error})
-        return vectors, took, failures
+        return Embedded(vectors, took, failures)
 
-    def _decode(
-        self,
-        items: list[tuple[Row, Writer]],
-        vectors: dict[uuid.UUID, Tensor],
-        encode_ms: dict[uuid.UUID, float],
-    ) -> None:
+    def _decode(self, items: list[tuple[Row, Writer]], embedded: Embedded) -> None:
         first, token = items[0][0], items[0][0].lease_token
         assert token is not None
         queue = _queue([first])
         wanted = set(insist(lambda: list(queue.held(token).values_list("pk", flat=True))))
         items = [(row, writer) for row, writer in items if row.pk in wanted]
         options = DecodingOptions(**first.options)
+        vectors = embedded.vectors
 
         def decode(part: list[tuple[Row, Writer]]) -> None:
             started = time.monotonic()
@@ -350,7 +389,7 @@ class Engine:
                             **_numbers(best),
                             "alternatives": [{"text": other.text, **_numbers(other)} for other in others],
                             "version": version,
-                            "encode_ms": encode_ms[row.image_id],
+                            "encode_ms": embedded.took_ms[row.image_id],
                             "decode_ms": decode_ms,
                         }
                         if isinstance(row, Draft):
@@ -361,7 +400,8 @@ class Engine:
             insist(record)
             for (row, (version, _)), answer in zip(part, answers, strict=True):
                 if not answer:
-                    _fail(row, "not_possible", f"{version} answers to this image with numbers that are none")
+                    detail = f"{version} answers to this image with numbers that are none"
+                    self._end(row, Failure("not_possible", detail, own=True))
             log.info(
                 "captioned",
                 extra={
@@ -371,9 +411,10 @@ class Engine:
                 },
             )
 
-        for part, error in in_halves(items, decode):
+        failed = in_halves(items, decode)
+        for part, error in failed:
             for row, _ in part:
-                _fail(row, *_reason(error))
+                self._end(row, _failure(error, others_succeeded=len(failed) < len(items)))
 
     @torch.inference_mode()
     def _prefix(self, mapper: Mapper, vector: Tensor) -> dict[str, Any]:
@@ -385,7 +426,7 @@ class Engine:
             "prefix": prefix.cpu().numpy().astype("<f2").tobytes(),
         }
 
-    def _writer(self, row: Row) -> Writer | Unavailable:
+    def _writer(self, row: Row) -> Writer | Failure:
         """What is to write a row: the version that a draft names, or the one in service in a caption's style."""
         if not isinstance(row, Draft):
             return self._active(row.style_id)
@@ -394,9 +435,10 @@ class Engine:
             return version, self.load_version(version)
         except Exception as error:  # storages and damaged files raise all kinds
             log.exception("a version cannot be loaded", extra={"version": version.pk})
-            return Unavailable(f"{version} cannot be loaded: {error}"[:500])
+            detail = f"{version} cannot be loaded: {cause_of(error)}"[:500]
+            return Failure("version_unavailable", detail, others_succeeded=_storage_gives_others())
 
-    def _active(self, style_id: int) -> Writer | Unavailable:
+    def _active(self, style_id: int) -> Writer | Failure:
         """The style's newest promoted version that can be loaded, and its mapper."""
         latest = Promotion.objects.filter(style=style_id).values("version").annotate(last=Max("pk")).order_by("-last")
         for entry in latest[:5]:
@@ -404,12 +446,13 @@ class Engine:
             try:
                 return version, self.load_version(version)
             except Exception as error:  # an older version serves on
-                message = f"{type(error).__name__}: {error}"[:500]
+                message = f"{type(error).__name__}: {cause_of(error)}"[:500]
                 if version.load_error != message:
                     log.exception("a version cannot be loaded", extra={"version": version.pk})
                     MapperVersion.objects.filter(pk=version.pk).update(load_error=message)
         style = Style.objects.get(pk=style_id)
-        return Unavailable(f"no version of {style.name!r} could be loaded; an administrator has to promote another")
+        reason = f"no version of {style.name!r} could be loaded; if that lasts, an administrator has to promote another"
+        return Failure("style_unavailable", reason, others_succeeded=_storage_gives_others())
 
     def load_version(self, version: MapperVersion, *, fresh: bool = False) -> Mapper:
         """The version's mapper, loaded once; `fresh` for one that nobody else uses, to be trained further.
@@ -426,8 +469,8 @@ class Engine:
             if fresh:
                 return mapper
             self._mappers[version.pk] = mapper
-            if version.load_error:
-                MapperVersion.objects.filter(pk=version.pk).update(load_error="")
+        if version.load_error:  # which another worker may have met, for reasons of its own
+            MapperVersion.objects.filter(pk=version.pk).update(load_error="")
         self._mappers.move_to_end(version.pk)
         if len(self._mappers) > MAPPERS_KEPT:
             self._mappers.popitem(last=False)
@@ -473,23 +516,47 @@ def _queue(rows: Sequence[Row | TextEmbedding]) -> JobQuerySet[Any]:
     return type(rows[0]).objects.all()
 
 
-def _fail(row: Row | TextEmbedding, code: str, detail: str) -> None:
-    if insist(lambda: row.fail(code, detail)):
-        what = {"search": row.pk} if isinstance(row, TextEmbedding) else {"caption": row.pk, "request": row.request_id}
-        log.warning("work failed", extra={**what, "code": code, "detail": detail})
-
-
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether it says that memory, the machine's or the accelerator's, did not suffice."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory", "bad_alloc", "ALLOC_FAILED"))
+    )
 
 
-def _reason(error: Exception) -> tuple[str, str]:
+def _storage_gives_others(than: Collection[uuid.UUID] = ()) -> bool:
+    """Whether the storage has the files of other images than these: then it is not away."""
+    try:
+        others = Image.objects.exclude(pk__in=than).order_by("-created_at")[:CONTROLS]
+        return any(image.file.storage.exists(str(image.file.name)) for image in others)
+    except Exception as error:  # whatever a storage raises
+        log.warning("the storage does not answer", extra={"error": error})
+        return False
+
+
+def _failure(error: Exception, *, others_succeeded: bool = False) -> Failure:
+    """What is told of an error that came up over a row."""
     if is_out_of_memory(error):
-        return "out_of_memory", "the worker has too little memory even for this caption alone"
-    if isinstance(error, ValueError):
-        return "not_possible", str(error)[:500]
-    return "internal_error", "something unforeseen went wrong; the worker's log has the details under this caption's id"
+        code, detail = "out_of_memory", "the worker has too little memory even for this caption alone"
+    elif isinstance(error, DatabaseError):
+        code, detail = "database_error", "the database did not answer"
+    elif isinstance(error, ValueError):
+        return Failure("not_possible", str(error)[:500], own=True)
+    else:
+        code = "internal_error"
+        detail = "something unforeseen went wrong; the worker's log has the details under this caption's id"
+    return Failure(code, detail, others_succeeded=others_succeeded)
+
+
+def _unread(error: Exception, *, others_succeeded: bool) -> Failure:
+    """What is told of an image that the storage did not give."""
+    if is_out_of_memory(error):
+        return _failure(error, others_succeeded=others_succeeded)
+    # That there is no such file is said of this one; any other error, of a connection say, is the storage's.
+    missing = isinstance(error, FileNotFoundError)
+    detail = "the stored image cannot be read; upload it again"
+    return Failure("image_missing", detail, others_succeeded=missing and others_succeeded)
 
 
 def start(name: str) -> Shift:

@@ -1,8 +1,10 @@
 """Safetensors files that are written in one step and know the SHA-256 of what they hold."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +35,9 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str,
         Path(partial).chmod(0o644)
         Path(partial).replace(path)
     except SafetensorError as error:  # what the library makes of a full disk
-        raise OSError(f"{path} cannot be written: {error}") from error
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
     finally:
         Path(partial).unlink(missing_ok=True)
 

@@ -215,7 +215,7 @@ BATCH_SIZE = env.int("CLIPCAP_BATCH_SIZE", 32)
 UNSURE_BELOW = env.float("CLIPCAP_UNSURE_BELOW", options.UNSURE_BELOW)
 ANONYMOUS = env.bool("CLIPCAP_ANONYMOUS", False)
 JAVA_METRICS = env.bool("CLIPCAP_JAVA_METRICS", True)  # METEOR and SPICE after a training run, where Java is installed
-DEADLINE = timedelta(seconds=env.int("CLIPCAP_DEADLINE_SECONDS", 3600))
+DEADLINE = timedelta(seconds=env.int("CLIPCAP_DEADLINE_SECONDS", 86400))
 LEASE = timedelta(seconds=env.float("CLIPCAP_LEASE_SECONDS", 30))  # how long the work of a lost worker waits
 KEEP_RESULTS = timedelta(days=env.int("CLIPCAP_KEEP_DAYS", 0))  # 0 keeps them for good
 MAX_QUEUED = env.int("CLIPCAP_MAX_QUEUED", 10_000)  # captions of one user, or one anonymous address

@@ -46,6 +46,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from captioner.breaker import Breaker
 from captioner.models import Style, Viewer
 from captioner.worker import Engine
 from clipcap.captioner import Captioner
@@ -158,6 +159,8 @@ def engine(loaded_engine: Engine) -> Engine:
     """`engine.work()` captions one batch of what is queued. It knows nothing of what another test did with it."""
     loaded_engine._mappers.clear()
     loaded_engine._turn = 0
+    loaded_engine.breaker = Breaker()
+    loaded_engine._unread.clear()
     return loaded_engine
 
 

@@ -32,7 +32,7 @@ from django.utils import timezone
 from captioner import admin as captioner_admin
 from captioner import admin_parts, services
 from captioner.errors import Refused
-from captioner.jobs import Status
+from captioner.jobs import Failure, Status
 from captioner.models import (
     Caption,
     CaptionRequest,
@@ -1036,3 +1036,25 @@ def test_addresses_that_lead_nowhere_say_so(boss: Client, style: Style) -> None:
     ):
         assert boss.get(address).status_code == 404, address
     assert boss.get(reverse("admin:captioner_style_take", args=[style.pk])).status_code == 405
+
+
+def test_tries_that_failed_and_workers_that_paused_themselves_are_told(
+    style: Style, images: list[Image], boss: Client, run: TrainingRun
+) -> None:
+    (row,) = make_captions(style, images, 1, status=Status.QUEUED, finished_at=None, text="")
+    Caption.objects.update(deadline_at=timezone.now() + timedelta(hours=1))
+    (row,) = Caption.objects.claim("w1@host", 1)
+    row.hand_back(Failure("out_of_memory", "the worker has too little memory"))
+    page = text_of(boss.get(reverse("admin:captioner_caption_change", args=[row.pk])))
+    assert "w1@host" in page
+    assert "the worker has too little memory" in page
+
+    TrainingRun.objects.filter(pk=run.pk).update(attempts=1)
+    assert run.hand_back(Failure("image_missing", "the stored image cannot be read"))
+    page = text_of(boss.get(reverse("admin:training_trainingrun_change", args=[run.pk])))
+    assert "the stored image cannot be read" in page
+
+    Worker.objects.create(name="w1@host", queue="captions", trouble="the worker has too little memory")
+    page = text_of(boss.get(reverse("admin:dashboard")))
+    assert "paused itself" in page
+    assert "the worker has too little memory" in page

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from knox.models import AuthToken
 from PIL import Image as Pillow
 
 from captioner import services
+from captioner.jobs import Failure
 from captioner.models import SILENCE, Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery, Worker
 from captioner.serializers import RequestSerializer
 from captioner.worker import Engine
@@ -395,13 +397,13 @@ def test_a_caption_can_be_canceled_and_tried_again(
 
 def test_a_failed_caption_says_why(client: Client, styles: dict[str, Style], engine: Engine, photo: bytes) -> None:
     url = ask(client, photo)["captions"][0]["url"]
-    Image.objects.get().file.delete(save=False)
+    Path(Image.objects.get().file.path).write_bytes(b"no picture at all")
     engine.work()
 
     caption = client.get(url).json()
     assert caption["status"] == "failed"
-    assert caption["error"]["code"] == "image_missing"
-    assert "upload it again" in caption["error"]["detail"]
+    assert caption["error"]["code"] == "image_not_an_image"
+    assert "this is no picture" in caption["error"]["detail"]
 
 
 def test_a_correction_stands_beside_the_machines_text(
@@ -680,3 +682,24 @@ def test_swagger_ui_comes_from_this_site_and_runs_no_inline_script(client: Clien
     assert "script-src" not in page["Content-Security-Policy"]
     assert "default-src 'self'" in page["Content-Security-Policy"]
     assert client.get("/api/docs/?script=")["Content-Type"].startswith("application/javascript")
+
+
+def test_a_caption_that_is_tried_again_tells_what_failed_and_when_it_goes_on(
+    client: Client, styles: dict[str, Style], photo: bytes
+) -> None:
+    ask(client, photo)
+    (row,) = Caption.objects.claim("worker@secret.host", 1)
+    row.hand_back(Failure("image_missing", "the stored image cannot be read; upload it again"))
+    answer = client.get(f"{URL}{row.pk}/").json()
+    row.refresh_from_db()
+    assert row.ready_at
+    assert (answer["status"], answer["error"]) == ("queued", None)
+    assert datetime.fromisoformat(answer["next_try_at"]) == row.ready_at
+    (failure,) = answer["failures"]
+    assert (failure["code"], failure["detail"]) == (
+        "image_missing",
+        "the stored image cannot be read; upload it again",
+    )
+    assert "secret" not in json.dumps(answer)
+    Caption.objects.filter(pk=row.pk).update(status="succeeded", finished_at=row.ready_at)
+    assert client.get(f"{URL}{row.pk}/").json()["next_try_at"] is None

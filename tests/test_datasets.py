@@ -177,6 +177,60 @@ def test_the_file_is_kept_until_the_import_has_succeeded(style: Style, media: Pa
     assert lost.error_detail.startswith("No such file or directory: holiday.zip; ")
 
 
+def test_a_folder_that_goes_away_costs_no_row_and_the_import_can_be_resumed(
+    style: Style, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importer, "CHUNK", 2)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for n in range(6):
+        (folder / f"{n}.jpg").write_bytes(picture(n))
+    (folder / "a.jsonl").write_bytes(json_lines((f"{n}.jpg", f"caption {n}") for n in range(6)))
+    opened = importer._picture
+
+    def goes_away(files: Any, name: str) -> Any:
+        if name == "3.jpg" and folder.exists():
+            folder.rename(tmp_path / "away")
+        return opened(files, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importer, "_picture", goes_away)
+        batch = worked_off(services.start_folder_import(style=style, folder=folder))
+    assert (batch.status, batch.error_code, batch.rows) == (Status.FAILED, "file_error", 2)
+    assert str(tmp_path) not in batch.error_detail
+    (tmp_path / "away").rename(folder)
+    assert worked_off(services.resume_import(batch)).status == Status.SUCCEEDED
+    assert (style.examples.count(), reasons(batch)) == (6, [])
+
+
+def test_an_import_that_got_on_since_it_cost_a_worker_has_all_its_attempts(
+    style: Style, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    monkeypatch.setattr(importer, "CHUNK", 2)
+    batch = queued(
+        style, packed({"a.jsonl": json_lines(("1.jpg", f"text {n}") for n in range(8))} | pictures(["1.jpg"]))
+    )
+    save, seen = importer._Importer._save, []
+
+    def save_and_die(self: Any, chunk: Any) -> None:
+        save(self, chunk)
+        raise Killed
+
+    monkeypatch.setattr(importer._Importer, "_save", save_and_die)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            worked_off(batch)
+        batch.refresh_from_db()
+        seen.append((batch.rows, batch.attempts))
+        Import.objects.update(lease_expires_at=timezone.now() - timedelta(minutes=1))
+        Import.objects.all().reap()
+        Import.objects.update(ready_at=None)
+    assert seen == [(2, 1), (4, 1), (6, 1)]
+
+
 def test_a_file_that_vanishes_from_a_folder_is_named(style: Style, tmp_path: Path) -> None:
     (tmp_path / "captions.csv").write_bytes(FORMATS["CSV"])
 

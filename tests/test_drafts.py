@@ -110,16 +110,18 @@ def test_comparisons_are_in_no_list_of_captions_and_keep_no_version_from_being_d
     assert not Draft.objects.exists()
 
 
-def test_a_version_that_cannot_be_loaded_fails_alone_and_says_why(
+def test_a_version_that_cannot_be_loaded_waits_alone_and_says_why(
     style: Style, other: MapperVersion, engine: Engine
 ) -> None:
     other.file.storage.delete(str(other.file.name))
     request = services.compare_versions(versions=[active(style), other], images=uploads(1))
     engine.work()
     assert request.drafts.get(version=active(style)).status == Status.SUCCEEDED
-    failed = request.drafts.get(version=other)
-    assert (failed.status, failed.error_code) == (Status.FAILED, "version_unavailable")
-    assert str(other) in failed.error_detail
+    waiting = request.drafts.get(version=other)
+    (failure,) = waiting.failures
+    assert (waiting.status, failure["code"]) == (Status.QUEUED, "version_unavailable")
+    assert str(other) in failure["detail"]
+    assert "/" not in failure["detail"]
 
 
 def test_too_much_or_nothing_to_compare_is_refused(style: Style, settings: Any) -> None:
@@ -258,6 +260,8 @@ def test_a_rewriting_that_fails_leaves_the_caption_as_it_was_and_can_be_begun_ag
     services.rewrite_captions(style=style)
     other.file.storage.delete(str(other.file.name))
     assert engine.work() == 1
+    Draft.objects.update(deadline_at=timezone.now())
+    assert Draft.objects.all().reap() == 1
     now = Caption.objects.get(pk=row.pk)
     assert (now.text, now.version, now.status) == (row.text, row.version, Status.SUCCEEDED)
     assert services.rewrite_captions(style=style).drafts.count() == 1

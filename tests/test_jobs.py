@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from captioner.jobs import FINISHED, MAX_ATTEMPTS, Status
+from captioner.jobs import FINISHED, LONGEST_PAUSE, MAX_ATTEMPTS, Failure, Status
 from captioner.models import Caption, CaptionRequest, Image, Style
 
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
@@ -126,6 +127,7 @@ def test_a_row_that_cost_a_worker_is_claimed_alone_and_given_up_in_the_end(table
     good = queue(rank=1)
     for _ in range(MAX_ATTEMPTS - 1):
         lose(clock)
+        clock.passes(LONGEST_PAUSE.total_seconds())
         assert Caption.objects.claim("w", 8) == [poison]
     assert Caption.objects.claim("w", 8) == [good]
     assert Caption.objects.get(pk=good.pk).succeed()  # as its row is in the database now
@@ -143,6 +145,83 @@ def test_a_good_row_is_not_claimed_together_with_one_that_cost_a_worker(table: N
     first, third = queue(), queue(rank=2)
     assert Caption.objects.claim("w", 8) == [first, third]
     assert Caption.objects.claim("w", 8) == [suspect]
+
+
+SHORT_OF_MEMORY = Failure("out_of_memory", "too little memory")
+
+
+def fail_once(worker: str, failure: Failure) -> Caption:
+    (row,) = Caption.objects.claim(worker, 1)
+    assert row.hand_back(failure)
+    row.refresh_from_db()
+    return row
+
+
+def test_what_failed_is_tried_again_after_pauses_that_grow_and_tells_of_each_try(table: None, clock: Clock) -> None:
+    queue(deadline=24 * HOUR)
+    pauses = []
+    for tries in range(1, 30):
+        row = fail_once(f"w{tries}", SHORT_OF_MEMORY)
+        assert (row.status, row.attempts, row.lease_holder) == (Status.QUEUED, 0, "")
+        assert row.ready_at
+        pauses.append((row.ready_at - clock.now).total_seconds())
+        assert Caption.objects.claim("early", 1) == []
+        clock.now = row.ready_at
+    assert 1 <= pauses[0] <= 2
+    assert 4 <= pauses[2] <= 8
+    assert LONGEST_PAUSE.total_seconds() / 2 <= pauses[-1] <= LONGEST_PAUSE.total_seconds()
+    assert len(set(pauses)) == len(pauses), "no two are the same, so that rows do not come back together"
+    assert [failure["worker"] for failure in row.failures] == [f"w{tries}" for tries in range(10, 30)]
+    assert row.failures[-1]["detail"] == "too little memory"
+
+
+def test_a_row_is_to_blame_only_if_it_failed_with_several_workers_while_others_succeeded_there(
+    table: None, clock: Clock
+) -> None:
+    queue(deadline=24 * HOUR)
+    beside = replace(SHORT_OF_MEMORY, others_succeeded=True)
+    for worker, failure in (*[("sick", beside)] * MAX_ATTEMPTS, *[("sound", SHORT_OF_MEMORY)] * MAX_ATTEMPTS):
+        row = fail_once(worker, failure)
+        assert row.status == Status.QUEUED
+        clock.now = row.ready_at or clock.now
+    row = fail_once("sound", beside)
+    assert (row.status, row.error_code, row.error_detail) == (Status.FAILED, "out_of_memory", "too little memory")
+
+
+def test_what_is_proven_to_be_the_rows_own_fault_ends_it_at_once(table: None) -> None:
+    queue()
+    row = fail_once("w", Failure("image_damaged", "it is damaged", own=True))
+    assert (row.status, row.error_code) == (Status.FAILED, "image_damaged")
+
+
+def test_a_row_that_failed_until_its_deadline_ends_then_and_says_where_the_causes_are(
+    table: None, clock: Clock
+) -> None:
+    queue()
+    fail_once("w", SHORT_OF_MEMORY)
+    clock.passes(HOUR.total_seconds() + 1)
+    assert Caption.objects.reap() == 1
+    row = Caption.objects.get()
+    assert row.error_code == "deadline_exceeded"
+    assert "see the causes" in row.error_detail
+
+
+def test_a_lost_worker_is_among_the_failures_and_the_second_one_brings_a_pause(table: None, clock: Clock) -> None:
+    queue()
+    for ready in (True, False):
+        (row,) = Caption.objects.claim("lost", 1)
+        lose(clock)
+        row.refresh_from_db()
+        assert (row.ready_at is None) == ready
+    assert [failure["code"] for failure in row.failures] == ["worker_lost"] * 2
+    assert row.failures[0]["worker"] == "lost"
+
+
+def test_a_pause_that_was_written_before_the_clock_was_set_back_is_over(table: None, clock: Clock) -> None:
+    queue(deadline=24 * HOUR)
+    fail_once("w", SHORT_OF_MEMORY)
+    clock.passes(-3600)
+    assert len(Caption.objects.claim("w", 1)) == 1
 
 
 def test_a_lease_holds_as_long_as_it_is_renewed(table: None, clock: Clock) -> None:

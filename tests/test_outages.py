@@ -25,8 +25,7 @@ from django.test import Client
 from captioner import bells, health
 from captioner.models import Caption, Style
 from clipcap_site.cache import FailOpen
-from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, free_port, wait_until
-from tests.test_faults import small_disk
+from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, free_port, small_disk, wait_until
 
 URL = "/api/captions/"
 

@@ -19,6 +19,7 @@ from django.utils import timezone
 from PIL import Image as Pillow
 
 from captioner import services
+from captioner.jobs import Failure
 from captioner.models import (
     EVERYBODY,
     Caption,
@@ -675,3 +676,18 @@ def test_waiting_captions_whose_worker_was_lost_are_looked_after(
     signed_in.get(f"/requests/{caption.request_id}/")
     caption.refresh_from_db()
     assert caption.status == "failed"
+
+
+def test_a_caption_that_is_tried_again_says_why_and_to_staff_by_whom(
+    signed_in: Client, styles: dict[str, Style], viewer: Viewer
+) -> None:
+    asked(viewer, "factual")
+    (row,) = Caption.objects.claim("w1@host", 1)
+    row.hand_back(Failure("image_missing", "the stored image cannot be read; upload it again"))
+    address = reverse("image", args=[row.image_id])
+    page = body(signed_in.get(address))
+    assert "Not yet: the stored image cannot be read; upload it again. It will be tried again." in page
+    assert "w1@host" not in page
+    viewer.user.is_staff = True
+    viewer.user.save()
+    assert "w1@host" in body(signed_in.get(address))

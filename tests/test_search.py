@@ -310,7 +310,7 @@ def test_texts_come_before_captions_and_while_the_queue_is_paused(style: Style, 
     assert TextEmbedding.objects.get().status == "succeeded"
 
 
-def test_a_text_that_cannot_be_embedded_fails_alone(
+def test_a_text_that_cannot_be_embedded_waits_alone_to_be_tried_again(
     style: Style, reading_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_work(reading_engine)
@@ -327,7 +327,7 @@ def test_a_text_that_cannot_be_embedded_fails_alone(
     assert reading_engine.work() == 3
     assert dict(TextEmbedding.objects.values_list("text", "status")) == {
         "a dog": "succeeded",
-        "poison": "failed",
+        "poison": "queued",
         "a cat": "succeeded",
     }
 
@@ -344,6 +344,7 @@ def test_a_text_whose_workers_are_lost_is_given_up(style: Style, worker: Worker)
         assert TextEmbedding.objects.claim("w", 1)
         TextEmbedding.objects.update(lease_expires_at=timezone.now() - timedelta(minutes=1))
         TextEmbedding.objects.all().reap()
+        TextEmbedding.objects.update(ready_at=None)
     assert search("dog").meaning == "unavailable"
 
 

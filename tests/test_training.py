@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import json
+import tempfile
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from captioner.services import Upload
 from captioner.shift import Shift
 from captioner.worker import Engine
 from clipcap.checkpoint import load_mapper, save_mapper
+from tests.servers import small_disk
 from training import comparison, memory, services
 from training import worker as training_worker
 from training.comparison import paired_bootstrap, verdict
@@ -314,6 +317,76 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(
     assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
 
 
+def test_a_run_whose_folder_or_temporary_files_find_no_room_says_so_without_a_path_and_can_be_resumed(
+    factual: Style, engine: Engine, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
+    home = settings.HOME
+    with small_disk(tmp_path / "disk"):
+        settings.HOME = tmp_path / "disk"
+        TrainingEngine(engine).work()
+        settings.HOME = home
+        scratch.refresh_from_db()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "disk"))
+        active = services.start_run(style=factual, options=QUICK)
+        TrainingEngine(engine).work()
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        active.refresh_from_db()
+    for run in (scratch, active):
+        assert (run.status, run.error_code) == (Status.FAILED, "disk_full")
+        assert run.error_detail.startswith("No space left on device")
+        assert "/" not in run.error_detail
+    services.resume_run(active)
+    TrainingEngine(engine).work()
+    active.refresh_from_db()
+    assert (active.status, active.error_detail) == (Status.SUCCEEDED, "")
+
+
+def test_a_run_whose_photos_cannot_be_read_for_a_while_waits_and_leaves_none_out(
+    factual: Style, engine: Engine, media: Path
+) -> None:
+    run = services.start_run(style=factual, options={"epochs": 1, "start": "scratch", "layers": 1})
+    media.rename(media.with_name("away"))
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.attempts) == (Status.QUEUED, 0)
+    assert [failure["code"] for failure in run.failures] == ["image_missing"]
+    assert TrainingEngine(engine).work() == 0, "not at once"
+    media.with_name("away").rename(media)
+    TrainingRun.objects.update(ready_at=None)
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    assert not RunEvent.objects.filter(run=run, message__contains="left out").exists()
+
+
+def test_only_workers_that_a_run_lost_since_it_last_got_on_count_against_it(factual: Style, engine: Engine) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill_at_the_next_look_after(epoch: int) -> Callable[[], bool]:
+        def look() -> bool:
+            if run.checkpoints.filter(epoch=epoch).exists():
+                raise Killed
+            return False
+
+        return look
+
+    run = services.start_run(
+        style=factual, options={"epochs": 3, "batch_size": 20, "start": "scratch", "prefix_length": 3, "layers": 1}
+    )
+    seen = []
+    for epoch in (1, 1, 2, 2):
+        with pytest.raises(Killed):
+            TrainingEngine(engine, stopping=kill_at_the_next_look_after(epoch)).work()
+        run.refresh_from_db()
+        seen.append(run.attempts)
+        TrainingRun.objects.update(lease_expires_at=timezone.now() - timedelta(minutes=1))
+        TrainingRun.objects.all().reap()
+        TrainingRun.objects.update(ready_at=None)
+    assert seen == [1, 2, 1, 2]
+
+
 def mapper_files(style: Style) -> set[str]:
     """The names of all stored mappers, filed as versions or not."""
     storage = MapperVersion._meta.get_field("file").storage
@@ -423,8 +496,8 @@ def test_a_run_learns_from_the_embeddings_that_are_stored_whoever_computed_them(
     compute = engine.embeddings
 
     def a_little_late(images: list[Image]) -> Any:
-        vectors, took, failures = compute(images)  # which stores them, as another worker would just before this one
-        return {image: vector + 1e-3 for image, vector in vectors.items()}, took, failures
+        made = compute(images)  # which stores them, as another worker would just before this one
+        return dataclasses.replace(made, vectors={image: vector + 1e-3 for image, vector in made.vectors.items()})
 
     monkeypatch.setattr(engine, "embeddings", a_little_late)
     examples = Example.objects.filter(style=factual)

@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import PATIENCE, free_port, wait_until
-from tests.test_faults import small_disk
+from tests.servers import PATIENCE, free_port, small_disk, wait_until
 
 ROOT = Path(__file__).parent.parent
 THREADS = 2

@@ -52,6 +52,7 @@ class RunSerializer(serializers.ModelSerializer[TrainingRun]):
             "version",
             "reason",
             "error",
+            "failures",
             "created_at",
             "started_at",
             "finished_at",

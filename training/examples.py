@@ -9,6 +9,7 @@ import torch
 from django.db.models import QuerySet
 from torch import Tensor
 
+from captioner.jobs import Failure
 from captioner.models import Embedding, Image
 from captioner.worker import Engine
 from clipcap.captioner import Captioner
@@ -16,6 +17,15 @@ from clipcap.mapper import Mapper, MapperConfig
 from clipcap.options import DecodingOptions
 from training.models import Example
 from training.trainer import CaptionedImages, TrainingError
+
+
+class Unavailable(Exception):
+    """What the examples need cannot be had now, through no fault of theirs."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+
 
 BATCH = 32
 PART = 2000  # rows read at once
@@ -32,6 +42,7 @@ def captioned_images(
 
     Raises:
         TrainingError: no image of a part can be read.
+        Unavailable: some cannot be read now, since the storage is away, say.
     """
     captions: dict[bool, dict[uuid.UUID, list[str]]] = {False: {}, True: {}}
     total = examples.count()
@@ -99,7 +110,11 @@ def _vectors(
     for first in range(0, len(missing), BATCH):
         report("embedding", len(vectors), len(images))
         part = missing[first : first + BATCH]
-        made, _, _ = models.embeddings(list(Image.objects.filter(pk__in=part)))
+        embedded = models.embeddings(list(Image.objects.filter(pk__in=part)))
+        for failure in embedded.failures.values():
+            if not failure.own and not failure.others_succeeded:
+                raise Unavailable(failure)
+        made = embedded.vectors
         # The caption worker may have stored one meanwhile that differs in its last bits, and that is what counts: a
         # run that is taken up again has to find what it began with.
         made |= _stored(models, part)

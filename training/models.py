@@ -113,6 +113,7 @@ class TrainingRun(Job):
     examples = models.PositiveIntegerField(default=0)
     person = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     reason = models.CharField(max_length=200, blank=True, help_text="why it was started, if by no person")
+    reached = models.PositiveIntegerField(default=0, db_default=0, help_text="the furthest epoch it ever came to")
     progress = models.JSONField(default=dict, help_text="step, steps, epoch, eta_seconds, samples_per_second …")
     curve = models.JSONField(default=list, help_text="[[step, training loss, learning rate]]")
     metrics = models.JSONField(default=dict, help_text="candidate, active, difference and its interval")

@@ -6,7 +6,6 @@ its folder, so whoever claims it next, after a crash or a cancel, goes on from t
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 import time
@@ -22,6 +21,8 @@ from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 
 from captioner import services as captioner_services
+from captioner.breaker import Breaker
+from captioner.errors import cause_of, is_full
 from captioner.jobs import Claim, Job, JobQuerySet
 from captioner.models import MapperVersion, Queue
 from captioner.shift import Shift, insist
@@ -32,7 +33,7 @@ from training import services
 from training.comparison import LEAST_JUDGED, SHOWN, paired_bootstrap, verdict
 from training.datasets.importer import work_off
 from training.evaluation import Evaluation, evaluate
-from training.examples import captioned_images, captions_of, mapper_config
+from training.examples import Unavailable, captioned_images, captions_of, mapper_config
 from training.lengths import too_long
 from training.models import Checkpoint, Import, Policy, RunEvent, TrainingRun
 from training.options import AUTO_EPOCHS, RunOptions
@@ -69,13 +70,16 @@ class TrainingEngine:
         self.stopping = stopping
         self.tell_every = TELL
         self.holding: Claim | None = None
+        self.breaker = Breaker()
 
     def work(self) -> int:
         """Claim one import or run and bring it to an end.
 
         Returns:
-            1, or 0 if there was nothing to do, or the queue is paused.
+            1, or 0 if there was nothing to do, or the queue or this worker is paused.
         """
+        if not self.breaker.limit(1):
+            return 0
         if Queue.is_paused("training"):
             return 0
         for batch in Import.objects.claim(self.name, 1):
@@ -107,12 +111,16 @@ class TrainingEngine:
             if TrainingRun.objects.hand_back(_token(run)):
                 _tell(run, "handed back: the worker has to end; another goes on from here")
             return
+        except Unavailable as error:
+            self.breaker.note(0, 1, error.failure.detail)
+            if insist(partial(run.hand_back, error.failure)):
+                _tell(run, f"handed back, to be tried again later: {error}", "warning")
+            return
         except (TrainingError, CheckpointError, ValueError) as error:
             _fail(run, "not_trainable", str(error))
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            cause = f"{error.strerror or error}{f': {Path(error.filename).name}' if error.filename else ''}"
-            _fail(run, "disk_full" if full else "file_error", f"{cause}; what was trained is kept: mend it and resume")
+            code = "disk_full" if is_full(error) else "file_error"
+            _fail(run, code, f"{cause_of(error)}; what was trained is kept: mend it and resume")
         except DatabaseError:
             raise
         except Exception as error:
@@ -123,6 +131,7 @@ class TrainingEngine:
                 _fail(run, "internal_error", f"something unforeseen went wrong ({type(error).__name__}); see the log")
         else:
             shutil.rmtree(folder, ignore_errors=True)
+        self.breaker.note(1, 0)
 
 
 class _Training:
@@ -195,23 +204,21 @@ class _Training:
         def epoch_ended(epoch: EpochEnd) -> None:
             texts = captions_of(self.captioner, mapper, self.samples.embeddings[:, 0])
             mapper.train()
-            insist(
-                lambda: Checkpoint.objects.update_or_create(
-                    run=self.run,
-                    epoch=epoch.epoch,
-                    defaults={
-                        "step": epoch.step,
-                        "training_loss": epoch.training_loss,
-                        "validation_loss": epoch.validation_loss,
-                        "samples": [
-                            {"image": image, "text": text, "reference": references[0]}
-                            for image, text, references in zip(
-                                self.samples.names, texts, self.samples.captions, strict=True
-                            )
-                        ],
-                    },
+            samples = [
+                {"image": image, "text": text, "reference": references[0]}
+                for image, text, references in zip(self.samples.names, texts, self.samples.captions, strict=True)
+            ]
+
+            def record() -> None:
+                losses = {"training_loss": epoch.training_loss, "validation_loss": epoch.validation_loss}
+                Checkpoint.objects.update_or_create(
+                    run=self.run, epoch=epoch.epoch, defaults={"step": epoch.step, **losses, "samples": samples}
                 )
-            )
+                # Further than ever: whatever workers it has cost, it gets on, and they count no more.
+                held = TrainingRun.objects.held(_token(self.run)).filter(reached__lt=epoch.epoch)
+                held.update(reached=epoch.epoch, attempts=1)
+
+            insist(record)
 
         try:
             return train_mapper(
@@ -301,7 +308,11 @@ class _Training:
         try:
             opponent = self.models.load_version(active)
         except (CheckpointError, OSError, ValueError) as error:
-            _tell(self.run, f"{active}, which is in service, cannot be loaded for a comparison: {error}", "warning")
+            _tell(
+                self.run,
+                f"{active}, which is in service, cannot be loaded for a comparison: {cause_of(error)}",
+                "warning",
+            )
             return metrics, [], TrainingRun.Verdict.UNCLEAR
         other, old = scored(opponent, len(references))
         policy = Policy.objects.filter(style=self.run.style).first() or Policy(style=self.run.style)

@@ -53,6 +53,10 @@ class Files:
         """How many bytes that is."""
         raise NotImplementedError
 
+    def is_there(self) -> bool:
+        """Whether the dataset can still be reached, so that a file which cannot be read is to blame itself."""
+        return True
+
     def close(self) -> None:
         """Let go of what is open."""
 
@@ -137,6 +141,9 @@ class _Folder(Files):
 
     def size(self, name: str) -> int:
         return (self._root / name).stat().st_size
+
+    def is_there(self) -> bool:
+        return self._root.is_dir()
 
 
 class _Lone(Files):

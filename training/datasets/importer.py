@@ -8,7 +8,6 @@ again goes on behind the last committed row. This module loads no torch.
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import logging
 import re
@@ -29,7 +28,7 @@ from django.db import DatabaseError, IntegrityError, transaction
 from django.db.models import Max, Q
 
 from captioner import storage, uploads
-from captioner.errors import Refused
+from captioner.errors import Refused, cause_of, is_full
 from captioner.models import Image
 from training.datasets.annotations import MAX_ROWS, find_annotations
 from training.datasets.files import Files, files_of
@@ -72,11 +71,10 @@ def work_off(batch: Import, stopping: Callable[[], bool], unfit: Callable[[str],
     except _DAMAGE as error:
         batch.fail("damaged", f"the file is damaged ({type(error).__name__}); make it anew and send it again")
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        cause = error.strerror or str(error)
-        if error.filename:  # of an upload the path on this disk says nothing to anyone
-            cause += f": {batch.name if batch.file else Path(error.filename).name}"
-        batch.fail("disk_full" if full else "file_error", f"{cause}; what was imported is kept: mend it and resume")
+        code = "disk_full" if is_full(error) else "file_error"
+        # Of an upload the name on this disk says nothing to anyone.
+        told = OSError(error.errno, "", batch.name) if batch.file and error.filename else error
+        batch.fail(code, f"{cause_of(told)}; what was imported is kept: mend it and resume")
     except DatabaseError:
         raise
     except Exception as error:
@@ -260,7 +258,8 @@ class _Importer:
                 declared[image] = declared.get(image, False) or held_out
         with transaction.atomic():
             # First, since it locks the row: whoever cancels waits for this chunk.
-            self._record(rows=batch.rows + len(chunk))
+            # An import that gets on has cost no workers.
+            self._record(rows=batch.rows + len(chunk), **({"attempts": 1} if chunk else {}))
             split = settle(by_bytes, declared)
             newest = Example.objects.aggregate(newest=Max("pk"))["newest"] or 0
             examples = [
@@ -290,6 +289,7 @@ def _picture(files: Files, name: str) -> tuple[uuid.UUID, bool] | str:
 
     Raises:
         Refused: there is no room for it.
+        OSError: the whole dataset cannot be reached.
     """
     try:
         with files.open(name) as file:
@@ -302,6 +302,8 @@ def _picture(files: Files, name: str) -> tuple[uuid.UUID, bool] | str:
     except _DAMAGE:
         return "it is damaged in the zip; pack it again"
     except OSError as error:
+        if not files.is_there():
+            raise
         return f"it cannot be read ({error.strerror or error})"
     return image.pk, is_held_out(image)
 
