@@ -11,6 +11,7 @@ from typing import Any
 
 from django.core.files.base import ContentFile
 from django.core.management import call_command
+from django.test import TestCase
 from PIL import Image as Pillow
 
 from captioner.models import Style
@@ -104,7 +105,8 @@ def queued(style: Style, content: bytes, name: str = "dataset") -> Import:
 
 def worked_off(batch: Import, stopping: Callable[[], bool] = lambda: False) -> Import:
     (claimed,) = Import.objects.filter(pk=batch.pk).claim("tests", 1)
-    work_off(claimed, stopping)
+    with TestCase.captureOnCommitCallbacks(execute=True):  # its file goes when that is committed
+        work_off(claimed, stopping)
     batch.refresh_from_db()
     return batch
 
