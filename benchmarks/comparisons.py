@@ -161,8 +161,8 @@ def reranking(subject: Subject) -> Group:
     def decoded(count: int, options: DecodingOptions) -> list[list[Caption]]:
         return captioner.caption(subject.embeddings[:count], [subject.mapper] * count, options)
 
-    def from_file(options: DecodingOptions) -> object:
-        return captioner.caption(subject.fast_encoder.encode([file]), [subject.mapper], options)
+    def from_file(count: int, options: DecodingOptions) -> object:
+        return captioner.caption(subject.fast_encoder.encode([file] * count), [subject.mapper] * count, options)
 
     def check() -> None:
         for number, together in enumerate(decoded(batch, reranked)):
@@ -174,7 +174,8 @@ def reranking(subject: Subject) -> Group:
     rows = [
         Comparison(name, partial(call, options=reranked), partial(call, options=beam_only), target=target, note=note)
         for name, call, target in (
-            ("photo to reranked caption, batch 1", from_file, 0.5),
+            ("photo to reranked caption, batch 1", partial(from_file, 1), 0.5),
+            (f"photos to reranked captions, batch {batch}", partial(from_file, batch), 0.5),
             ("reranked captions of embeddings, batch 1", partial(decoded, 1), None),
             (f"reranked captions of embeddings, batch {batch}", partial(decoded, batch), None),
         )
