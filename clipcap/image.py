@@ -1,6 +1,6 @@
 """A file or its bytes -> the picture as people see it. With mending.py the only place that opens images.
 
-Pillow alone: the web process, which loads no torch, opens uploads with it too.
+Pillow and its plugin for HEIF alone: the web process, which loads no torch, opens uploads with them too.
 """
 
 import io
@@ -14,8 +14,10 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
+from pillow_heif import register_heif_opener
 
-from clipcap.colour import to_srgb
+from clipcap import heif
+from clipcap.colour import profile_of, to_srgb
 from clipcap.mending import is_whole_png, mended
 
 MAX_PIXELS = 100_000_000  # decoded, 0.4 GB in most formats, 1.5 GB as WebP; JPEGs are decoded at reduced size
@@ -28,13 +30,16 @@ ImageErrorCode = Literal[
     "empty", "unreadable_file", "not_an_image", "unsupported_format", "damaged", "too_many_pixels", "too_many_bytes"
 ]
 
-# How the names of pictures end, in whatever capitals; HEIC's too, so that what cannot be read is told, not passed over.
+# How the names of pictures end, in whatever capitals.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif"),
+    *(".avif", ".heic", ".heif", ".hif"),
 )
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# JPEG XL is left out: its plugin for Pillow decodes a picture when it opens it, before it can be refused for its size.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+_NAMES = ", ".join((*_FORMATS[:-1], "HEIC"))
+_PARTS = 3  # times the pixels accepted may be decoded for one picture: tiles reach over edges, transparency is another
 _ADVICE = "save the picture as JPEG or PNG"
 
 # Offset and bytes that a format begins with. Pillow recognises by itself what it may open; these tell a damaged
@@ -50,8 +55,9 @@ _SIGNATURES = (
     (0, b"MM\0*", "TIFF"),
     (0, b"MM\0+", "TIFF"),
     (4, b"ftypavi", "AVIF"),
-    (4, b"ftyphe", "HEIC"),
-    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftyphe", "HEIF"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"ftypmsf1", "HEIF"),
     (4, b"jP  ", "JPEG 2000"),
     (4, b"JXL ", "JPEG XL"),
     (0, b"\xff\x0a", "JPEG XL"),
@@ -71,6 +77,10 @@ _UPRIGHT = {  # by EXIF orientation
     8: Image.Transpose.ROTATE_90,
 }
 _BAND = 1 << 22  # pixels converted at a time
+
+# Neither the thumbnails nor the maps of depth that a phone stores beside a photo are wanted. One thread decodes a
+# picture, as in other formats: several photos are decoded side by side.
+register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
 class ImageError(ValueError):
@@ -155,6 +165,10 @@ def pixels_to_decode(source: ImageSource, *, min_side: int) -> int | None:
     try:
         with warnings.catch_warnings(), _open_file(source) as file:
             warnings.filterwarnings("ignore", module=r"PIL\.")
+            if _kind(file.read(256)) == "HEIF":
+                file.seek(0)
+                return heif.work(file.read(MAX_BYTES)).total
+            file.seek(0)
             with Image.open(file, formats=_FORMATS) as image:
                 if not image.info.get("progressive"):
                     image.draft("RGB", (min_side, min_side))
@@ -178,7 +192,19 @@ def _open_file(source: bytes | str | os.PathLike[str]) -> BinaryIO:
 
 def _read(file: BinaryIO, min_side: int, max_pixels: int) -> Image.Image:
     file.seek(0)
+    kind = _kind(file.read(256))
+    colours = None
+    if kind in ("AVIF", "HEIF"):
+        file.seek(0)
+        colours = _look_into(file.read(), kind, max_pixels)
+    file.seek(0)
     with Image.open(file, formats=_FORMATS) as image:
+        if not image.info.get(
+            "primary", True
+        ):  # of a HEIF file: the decoder does not know the kind of the one it shows
+            raise OSError("this is another picture than the one that the file shows")
+        if colours and "icc_profile" not in image.info:
+            image.info["icc_profile"] = profile_of(*colours)
         _check_size(image, max_pixels)
         if image.info.get("progressive"):
             _check_scans(file)
@@ -190,6 +216,21 @@ def _read(file: BinaryIO, min_side: int, max_pixels: int) -> Image.Image:
             _check_end(image, file)
             _apply_key(image, depth, file)
         return _to_rgb(image, min_side)
+
+
+def _look_into(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | None:
+    """Refuse a HEIF file that would have too much decoded; the numbers of its colours, if it has any.
+
+    Of an AVIF file libavif checks as much itself."""
+    if kind == "HEIF":
+        work = heif.work(data)
+        if work.largest > max_pixels or work.total > _PARTS * max_pixels:
+            raise ImageError(
+                "too_many_pixels",
+                f"the picture is put together from {work.total:,} pixels, up to {work.largest:,} in one part; at most "
+                f"{max_pixels:,} are accepted; make it smaller",
+            )
+    return heif.colours(data)
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -251,17 +292,22 @@ def _opaque(image: Image.Image, key: tuple[int, ...], file: BinaryIO) -> Image.I
     return mask
 
 
+def _kind(head: bytes) -> str | None:
+    """What a file that begins with `head` says it is."""
+    return next((name for offset, magic, name in _SIGNATURES if head.startswith(magic, offset)), None)
+
+
 def _explain(head: bytes, error: Exception) -> ImageError:
     """What to tell of a file that begins with `head` and made the decoders raise `error`."""
-    kind = next((name for offset, magic, name in _SIGNATURES if head.startswith(magic, offset)), None)
+    kind = _kind(head)
     if kind is None and b"<svg" in head:
         kind = "SVG"
     if kind in _FORMATS:
         return ImageError("damaged", f"the {kind} picture is damaged, cut short or of a rare variant; {_ADVICE}")
     if kind:
-        return ImageError("unsupported_format", f"{kind} is not accepted, only {', '.join(_FORMATS)}; {_ADVICE}")
+        return ImageError("unsupported_format", f"{kind} is not accepted, only {_NAMES}; {_ADVICE}")
     if head:
-        return ImageError("not_an_image", f"this is no picture in {', '.join(_FORMATS)}; {_ADVICE}")
+        return ImageError("not_an_image", f"this is no picture in {_NAMES}; {_ADVICE}")
     return ImageError("damaged", f"the picture cannot be decoded ({type(error).__name__}: {error}); {_ADVICE}")
 
 

@@ -31,7 +31,7 @@ def test_lines_of_earlier_versions_are_read(tmp_path: Path) -> None:
 
 
 def test_photos_are_told_by_the_ends_of_their_names(tmp_path: Path) -> None:
-    names = ["a.JPG", "b.jfif", "c.jpe", "d.HEIC", "line\u2028sep.jpg", "sub/e.tiff"]
+    names = ["a.JPG", "b.jfif", "c.jpe", "d.HEIC", "g.hif", "line\u2028sep.jpg", "sub/e.tiff"]
     others = ["._a.JPG", "notes.txt", "jpg", "sub/f.jpg.txt"]
     (tmp_path / "sub").mkdir()
     for name in [*names, *others]:

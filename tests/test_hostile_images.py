@@ -16,6 +16,7 @@ from PIL import Image, ImageFile
 
 from clipcap.encoder import Encoder
 from clipcap.image import MAX_BYTES, MAX_SCANS, ImageError, ImageErrorCode, open_image
+from tests.heif_files import coded, grid, heif
 from tests.pictures import FILES, Pixels, noise, png, png_chunk, saved, smooth
 
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 128, 0), (255, 255, 255), (0, 0, 0)
@@ -60,7 +61,7 @@ def test_pictures_come_upright(kind: str, orientation: int, stored_from: Callabl
     assert abs(got.astype(int) - scene).max() <= (12 if kind in ("JPEG", "AVIF") else 0)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "HEIF"])
 @pytest.mark.parametrize("image", [Image.new("LA", (4, 4), (0, 128)), Image.new("RGBA", (4, 4), (0, 0, 0, 128))])
 def test_half_transparent_black_is_grey_on_white(image: Image.Image, kind: str) -> None:
     assert abs(opened(saved(image, kind)).astype(int) - 127).max() <= 1
@@ -249,7 +250,8 @@ def test_a_picture_with_something_behind_it_is_that_picture() -> None:
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "unsupported_format"),
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "unsupported_format"),
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "unsupported_format"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported_format"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "unsupported_format"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "damaged"),
         (b"GIF89a=1;alert(1)//", "damaged"),
         (b"BMP is a format", "damaged"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
@@ -272,7 +274,7 @@ def test_a_path_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
         assert refusal(path).code == "unreadable_file"
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
 def test_truncated_files_are_refused(kind: str) -> None:
     data = saved(Image.fromarray(noise(48, 64)), kind)  # of which every part takes as many bytes
     for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9):
@@ -319,7 +321,7 @@ def test_a_progressive_jpeg_of_endless_scans_is_refused() -> None:
     assert refusal(data[:last] + data[last:-2] * MAX_SCANS + b"\xff\xd9").code == "damaged"
 
 
-@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "JPEG"])
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "JPEG", "HEIF"])
 def test_a_huge_file_with_a_small_picture_in_front_is_refused_unread(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "huge"
     path.write_bytes(saved(smooth(), kind))
@@ -410,6 +412,9 @@ def samples() -> list[bytes]:
         saved(image, "BMP"),
         saved(palette, "BMP"),
         saved(image, "AVIF"),
+        saved(image, "HEIF", exif=exif),
+        saved(image.convert("RGBA"), "HEIF"),
+        heif(grid(2, 1, 128, 48, [2, 3]), coded(image), coded(image)),
     ]
 
 
