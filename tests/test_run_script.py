@@ -60,6 +60,7 @@ class Repository:
             wheel(self.root, "pytest", 1, SHOW_ARGUMENTS)
             + wheel(self.root, "ruff", 1, "import sys\nprint(*sys.argv[1:])\nsys.exit('--check' not in sys.argv)\n")
             + wheel(self.root, "mypy", 1, "print('types')\n")
+            + wheel(self.root, "mkdocs", 1, "import sys\nprint(*sys.argv[1:])\n")
         )
 
     def require_colours(self, release: int) -> None:
@@ -136,7 +137,7 @@ def test_without_arguments_it_prints_its_commands(bare: Repository) -> None:
     result = bare.run()
     assert result.returncode == 0
     assert result.stderr == ""
-    for command in ("demo", "caption", "worker", "manage", "bench", "test", "check"):
+    for command in ("demo", "caption", "worker", "manage", "bench", "test", "check", "docs"):
         assert f"\n  {command} " in result.stdout
 
 
@@ -212,6 +213,14 @@ def test_the_check_goes_on_after_a_failure_and_fails_in_the_end(ready: Repositor
     result = ready.run("check")
     assert result.stdout.splitlines() == ["check", "format --check", "types"]
     assert result.returncode == 1
+
+
+def test_the_documents_are_built_strictly_and_their_place_is_the_last_line(ready: Repository) -> None:
+    result = ready.run("docs")
+    assert result.returncode == 0, result.stderr
+    built, place = result.stdout.splitlines()
+    assert "build --strict" in built
+    assert place == str(ready.root / "var/docs/index.html")
 
 
 def test_changed_requirements_are_installed(ready: Repository) -> None:
