@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from clipcap import caption_lines
 from clipcap.image import SUFFIXES
 from clipcap.options import DecodingOptions, is_unsure
+from clipcap.progress import Progress
 
 if TYPE_CHECKING:
     from clipcap.captioner import Caption
@@ -115,7 +114,7 @@ def _caption(options: argparse.Namespace) -> int:
 
     out = caption_lines.as_utf8(sys.stdout) if options.json else sys.stdout
     failed = 0
-    with tqdm(total=len(photos), unit="photo", file=sys.stderr, disable=len(photos) == 1) as progress:
+    with Progress("photo", total=len(photos)) as progress:
         for batch in _batches(photos):
             readable, pixels = [], []
             for photo in batch:
@@ -124,7 +123,7 @@ def _caption(options: argparse.Namespace) -> int:
                     readable.append(photo)
                 except ImageError as error:
                     failed += 1
-                    progress.write(f"error: {caption_lines.shown(photo)}: {error}", file=sys.stderr)
+                    progress.write(f"error: {caption_lines.shown(photo)}: {error}")
             if readable:
                 embeddings = captioner.encoder.encode_pixels(torch.stack(pixels))
                 rows = [(photo, row, slug) for row, photo in enumerate(readable) for slug in mappers]
@@ -136,7 +135,7 @@ def _caption(options: argparse.Namespace) -> int:
                     if not answer:
                         failed += 1
                         cause = f"{caption_lines.shown(photo)}: {slug} answers to it with numbers that are none"
-                        progress.write(f"error: {cause}; train it again", file=sys.stderr)
+                        progress.write(f"error: {cause}; train it again")
                         continue
                     best, *others = answer
                     withheld = None
@@ -154,7 +153,7 @@ def _caption(options: argparse.Namespace) -> int:
                         shown = photo
                     progress.write(line, file=out, end="")
                 sys.stdout.flush()
-            progress.update(len(batch))
+            progress.advance(len(batch))
     return 1 if failed else 0
 
 

@@ -1,6 +1,7 @@
 """Migrations that move data, on both databases."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,40 @@ def test_numbers_that_were_called_confidence_become_log_probabilities(database: 
 
     apps = migrate("captioner", "0010_order_of_captions")
     assert apps.get_model("captioner", "Caption").objects.get(pk=done.pk).confidence == -0.25
+
+
+def test_mappers_of_the_authors_that_were_imported_before_say_how_workers_take_them(database: None) -> None:
+    apps = migrate("captioner", "0017_failures_of_rows")
+    style = apps.get_model("captioner", "Style").objects.create(slug="factual")
+    filed = {
+        1: ("mappers/a.pt", "", {"kind": "transformer", "normalize": False}),
+        2: ("mappers/b.pt", "", {"kind": "mlp", "normalize": False}),
+        3: ("mappers/c.safetensors", "", {"kind": "transformer", "normalize": False}),
+        4: ("mappers/d.pt", "ViT-B-32/openai", {"kind": "transformer", "normalize": False}),  # ours, by another name
+    }
+    for number, (file, encoder, config) in filed.items():
+        apps.get_model("captioner", "MapperVersion").objects.create(
+            style=style, number=number, file=file, encoder=encoder, config=config, origin="imported"
+        )
+
+    def configs(apps: Any) -> dict[int, Any]:
+        return dict(apps.get_model("captioner", "MapperVersion").objects.values_list("number", "config"))
+
+    before = {number: config for number, (_, _, config) in filed.items()}
+    after = {
+        1: {"kind": "transformer", "normalize": True, "trained_on": "embeddings divided by their norm (guessed)"},
+        2: {"kind": "mlp", "normalize": False, "trained_on": "embeddings as the encoder gives them (guessed)"},
+    }
+    assert configs(migrate("captioner", "0018_how_mappers_were_trained")) == before | after
+    assert configs(migrate("captioner", "0017_failures_of_rows")) == before
+    assert configs(migrate("captioner", "0018_how_mappers_were_trained")) == before | after
+
+
+@pytest.mark.parametrize("name", ["transformer_k10_d512", "mlp_k10_d512"])
+def test_what_is_said_of_them_is_what_they_are_read_as(name: str) -> None:
+    from clipcap.checkpoint import load_mapper
+
+    migration = import_module("captioner.migrations.0018_how_mappers_were_trained")
+    (path,) = (Path(__file__).parent / "data/original" / name).glob("*.pt")
+    config = load_mapper(path).described()["config"]
+    assert migration.TRAINED_ON[config["kind"]] == (config["normalize"], config["trained_on"])

@@ -14,7 +14,6 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
-from tqdm import tqdm
 
 from captioner import services
 from captioner.errors import Refused
@@ -22,6 +21,7 @@ from captioner.models import Caption, Viewer, Worker, probability
 from clipcap import caption_lines
 from clipcap.image import SUFFIXES
 from clipcap.options import is_unsure
+from clipcap.progress import Progress
 
 BEGINNING = b'{"image": "'  # of every line
 AHEAD = 128  # photos that wait in the queue at a time: enough for full batches of several workers
@@ -95,7 +95,7 @@ class Work:
         """
         left: Iterator[tuple[str, list[str]]] = iter(todo.items())
         try:
-            with tqdm(total=len(todo), unit="photo") as self.bar:
+            with Progress("photo", total=len(todo)) as self.progress:
                 while True:
                     while len(self.waiting) < AHEAD and (item := next(left, None)):
                         if not self._ask(*item):
@@ -148,10 +148,9 @@ class Work:
             self.heard_at = now
             lately = timezone.now() - SILENCE
             if not Worker.objects.filter(queue__contains="captions", seen_at__gt=lately).exists():
-                self.bar.write(
+                self.progress.write(
                     "No caption worker was heard from in the last 30 seconds: the captions wait until one runs. Start "
-                    "one beside this command: ./run worker captions",
-                    file=sys.stderr,
+                    "one beside this command: ./run worker captions"
                 )
         services.look_after(Caption.objects.filter(request__in=self.waiting).unfinished()[:1])
         time.sleep(0.2)
@@ -163,8 +162,8 @@ class Work:
         errors = [line["error"] for line in lines if "error" in line]
         if errors:
             self.failed += 1
-            self.bar.write(f"{caption_lines.shown(name)}: {errors[0]['detail']}", file=sys.stderr)
-        self.bar.update()
+            self.progress.write(f"{caption_lines.shown(name)}: {errors[0]['detail']}")
+        self.progress.advance()
 
 
 @contextmanager

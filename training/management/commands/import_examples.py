@@ -12,11 +12,11 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.files import File
 from django.core.management.base import BaseCommand, CommandError
-from tqdm import tqdm
 
 from captioner.errors import Refused
 from captioner.jobs import Claim, Status
 from captioner.models import Style
+from clipcap.progress import Progress
 from training import services
 from training.datasets.annotations import ACCEPTED
 from training.datasets.importer import refused_csv, work_off
@@ -47,13 +47,13 @@ class Command(BaseCommand):
             batch = _resumed(options["resume"]) if options["resume"] is not None else _started(options)
         except Refused as error:
             raise CommandError(error.detail) from error
-        follower = _Follower(batch, tqdm(unit="row", file=self.stderr, disable=None, initial=batch.rows))
-        before = signal.signal(signal.SIGINT, follower.interrupt)
-        try:
-            work_off(batch, follower.stopping, self._unfit(batch))
-        finally:
-            signal.signal(signal.SIGINT, before)
-            follower.bar.close()
+        with Progress("row", done=batch.rows, file=self.stderr) as progress:
+            follower = _Follower(batch, progress)
+            before = signal.signal(signal.SIGINT, follower.interrupt)
+            try:
+                work_off(batch, follower.stopping, self._unfit(batch))
+            finally:
+                signal.signal(signal.SIGINT, before)
         batch.refresh_from_db()
         refused = batch.refused.count()
         self.stdout.write(
@@ -83,11 +83,11 @@ class Command(BaseCommand):
 
 
 class _Follower:
-    """Keeps the lease and the bar of the import that is worked off, whenever it is asked whether to stop."""
+    """Keeps the lease and tells the progress of the import that is worked off, whenever it is asked whether to stop."""
 
-    def __init__(self, batch: Import, bar: Any) -> None:
+    def __init__(self, batch: Import, progress: Progress) -> None:
         assert batch.lease_token is not None
-        self.batch, self.bar = batch, bar
+        self.batch, self.progress = batch, progress
         self.claim = Claim(Import.objects.all(), batch.lease_token, timedelta(days=7))
         self.looked = self.renewed = time.monotonic()
         self.interrupted = False
@@ -104,8 +104,8 @@ class _Follower:
             Import.objects.filter(pk=self.batch.pk).cancel()
         elif now - self.looked > LOOK:
             self.looked = now
-            self.bar.total, self.bar.n = Import.objects.values_list("total", "rows").get(pk=self.batch.pk)
-            self.bar.refresh()
+            rows, total = Import.objects.values_list("rows", "total").get(pk=self.batch.pk)
+            self.progress.show(rows, total)
             if now - self.renewed > BEAT:
                 self.renewed = now
                 self.claim.renew()

@@ -6,10 +6,10 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
-from tqdm import tqdm
 
 from captioner.errors import Refused
 from captioner.models import Style, Worker
+from clipcap.progress import Progress
 from training import services
 from training.options import SOURCES, RunOptions
 
@@ -59,13 +59,12 @@ class Command(BaseCommand):
             return
         if not Worker.objects.filter(queue="training").exists():
             self.stderr.write("no training worker was heard of; start one with ./run worker training")
-        with tqdm(unit="step", file=self.stderr, disable=None) as bar:
+        with Progress("step", file=self.stderr) as progress:
             while not run.finished:
                 time.sleep(1)
                 run.refresh_from_db()
-                bar.set_description(str(run.progress.get("phase", run.status)))
-                bar.total, bar.n = run.progress.get("steps"), run.progress.get("step", 0)
-                bar.refresh()
+                now = run.progress
+                progress.show(now.get("step", 0), now.get("steps"), str(now.get("phase", run.status)))
         if run.error_code:
             raise CommandError(run.error_detail)
         self.stdout.write(f"{run} has {run.status}: {run.verdict} ({run.version})")
