@@ -56,7 +56,7 @@ def test_every_change_in_the_changelog_is_in_a_group() -> None:
         assert not re.search(r"^- ", section.split("### ")[0], re.MULTILINE), "a change before the first group"
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", ".github/pull_request_template.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", ".github/pull_request_template.md"])
 def test_what_is_named_in_the_documents_for_contributors_is_there(name: str) -> None:
     folders = r"(?:docs|tests|clipcap|captioner|training|clipcap_site|\.ci)/[\w./]*"
     named = re.findall(rf"`({folders}|[\w-]+\.(?:md|toml|txt))`", (ROOT / name).read_text())
