@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django.core.management import get_commands
 from playwright.sync_api import Browser, Route
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+DOCUMENTS = [*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "models/base/README.md", ROOT / "benchmarks/README.md"]
 
 # Elements that make a browser fetch what an attribute names, but for links, which only people follow.
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "embed": "src", "object": "data"}
@@ -104,11 +106,18 @@ def test_the_reference_has_the_docstrings_of_the_packages(site: Path) -> None:
 
 
 def test_every_setting_that_a_document_names_exists() -> None:
-    documents = [*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "models/base/README.md", ROOT / "benchmarks/README.md"]
     settings = (ROOT / "clipcap_site/settings.py").read_text()
-    for path in documents:
+    for path in DOCUMENTS:
         named = set(re.findall(r"\bCLIPCAP_[A-Z0-9_]+\b", path.read_text()))
         assert not {name for name in named if f'"{name}"' not in settings}, path
+
+
+def test_every_command_that_a_document_names_exists() -> None:
+    usage = (ROOT / "run").read_text()
+    for path in DOCUMENTS:
+        for command, argument in re.findall(r"\./run ([a-z]+)(?: ([a-z_]+))?", path.read_text()):
+            assert re.search(rf"^    {command}\)$", usage, re.MULTILINE), f"{path}: ./run {command}"
+            assert command != "manage" or not argument or argument in get_commands(), f"{path}: manage {argument}"
 
 
 def test_the_site_is_searched_when_it_is_opened_from_disk_without_a_network(site: Path, browser: Browser) -> None:
