@@ -46,13 +46,19 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def installed(program: str, package: str) -> str:
+    """The path of a program; without it, the test is skipped and says so."""
+    found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")  # where Debian keeps servers
+    if found is None:
+        pytest.skip(f"there is no {program}; apt-get install {package}")
+    return found
+
+
 class Redis:
     """A Redis that keeps nothing on disk: stopped, it forgets everything."""
 
     def __init__(self) -> None:
-        self.program = shutil.which("redis-server")
-        if self.program is None:
-            pytest.skip("there is no redis-server; apt-get install redis-server")
+        self.program = installed("redis-server", "redis-server")
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
@@ -65,7 +71,6 @@ class Redis:
 
     def start(self) -> None:
         """Start it, empty, on the port it had before."""
-        assert self.program
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self.process = subprocess.Popen([self.program, *options], stdout=subprocess.DEVNULL)
         wait_until(lambda: _listens(self.port), "Redis listens")
@@ -78,7 +83,8 @@ class Redis:
 class PostgreSQL:
     """A PostgreSQL cluster of its own, run by an ordinary user: it refuses to be run by root."""
 
-    def __init__(self) -> None:
+    def __init__(self, administrator: str = "clipcap") -> None:
+        self.administrator = administrator
         self.programs = _postgresql_programs()
         self.folder = Path(tempfile.mkdtemp(prefix="clipcap-postgresql-"))
         self.port = free_port()
@@ -88,7 +94,7 @@ class PostgreSQL:
             self.user = {"user": "nobody", "extra_groups": []}
 
     def __enter__(self) -> Self:
-        self._run("initdb", "--username=clipcap", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        self._run("initdb", f"--username={self.administrator}", "--auth=trust", "--encoding=UTF8", "--no-sync")
         with (self.folder / "data/postgresql.conf").open("a") as settings:
             settings.write(
                 f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\n"
@@ -113,7 +119,7 @@ class PostgreSQL:
         Returns:
             Its address.
         """
-        server = f"postgres://clipcap@127.0.0.1:{self.port}"
+        server = f"postgres://{self.administrator}@127.0.0.1:{self.port}"
         with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return f"{server}/{name}"

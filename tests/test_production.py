@@ -1,0 +1,554 @@
+"""docs/production.md, run as it stands: every file and command of it, with the real programs.
+
+The test's own are only folders, ports, the users' names and the certificate. `sudo` stays who it is, and systemd, which
+runs no test's machine, reads the units and the environment with its own tools; what the units start is started here.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from django.db import connection
+from django.test import override_settings
+
+from captioner import uploads
+from captioner.api import LONGEST_WAIT
+from captioner.models import Image
+from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, free_port, installed, wait_until
+
+ROOT = Path(__file__).parent.parent
+GUIDE = (ROOT / "docs/production.md").read_text()
+SNIPPETS: dict[str, str] = dict(re.findall(r'^```\w+ title="(.+?)"\n(.*?)^```$', GUIDE, re.MULTILINE | re.DOTALL))
+UNITS = [Path(title).name for title in SNIPPETS if title.startswith("/etc/systemd/system/")]
+PARSER = Path("/usr/lib/systemd/user-environment-generators/30-systemd-environment-d-generator")
+HOST = "captions.example.org"
+PASSWORD = "p#ss w/rd 100%"
+THREADS = 2  # of a web process
+VISITING = ("curl", "--silent", "--header", f"Host: {HOST}", "--header", "X-Forwarded-Proto: https")  # as a proxy does
+SHIMS = {
+    "sudo": '[ "$1" = -u ] && shift 2\nexec "$@"',
+    "systemd-sysusers": 'exec /usr/bin/systemd-sysusers --root="$MACHINE"',
+    "systemctl": 'echo "$@" >>"$MACHINE/systemctl"',
+}
+
+
+@dataclass
+class Machine:
+    """A folder that looks like a machine on which the guide is followed."""
+
+    root: Path
+    postgresql: PostgreSQL
+    redis: Redis
+    port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        maker = re.findall(r"^# (python3 -c .+)$", SNIPPETS["/etc/clipcap.env"], re.MULTILINE)
+        self.key = subprocess.check_output(["/bin/sh", "-c", *maker], text=True).strip()
+        for folder in ("etc/systemd/system", "srv/clipcap", "usr/local/bin", "var/lib", "var/backups/clipcap/media"):
+            (self.root / folder).mkdir(parents=True)
+        for name, script in SHIMS.items():
+            self.write(f"/usr/local/bin/{name}", f"#!/bin/sh\n{script}\n")
+        self._check_out()
+        hba = self.postgresql.folder / "data/pg_hba.conf"
+        hba.write_text("host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        self.ask("SELECT pg_reload_conf()", database="postgres")
+        for title in ("/etc/sysusers.d/clipcap.conf", "/usr/local/bin/clipcap-manage"):
+            self.write(title)
+
+    def _check_out(self) -> None:
+        """The project in /srv/clipcap, with the environment that the tests run in as its own."""
+        project, venv = self.root / "srv/clipcap", self.root / "srv/clipcap/.venv"
+        for path in ROOT.iterdir():
+            if path.name not in (".venv", "run", "var"):
+                (project / path.name).symlink_to(path)
+        (project / "run").write_bytes((ROOT / "run").read_bytes())
+        (project / "run").chmod(0o755)
+        venv.mkdir()
+        for name in ("bin", "lib", "pyvenv.cfg"):
+            (venv / name).symlink_to(Path(sys.prefix) / name)
+        version = f"Python {sys.version_info.major}.{sys.version_info.minor}\n"
+        (venv / "requirements.txt.installed").write_text(version + (ROOT / "requirements.txt").read_text())
+
+    def here(self, text: str) -> str:
+        """A snippet with the names of this machine."""
+        for pattern, own in (
+            (r"(?<![\w.])/(etc|srv|var)/", rf"{self.root}/\1/"),
+            (r"--owner=\w+ --group=\w+ ", ""),
+            (r"clipcap:clipcap /", f"{os.getuid()}:{os.getgid()} /"),
+            (r"\bclipcap:password@", f"clipcap:{quote(PASSWORD, safe='')}@"),
+            (r"^(CLIPCAP_SECRET_KEY=)$", rf"\g<1>{self.key}"),
+            (r"localhost:5432", f"localhost:{self.postgresql.port}"),
+            (r"localhost:6379", f"localhost:{self.redis.port}"),
+            (r"127\.0\.0\.1:8000", f"127.0.0.1:{self.port}"),
+        ):
+            text = re.sub(pattern, own, text, flags=re.MULTILINE)
+        return text
+
+    def write(self, path: str, text: str = "", *more: str) -> Path:
+        """A file of the guide, or this text, and lines of the test's own."""
+        file = self.root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text((text or self.here(SNIPPETS[path])) + "".join(f"{line}\n" for line in more))
+        if "/bin/" in path:
+            file.chmod(0o755)
+        return file
+
+    def do(self, title: str, given: str = "", lines: slice = slice(None)) -> str:
+        """Run the commands of a snippet, or some of its lines; returns what they print."""
+        commands = "".join(self.here(SNIPPETS[title]).splitlines(keepends=True)[lines])
+        done = subprocess.run(
+            ["/bin/sh", "-ec", commands],
+            input=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                "PATH": f"{self.root}/usr/local/bin:{self.postgresql.programs}:/usr/sbin:/usr/bin:/sbin:/bin",
+                "HOME": str(self.root),
+                "MACHINE": str(self.root),
+                "PGHOST": "127.0.0.1",
+                "PGPORT": str(self.postgresql.port),
+                "PGUSER": "postgres",
+            },
+            start_new_session=True,  # without a terminal, passwords are read from the input
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, f"{commands}\n{done.stdout}"
+        return done.stdout
+
+    def ask(self, query: str, database: str = "clipcap") -> list[tuple[Any, ...]]:
+        """What PostgreSQL's administrator is answered."""
+        address = f"postgres://postgres@127.0.0.1:{self.postgresql.port}/{database}"
+        with psycopg.connect(address, autocommit=True) as connection:
+            cursor = connection.execute(query)
+            return cursor.fetchall() if cursor.description else []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What systemd makes of the file."""
+        return parsed_by_systemd(self.root / "etc/clipcap.env", self.root / "parser")
+
+    @contextmanager
+    def service(self, unit: str) -> Iterator[subprocess.Popen[bytes]]:
+        """What a unit starts, as systemd starts it; at the end it is stopped in the same way."""
+        told = unit_file(self.here(SNIPPETS[f"/etc/systemd/system/{unit}"]).replace("%i", "1"))["Service"]
+        process = subprocess.Popen(
+            shlex.split(told["ExecStart"]),
+            cwd=told["WorkingDirectory"],
+            env={
+                **{
+                    "PATH": "/usr/local/bin:/usr/bin:/bin",
+                    "USER": told["User"],
+                    "HOME": f"{self.root}/var/lib/clipcap",
+                },
+                **{"OMP_NUM_THREADS": "1", "PGAPPNAME": unit},
+                **self.environment,
+            },
+        )
+        try:
+            yield process
+            assert process.poll() is None, f"{unit} has ended by itself"
+            process.terminate()
+            assert process.wait(float(told["TimeoutStopSec"])) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+    def connections(self, unit: str) -> int:
+        ((count,),) = self.ask(f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{unit}'")
+        return int(count)
+
+
+def unit_file(text: str) -> configparser.ConfigParser:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]  # as documented
+    unit.read_string(text)
+    return unit
+
+
+def parsed_by_systemd(file: Path, scratch: Path) -> dict[str, str]:
+    """The variables of an EnvironmentFile, by the parser that systemd itself has.
+
+    It differs in one thing: here, `$` is expanded.
+    """
+    if not PARSER.exists():
+        pytest.skip(f"there is no {PARSER}; apt-get install systemd")
+    (scratch / "environment.d").mkdir(parents=True, exist_ok=True)
+    (scratch / "environment.d/test.conf").write_text(file.read_text())
+    done = subprocess.run(
+        [PARSER], env={"XDG_CONFIG_HOME": str(scratch), "HOME": "/"}, capture_output=True, text=True, check=True
+    )
+    lines = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    names = re.findall(r"^(\w+)=", file.read_text(), re.MULTILINE)
+    return {name: shlex.split(lines[name])[0] if lines[name] else "" for name in names}
+
+
+def parsed_by_shell(file: Path) -> dict[str, str]:
+    done = subprocess.run(
+        ["/bin/sh", "-ec", 'set -a; . "$0"; env -0', file], env={}, capture_output=True, text=True, check=True
+    )
+    return dict(line.split("=", 1) for line in done.stdout.split("\0") if line and not line.startswith("PWD="))
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """One that is set up, with the site running."""
+    installed("systemd-sysusers", "systemd")
+    with Redis() as redis, PostgreSQL(administrator="postgres") as postgresql:
+        machine = Machine(tmp_path_factory.mktemp("machine"), postgresql, redis)
+        machine.do("User and folders")
+        machine.write(
+            "/etc/clipcap.env",
+            machine.here(SNIPPETS["/etc/clipcap.env"]),
+            *("CLIPCAP_ANONYMOUS=1", "CLIPCAP_THROTTLE_ANONYMOUS=8/minute", f"CLIPCAP_WEB_THREADS={THREADS}"),
+        )
+        machine.do("Database", f"{PASSWORD}\n{PASSWORD}\n")
+        said = machine.do("Set-up")
+        assert "System check identified no issues" in said
+        with machine.service("clipcap-web.service"):
+            wait_until(lambda: ask(machine.port, "/api/health/live") == 200, "it answers")
+            yield machine
+
+
+def ask(port: int, path: str) -> int:
+    """The status of an answer without a proxy; 0 if there is none."""
+    done = subprocess.run(
+        [*VISITING, "--output", "/dev/null", "--write-out", "%{http_code}", f"http://127.0.0.1:{port}{path}"],
+        capture_output=True,
+        text=True,
+    )
+    return int(done.stdout)
+
+
+def test_every_snippet_of_the_guide_is_run_here() -> None:
+    assert len(SNIPPETS) == GUIDE.count("\n```") / 2, "each has a title"
+    assert not re.search(r"^    \S*(sudo|\./run|systemctl)", GUIDE, re.MULTILINE)
+    here = Path(__file__).read_text()
+    assert [title for title in SNIPPETS if f'"{title}"' not in here and Path(title).name not in UNITS] == []
+
+
+def test_the_services_have_a_user(machine: Machine) -> None:
+    assert re.search(
+        rf"^clipcap:.*:{machine.root}/var/lib/clipcap:", (machine.root / "etc/passwd").read_text(), re.MULTILINE
+    )
+    assert (machine.root / "etc/clipcap.env").stat().st_mode & 0o777 == 0o640
+    assert (machine.root / "var/lib/clipcap").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_database_belongs_to_the_services_and_takes_any_language(machine: Machine) -> None:
+    owner = "SELECT r.rolname, pg_encoding_to_char(encoding) FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba"
+    assert machine.ask(f"{owner} WHERE datname = 'clipcap'") == [("clipcap", "UTF8")]
+    assert machine.ask("SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = 'clipcap'") == [(False, False)]
+
+
+def test_systemd_and_the_shell_read_the_environment_alike(machine: Machine, tmp_path: Path) -> None:
+    file = machine.root / "etc/clipcap.env"
+    assert parsed_by_shell(file) == machine.environment
+    assert quote(PASSWORD, safe="") in machine.environment["CLIPCAP_DATABASE_URL"]
+    other = tmp_path / "other.env"
+    other.write_text("A='a \"b\" \\ # ; &c'\nB=a-b_c./:@,d\n# C=1\nD=1  # one\n")
+    systemd, shell = parsed_by_systemd(other, tmp_path), parsed_by_shell(other)
+    assert systemd.pop("D") == "1  # one", "which is why a comment has a line of its own"
+    assert (systemd, shell.pop("D")) == (shell, "1")
+
+
+def test_no_example_of_an_environment_has_a_comment_behind_a_value() -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert not re.search(r"^ *CLIPCAP_\w+=\S*[ \t]+#", page.read_text(), re.MULTILINE), page
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
+    systemctl = installed("systemctl", "systemd")
+    for unit in UNITS:
+        machine.write(f"/etc/systemd/system/{unit}")
+    verify = [installed("systemd-analyze", "systemd"), "verify", "--man=no"]
+    done = subprocess.run(
+        [*verify, *(machine.root / "etc/systemd/system" / unit for unit in UNITS)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+    (machine.root / "systemctl").unlink(missing_ok=True)
+    for title in ("Start", "Restart", "Stop"):
+        machine.do(title)
+    said = [shlex.split(line) for line in (machine.root / "systemctl").read_text().splitlines()]
+    enabled = next(line[2:] for line in said if line[:2] == ["enable", "--now"])
+    subprocess.run([systemctl, "--root", machine.root, "enable", *enabled], capture_output=True, check=True)
+    wanted = {path.name for path in (machine.root / "etc/systemd/system").glob("*.wants/*")}
+    assert {"clipcap-web.service", "clipcap-captions@2.service", "clipcap-daily.timer"} <= wanted
+    for command, *units in said:
+        if command in ("restart", "stop"):
+            for unit in units:
+                name = unit if "." in unit else f"{unit}.service"
+                assert any(Path(each).match(name) for each in wanted), unit
+
+
+def test_what_is_done_every_day_can_be_done(machine: Machine) -> None:
+    unit = machine.here(SNIPPETS["/etc/systemd/system/clipcap-daily.service"])
+    for command in re.findall("^ExecStart=(.+)$", unit, re.MULTILINE):
+        subprocess.run(
+            shlex.split(command), env={"PATH": os.environ["PATH"], **machine.environment}, check=True, timeout=PATIENCE
+        )
+    machine.do("Index of photos")
+
+
+@dataclass
+class Proxy:
+    """A proxy in front of the site, for visitors who come by HTTPS."""
+
+    kind: str
+    folder: Path
+    machine: Machine
+    secure: int = field(default_factory=free_port)
+    plain: int = field(default_factory=free_port)
+
+    @property
+    def certificate(self) -> Path:
+        return self.machine.root / f"etc/letsencrypt/live/{HOST}/fullchain.pem"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        key = self.certificate.with_name("privkey.pem")
+        if not key.exists():
+            self.certificate.parent.mkdir(parents=True, exist_ok=True)
+            subprocess.run(
+                [*("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+                 *("-keyout", key, "-out", self.certificate, "-subj", f"/CN={HOST}"),
+                 *("-addext", f"subjectAltName=DNS:{HOST}")],
+                check=True, capture_output=True,
+            )  # fmt: skip
+        config = self.folder / "config"
+        if self.kind == "nginx":
+            program = installed("nginx", "nginx")
+            text = self.machine.here(SNIPPETS["/etc/nginx/sites-available/clipcap"])
+            text = re.sub(r"listen 443", f"listen 127.0.0.1:{self.secure}", text)
+            text = re.sub(r"listen 80", f"listen 127.0.0.1:{self.plain}", text)
+            paths = "".join(
+                f"{name}_temp_path {self.folder}/{name};"
+                for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            )
+            user = "user root;" if os.getuid() == 0 else ""
+            config.write_text(
+                f"{user} daemon off; pid {self.folder}/pid; events {{}}\nhttp {{ access_log off; {paths}\n{text} }}"
+            )
+            command: list[str | Path] = [program, "-c", config, "-p", self.folder, "-e", self.folder / "errors"]
+        else:
+            program = installed("caddy", "caddy")
+            text = self.machine.here(SNIPPETS["/etc/caddy/Caddyfile"])
+            text = text.replace(f"{HOST} {{", f"{HOST} {{\n\ttls {self.certificate} {key}")
+            options = f"admin off\nhttps_port {self.secure}\nhttp_port {self.plain}\ndefault_bind 127.0.0.1"
+            config.write_text(f"{{\n{options}\n}}\n{text}")
+            command = [program, "run", "--config", config, "--adapter", "caddyfile"]
+        with (self.folder / "log").open("wb") as log:
+            environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder)}
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def call(self, *arguments: str | Path) -> tuple[int, dict[str, str], str]:
+        """What curl is answered: status, headers in lower case, body. Throttles know nothing of earlier calls."""
+        told: list[str | Path] = ["--silent", "--include", "--cacert", self.certificate]
+        told += ["--connect-to", f"{HOST}:443:127.0.0.1:{self.secure}"]
+        told += ["--connect-to", f"{HOST}:80:127.0.0.1:{self.plain}"]
+        done = subprocess.run(["curl", "--http1.1", *told, "--header", "Expect:", *arguments], capture_output=True)
+        head, _, body = done.stdout.decode().partition("\r\n\r\n")
+        if not head:
+            return 0, {}, done.stderr.decode()
+        status, *lines = head.split("\r\n")
+        return int(status.split()[1]), {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}, body
+
+
+@pytest.fixture(scope="module", params=["nginx", "caddy"])
+def proxy(
+    request: pytest.FixtureRequest, machine: Machine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    proxy = Proxy(request.param, tmp_path_factory.mktemp(request.param), machine)
+    process = proxy.start()
+    try:
+        wait_until(lambda: proxy.call(f"https://{HOST}/api/health/live")[0] == 200, f"{proxy.kind} passes on")
+        yield proxy
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def forget_throttles(machine: Machine) -> None:
+    subprocess.run(
+        [*("redis-cli", "-p", str(machine.redis.port), "-n", "1"), "flushdb"], check=True, capture_output=True
+    )
+
+
+def test_a_picture_goes_through_the_proxy_and_its_addresses_are_those_of_visitors(proxy: Proxy) -> None:
+    forget_throttles(proxy.machine)
+    photo = ROOT / "examples/coco_cc/000000000790.jpg"
+    status, headers, body = proxy.call(
+        "--form", f"image=@{photo}", "--form", "style=all", f"https://{HOST}/api/captions/"
+    )
+    assert status == 202, body
+    assert headers["location"].startswith(f"https://{HOST}/api/requests/")
+    addresses = re.findall(r'"(https?://[^"]+)"', body)
+    assert addresses
+    assert all(address.startswith(f"https://{HOST}/api/") for address in addresses)
+    assert len(json.loads(body)["captions"]) == 3
+    status, _, body = proxy.call(headers["location"])
+    assert status == 200, body
+
+
+def test_visitors_without_tls_are_sent_to_where_it_is(proxy: Proxy) -> None:
+    status, headers, _ = proxy.call(f"http://{HOST}/gallery/?q=dog")
+    assert status in (301, 302, 307, 308)
+    assert re.fullmatch(rf"https://{HOST}(:{proxy.secure})?/gallery/\?q=dog", headers["location"])
+    status, headers, _ = proxy.call("--header", "X-Forwarded-Proto: http", f"https://{HOST}/gallery/")
+    assert status == 200, "what a visitor says of it counts for nothing"
+    assert "max-age" in headers["strict-transport-security"]
+
+
+def test_the_site_says_how_large_a_body_may_be_and_not_the_proxy(proxy: Proxy, tmp_path: Path) -> None:
+    forget_throttles(proxy.machine)
+    large = tmp_path / "large"
+    for path, size, words in (
+        ("/sign-in/", 3_000_000, "1,000,000 bytes"),
+        ("/api/captions/", 25_000_000, "at most 20,000,000"),
+    ):
+        large.write_bytes(bytes(size))
+        status, _, body = proxy.call("--form", f"image=@{large};type=image/jpeg", f"https://{HOST}{path}")
+        assert status in (413, 422), body
+        assert words in body.replace("20 MB", "at most 20,000,000"), body
+
+
+def test_nobody_chooses_the_address_by_which_he_is_throttled(proxy: Proxy) -> None:
+    forget_throttles(proxy.machine)
+    statuses = [
+        proxy.call(
+            *("--header", f"X-Forwarded-For: 198.51.100.{number}", "--json", "{}"), f"https://{HOST}/api/captions/"
+        )[0]
+        for number in range(9)
+    ]
+    assert statuses == [422] * 8 + [429]
+
+
+def test_numbers_of_the_site_stay_inside(proxy: Proxy) -> None:
+    for path in ("/api/health/ready", "/api/metrics"):
+        assert proxy.call(f"https://{HOST}{path}")[0] == 404
+        assert ask(proxy.machine.port, path) in (200, 503)
+
+
+def test_nginx_waits_as_long_as_an_answer_may_take() -> None:
+    found = re.search(r"proxy_read_timeout (\d+)s", SNIPPETS["/etc/nginx/sites-available/clipcap"])
+    assert found
+    assert int(found[1]) > LONGEST_WAIT
+
+
+def budget(process: str) -> int:
+    """How many connections a process may take, by the guide's table."""
+    found = re.search(rf"^\| {process} \| (?:`CLIPCAP_WEB_THREADS` \+ )?(\d+)", GUIDE, re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+def test_a_web_process_takes_the_connections_it_was_given(machine: Machine) -> None:
+    web, processes = "clipcap-web.service", 2
+    blocked = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{web}' AND wait_event_type = 'Lock'"
+    with psycopg.connect(f"postgres://postgres@127.0.0.1:{machine.postgresql.port}/clipcap") as connection:
+        connection.execute("LOCK TABLE captioner_style IN ACCESS EXCLUSIVE MODE")
+        asking = [threading.Thread(target=ask, args=(machine.port, "/api/styles/")) for _ in range(16 * processes)]
+        for thread in asking:
+            thread.start()
+        wait_until(lambda: machine.ask(blocked) == [(processes * THREADS,)], "all threads of all processes wait")
+        ready = [threading.Thread(target=ask, args=(machine.port, "/api/health/ready")) for _ in range(4)]
+        for thread in ready:
+            thread.start()
+        most = 0
+        while any(thread.is_alive() for thread in ready):
+            most = max(most, machine.connections(web))
+            time.sleep(0.02)
+    for thread in asking:
+        thread.join(PATIENCE)
+    assert processes * THREADS <= most <= processes * (THREADS + budget("web"))
+
+
+def test_workers_take_the_connections_they_were_given_and_write_what_was_asked(machine: Machine) -> None:
+    forget_throttles(machine)
+    captions, training = "clipcap-captions@.service", "clipcap-training.service"
+    with machine.service(captions), machine.service(training):
+        photo = ROOT / "examples/coco_cc/000000000790.jpg"
+        subprocess.run(
+            [*VISITING, "--form", f"image=@{photo}", f"http://127.0.0.1:{machine.port}/api/captions/"],
+            check=True,
+            capture_output=True,
+        )
+        # One of a caption worker's threads renews leases, and asks for nothing while there are none.
+        wait_until(lambda: machine.connections(captions) >= budget("caption worker") - 1, "its threads have begun")
+        wait_until(lambda: machine.connections(training) == budget("training worker"), "its threads have begun")
+        left = "SELECT count(*) FROM captioner_caption WHERE status <> 'succeeded'"
+        wait_until(lambda: machine.ask(left) == [(0,)], "all captions are written")
+        assert ask(machine.port, "/api/health/ready") == 200
+        assert machine.connections(captions) <= budget("caption worker")
+        assert machine.connections(training) <= budget("training worker")
+
+
+def test_a_backup_made_while_people_come_and_go_brings_back_every_row_with_its_file(
+    machine: Machine, django_db_blocker: Any
+) -> None:
+    media = machine.root / "var/lib/clipcap/media"
+    url = machine.environment["CLIPCAP_DATABASE_URL"].replace("localhost", "127.0.0.1")
+    with django_db_blocker.unblock(), default_database(url), override_settings(MEDIA_ROOT=media):
+
+        def picture(name: str) -> Image:
+            return uploads.store((ROOT / "examples/coco_cc" / name).read_bytes())
+
+        deleted, _ = picture("000000012280.jpg"), picture("000000020247.jpg")
+        machine.do("Backup", lines=slice(0, 1))
+        late = picture("000000030213.jpg")
+        machine.do("Backup", lines=slice(1, 2))
+        everything = set(Image.objects.values_list("pk", flat=True))
+        Image.objects.filter(pk=deleted.pk).delete()
+        for file in (deleted.file, deleted.thumbnail):
+            default_storage.delete(str(file.name))
+        default_storage.save("images/killed.jpg", ContentFile(b"of an upload that was killed"))
+        machine.do("Backup", lines=slice(2, 3))
+
+        # The disaster, and a night.
+        connection.close()
+        shutil.rmtree(media)
+        machine.ask("DROP DATABASE clipcap WITH (FORCE)", "postgres")
+        machine.ask("DROP ROLE clipcap", "postgres")
+        for path in (machine.root / "var/backups/clipcap/media").rglob("*"):
+            os.utime(path, (time.time() - 25 * 3600,) * 2)
+
+        said = machine.do("Restore", f"{PASSWORD}\n{PASSWORD}\n")
+
+        assert {deleted.pk, late.pk} < set(Image.objects.values_list("pk", flat=True)) == everything
+        for image in Image.objects.all():
+            assert image.file.read()
+            assert image.thumbnail.read()
+        assert ", 0 of them are missing\n1 files have no row\n" in said
+        assert "1 files have no row, swept\n" in said
+        assert not default_storage.exists("images/killed.jpg")
+    wait_until(lambda: ask(machine.port, "/gallery/") == 200, "the site is back")
+
+
+def test_sqlite_is_saved_while_it_is_written_to(machine: Machine) -> None:
+    installed("sqlite3", "sqlite3")
+    with closing(sqlite3.connect(machine.root / "var/lib/clipcap/db.sqlite3", isolation_level=None)) as database:
+        database.executescript("PRAGMA journal_mode=WAL; CREATE TABLE rows (n); INSERT INTO rows VALUES (1);")
+        database.executescript("BEGIN IMMEDIATE; INSERT INTO rows VALUES (2);")
+        machine.do("Backup of SQLite")
+    with closing(sqlite3.connect(machine.root / "var/backups/clipcap/db.sqlite3")) as copy:
+        assert copy.execute("SELECT n FROM rows").fetchall() == [(1,)]
