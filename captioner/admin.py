@@ -23,12 +23,14 @@ from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern, reverse
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 
-from captioner import dashboard, services
+from captioner import audit, dashboard, services
 from captioner.admin_parts import BigTable, ReadOnly, duration, each, since, thumbnail
 from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status
 from captioner.models import (
+    AuditEntry,
     Caption,
     DeliveryAttempt,
     Draft,
@@ -397,6 +399,7 @@ class MapperVersionAdmin(ReadOnly):
             content = version.file.storage.open(version.file.name, "rb")
         except OSError as error:
             raise Refused("file_missing", f"the file of {version} is not in the storage", status=404) from error
+        audit.record(audit.Action.EXPORTED, f"the mapper of {version}")
         name = f"{version.style.slug}-v{version.number}{PurePath(version.file.name).suffix}"
         return FileResponse(content, as_attachment=True, filename=name, content_type="application/octet-stream")
 
@@ -522,6 +525,20 @@ class WebhookHostAdmin(ReadOnly):
     """Hosts that gave no answer lately, and until when they are left alone."""
 
     list_display = ("host", "failures", "open_until", "error")
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(BigTable, ReadOnly):
+    """What staff and trainers did."""
+
+    list_display = ("created_at", "who", "action", "subject", "shortened", "address")
+    list_filter = ("action",)
+    search_fields = ("who", "subject", "detail")
+    search_help_text = "A user name, or words of what was done to what."
+
+    @admin.display(description="detail")
+    def shortened(self, entry: AuditEntry) -> str:
+        return Truncator(entry.detail).chars(100)
 
 
 def as_uuid(text: str) -> uuid.UUID:

@@ -22,6 +22,7 @@ from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
+from captioner import audit
 from captioner.errors import Refused
 from captioner.models import Image
 
@@ -104,6 +105,11 @@ class Page(ModelAdmin):
         self.log_change(request, changed, message)
         messages.success(request, capfirst(message) + ".")
         return self.back(request)
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        """In the audit log too."""
+        audit.record_deletion(str(self.opts.verbose_name_plural), queryset)
+        return super().log_deletions(request, queryset)
 
     @property
     def _name(self) -> str:

@@ -26,7 +26,7 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.viewsets import GenericViewSet
 
 from captioner import health, services
-from captioner.access import SearchesThrottle
+from captioner.access import Scope, SearchesThrottle, check_scope
 from captioner.errors import Refused
 from captioner.filters import CaptionFilter, FoundPages, Pages, refuse_unknown
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery
@@ -106,6 +106,11 @@ class Api(GenericViewSet[Any]):
     pagination_class: type[Pages] | None = Pages
     filter_backends: tuple[type, ...] = ()
     query_parameters: frozenset[str] = frozenset()  # what lists take beside those of `Pages`
+    scope = Scope.CAPTION  # that a token takes to write; to read, that is `read`
+
+    def check_permissions(self, request: Request) -> None:
+        super().check_permissions(request)
+        check_scope(request, self.scope)
 
     @property
     def viewer(self) -> Viewer:
@@ -247,7 +252,7 @@ class CaptionViewSet(Api):
         responses={201: CorrectionSerializer, 409: PROBLEM},
         operation_id="captions_correct",
     )
-    @action(detail=True, methods=["post"], parser_classes=[Json])
+    @action(detail=True, methods=["post"], parser_classes=[Json], scope=Scope.LABEL)
     def corrections(self, request: Request, pk: UUID) -> Response:
         """Write what a caption should be. The newest correction counts; the machine's text is kept beside it."""
         taken = NewCorrectionSerializer(data=request.data)
@@ -452,13 +457,7 @@ def _once(request: Request, viewer: Viewer, data: dict[str, Any]) -> services.On
     key = idempotency_key(request)
     if key is None:
         return None
-    if viewer.user:
-        scope = f"user:{viewer.user.pk}"
-    elif viewer.visitor:
-        scope = f"visitor:{viewer.visitor}"
-    else:
-        scope = f"ip:{BaseThrottle().get_ident(request)}"
-    return services.Once(scope, key, digest(data))
+    return services.Once(viewer.sender or f"ip:{BaseThrottle().get_ident(request)}", key, digest(data))
 
 
 def _patience(request: Request) -> int | None:

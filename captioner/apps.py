@@ -10,8 +10,11 @@ class CaptionerConfig(AppConfig):
     verbose_name = "Captions"
 
     def ready(self) -> None:
-        """Register the system checks, and make the folders of a broker that is one: it does not make them itself."""
-        from captioner import checks  # noqa: F401
+        """Register the system checks, have changes of permissions recorded, and make the folders of a broker that is
+        one: it does not make them itself."""
+        from captioner import audit, checks  # noqa: F401
+
+        audit.watch_permissions()
 
         options = settings.CELERY_BROKER_TRANSPORT_OPTIONS
         for name in ("data_folder_in", "control_folder"):

@@ -24,6 +24,7 @@ from clipcap.fingerprint import file_sha256
 from clipcap.options import is_unsure
 
 EVERYBODY = "*"  # as a caption's visitor: an example that is shown to all
+EXAMPLES = f"visitor:{EVERYBODY}"  # the sender of examples, and of what is imported into datasets
 SILENCE = timedelta(seconds=30)  # after which a worker counts as lost
 
 
@@ -93,8 +94,25 @@ class Viewer:
         return Q() if self._may("view") else Q(owner=None) | self.own()
 
     def changeable(self) -> Q:
-        """Those the viewer may cancel, try again, correct and delete."""
+        """Those the viewer may cancel, try again and correct."""
         return Q() if self._may("change") else Q(owner=None, visitor="") | self.own()
+
+    def deletable(self) -> Q:
+        """Those the viewer may delete."""
+        return Q() if self._may("delete") else Q(owner=None, visitor="") | self.own()
+
+    @property
+    def sender(self) -> str:
+        """Under which name the pictures that the viewer sends are kept, apart from the same ones of others; empty for
+        somebody who cannot be known again."""
+        if self.user:
+            return f"user:{self.user.pk}"
+        return f"visitor:{self.visitor}" if self.visitor else ""
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether the viewer's lists show everybody's captions."""
+        return self._may("view")
 
     def own(self) -> Q:
         """Those the viewer asked for."""
@@ -107,14 +125,16 @@ class Viewer:
 
 
 class Image(models.Model):
-    """One picture, found by the SHA-256 of the bytes uploaded.
+    """One picture of one sender, found by the SHA-256 of the bytes uploaded.
 
+    The same bytes from somebody else are another picture: its id, its time and what it costs to look at tell nothing.
     What is kept is a JPEG made from its pixels: upright, of a sane size, without metadata or whatever else the upload
     held. Every picture has a file of its own name, so that deleting one can never take the file of another.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    sha256 = models.CharField(max_length=64, unique=True, editable=False)
+    sha256 = models.CharField(max_length=64, db_index=True, editable=False)
+    sender = models.CharField(max_length=80, blank=True, default="", db_default="", editable=False)
     file = models.FileField(upload_to="images/", max_length=200)
     thumbnail = models.FileField(upload_to="thumbnails/", max_length=200)
     width = models.PositiveIntegerField()
@@ -127,6 +147,9 @@ class Image(models.Model):
     class Meta:
         ordering = ("-created_at", "-id")
         indexes = (models.Index(fields=["-created_at", "-id"], name="image_newest"),)
+        constraints = (
+            models.UniqueConstraint(fields=["sha256", "sender"], condition=~Q(sender=""), name="one_image_of_a_sender"),
+        )
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height}, {self.sha256[:8]}"
@@ -664,3 +687,60 @@ class Worker(models.Model):
         """The caption workers that were heard from lately and have their models loaded."""
         lately = clock("default") - SILENCE
         return cls.objects.filter(queue__contains="captions", seen_at__gt=lately, models_loaded__gt="")
+
+
+class AuditEntries(models.QuerySet["AuditEntry"]):
+    """Entries can be read and added."""
+
+    def update(self, **_: Any) -> int:
+        raise TypeError("the audit log is never changed")
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        raise TypeError("the audit log is never changed")
+
+
+class AuditEntry(models.Model):
+    """Something that somebody did who may do more than caption photos. It refers to no row, so that it outlives all."""
+
+    class Action(models.TextChoices):
+        PROMOTED = "promoted"
+        DELETED = "deleted"
+        PERMISSIONS = "permissions", "changed permissions"
+        EXPORTED = "exported"
+        IMPORTED = "imported"
+        TRAINED = "trained", "started, stopped or resumed training"
+        SERVICE = "service", "changed what is served"
+
+    created_at = models.DateTimeField(default=timezone.now)
+    who = models.CharField(max_length=150, blank=True, help_text="their user name then; empty: a command or a policy")
+    user_id = models.BigIntegerField(null=True)
+    address = models.CharField(max_length=45, blank=True, help_text="where they were")
+    action = models.CharField(max_length=20, choices=Action)
+    subject = models.CharField(max_length=200)
+    detail = models.TextField(blank=True)
+
+    objects = AuditEntries.as_manager()
+
+    class Meta:
+        ordering = ("-created_at", "-pk")
+        verbose_name_plural = "audit log"
+        indexes = (
+            models.Index(fields=["-created_at", "-id"], name="audit_newest"),
+            models.Index(fields=["action", "-created_at", "-id"], name="audit_by_action"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.who or 'the server'} {self.get_action_display()}: {self.subject}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Add it.
+
+        Raises:
+            TypeError: it is there already.
+        """
+        if not self._state.adding:
+            raise TypeError("the audit log is never changed")
+        super().save(*args, **kwargs)
+
+    def delete(self, *_: Any, **__: Any) -> tuple[int, dict[str, int]]:
+        raise TypeError("the audit log is never changed")

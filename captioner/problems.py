@@ -29,7 +29,7 @@ Answer = TypeVar("Answer", bound=HttpResponse)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY = 5  # seconds after which it is worth asking again where something is away or has too much to do
-_SAFE = ("GET", "HEAD", "OPTIONS")
+_WITH_BODIES = ("POST", "PUT", "PATCH", "DELETE")
 
 # What Django says by itself, by status; anything else gets the status's own words.
 _SENTENCES = {
@@ -142,7 +142,10 @@ class Problems:
             return answer
         status = answer.status_code
         code, sentence = _SENTENCES.get(status, ("error", http.HTTPStatus(status).phrase))
-        return problem(status, code, sentence.format(path=request.path, method=request.method))
+        told = problem(status, code, sentence.format(path=request.path, method=request.method))
+        if "Allow" in answer:
+            told["Allow"] = answer["Allow"]
+        return told
 
 
 def _refusal(request: HttpRequest) -> Refused | None:
@@ -150,7 +153,7 @@ def _refusal(request: HttpRequest) -> Refused | None:
     if refused := outage(request.META.get("clipcap.body_error")):
         return refused
     api = request.path_info.startswith(API)
-    if api and request.method not in _SAFE and not request.path_info.endswith("/"):
+    if api and request.method in _WITH_BODIES and not request.path_info.endswith("/"):
         return Refused("not_found", f"there is nothing at {request.path}; try {request.path}/", status=404)
     # Our own server takes bodies in chunks and tells their length; of others' Django would read nothing.
     if "HTTP_TRANSFER_ENCODING" in request.META and not request.META.get("CONTENT_LENGTH"):

@@ -39,7 +39,7 @@ PROBLEM: dict[str, Any] = {
 _WHY = {
     "400": "It cannot be understood.",
     "401": "Anonymous use is not allowed here, or the token is not valid.",
-    "403": "Not allowed; with a session: without its CSRF token.",
+    "403": "Not allowed; with a token: outside its scopes; with a session: without its CSRF token.",
     "404": "There is none that you may see.",
     "406": "No media type that is accepted can be answered.",
     "409": "Not in the state that it is in.",
@@ -57,16 +57,14 @@ def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Document the problems that any operation of its kind can answer (a postprocessing hook of drf-spectacular)."""
     result["components"].setdefault("schemas", {})["Problem"] = PROBLEM
     for path, operations in result["paths"].items():
-        for method, operation in operations.items():
+        for operation in operations.values():
             statuses = {"400", "406"}
             if "/health/" not in path and "/metrics" not in path:
-                statuses |= {"401"}
+                statuses |= {"401", "403", "429"}
                 if settings.ANONYMOUS:
                     operation["security"].append({})
                 if "{" in path:
                     statuses |= {"404"}
-                if method != "get":
-                    statuses |= {"403", "429"}
                 if "requestBody" in operation:
                     statuses |= {"411", "413", "415", "422"}
                 if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):
@@ -83,7 +81,7 @@ def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
 
 
 class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    target_class = "knox.auth.TokenAuthentication"
+    target_class = "accounts.authentication.ApiToken"
     name = "token"
     priority = 1  # before drf-spectacular's own, which takes the word Token for a bearer's
 
@@ -92,7 +90,8 @@ class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-ca
             "type": "apiKey",
             "in": "header",
             "name": "Authorization",
-            "description": "`Token` and a token that the page /tokens/ made: `Authorization: Token 0123…`",
+            "description": "`Token` and a token that the page /tokens/ made: `Authorization: Token 0123…`. Its scopes "
+            "are `read` (GET), `caption`, `label` (corrections) and `train` (training runs).",
         }
 
 

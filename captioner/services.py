@@ -32,7 +32,7 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Exists, Max, OuterRef, Prefetch, ProtectedError, Q, QuerySet
 from django.utils import timezone
 
-from captioner import meaning, storage, turns, uploads, webhooks
+from captioner import audit, meaning, storage, turns, uploads, webhooks
 from captioner.bells import ring
 from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status, clock
@@ -158,6 +158,12 @@ def styles_in_service() -> QuerySet[Style]:
     return Style.objects.filter(Exists(Promotion.objects.filter(style=OuterRef("pk"))))
 
 
+def note_export(viewer: Viewer, what: str, detail: str = "") -> None:
+    """Record what somebody exports who may see more than what is theirs."""
+    if viewer.sees_all:
+        audit.record(audit.Action.EXPORTED, what, detail, viewer.user)
+
+
 def get_style(slug: str) -> Style:
     """One style in service.
 
@@ -248,7 +254,10 @@ def request_captions(
             webhooks.check_secret(webhook_previous_secret)
     uploads.check_pixels(image.data for image in images if isinstance(image, Upload))
     # Pictures are decoded before the transaction, which on SQLite keeps all other writers waiting.
-    stored = [(_stored(image, place), tidy_name(getattr(image, "name", ""))) for place, image in enumerate(images)]
+    stored = [
+        (_stored(image, place, viewer.sender), tidy_name(getattr(image, "name", "")))
+        for place, image in enumerate(images)
+    ]
     try:
         with turn_to_write(), transaction.atomic():
             _lock_images({image.pk for image, _ in stored})
@@ -466,18 +475,30 @@ def get_captions(viewer: Viewer, pks: Sequence[uuid.UUID]) -> list[Caption]:
 
 
 def changeable(viewer: Viewer, captions: Iterable[Caption]) -> set[uuid.UUID]:
-    """Which of the captions the viewer may cancel, try again, correct and delete."""
+    """Which of the captions the viewer may cancel, try again and correct."""
+    return _those(viewer.changeable(), captions)
+
+
+def deletable(viewer: Viewer, captions: Iterable[Caption]) -> set[uuid.UUID]:
+    """Which of the captions the viewer may delete."""
+    return _those(viewer.deletable(), captions)
+
+
+def _those(allowed: Q, captions: Iterable[Caption]) -> set[uuid.UUID]:
     ids = [caption.pk for caption in captions]
-    return set(Caption.objects.filter(viewer.changeable(), pk__in=ids).values_list("pk", flat=True))
+    return set(Caption.objects.filter(allowed, pk__in=ids).values_list("pk", flat=True))
 
 
-def get_caption(viewer: Viewer, pk: uuid.UUID, *, to_change: bool = False) -> Caption:
+def get_caption(viewer: Viewer, pk: uuid.UUID, *, to: Literal["view", "change", "delete"] = "view") -> Caption:
     """One caption, by its id.
+
+    Args:
+        to: what is to be done with it.
 
     Raises:
         Refused: there is none, or not for this viewer.
     """
-    allowed = viewer.changeable() if to_change else viewer.reachable()
+    allowed = {"view": viewer.reachable, "change": viewer.changeable, "delete": viewer.deletable}[to]()
     caption = _with_parts(Caption.objects.filter(allowed, pk=pk)).first()
     if caption is None:
         raise _not_found("caption", pk)
@@ -526,7 +547,7 @@ def cancel_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
     Raises:
         Refused: not there, or finished already.
     """
-    caption = get_caption(viewer, pk, to_change=True)
+    caption = get_caption(viewer, pk, to="change")
     if not Caption.objects.filter(pk=caption.pk).cancel():
         raise Refused("already_finished", f"the caption has {caption.status} and cannot be canceled", status=409)
     return get_caption(viewer, pk)
@@ -548,7 +569,7 @@ def retry_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
     Raises:
         Refused: not there, neither failed nor canceled, or too much is queued.
     """
-    caption = get_caption(viewer, pk, to_change=True)
+    caption = get_caption(viewer, pk, to="change")
     with transaction.atomic():
         (turn,) = turns.take(caption.flow, 1, bulk=caption.bulk)
         if not caption.retry(clock("default") + settings.DEADLINE, turn=turn):
@@ -567,8 +588,10 @@ def delete_caption(viewer: Viewer, pk: uuid.UUID) -> None:
     Raises:
         Refused: not there.
     """
-    caption = get_caption(viewer, pk, to_change=True)
+    caption = get_caption(viewer, pk, to="delete")
     with transaction.atomic():
+        if viewer.user and caption.owner_id != viewer.user.pk:
+            audit.record(audit.Action.DELETED, f"caption {pk}", str(caption), viewer.user)
         caption.delete()
         if not CaptionRequest.objects.filter(pk=caption.request_id, captions__isnull=False).exists():
             CaptionRequest.objects.filter(pk=caption.request_id).delete()
@@ -618,7 +641,7 @@ def correct_caption(viewer: Viewer, pk: uuid.UUID, text: str) -> Correction:
     Raises:
         Refused: not there, not finished, or no text.
     """
-    caption = get_caption(viewer, pk, to_change=True)
+    caption = get_caption(viewer, pk, to="change")
     text = " ".join(text.replace("\0", "").split())
     if not 1 <= len(text) <= 500:
         raise Refused("invalid_text", "a caption has between 1 and 500 characters", status=422, field="text")
@@ -700,9 +723,12 @@ def import_version(
         known = {True: ["--normalize"], False: ["--no-normalize"], None: []}[normalize]
         found = check_mapper(path, tidy_name(name), *known, "--write", str(ours))
         origin = MapperVersion.Origin.IMPORTED
-        stored = ours if ours.exists() else path
-        with _stored_file(style, stored, ours.suffix, origin=origin, created_by=person, **found) as version:
+        filed = _stored_file(
+            style, ours if ours.exists() else path, ours.suffix, origin=origin, created_by=person, **found
+        )
+        with filed as version, transaction.atomic():
             file_version(version)
+            audit.record(audit.Action.IMPORTED, f"version {version}", tidy_name(name), person)
         return version
 
 
@@ -802,6 +828,7 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
             raise Refused("already_active", f"{version} is in service already", status=409)
         if not style.versions.filter(pk=version.pk).exists():
             raise Refused("not_found", f"{version} was deleted at this very moment; promote another", status=404)
+        audit.record(audit.Action.PROMOTED, version, reason.strip(), person)
         return Promotion.objects.create(style=style, version=version, person=person, reason=reason.strip())
 
 
@@ -830,6 +857,7 @@ def delete_version(version: MapperVersion) -> None:
                 )
             if version.captions.exists():
                 raise Refused("version_in_use", f"{version} wrote captions that are kept; it stays", status=409)
+            audit.record(audit.Action.DELETED, f"version {version}")
             version.delete()
             storage.discard([str(version.file.name)])
     except (ProtectedError, IntegrityError) as error:
@@ -857,7 +885,8 @@ def compare_versions(
                 field=what,
             )
     uploads.check_pixels(image.data for image in images if isinstance(image, Upload))
-    stored = {image.pk: image for image in (_stored(image, place) for place, image in enumerate(images))}
+    sender = Viewer(person).sender
+    stored = {image.pk: image for image in (_stored(image, place, sender) for place, image in enumerate(images))}
     now = clock("default")
     with transaction.atomic():
         _lock_images(set(stored))
@@ -900,7 +929,9 @@ def rewrite_captions(*, style: Style, person: Any = None) -> DraftRequest:
     now = clock("default")
     if not to_rewrite(style, version).exists():
         raise Refused("nothing_to_rewrite", f"{version} wrote all captions of {style.name}", status=409)
-    request = DraftRequest.objects.create(person=person, style=style, version=version, listing=True, created_at=now)
+    with transaction.atomic():
+        request = DraftRequest.objects.create(person=person, style=style, version=version, listing=True, created_at=now)
+        audit.record(audit.Action.SERVICE, f"captions of {style}", f"to be written anew by {version}", person)
     list_rewritings()  # the first part at once, the others by the workers
     return request
 
@@ -970,18 +1001,23 @@ def set_default_style(style: Style) -> None:
     with transaction.atomic():
         Style.objects.filter(is_default=True).update(is_default=False)
         Style.objects.filter(pk=style.pk).update(is_default=True)
+        audit.record(audit.Action.SERVICE, f"style {style}", "used where a request names none")
 
 
 def pause_queue(*, name: Queue.Name, person: Any = None, reason: str = "") -> None:
     """Let workers claim no more from a queue; what they hold they finish."""
     values = {"paused": True, "reason": reason.strip()[:200], "person": person, "at": clock("default")}
-    Queue.objects.update_or_create(name=name, defaults=values)
+    with transaction.atomic():
+        Queue.objects.update_or_create(name=name, defaults=values)
+        audit.record(audit.Action.SERVICE, f"queue {name}", f"paused: {reason.strip()}", person)
 
 
 def resume_queue(*, name: Queue.Name, person: Any = None) -> None:
     """Let workers claim from a queue again; wake them on commit."""
     values = {"paused": False, "reason": "", "person": person, "at": clock("default")}
-    Queue.objects.update_or_create(name=name, defaults=values)
+    with transaction.atomic():
+        Queue.objects.update_or_create(name=name, defaults=values)
+        audit.record(audit.Action.SERVICE, f"queue {name}", "resumed", person)
     transaction.on_commit(partial(ring, "captioner.ring" if name == Queue.Name.CAPTIONS else "training.ring"))
 
 
@@ -1114,11 +1150,11 @@ def _of_images(captions: QuerySet[Caption], images: Sequence[uuid.UUID]) -> set[
     return set(captions.filter(image__in=images).order_by().values_list("image", flat=True).distinct())
 
 
-def _stored(image: Upload | Image, place: int) -> Image:
+def _stored(image: Upload | Image, place: int, sender: str) -> Image:
     if isinstance(image, Image):
         return image
     try:
-        return uploads.store(image.data)
+        return uploads.store(image.data, sender)
     except Refused as error:
         error.extra |= {"index": place, "name": tidy_name(image.name)}
         raise

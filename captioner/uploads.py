@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 
 from captioner.admission import admitted
 from captioner.errors import Refused
-from captioner.models import Image
+from captioner.models import EXAMPLES, Image
 from captioner.writing import turn_to_write
 from clipcap.image import ImageError, open_image, pixels_to_decode
 
@@ -61,17 +61,20 @@ def check_pixels(pictures: Iterable[bytes]) -> None:
         )
 
 
-def store(data: bytes, **fields: Any) -> Image:
-    """The stored picture of these bytes: the one that is there already, or a new one.
+def store(data: bytes, sender: str = EXAMPLES, **fields: Any) -> Image:
+    """The stored picture of these bytes: the one that this sender has already, or a new one.
 
     Its files are written before its row, so no row ever names a file that is not there, whole.
+
+    Args:
+        sender: `Viewer.sender`.
 
     Raises:
         Refused: the bytes are no picture within the limits, the disk is full, or too many pictures are being decoded.
     """
     check_size(len(data))
     digest = hashlib.sha256(data).hexdigest()
-    known = Image.objects.filter(sha256=digest).first()
+    known = Image.objects.filter(sha256=digest, sender=sender).first() if sender else None
     if known and all(file.storage.exists(str(file.name)) for file in (known.file, known.thumbnail)):
         return known
     pixels = pixels_to_decode(data, min_side=SIDE)
@@ -88,7 +91,9 @@ def store(data: bytes, **fields: Any) -> Image:
     key = uuid.uuid4()
     # A small picture is seen pixel by pixel: what a JPEG usually saves on its colours would change its embedding.
     content = _jpeg(picture, 98, subsampling=0) if min(picture.size) <= ENCODER_SIDE else _jpeg(picture, 92)
-    new = Image(id=key, sha256=digest, width=picture.width, height=picture.height, size=len(content), **fields)
+    new = Image(
+        id=key, sha256=digest, sender=sender, width=picture.width, height=picture.height, size=len(content), **fields
+    )
     try:
         new.file.save(f"{key}.jpg", ContentFile(content), save=False)
         new.thumbnail.save(f"{key}.jpg", ContentFile(_jpeg(small, 80)), save=False)
@@ -108,8 +113,13 @@ def store(data: bytes, **fields: Any) -> Image:
         known.refresh_from_db()
         return known
     with turn_to_write():
+        if not sender:
+            new.save(force_insert=True)
+            return new
         image, created = Image.objects.get_or_create(
-            sha256=digest, defaults={field.name: getattr(new, field.name) for field in Image._meta.fields}
+            sha256=digest,
+            sender=sender,
+            defaults={field.name: getattr(new, field.name) for field in Image._meta.fields},
         )
     if not created:  # somebody stored the same picture meanwhile
         remove_files(new)

@@ -1,6 +1,5 @@
 """The addresses of the pages."""
 
-from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
 from captioner import views
@@ -22,7 +21,4 @@ urlpatterns = [
     path("captions/<uuid:pk>/retry/", views.retry, name="caption-retry"),
     path("captions/<uuid:pk>/cancel/", views.cancel, name="caption-cancel"),
     path("captions/<uuid:pk>/delete/", views.delete, name="caption-delete"),
-    path("tokens/", views.tokens, name="tokens"),
-    path("sign-in/", LoginView.as_view(redirect_authenticated_user=True), name="login"),
-    path("sign-out/", LogoutView.as_view(), name="logout"),
 ]

@@ -6,7 +6,6 @@ and swaps in the fragment that answers, and static/app.js uploads files one by o
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +17,6 @@ from typing import Any, Concatenate, ParamSpec
 
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import redirect_to_login
 from django.core.files.uploadedfile import UploadedFile
 from django.db.models import Prefetch, Q, QuerySet, prefetch_related_objects
@@ -26,16 +24,12 @@ from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonRe
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render, resolve_url
 from django.template.loader import render_to_string
-from django.templatetags.static import static
 from django.urls import reverse
-from django.views.decorators.cache import never_cache
-from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
-from knox.models import AuthToken
-from knox.settings import knox_settings
 
 from captioner import services, uploads
 from captioner.access import SearchesThrottle, WritesThrottle
+from captioner.csv_lines import csv_line
 from captioner.errors import Refused
 from captioner.filters import cursor_of, place_after
 from captioner.jobs import Status
@@ -61,7 +55,7 @@ def page(view: Callable[Concatenate[HttpRequest, Viewer, P], HttpResponseBase]) 
         try:
             return view(request, viewer_of(request, create=request.method == "POST"), *args, **kwargs)
         except Refused as error:
-            return _refusal(request, error)
+            return refusal(request, error)
 
     return wrapped
 
@@ -119,6 +113,7 @@ def progress(request: HttpRequest, viewer: Viewer) -> HttpResponse:
         "gone": shown.keys() - {caption.pk for caption in captions},
         "left": left,
         "changeable": services.changeable(viewer, captions),
+        "deletable": services.deletable(viewer, captions),
     }
     return render(request, "captioner/progress.html", context)
 
@@ -232,6 +227,7 @@ def similar(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpResponse
 @page
 def download(request: HttpRequest, viewer: Viewer, format: str) -> StreamingHttpResponse:
     """The captions that match a search, as a file."""
+    services.note_export(viewer, f"captions as {format}", request.GET.urlencode())
     rows = map(_row, services.search_captions(viewer, **_filters(request)).iterator(chunk_size=500))
     lines, kind = {"json": (_json_lines, "application/json"), "csv": (_csv_lines, "text/csv")}[format]
     response = StreamingHttpResponse(lines(rows), content_type=f"{kind}; charset=utf-8")
@@ -265,7 +261,7 @@ def cancel(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpResponse:
 @page
 def delete(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpResponse:
     """Delete a caption; asks first, where the browser's script has not."""
-    caption = services.get_caption(viewer, pk, to_change=True)
+    caption = services.get_caption(viewer, pk, to="delete")
     if request.method == "GET" or "confirmed" not in request.POST:
         return render(request, "captioner/delete.html", {"caption": caption})
     services.delete_caption(viewer, pk)
@@ -275,32 +271,6 @@ def delete(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpResponse:
     return redirect("gallery")
 
 
-@never_cache
-@require_http_methods(["GET", "POST"])
-@login_required
-@sensitive_variables("token", "curl")
-def tokens(request: HttpRequest) -> HttpResponse:
-    """The user's API tokens. A new one is shown in the answer that makes it and never again: only its hash is kept."""
-    mine = AuthToken.objects.filter(user=request.user).order_by("-created")
-    token = ""
-    if "delete" in request.POST:
-        mine.filter(digest=request.POST["delete"]).delete()
-        messages.success(request, "The token was deleted; programs that use it are refused from now on.")
-        return redirect("tokens")
-    if request.method == "POST":
-        if mine.count() < knox_settings.TOKEN_LIMIT_PER_USER:
-            token = AuthToken.objects.create(request.user)[1]
-        else:
-            messages.error(
-                request, f"You have {knox_settings.TOKEN_LIMIT_PER_USER} tokens, as many as allowed. Delete one first."
-            )
-    curl = (
-        f"curl -s {request.build_absolute_uri(static('example.jpg'))} | curl -s -H 'Authorization: Token {token}' "
-        f"-H 'Prefer: wait=30' -F image=@- -F style=all {request.build_absolute_uri('/api/captions/')}"
-    )
-    return render(request, "captioner/tokens.html", {"tokens": mine, "token": token, "curl": curl})
-
-
 def _sign_in(request: HttpRequest) -> HttpResponse:
     if request.headers.get("HX-Request") or _wants_json(request):
         url = resolve_url(settings.LOGIN_URL)
@@ -308,7 +278,8 @@ def _sign_in(request: HttpRequest) -> HttpResponse:
     return redirect_to_login(request.get_full_path() if request.method == "GET" else resolve_url("home"))
 
 
-def _refusal(request: HttpRequest, error: Refused) -> HttpResponse:
+def refusal(request: HttpRequest, error: Refused) -> HttpResponse:
+    """What is refused and why, as a page or for the page's script."""
     if request.headers.get("HX-Request") or _wants_json(request):
         response: HttpResponse = JsonResponse({"detail": error.detail}, status=error.status)
     else:
@@ -379,10 +350,11 @@ def _changed(request: HttpRequest, viewer: Viewer, caption: Caption) -> HttpResp
 
 
 def _live(viewer: Viewer, captions: Iterable[Caption]) -> dict[str, Any]:
-    """What a fragment with captions needs: which may be changed, and how many are still to come."""
+    """What a fragment with captions needs: which may be changed or deleted, and how many are still to come."""
     captions = list(captions)
     return {
         "changeable": services.changeable(viewer, captions),
+        "deletable": services.deletable(viewer, captions),
         "left": sum(not caption.finished for caption in captions),
     }
 
@@ -494,22 +466,13 @@ def _json_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
 
 
 def _csv_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-    """Comma-separated values, in which no cell begins a formula."""
-
-    class Line:
-        def write(self, line: str) -> str:
-            return line
-
-    def cell(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-    writer = csv.writer(Line())
+    """Comma-separated values below their names."""
     first = next(rows, None)
     if first is None:
         return
-    yield writer.writerow(first)
+    yield csv_line(first)
     for row in chain([first], rows):
-        yield writer.writerow([cell(value) for value in row.values()])
+        yield csv_line(row.values())
 
 
 def _uuid(text: str) -> uuid.UUID | None:

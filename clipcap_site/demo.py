@@ -286,7 +286,8 @@ def _lock(home: Path) -> Iterator[TextIO]:
     Raises:
         Failure: one runs there.
     """
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)  # photos and password hashes are nobody else's business
+    os.umask(0o077)  # photos and password hashes are nobody else's business
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (home / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

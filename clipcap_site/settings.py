@@ -4,6 +4,7 @@ Every setting is a variable of the environment; docs/settings.md lists them. Wit
 runs on SQLite, files and a broker that is a folder, all below `CLIPCAP_HOME`.
 """
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Environment(environ.Env):  # type: ignore[misc]  # it ships no types
                 f"{var} cannot be {self.ENVIRON.get(var)!r}; docs/settings.md tells what it means"
             ) from error
 
+
+os.umask(0o077)  # whatever a process of the service writes, wherever, is nobody else's to read
 
 env = Environment()
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -68,13 +71,18 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "csp",
+    "axes",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
     "captioner",
+    "accounts",
     "training",
 ]
 
 MIDDLEWARE = [
     "captioner.problems.Problems",
     "captioner.sane_input.SaneInput",
+    "captioner.access.KnownMethods",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -85,6 +93,11 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "django_otp.middleware.OTPMiddleware",
+    "accounts.second_factor.SecondFactor",
+    "captioner.audit.Acting",
+    "accounts.middleware.Refusals",
+    "axes.middleware.AxesMiddleware",
 ]
 
 ROOT_URLCONF = "clipcap_site.urls"
@@ -191,7 +204,7 @@ WHITENOISE_USE_FINDERS = DEBUG
 STATIC_URL = "static/"
 STATIC_ROOT = HOME / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-FILE_UPLOAD_PERMISSIONS = 0o640
+FILE_UPLOAD_PERMISSIONS, FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o600, 0o700
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = env.str("CLIPCAP_TIME_ZONE", "UTC")
@@ -204,6 +217,29 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
+AUTH_PASSWORD_VALIDATORS.append({"NAME": "accounts.validators.EndsTokens"})
+PASSWORD_HASHERS = ["accounts.hashers.BoundedPBKDF2"]
+AUTHENTICATION_BACKENDS = [
+    "accounts.backends.AddressLimit",
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
+SECOND_FACTOR = env.bool("CLIPCAP_SECOND_FACTOR", False)  # whether staff have to have one
+OTP_TOTP_ISSUER = "ClipCap"
+OTP_ADMIN_HIDE_SENSITIVE_DATA = True
+ADDRESS_RATES = {"sign_in": env.str("CLIPCAP_THROTTLE_SIGN_IN", "60/minute"), "bad_token": "60/minute"}
+# Who gets an account's password wrong too often is kept from it at that address for a while. The account's owner, at
+# another address, is not; nor are others at that one.
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_FAILURE_LIMIT = 10
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_DISABLE_ACCESS_LOG = True
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
+AXES_CLIENT_IP_CALLABLE = "accounts.throttles.address_of"
+AXES_LOCKOUT_CALLABLE = "accounts.views.locked_out"
 
 # Captioning
 INDEX = HOME / "index"  # of photos, by what they show; each machine with a web process makes its own
@@ -265,7 +301,7 @@ else:
 
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "knox.auth.TokenAuthentication",
+        "accounts.authentication.ApiToken",
         "captioner.access.BrowserSession",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["captioner.access.MayUse"],
@@ -285,7 +321,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     "EXCEPTION_HANDLER": "captioner.problems.handle",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
-REST_KNOX = {"TOKEN_TTL": None, "TOKEN_LIMIT_PER_USER": 20, "AUTH_HEADER_PREFIX": "Token"}
+REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Token"}
 SPECTACULAR_SETTINGS = {
     "TITLE": "Captions in your own styles",
     "DESCRIPTION": "Upload an image, poll for its captions.",

@@ -9,6 +9,7 @@ from training import api as training_api
 urlpatterns = [
     path("api/", include(([*captioner_api.urlpatterns, *training_api.urlpatterns], "v1"))),
     path("admin/", admin.site.urls),
+    path("", include("accounts.urls")),
     path("", include("captioner.urls")),
 ]
 

@@ -18,9 +18,9 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
-from knox.models import AuthToken
 from PIL import Image as Pillow
 
+from accounts.services import make_token
 from captioner import services
 from captioner.jobs import Failure
 from captioner.models import SILENCE, Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery, Worker
@@ -77,7 +77,7 @@ def as_ada(client: Client, viewer: Viewer) -> Client:
 @pytest.fixture
 def token(viewer: Viewer) -> dict[str, str]:
     """Headers of a program that ada gave a token."""
-    return {"Authorization": f"Token {AuthToken.objects.create(viewer.user)[1]}"}
+    return {"Authorization": f"Token {make_token(viewer.user, name='tests')[1]}"}
 
 
 # From upload to caption
@@ -117,12 +117,12 @@ def test_an_uploaded_photo_is_captioned_in_every_style(
 
 
 def test_images_come_as_files_ids_and_base64_in_one_request(
-    client: Client, styles: dict[str, Style], photo: bytes
+    as_ada: Client, styles: dict[str, Style], photo: bytes
 ) -> None:
-    first = ask(client, photo)["captions"][0]["image"]
+    first = ask(as_ada, photo)["captions"][0]["image"]
     encoded = base64.b64encode(another(photo)).decode()
 
-    made = ask(client, photo, image_id=first, image_base64=f"data:image/jpeg;base64,{encoded}")
+    made = ask(as_ada, photo, image_id=first, image_base64=f"data:image/jpeg;base64,{encoded}")
 
     assert len(made["captions"]) == 3
     assert Image.objects.count() == 2  # the file and the id are one picture

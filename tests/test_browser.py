@@ -236,6 +236,7 @@ def test_the_curl_line_of_a_new_token_works_when_pasted(page: Page) -> None:
     expect(page).to_have_url(re.compile(r"/sign-in/\?next=/tokens/"))
     sign_in(page)
     page.goto("/tokens/")
+    page.get_by_label("What is it for?").fill("a script")
     page.get_by_role("button", name="Make a token").click()
     line = page.locator("#curl").inner_text()
     printed = subprocess.run(["bash", "-c", line], capture_output=True, timeout=90, check=True)
@@ -445,6 +446,7 @@ def test_pages_fit_a_phone_and_have_enough_contrast(
         for summary in page.locator("summary").all():
             summary.click()
         if url == "/tokens/":
+            page.get_by_label("What is it for?").fill("a script")
             page.get_by_role("button", name="Make a token").click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, url
         assert page.evaluate(LOW_CONTRAST) == [], url

@@ -158,7 +158,12 @@ def test_the_printed_password_lets_the_administrator_in_and_is_nowhere_on_the_di
     assert not sign_in(demo, "another")
     written = [path for path in demo.home.rglob("*") if path.is_file()]
     assert not [path for path in written if password.encode() in path.read_bytes()]
-    assert stat.S_IMODE((demo.home / "secret-key").stat().st_mode) == 0o600
+
+
+def test_all_that_it_has_written_is_its_users_alone(demo: Demo) -> None:
+    found = {path: stat.S_IMODE(path.stat().st_mode) for path in [demo.home, *demo.home.rglob("*")]}
+    assert {"db.sqlite3", "secret-key", "logs", "media", "static", "broker"} <= {path.name for path in found}
+    assert {path: oct(mode) for path, mode in found.items() if mode & 0o077} == {}
 
 
 def sign_in(demo: Demo, password: str) -> bool:

@@ -79,11 +79,12 @@ def test_versions_in_service_or_not_write_about_the_same_photos(
     drafts = {(d.image.sha256, d.version): d for d in request.drafts.all()}
     assert len(drafts) == 4
     written = {
-        version: [d.text for d in request.drafts.filter(version=version).order_by("image_id")] for version in versions
+        version: [d.text for d in request.drafts.filter(version=version).order_by("image__sha256")]
+        for version in versions
     }
     for slug, version in (("factual", versions[0]), ("romantic", other)):
         rows = captions(styles[slug], 2, engine)
-        assert written[version] == [row.text for row in sorted(rows, key=lambda row: row.image_id)]
+        assert written[version] == [row.text for row in sorted(rows, key=lambda row: row.image.sha256)]
 
 
 def test_a_draft_keeps_what_its_prefix_says_and_photos_have_different_ones(style: Style, engine: Engine) -> None:

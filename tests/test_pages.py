@@ -599,32 +599,6 @@ def test_visitors_do_not_see_what_others_asked_for(client: Client, styles: dict[
     assert f"/images/{image}/" not in body(Client().get("/gallery/"))
 
 
-def test_a_token_is_shown_once_and_works(signed_in: Client, styles: dict[str, Style], viewer: Viewer) -> None:
-    page = signed_in.post("/tokens/")
-    token = page.context["token"]
-    assert token in body(page)
-    assert "no-store" in page["Cache-Control"]
-    assert token not in body(signed_in.get("/tokens/"))
-    caption = asked(viewer)[0]
-    program = Client(headers={"Authorization": f"Token {token}"})
-    assert program.get(f"/api/captions/{caption.pk}/").status_code == 200
-    signed_in.post("/tokens/", {"delete": page.context["tokens"][0].digest})
-    assert program.get(f"/api/captions/{caption.pk}/").status_code == 401
-
-
-def test_tokens_are_deleted_by_their_owner_only_and_limited_in_number(
-    signed_in: Client, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    digest = signed_in.post("/tokens/").context["tokens"][0].digest
-    stranger = Client()
-    stranger.force_login(get_user_model().objects.create_user("eve"))
-    stranger.post("/tokens/", {"delete": digest})
-    assert viewer.user.auth_token_set.count() == 1
-    monkeypatch.setattr("captioner.views.knox_settings", type("Limit", (), {"TOKEN_LIMIT_PER_USER": 1}))
-    assert "Delete one first" in body(signed_in.post("/tokens/"))
-    assert viewer.user.auth_token_set.count() == 1
-
-
 # When things go wrong
 
 

@@ -1,5 +1,6 @@
 """`./run` itself, on a small repository of stub programs whose requirements are wheels written on the spot."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -40,7 +41,7 @@ def wheel(folder: Path, name: str, release: int, source: str) -> str:
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {release}\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
-    return f"{name} @ {path.as_uri()}\n"
+    return f"{name} @ {path.as_uri()} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
 class Repository:
@@ -56,6 +57,7 @@ class Repository:
         (self.root / "benchmarks.py").write_text(SHOW_ARGUMENTS)
         (self.root / "manage.py").write_text(SHOW_ARGUMENTS)
         self.require_colours(1)
+        (self.root / "requirements-torch.txt").write_text("# its builds differ by machine\n")
         (self.root / "requirements-dev.txt").write_text(
             wheel(self.root, "pytest", 1, SHOW_ARGUMENTS)
             + wheel(self.root, "ruff", 1, "import sys\nprint(*sys.argv[1:])\nsys.exit('--check' not in sys.argv)\n")
@@ -258,7 +260,7 @@ def test_an_installation_that_was_killed_is_repaired_by_the_next_call(ready: Rep
 
 
 def test_an_installation_that_fails_shows_why_and_the_next_call_tries_again(ready: Repository) -> None:
-    (ready.root / "requirements.txt").write_text("no-such-package==1\n")
+    (ready.root / "requirements.txt").write_text(f"no-such-package==1 --hash=sha256:{0:064}\n")
     result = ready.run("caption")
     assert result.returncode == 1
     assert result.stdout == ""
@@ -268,8 +270,21 @@ def test_an_installation_that_fails_shows_why_and_the_next_call_tries_again(read
     assert json.loads(ready.run("caption").stdout)["colours"] == 2
 
 
+def test_what_has_not_the_hash_that_is_written_down_is_not_installed(ready: Repository) -> None:
+    ready.require_colours(2)
+    requirements = ready.root / "requirements.txt"
+    requirements.write_text(requirements.read_text()[:-5] + "0000\n")
+    result = ready.run("caption")
+    assert result.returncode == 1
+    assert "DO NOT MATCH THE HASHES" in result.stderr
+    requirements.write_text(requirements.read_text().partition(" --hash")[0] + "\n")
+    result = ready.run("caption")
+    assert result.returncode == 1
+    assert "Hashes are required in --require-hashes mode" in result.stderr
+
+
 def test_a_failed_installation_for_development_leaves_the_captions_working(ready: Repository) -> None:
-    (ready.root / "requirements-dev.txt").write_text("no-such-package==1\n")
+    (ready.root / "requirements-dev.txt").write_text(f"no-such-package==1 --hash=sha256:{0:064}\n")
     for _ in range(2):
         assert ready.run("test").returncode == 1
         result = ready.run("caption")

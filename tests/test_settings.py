@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import re
+import stat
 import subprocess
 import sys
 from datetime import timedelta
@@ -113,6 +114,28 @@ def test_web_processes_wait_for_the_database_as_long_as_people_do(tmp_path: Path
 def test_a_relative_home_means_the_folder_the_command_was_given_in(tmp_path: Path) -> None:
     found = values("HOME", CLIPCAP_HOME="here", **SECRET)
     assert found["HOME"] == str(Path("here").resolve())
+
+
+def test_whatever_a_process_writes_is_its_users_alone(tmp_path: Path) -> None:
+    write = """
+import django; django.setup()
+from django.conf import settings
+from django.core.files.base import ContentFile
+from django.contrib.staticfiles.storage import staticfiles_storage
+from django.core.files.storage import default_storage
+from django.db import connection
+default_storage.save("images/a.jpg", ContentFile(b"a"))
+staticfiles_storage.save("a.css", ContentFile(b"a"))
+connection.cursor().execute("CREATE TABLE a (b)")
+(settings.HOME / "runs/1").mkdir(parents=True)
+(settings.HOME / "runs/1/checkpoint").write_bytes(b"a")
+"""
+    home = tmp_path / "home"
+    done = python("-c", write, CLIPCAP_HOME=str(home), CLIPCAP_ALLOWED_HOSTS="example.org", **SECRET)
+    assert done.returncode == 0, done.stderr
+    found = {path: stat.S_IMODE(path.stat().st_mode) for path in [home, *home.rglob("*")]}
+    assert {"a.jpg", "a.css", "db.sqlite3", "checkpoint", "broker"} <= {path.name for path in found}
+    assert {path: oct(mode) for path, mode in found.items() if mode & 0o077} == {}
 
 
 @pytest.mark.parametrize(

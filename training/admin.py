@@ -16,7 +16,7 @@ from django.shortcuts import redirect
 from django.urls import URLPattern
 from django.utils.safestring import SafeString
 
-from captioner import dashboard
+from captioner import audit, dashboard
 from captioner import services as captioner_services
 from captioner.admin import as_int
 from captioner.admin_parts import (
@@ -432,6 +432,7 @@ class ImportAdmin(ReadOnly):
     def refused(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """The rows that were refused, as CSV."""
         batch = self.viewed(request, pk)
+        audit.record(audit.Action.EXPORTED, f"refused rows of {batch}")
         response = StreamingHttpResponse(refused_csv(batch), content_type="text/csv; charset=utf-8")
         response["Content-Disposition"] = f'attachment; filename="refused-{batch.pk}.csv"'
         return response

@@ -15,6 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 
+from captioner.access import Scope
 from captioner.api import PROBLEM, Api, idempotency_key
 from captioner.models import Style
 from training import services
@@ -108,6 +109,7 @@ class StyleRunViewSet(Api):
     queryset = TrainingRun.objects.none()
     serializer_class = RunSerializer
     permission_classes = (MayTrain,)
+    scope = Scope.TRAIN
 
     def list(self, request: Request, slug: str) -> Response:
         """The style's runs, the newest first."""
@@ -146,6 +148,7 @@ class RunViewSet(Api):
     queryset = TrainingRun.objects.none()
     serializer_class = RunSerializer
     permission_classes = (MayTrain,)
+    scope = Scope.TRAIN
     lookup_value_converter = "int"
 
     def retrieve(self, request: Request, pk: int) -> Response:

@@ -7,8 +7,8 @@
 
 Putting a version in service is a permission apart, "Can add promotion", which no group has: whoever trains need not be
 the one who decides what serves, so it is given to a person, or to a group of one's own. So it is with pausing a queue
-("Can change queue") and deleting versions. Superusers may do all of it. To enter the admin at all, a user has to have
-"staff status".
+("Can change queue"), deleting versions and deleting others' captions ("Can delete caption"). Superusers may do all of
+it. To enter the admin at all, a user has to have "staff status".
 """
 
 from __future__ import annotations
@@ -68,4 +68,5 @@ def make_groups(using: str, **_: Any) -> None:
             wanted |= Q(content_type__app_label=app, codename=codename)
         found = list(Permission.objects.using(using).filter(wanted))
         group = Group.objects.using(using).create(name=name)
-        group.permissions.set(found)
+        held = Group.permissions.through  # as rows: nobody has changed anything, which the audit log would tell
+        held.objects.using(using).bulk_create(held(group=group, permission=permission) for permission in found)

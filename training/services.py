@@ -22,7 +22,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Exists, Max, OuterRef, QuerySet
 from django.utils import timezone
 
-from captioner import bells, storage
+from captioner import audit, bells, storage
 from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status, clock
@@ -148,6 +148,7 @@ def start_import(*, style: Style, file: File[bytes], name: str, person: Any = No
         batch.file.save(stored, file, save=False)
         with transaction.atomic():
             batch.save()
+            audit.record(audit.Action.IMPORTED, f"examples for {style}", batch.name, person)
             batch = _claimed(batch, holder)
     except BaseException as error:
         # By its name: a file that could not be written whole is there in part.
@@ -182,6 +183,7 @@ def start_folder_import(*, style: Style, folder: Path, person: Any = None, holde
     batch = _import(style, name, person)
     with transaction.atomic():
         batch.save()
+        audit.record(audit.Action.IMPORTED, f"examples for {style}", batch.name, person)
         batch = _claimed(batch, holder)
     transaction.on_commit(ring)
     return batch
@@ -349,6 +351,7 @@ def start_run(
                 deadline_at=now + RUN_DEADLINE,
             )
             RunEvent.objects.create(run=run, message=f"queued with {run.examples} examples")
+            audit.record(audit.Action.TRAINED, f"style {style}", f"{run} started {reason}".strip(), person)
             transaction.on_commit(ring)
     except IntegrityError as error:
         if earlier := _started_before(style, person, idempotency_key, chosen):
@@ -408,6 +411,7 @@ def cancel_run(run: TrainingRun) -> TrainingRun:
     if not TrainingRun.objects.filter(pk=run.pk).cancel():
         raise Refused("already_finished", f"{run} has {run.status} and cannot be canceled", status=409)
     RunEvent.objects.create(run=run, message="canceled")
+    audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} canceled")
     run.refresh_from_db()
     return run
 
@@ -425,6 +429,7 @@ def resume_run(run: TrainingRun) -> TrainingRun:
                     "not_stopped", f"only a failed or canceled run can be resumed; this has {run.status}", status=409
                 )
             RunEvent.objects.create(run=run, message="resumed")
+            audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} resumed")
             transaction.on_commit(ring)
     except IntegrityError as error:
         raise Refused(

@@ -7,8 +7,6 @@ again goes on behind the last committed row. This module loads no torch.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import re
 import tempfile
@@ -28,6 +26,7 @@ from django.db import DatabaseError, IntegrityError, transaction
 from django.db.models import Max, Q
 
 from captioner import storage, uploads
+from captioner.csv_lines import csv_line
 from captioner.errors import Refused, cause_of, is_full
 from captioner.models import Image
 from training.datasets.annotations import MAX_ROWS, find_annotations
@@ -320,21 +319,14 @@ def _stored_pictures(refs: Iterable[str]) -> dict[str, tuple[uuid.UUID, bool]]:
         return {}
     digests = {key for key in keys if len(key) == 64}
     found: dict[str, tuple[uuid.UUID, bool]] = {}
-    for image in Image.objects.filter(Q(sha256__in=digests) | Q(pk__in=keys - digests)).only("sha256"):
+    images = Image.objects.filter(Q(sha256__in=digests) | Q(pk__in=keys - digests)).only("sha256")
+    for image in images.order_by("-created_at", "-pk"):  # of several senders' same picture the first counts
         found[image.sha256] = found[str(image.pk)] = (image.pk, is_held_out(image))
     return found
 
 
 def refused_csv(batch: Import) -> Iterator[str]:
     """The refused rows of an import as lines of a CSV file, which a spreadsheet can open without running anything."""
-    yield _csv_line("file", "line", "reason")
+    yield csv_line(("file", "line", "reason"))
     for row in batch.refused.order_by("pk").iterator(2000):
-        yield _csv_line(row.file, str(row.line), row.reason)
-
-
-def _csv_line(*cells: str) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(
-        f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells
-    )
-    return line.getvalue()
+        yield csv_line((row.file, row.line, row.reason))

@@ -1,0 +1,49 @@
+"""How often an address may try to be somebody. By account and address, tries are counted by django-axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from rest_framework.throttling import BaseThrottle, SimpleRateThrottle
+
+from captioner.errors import Refused
+
+
+def address_of(request: Any) -> str:
+    """The address a request comes from: as told by the proxy, if there is one that is believed, of the nearest hop."""
+    return str(BaseThrottle().get_ident(request))
+
+
+class ByAddress(SimpleRateThrottle):
+    """Counts tries by their address, at the rate that the settings name after its `scope`."""
+
+    def get_rate(self) -> str:
+        return str(settings.ADDRESS_RATES[self.scope])
+
+    def get_cache_key(self, request: Any, view: Any) -> str:
+        return f"throttle:{self.scope}:{address_of(request)}"
+
+
+class SignIns(ByAddress):
+    """Sign-ins and new passwords, right or wrong: each costs a hash."""
+
+    scope = "sign_in"
+
+
+def count_sign_in(request: Any) -> None:
+    """Count a try to show a password.
+
+    Raises:
+        Refused: there were too many from this address.
+    """
+    throttle = SignIns()
+    if not throttle.allow_request(request, None):
+        wait = max(1, round(throttle.wait() or 1))
+        raise Refused("throttled", f"too many sign-ins from your address; try again in {wait} s", status=429, wait=wait)
+
+
+class BadTokens(ByAddress):
+    """Tokens that are nobody's. A good one is never refused for others' bad ones."""
+
+    scope = "bad_token"

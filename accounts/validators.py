@@ -1,0 +1,21 @@
+"""What Django tells of new passwords, however they were given: by a page, the admin or a command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accounts.services import end_tokens
+
+
+class EndsTokens:
+    """A new password ends the account's API tokens; sessions end by Django's own doing. Any password will do."""
+
+    def validate(self, password: str, user: Any = None) -> None:
+        """Nothing."""
+
+    def password_changed(self, password: str, user: Any = None) -> None:
+        """End the tokens."""
+        end_tokens(user)
+
+    def get_help_text(self) -> str:
+        return "With a new password, other browsers are signed out and API tokens are deleted."
