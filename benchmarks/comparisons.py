@@ -22,10 +22,11 @@ from benchmarks.subjects import Subject, jpeg
 from clipcap.bfloat16 import SAME
 from clipcap.captioner import Caption, Captioner
 from clipcap.decoding import Hypothesis, decode
+from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.device import multiplies_bfloat16
 from clipcap.mapper import MapperConfig, build_mapper
 from clipcap.options import DecodingOptions
-from training.trainer import caption_loss
+from clipcap.training.loss import caption_loss
 
 BEAMS = 5
 CAPTIONS = 40  # in a training batch
@@ -103,7 +104,7 @@ def beam(subject: Subject) -> Group:
     def check() -> None:
         expected = other(sizes.peer_beam)
         for count in (1, sizes.batch):
-            answers = decode(lm, subject.prefixes[:count], options, [subject.stop_id] * count)
+            answers = decode(EagerBackend(lm), subject.prefixes[:count], options, [subject.stop_id] * count)
             for got, wanted in zip(answers, expected, strict=False):
                 tokens = [hypothesis.tokens for hypothesis in got]
                 _agree(subject, f"beam {BEAMS}, batch {count}", tokens, ties_in_our_order(got, wanted))
@@ -224,7 +225,7 @@ def images(subject: Subject) -> Group:
     @torch.inference_mode()
     def ours() -> object:
         prefixes = mapper(encoder.encode([file]).to(lm.device))
-        return decode(lm, list(prefixes), options, [subject.stop_id])
+        return decode(EagerBackend(lm), list(prefixes), options, [subject.stop_id])
 
     @torch.no_grad()
     def other() -> object:
@@ -309,7 +310,7 @@ GROUPS: dict[str, Callable[[Subject], Group]] = {
 
 def _ours(subject: Subject, options: DecodingOptions) -> Callable[[int], list[list[tuple[int, ...]]]]:
     def run(count: int) -> list[list[tuple[int, ...]]]:
-        answers = decode(subject.lm, subject.prefixes[:count], options, [subject.stop_id] * count)
+        answers = decode(EagerBackend(subject.lm), subject.prefixes[:count], options, [subject.stop_id] * count)
         return [[hypothesis.tokens for hypothesis in row] for row in answers]
 
     return run

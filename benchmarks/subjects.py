@@ -24,10 +24,10 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from clipcap.captioner import Captioner
+from clipcap.decoding.rerank import Reranker
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
-from clipcap.reranking import Reranker
 
 BASE = Path(__file__).parent.parent / "models" / "base"
 WEIGHT_SETS = 8  # mappers in memory at once; eight of true size are 1.3 GB, more than any cache holds

@@ -77,8 +77,8 @@ class Shift:
             "memory_mb": memory_mb(lm.device),
             "embedding_size": engine.captioner.encoder.embedding_size,
             "lm_size": lm.size,
-            "lm_layers": lm.model.config.num_hidden_layers,
-            "lm_heads": lm.model.config.num_attention_heads,
+            "lm_layers": lm.layers,
+            "lm_heads": lm.heads,
             "vocabulary": lm.vocabulary,
         }
         self.threads = [

@@ -47,12 +47,12 @@ from captioner.shift import FAULTY_DATA, Shift, insist
 from captioner.tasks import BELL
 from clipcap.captioner import Caption as Written
 from clipcap.captioner import Captioner
+from clipcap.decoding.rerank import find_reranker
 from clipcap.encoder import Encoder
 from clipcap.image import ImageError
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
-from clipcap.reranking import find_reranker
 
 log = logging.getLogger(__name__)
 

@@ -16,16 +16,17 @@ from torch import Tensor
 
 from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper
 from clipcap.decoding import Hypothesis, decode, decode_together
+from clipcap.decoding.backends.base import Backend
+from clipcap.decoding.backends.eager import EagerBackend
+from clipcap.decoding.rerank import Candidate, Reranker, find_reranker
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
-from clipcap.reranking import Candidate, Reranker, find_reranker
 
 log = logging.getLogger(__name__)
 
 TRIAL = 5  # tokens that a mapper writes on trial
-AT_ONCE = 512  # hypotheses; on a CPU more are no faster, and the keys and values of this many take 200 MB
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,19 @@ class Captioner:
 
     `reranker` chooses captions and knows their confidence. One that was fitted with other models is left out with a
     warning, because captions are essential and it is not. `between` is called again and again while a batch is decoded:
-    what cannot wait for its end is done there.
+    what cannot wait for its end is done there. `backend` decodes.
     """
 
-    def __init__(self, encoder: Encoder, language_model: LanguageModel, reranker: Reranker | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        language_model: LanguageModel,
+        reranker: Reranker | None = None,
+        backend: Backend | None = None,
+    ) -> None:
         self.encoder = encoder
         self.language_model = language_model
+        self.backend = backend or EagerBackend(language_model)
         misfit = reranker.misfit(encoder, language_model) if reranker else None
         if misfit:
             log.warning("captions are taken from the beam as they come, and have no confidence: %s", misfit)
@@ -118,7 +126,7 @@ class Captioner:
             )
         options = DecodingOptions("greedy", max_length=min(room, TRIAL))
         prefixes, stops = self._prefixes(self._grey, [mapper])
-        ((written,),) = decode(self.language_model, prefixes, options, stops)
+        ((written,),) = decode(self.backend, prefixes, options, stops)
         if not math.isfinite(written.log_probability):
             raise CheckpointError(
                 f"the mapper's weights are numbers, but what {self.language_model.identity} makes of them is none: "
@@ -157,7 +165,7 @@ class Captioner:
         lm = self.language_model
         if not self.reranks(options):
             prefixes, stops = self._prefixes(embeddings, mappers)
-            answers = decode(lm, prefixes, options, stops, self.between)
+            answers = decode(self.backend, prefixes, options, stops, self.between)
             return [
                 _sound([Caption(lm.decode(h.tokens), h.log_probability) for h in hypotheses]) for hypotheses in answers
             ]
@@ -187,11 +195,13 @@ class Captioner:
     ) -> list[list[Candidate]]:
         """What is written about each of B embeddings in all of `ways`, every text once; see `caption`."""
         prefixes, stops = self._prefixes(embeddings, mappers)
-        size = max(1, AT_ONCE // sum(max(way.captions, way.beam_size or 1) for way in ways))
+        positions = max(map(len, prefixes), default=0) + max(way.max_length for way in ways)
+        hypotheses = sum(max(way.captions, way.beam_size or 1) for way in ways)
+        size = max(1, self.backend.together(positions) // hypotheses)
         found = []
         for first in range(0, len(prefixes), size):
             part = slice(first, first + size)
-            answers = decode_together(self.language_model, prefixes[part], ways, stops[part], self.between)
+            answers = decode_together(self.backend, prefixes[part], ways, stops[part], self.between)
             found += [self._different(hypotheses, stop) for hypotheses, stop in zip(answers, stops[part], strict=True)]
         return found
 

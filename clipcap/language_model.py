@@ -30,6 +30,7 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.device import pick_device, pick_dtype
 from clipcap.fingerprint import file_sha256
 
@@ -105,6 +106,24 @@ class LanguageModel:
             )
         return lm
 
+    @property
+    def layers(self) -> int:
+        """Transformer layers."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer."""
+        return int(self.model.config.num_attention_heads)
+
+    @property
+    def cache_bytes(self) -> int:
+        """What keys and values of one position take."""
+        config = self.model.config
+        key_heads = getattr(config, "num_key_value_heads", None) or self.heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        return 2 * self.layers * int(key_heads * width) * self.dtype.itemsize
+
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`; what is spelled like a special token is text too, and none is added."""
         return _encode(self.tokenizer, text)
@@ -169,8 +188,8 @@ class LanguageModel:
         order, swapped = [0, 1], torch.tensor([1, 0], device=self.device)
         try:
             own = [self.model(input_ids=text[None]).logits[0].float() for text in texts]  # (T, V) each
-            generation = Generation(
-                self, [self.embed(text[None, :begin])[0] for text, begin in zip(texts, begins, strict=True)]
+            generation = EagerBackend(self).start(
+                [self.embed(text[None, :begin])[0] for text, begin in zip(texts, begins, strict=True)]
             )
             for step in range(steps + 1):
                 if step:
@@ -244,42 +263,6 @@ class LanguageModel:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-
-
-class Generation:
-    """The LM's side of a batch: its cache, and the padding in front of shorter prefixes."""
-
-    def __init__(self, lm: LanguageModel, prefixes: Sequence[Tensor]) -> None:
-        self.lm = lm
-        self.cache = DynamicCache(config=lm.model.config)
-        longest = max(len(prefix) for prefix in prefixes)
-        embedded = torch.zeros(len(prefixes), longest, lm.size, device=lm.device, dtype=lm.dtype)
-        self.mask: Tensor | None = None  # (L, S); none where no prefix is shorter than another
-        positions = None
-        if any(len(prefix) < longest for prefix in prefixes):
-            self.mask = torch.zeros(len(prefixes), longest, dtype=torch.long, device=lm.device)
-        for row, prefix in enumerate(prefixes):
-            embedded[row, longest - len(prefix) :] = prefix
-            if self.mask is not None:
-                self.mask[row, longest - len(prefix) :] = 1
-        if self.mask is not None:
-            positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        out = lm.logits(embedded, mask=self.mask, positions=positions, cache=self.cache, keep=1)
-        self.logits = out[:, -1].float()  # (L, V) of each live hypothesis's next token
-
-    def advance(self, sources: Tensor, tokens: Tensor) -> None:
-        """Go on with hypotheses `sources` (L,), rows of the last step's, each followed by `tokens` (L,)."""
-        unchanged = len(sources) == len(self.logits) and bool(
-            (sources == torch.arange(len(sources), device=sources.device)).all()
-        )
-        if not unchanged:
-            self.cache.batch_select_indices(sources)
-        positions = None
-        if self.mask is not None:
-            self.mask = F.pad(self.mask[sources], (0, 1), value=1)
-            positions = self.mask.sum(1, keepdim=True) - 1
-        embedded = self.lm.embed(tokens[:, None])
-        self.logits = self.lm.logits(embedded, mask=self.mask, positions=positions, cache=self.cache)[:, -1].float()
 
 
 def load_tokenizer(name: str) -> tuple[Callable[[str], list[int]], int]:

@@ -24,14 +24,14 @@ from tqdm import tqdm
 
 from clipcap.captioner import Caption, Captioner
 from clipcap.encoder import Encoder
+from clipcap.evaluation.calibration import Bin, calibration_bins, expected_calibration_error, rank_correlation
+from clipcap.evaluation.metrics import Evaluation, commonest_phrase, evaluate
+from clipcap.evaluation.objects import is_right, object_figures, objects_named
+from clipcap.evaluation.retrieval import recall_at
+from clipcap.evaluation.style_classifier import StyleClassifier
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
 from recipes.photos import DEV_SETS, STYLES, Photo, load_photos
-from training.calibration import Bin, calibration_bins, expected_calibration_error, rank_correlation
-from training.evaluation import Evaluation, commonest_phrase, evaluate
-from training.objects import is_right, object_figures, objects_named
-from training.retrieval import recall_at
-from training.style_classifier import StyleClassifier
 
 PHOTOS_AT_ONCE = 16
 METRICS = ("CIDEr", "Bleu_4", "ROUGE_L", "METEOR", "SPICE")

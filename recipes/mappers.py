@@ -15,8 +15,8 @@ import torch
 from clipcap.checkpoint import MapperCheckpoint, load_mapper, save_mapper
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
+from clipcap.training import CaptionedImages, Progress, TrainingOptions, train_mapper
 from recipes.photos import STARTS, STYLES, Photo, load_photos
-from training.trainer import CaptionedImages, Progress, TrainingOptions, train_mapper
 
 OPTIONS = TrainingOptions(epochs=1, batch_size=80, learning_rate=3e-4, noise=0.3, patience=1, seed=1)
 

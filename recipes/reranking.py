@@ -33,15 +33,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipcap.captioner import Captioner
+from clipcap.decoding.rerank import FEATURES, OF_CAPTION, Candidate, Reranker, phrases_of, words_of
+from clipcap.evaluation.calibration import calibration_bins, expected_calibration_error, rank_correlation
+from clipcap.evaluation.objects import is_right, object_figures
+from clipcap.evaluation.ptb_tokenizer import ptb_tokenize
+from clipcap.evaluation.style_classifier import StyleClassifier
 from clipcap.fingerprint import file_sha256
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
-from clipcap.reranking import FEATURES, OF_CAPTION, Candidate, Reranker, phrases_of, words_of
 from recipes.photos import STYLES, Photo, load_photos
-from training.calibration import calibration_bins, expected_calibration_error, rank_correlation
-from training.objects import is_right, object_figures
-from training.ptb_tokenizer import ptb_tokenize
-from training.style_classifier import StyleClassifier
 
 SETS = ("flickr8k", "coco", "mixed")
 WAYS = (

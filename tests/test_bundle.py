@@ -14,10 +14,10 @@ from clipcap.__main__ import BASE, main
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper
 from clipcap.encoder import Encoder
+from clipcap.evaluation.metrics import evaluate
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.options import DecodingOptions
-from training.evaluation import evaluate
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples" / "coco_cc"

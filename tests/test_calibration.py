@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.calibration import Bin, calibration_bins, expected_calibration_error, rank_correlation
+from clipcap.evaluation.calibration import Bin, calibration_bins, expected_calibration_error, rank_correlation
 
 NUMBERS = st.floats(-1e6, 1e6)
 JUDGED = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)

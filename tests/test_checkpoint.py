@@ -25,6 +25,7 @@ from clipcap.checkpoint import (
     save_mapper,
 )
 from clipcap.decoding import decode
+from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.options import DecodingOptions
@@ -250,9 +251,9 @@ def test_the_authors_checkpoints_give_their_prefixes_logits_and_tokens(name: str
     assert torch.allclose(logits, torch.from_numpy(arrays["logits"]), atol=1e-4)
 
     never, length = [-1] * len(prefixes), len(expected["greedy"][0].split())
-    greedy = decode(lm, list(prefixes), DecodingOptions("greedy", max_length=length), never)
+    greedy = decode(EagerBackend(lm), list(prefixes), DecodingOptions("greedy", max_length=length), never)
     assert [" ".join(map(str, h[0].tokens)) for h in greedy] == expected["greedy"]
-    beam = decode(lm, list(prefixes), DecodingOptions("beam", captions=5, max_length=length), never)
+    beam = decode(EagerBackend(lm), list(prefixes), DecodingOptions("beam", captions=5, max_length=length), never)
     assert [[" ".join(map(str, h.tokens)) for h in hypotheses] for hypotheses in beam] == expected["beam5"]
 
 

@@ -11,6 +11,7 @@ import pytest
 from captioner import uploads
 from captioner.jobs import Status
 from captioner.models import Image, Style
+from clipcap.evaluation.metrics import evaluate
 from tests.dataset_files import (
     FORMATS,
     assert_consistent,
@@ -25,7 +26,6 @@ from tests.dataset_files import (
     reasons,
     said_of,
 )
-from training.evaluation import evaluate
 from training.models import Example, is_held_out
 
 DATA = Path(__file__).parent / "data/datasets"

@@ -1,4 +1,4 @@
-"""Decoding: every row gets what it would get alone, and what the authors' algorithm gives."""
+"""Decoding, by every backend: each row gets what it would get alone, and what the authors' algorithm gives."""
 
 import pytest
 import torch
@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from benchmarks import original
 from clipcap.decoding import decode, decode_together
+from clipcap.decoding.backends.base import Backend
+from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.language_model import LanguageModel
 from clipcap.options import DecodingOptions
 
@@ -18,6 +20,13 @@ OPTIONS = [
     DecodingOptions("nucleus", captions=3, max_length=12, seed=7),
     DecodingOptions("nucleus", captions=2, max_length=12, seed=7, temperature=0.5, top_p=0.4),
 ]
+
+
+@pytest.fixture(scope="module", params=[EagerBackend])
+def backend(request: pytest.FixtureRequest, tiny_lm: LanguageModel) -> Backend:
+    """Each backend there is; a new one has to pass all that is below."""
+    made: Backend = request.param(tiny_lm)
+    return made
 
 
 def prefixes_of(lm: LanguageModel, lengths: list[int], seed: int) -> list[torch.Tensor]:
@@ -38,14 +47,14 @@ def stops_of(lm: LanguageModel, count: int, seed: int) -> list[int]:
     options=st.sampled_from(OPTIONS),
 )
 def test_mixing_rows_of_any_prefix_length_changes_no_caption(
-    tiny_lm: LanguageModel, lengths: list[int], seed: int, options: DecodingOptions
+    backend: Backend, tiny_lm: LanguageModel, lengths: list[int], seed: int, options: DecodingOptions
 ) -> None:
     prefixes = prefixes_of(tiny_lm, lengths, seed)
-    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * len(lengths))
+    greedy = decode(backend, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * len(lengths))
     stops = [answers[0].tokens[row % 9] for row, answers in enumerate(greedy)]  # rows end at different steps
-    together = decode(tiny_lm, prefixes, options, stops)
+    together = decode(backend, prefixes, options, stops)
     for prefix, stop, answers in zip(prefixes, stops, together, strict=True):
-        (alone,) = decode(tiny_lm, [prefix], options, [stop])
+        (alone,) = decode(backend, [prefix], options, [stop])
         assert [a.tokens for a in answers] == [a.tokens for a in alone]
         assert [a.log_probability for a in answers] == pytest.approx([a.log_probability for a in alone], abs=1e-4)
 
@@ -53,12 +62,12 @@ def test_mixing_rows_of_any_prefix_length_changes_no_caption(
 @settings(max_examples=10)
 @given(order=st.permutations(range(6)), seed=st.integers(0, 1000), options=st.sampled_from(OPTIONS))
 def test_the_order_of_a_batch_changes_no_caption(
-    tiny_lm: LanguageModel, order: list[int], seed: int, options: DecodingOptions
+    backend: Backend, tiny_lm: LanguageModel, order: list[int], seed: int, options: DecodingOptions
 ) -> None:
     prefixes = prefixes_of(tiny_lm, [3, 8, 5, 5, 1, 10], seed)
     stops = stops_of(tiny_lm, 6, seed)
-    straight = decode(tiny_lm, prefixes, options, stops)
-    shuffled = decode(tiny_lm, [prefixes[i] for i in order], options, [stops[i] for i in order])
+    straight = decode(backend, prefixes, options, stops)
+    shuffled = decode(backend, [prefixes[i] for i in order], options, [stops[i] for i in order])
     assert [[a.tokens for a in shuffled[place]] for place in range(6)] == [
         [a.tokens for a in straight[i]] for i in order
     ]
@@ -71,13 +80,13 @@ def test_the_order_of_a_batch_changes_no_caption(
     seed=st.integers(0, 1000),
 )
 def test_ways_that_share_a_batch_find_what_each_finds_alone(
-    tiny_lm: LanguageModel, lengths: list[int], ways: list[DecodingOptions], seed: int
+    backend: Backend, tiny_lm: LanguageModel, lengths: list[int], ways: list[DecodingOptions], seed: int
 ) -> None:
     prefixes = prefixes_of(tiny_lm, lengths, seed)
-    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * len(lengths))
+    greedy = decode(backend, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * len(lengths))
     stops = [answers[0].tokens[row % 9] for row, answers in enumerate(greedy)]
-    together = decode_together(tiny_lm, prefixes, ways, stops)
-    alone = [decode(tiny_lm, prefixes, way, stops) for way in ways]
+    together = decode_together(backend, prefixes, ways, stops)
+    alone = [decode(backend, prefixes, way, stops) for way in ways]
     for row, answers in enumerate(together):
         assert [a.tokens for a in answers] == [a.tokens for one in alone for a in one[row]]
 
@@ -85,22 +94,24 @@ def test_ways_that_share_a_batch_find_what_each_finds_alone(
 @settings(max_examples=10)
 @given(seed=st.integers(0, 1000), stopping=st.booleans())
 def test_greedy_and_beam_tokens_are_those_of_the_authors_algorithm(
-    tiny_lm: LanguageModel, seed: int, stopping: bool
+    backend: Backend, tiny_lm: LanguageModel, seed: int, stopping: bool
 ) -> None:
     prefixes = prefixes_of(tiny_lm, [4, 9, 6], seed)
     plain = [original.greedy(tiny_lm.model, prefix, NEVER, 12) for prefix in prefixes]
     stops = [tokens[5] if stopping else NEVER for tokens in plain]
-    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), stops)
-    beams = decode(tiny_lm, prefixes, DecodingOptions("beam", captions=5, max_length=12), stops)
+    greedy = decode(backend, prefixes, DecodingOptions("greedy", max_length=12), stops)
+    beams = decode(backend, prefixes, DecodingOptions("beam", captions=5, max_length=12), stops)
     for prefix, stop, one, five in zip(prefixes, stops, greedy, beams, strict=True):
         assert list(one[0].tokens) == original.greedy(tiny_lm.model, prefix, stop, 12)
         assert [list(h.tokens) for h in five] == original.beam(tiny_lm.model, prefix, stop, 12)
 
 
-def test_the_log_probability_is_the_mean_log_probability_of_the_tokens(tiny_lm: LanguageModel) -> None:
+def test_the_log_probability_is_the_mean_log_probability_of_the_tokens(
+    backend: Backend, tiny_lm: LanguageModel
+) -> None:
     prefixes = prefixes_of(tiny_lm, [4, 6], seed=1)
     for options in OPTIONS:
-        for prefix, answers in zip(prefixes, decode(tiny_lm, prefixes, options, [3, 3]), strict=True):
+        for prefix, answers in zip(prefixes, decode(backend, prefixes, options, [3, 3]), strict=True):
             for answer in answers:
                 embedded = torch.cat([prefix[None], tiny_lm.embed(torch.tensor([answer.tokens]))], dim=1)
                 scores = tiny_lm.logits(embedded)[0, len(prefix) - 1 : -1].log_softmax(-1)
@@ -108,69 +119,74 @@ def test_the_log_probability_is_the_mean_log_probability_of_the_tokens(tiny_lm: 
                 assert answer.log_probability == pytest.approx(mean, abs=1e-4)
 
 
-def test_captions_end_with_their_rows_own_stop_token_or_at_the_limit(tiny_lm: LanguageModel) -> None:
+def test_captions_end_with_their_rows_own_stop_token_or_at_the_limit(backend: Backend, tiny_lm: LanguageModel) -> None:
     prefixes = prefixes_of(tiny_lm, [5] * 8, seed=2)
-    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * 8)
+    greedy = decode(backend, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * 8)
     stops = [answers[0].tokens[row] for row, answers in enumerate(greedy)]
     for options in OPTIONS:
-        for stop, answers in zip(stops, decode(tiny_lm, prefixes, options, stops), strict=True):
+        for stop, answers in zip(stops, decode(backend, prefixes, options, stops), strict=True):
             assert len(answers) == options.captions
             for answer in answers:
                 assert stop not in answer.tokens[:-1]
                 assert answer.tokens[-1] == stop or len(answer.tokens) == options.max_length
 
 
-def test_alternatives_come_best_first_and_differ(tiny_lm: LanguageModel) -> None:
+def test_alternatives_come_best_first_and_differ(backend: Backend, tiny_lm: LanguageModel) -> None:
     (answers,) = decode(
-        tiny_lm, prefixes_of(tiny_lm, [5], seed=3), DecodingOptions("beam", captions=5, max_length=12), [NEVER]
+        backend,
+        prefixes_of(tiny_lm, [5], seed=3),
+        DecodingOptions("beam", captions=5, max_length=12),
+        [NEVER],
     )
     assert [a.log_probability for a in answers] == sorted((a.log_probability for a in answers), reverse=True)
     assert len({a.tokens for a in answers}) == 5
 
 
-def test_a_seed_repeats_samples_and_another_seed_does_not(tiny_lm: LanguageModel) -> None:
+def test_a_seed_repeats_samples_and_another_seed_does_not(backend: Backend, tiny_lm: LanguageModel) -> None:
     prefixes = prefixes_of(tiny_lm, [5, 5], seed=4)
 
     def sample(seed: int | None) -> list[tuple[int, ...]]:
         options = DecodingOptions("nucleus", captions=2, max_length=12, seed=seed)
-        return [h.tokens for answers in decode(tiny_lm, prefixes, options, [NEVER] * 2) for h in answers]
+        return [h.tokens for answers in decode(backend, prefixes, options, [NEVER] * 2) for h in answers]
 
     assert sample(1) == sample(1)
     assert sample(1) != sample(2)
     assert sample(None) != sample(None)
 
 
-def test_a_tiny_nucleus_is_greedy_decoding(tiny_lm: LanguageModel) -> None:
+def test_a_tiny_nucleus_is_greedy_decoding(backend: Backend, tiny_lm: LanguageModel) -> None:
     prefixes = prefixes_of(tiny_lm, [5, 7], seed=5)
-    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * 2)
-    nucleus = decode(tiny_lm, prefixes, DecodingOptions("nucleus", max_length=12, top_p=1e-9), [NEVER] * 2)
+    greedy = decode(backend, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * 2)
+    nucleus = decode(backend, prefixes, DecodingOptions("nucleus", max_length=12, top_p=1e-9), [NEVER] * 2)
     assert [a[0].tokens for a in nucleus] == [a[0].tokens for a in greedy]
 
 
 @pytest.mark.parametrize("extreme", [{"temperature": 1e-40}, {"top_p": 1e-50}])
-def test_extreme_options_still_draw_the_likeliest_tokens(tiny_lm: LanguageModel, extreme: dict[str, float]) -> None:
+def test_extreme_options_still_draw_the_likeliest_tokens(
+    backend: Backend, tiny_lm: LanguageModel, extreme: dict[str, float]
+) -> None:
     prefixes = prefixes_of(tiny_lm, [5, 7], seed=5)
-    greedy = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * 2)
+    greedy = decode(backend, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * 2)
     options = DecodingOptions("nucleus", max_length=12, seed=1, **extreme)  # type: ignore[arg-type]
-    assert [a[0].tokens for a in decode(tiny_lm, prefixes, options, [NEVER] * 2)] == [a[0].tokens for a in greedy]
+    assert [a[0].tokens for a in decode(backend, prefixes, options, [NEVER] * 2)] == [a[0].tokens for a in greedy]
 
 
-def test_more_beams_than_tokens_are_refused_with_the_limit(tiny_lm: LanguageModel) -> None:
+def test_more_beams_than_tokens_are_refused_with_the_limit(backend: Backend, tiny_lm: LanguageModel) -> None:
     with pytest.raises(ValueError, match=f"beam_size must be at most {tiny_lm.vocabulary}"):
-        decode(tiny_lm, prefixes_of(tiny_lm, [5], seed=0), DecodingOptions("beam", beam_size=10**6), [NEVER])
+        decode(backend, prefixes_of(tiny_lm, [5], seed=0), DecodingOptions("beam", beam_size=10**6), [NEVER])
 
 
-def test_samples_follow_the_models_probabilities(tiny_lm: LanguageModel) -> None:
+def test_samples_follow_the_models_probabilities(backend: Backend, tiny_lm: LanguageModel) -> None:
     (prefix,) = prefixes_of(tiny_lm, [5], seed=6)
     expected = tiny_lm.logits(prefix[None])[0, -1].softmax(-1)
     options = DecodingOptions("nucleus", captions=4000, max_length=1, top_p=1.0, seed=0)
-    (answers,) = decode(tiny_lm, [prefix], options, [NEVER])
+    (answers,) = decode(backend, [prefix], options, [NEVER])
     drawn = torch.bincount(torch.tensor([a.tokens[0] for a in answers]), minlength=len(expected)) / 4000
     assert (drawn - expected).abs().sum() / 2 < 0.12  # total variation distance
 
 
-def test_an_empty_batch_has_no_captions(tiny_lm: LanguageModel) -> None:
-    assert decode(tiny_lm, [], DecodingOptions(), []) == []
+def test_an_empty_batch_has_no_captions(backend: Backend, tiny_lm: LanguageModel) -> None:
+    assert decode(backend, [], DecodingOptions(), []) == []
 
 
 @pytest.mark.parametrize(
@@ -203,7 +219,9 @@ def test_contradicting_options_are_refused_by_name(given_options: dict[str, obje
         DecodingOptions(**given_options)  # type: ignore[arg-type]
 
 
-def test_a_caption_longer_than_the_model_reads_is_refused_with_the_right_limit(tiny_lm: LanguageModel) -> None:
+def test_a_caption_longer_than_the_model_reads_is_refused_with_the_right_limit(
+    backend: Backend, tiny_lm: LanguageModel
+) -> None:
     prefix = torch.zeros(10, tiny_lm.size)
     with pytest.raises(ValueError, match=f"max_length must be at most {tiny_lm.max_length - 10}"):
-        decode(tiny_lm, [prefix], DecodingOptions(max_length=tiny_lm.max_length), [NEVER])
+        decode(backend, [prefix], DecodingOptions(max_length=tiny_lm.max_length), [NEVER])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.evaluation import Evaluation, commonest_phrase, evaluate
+from clipcap.evaluation.metrics import Evaluation, commonest_phrase, evaluate
 
 # Captions of COCO with their scores, computed by pycocoevalcap 1.2 after its own Java tokenizer.
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "coco_captions.json").read_text())

@@ -40,10 +40,11 @@ from transformers import (
 )
 
 from clipcap.decoding import decode
+from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.language_model import LanguageModel, LanguageModelError
 from clipcap.mapper import MapperConfig, build_mapper
 from clipcap.options import DecodingOptions
-from training.trainer import caption_loss
+from clipcap.training.loss import caption_loss
 
 
 def test_no_parameter_takes_a_gradient_and_the_mode_is_evaluation(tiny_lm: LanguageModel) -> None:
@@ -94,9 +95,9 @@ def test_another_architecture_of_the_auto_classes_trains_and_decodes(tiny_lm_dir
     prefixes = [prefix.detach() for prefix in mapper(embeddings)]
     prefixes[1] = prefixes[1][:2]
     options = DecodingOptions("beam", captions=2, max_length=8)
-    together = decode(lm, prefixes, options, [0, 0])
+    together = decode(EagerBackend(lm), prefixes, options, [0, 0])
     assert [[h.tokens for h in answers] for answers in together] == [
-        [h.tokens for h in decode(lm, [prefix], options, [0])[0]] for prefix in prefixes
+        [h.tokens for h in decode(EagerBackend(lm), [prefix], options, [0])[0]] for prefix in prefixes
     ]
 
 
@@ -126,8 +127,8 @@ def test_models_of_other_makes_write_in_a_batch_what_they_write_alone(
     lm = LanguageModel.load(f"local-dir:{tmp_path}", device="cpu")
     prefixes = list(torch.randn(2, 5, lm.size))
     options = DecodingOptions("beam", max_length=8)
-    together = decode(lm, prefixes, options, [299, 299])
-    alone = [decode(lm, [prefix], options, [299])[0] for prefix in prefixes]
+    together = decode(EagerBackend(lm), prefixes, options, [299, 299])
+    alone = [decode(EagerBackend(lm), [prefix], options, [299])[0] for prefix in prefixes]
     assert [[h.tokens for h in a] for a in together] == [[h.tokens for h in a] for a in alone]
 
 
@@ -182,7 +183,7 @@ def test_models_that_attend_to_all_that_was_written_are_decoded_as_they_generate
     if dtype == torch.float32:
         text = torch.tensor([[5, 6, 7, 8]])
         own = model.generate(text, attention_mask=torch.ones_like(text), max_new_tokens=6, do_sample=False)[0, 4:]
-        (ours,) = decode(lm, [lm.embed(text)[0]], DecodingOptions("greedy", max_length=6), [0])
+        (ours,) = decode(EagerBackend(lm), [lm.embed(text)[0]], DecodingOptions("greedy", max_length=6), [0])
         assert ours[0].tokens == tuple(own.tolist())
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.objects import CATEGORIES, ObjectFigures, is_right, object_figures, objects_named
+from clipcap.evaluation.objects import CATEGORIES, ObjectFigures, is_right, object_figures, objects_named
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, PTBTokenizer
 
-from training.ptb_tokenizer import ptb_tokenize
+from clipcap.evaluation.ptb_tokenizer import ptb_tokenize
 
 DATA = Path(__file__).parent / "data"
 HARD_SENTENCES: list[tuple[str, str]] = [(s, w) for s, w in json.loads((DATA / "ptb_sentences.json").read_text())]

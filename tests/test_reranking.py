@@ -22,11 +22,11 @@ from transformers import PreTrainedTokenizerFast
 from clipcap.__main__ import main
 from clipcap.captioner import Caption, Captioner
 from clipcap.checkpoint import MapperCheckpoint, save_mapper
+from clipcap.decoding.rerank import FEATURES, Candidate, Reranker, RerankingError
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.options import METHODS, UNSURE_BELOW, DecodingOptions
-from clipcap.reranking import FEATURES, Candidate, Reranker, RerankingError
 
 SIZE = 16
 WAYS = (
@@ -145,7 +145,7 @@ def test_a_batch_that_is_worked_off_in_parts_gets_the_same_captions(
     captioner: Captioner, mappers: list[Mapper], photos: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = captioner.caption(photos, mappers[:1] * 5, OPTIONS)
-    monkeypatch.setattr("clipcap.captioner.AT_ONCE", 20)
+    monkeypatch.setattr("clipcap.decoding.backends.eager.CPU_BYTES", captioner.language_model.cache_bytes * 1000)
     assert texts_of(captioner.caption(photos, mappers[:1] * 5, OPTIONS)) == texts_of(whole)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.retrieval import recall_at
+from clipcap.evaluation.retrieval import recall_at
 
 
 def matrix(*rows: list[float]) -> npt.NDArray[np.float32]:

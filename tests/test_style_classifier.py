@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.style_classifier import StyleClassifier
+from clipcap.evaluation.style_classifier import StyleClassifier
 
 CAPTIONS = {
     "factual": ["A dog runs on the beach.", "Two men ride bikes on the road.", "A cat sits on a chair."],

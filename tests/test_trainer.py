@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from clipcap.checkpoint import load_mapper
 from clipcap.decoding import decode
+from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig
 from clipcap.options import DecodingOptions
-from training.trainer import (
+from clipcap.training import (
     CaptionedImages,
     EpochEnd,
     Progress,
@@ -22,11 +23,11 @@ from training.trainer import (
     TrainingError,
     TrainingOptions,
     TrainingResult,
-    _batches,
-    caption_loss,
     new_mapper,
     train_mapper,
 )
+from clipcap.training.data import batches_of
+from clipcap.training.loss import caption_loss
 
 OPTIONS = TrainingOptions(epochs=3, batch_size=6, learning_rate=5e-3, noise=0.1, precision="float32", seed=3)
 
@@ -109,7 +110,7 @@ def test_a_mapper_learns_captions_by_heart_and_ends_them_without_a_full_stop(
     config = MapperConfig("mlp", 8, tiny_lm.size, prefix_length=6)
     result = train_mapper(new_mapper(config, images, 0), tiny_lm, "e", images, images, options, tmp_path)
     prefixes = list(result.mapper(images.embeddings[:, 0]))
-    answers = decode(tiny_lm, prefixes, DecodingOptions("greedy", max_length=20), [tiny_lm.end_id] * 2)
+    answers = decode(EagerBackend(tiny_lm), prefixes, DecodingOptions("greedy", max_length=20), [tiny_lm.end_id] * 2)
     assert [tiny_lm.decode(answer[0].tokens) for answer in answers] == ["!!!! !!", "ooh"]
 
 
@@ -298,7 +299,7 @@ def test_a_caption_is_as_long_as_the_lm_has_room_for(train: Train, tiny_lm: Lang
 @given(st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=3), min_size=1, max_size=60), st.integers(1, 8))
 def test_a_step_over_long_captions_takes_no_more_memory_than_others(lengths: list[list[int]], size: int) -> None:
     rows = [(image, [[0] * length for length in row]) for image, row in enumerate(lengths)]
-    batches = _batches(rows, TrainingOptions(batch_size=size), epoch=0)
+    batches = batches_of(rows, TrainingOptions(batch_size=size), epoch=0)
     assert sorted(image for batch in batches for image, _ in batch) == list(range(len(rows)))
     for batch in batches:
         assert len(batch) == 1 or sum(len(row) for _, row in batch) <= size

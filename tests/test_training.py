@@ -27,10 +27,11 @@ from captioner.services import Upload
 from captioner.shift import Shift
 from captioner.worker import Engine
 from clipcap.checkpoint import load_mapper, save_mapper
+from clipcap.evaluation import comparison
+from clipcap.evaluation.comparison import paired_bootstrap, verdict
 from tests.servers import small_disk
-from training import comparison, memory, services
+from training import memory, services
 from training import worker as training_worker
-from training.comparison import paired_bootstrap, verdict
 from training.examples import captioned_images
 from training.models import Example, Policy, RunEvent, TrainingRun, is_held_out
 from training.worker import TrainingEngine
@@ -816,12 +817,12 @@ def test_the_interval_holds_a_constant_difference(scores: list[float], shift: fl
     difference = paired_bootstrap({i: s + shift for i, s in active.items()}, active)
     assert difference.low == pytest.approx(shift)
     assert difference.high == pytest.approx(shift)
-    assert verdict(difference, 0.0, 20) == TrainingRun.Verdict.BETTER
-    assert verdict(difference, 0.0, 19) == TrainingRun.Verdict.UNCLEAR
-    assert verdict(difference, shift + 1, 20) == TrainingRun.Verdict.UNCLEAR
+    assert verdict(difference, 0.0, 20) == "better"
+    assert verdict(difference, 0.0, 19) == "unclear"
+    assert verdict(difference, shift + 1, 20) == "unclear"
 
 
 def test_a_difference_that_may_be_chance_is_no_clear_difference() -> None:
     active = {str(i): float(i % 7) for i in range(40)}
     candidate = {str(i): float((i + 3) % 7) for i in range(40)}
-    assert verdict(paired_bootstrap(candidate, active), 0.0, 40) == TrainingRun.Verdict.UNCLEAR
+    assert verdict(paired_bootstrap(candidate, active), 0.0, 40) == "unclear"

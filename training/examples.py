@@ -15,8 +15,8 @@ from captioner.worker import Engine
 from clipcap.captioner import Captioner
 from clipcap.mapper import Mapper, MapperConfig
 from clipcap.options import DecodingOptions
+from clipcap.training import CaptionedImages, TrainingError
 from training.models import Example
-from training.trainer import CaptionedImages, TrainingError
 
 
 class Unavailable(Exception):

@@ -100,9 +100,9 @@ class TrainingRun(Job):
 
     class Verdict(models.TextChoices):
         BETTER = "better"
-        UNCLEAR = "no clear difference"
+        UNCLEAR = "unclear"
         WORSE = "worse"
-        FIRST = "first", "nothing to compare with"
+        FIRST = "first", "first version"
 
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="runs")
     options = models.JSONField(default=dict, help_text="RunOptions")

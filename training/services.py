@@ -27,11 +27,11 @@ from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs import UNFINISHED, Status, clock
 from captioner.models import Correction, Image, MapperVersion, Style, Worker
+from clipcap.words import has_word
 from training import memory
 from training.models import Example, Import, Policy, RunEvent, TrainingRun, is_held_out
 from training.options import SOURCES, RunOptions
 from training.splits import settle
-from training.words import has_word
 
 LEAST_TRAINING, LEAST_HELD_OUT = 8, 2  # images
 RUN_DEADLINE = timedelta(days=7)  # to be begun

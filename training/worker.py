@@ -28,16 +28,10 @@ from captioner.models import MapperVersion, Queue
 from captioner.shift import Shift, insist
 from captioner.worker import Engine, is_out_of_memory
 from clipcap.checkpoint import CheckpointError
+from clipcap.evaluation.comparison import LEAST_JUDGED, paired_bootstrap, verdict
+from clipcap.evaluation.metrics import Evaluation, evaluate
 from clipcap.mapper import Mapper
-from training import services
-from training.comparison import LEAST_JUDGED, SHOWN, paired_bootstrap, verdict
-from training.datasets.importer import work_off
-from training.evaluation import Evaluation, evaluate
-from training.examples import Unavailable, captioned_images, captions_of, mapper_config
-from training.lengths import too_long
-from training.models import Checkpoint, Import, Policy, RunEvent, TrainingRun
-from training.options import AUTO_EPOCHS, RunOptions
-from training.trainer import (
+from clipcap.training import (
     STATE,
     CaptionedImages,
     EpochEnd,
@@ -49,10 +43,17 @@ from training.trainer import (
     new_mapper,
     train_mapper,
 )
+from training import services
+from training.datasets.importer import work_off
+from training.examples import Unavailable, captioned_images, captions_of, mapper_config
+from training.lengths import too_long
+from training.models import Checkpoint, Import, Policy, RunEvent, TrainingRun
+from training.options import AUTO_EPOCHS, RunOptions
 
 log = logging.getLogger(__name__)
 
 SAMPLES = 12  # held-out photos captioned at every checkpoint
+SHOWN = 24  # held-out images of a comparison
 CURVE = 400  # points kept of a loss curve
 TELL = 1.0  # seconds between two reports of progress
 LONGEST = timedelta(days=7)
@@ -338,7 +339,7 @@ class _Training:
             }
             for image in largest
         ]
-        judgement = verdict(difference, policy.margin, len(references))
+        judgement = TrainingRun.Verdict(verdict(difference, policy.margin, len(references)))
         if not judged:
             _tell(self.run, f"{policy.metric} was not computed, so the gate cannot judge", "warning")
             judgement = TrainingRun.Verdict.UNCLEAR

@@ -34,9 +34,9 @@ class Command(BaseCommand):
         # Imported late: a mistyped option should not wait for torch.
         from captioner.plots import as_file, lines
         from captioner.worker import Engine
-        from training.evaluation import evaluate
+        from clipcap.evaluation.metrics import evaluate
+        from clipcap.training import TrainingError, TrainingOptions, new_mapper, train_mapper
         from training.examples import captioned_images, captions_of, mapper_config
-        from training.trainer import TrainingError, TrainingOptions, new_mapper, train_mapper
 
         style = Style.objects.filter(slug=options["style"]).first()
         if style is None:

@@ -1,157 +1,24 @@
-"""A mapper in a file: safetensors whose header carries, as JSON, all that is needed to use it.
-
-The header names the format, the mapper's config, the encoder and the LM it was trained for, and the SHA-256 of its
-tensors. The file is written beside its place and then renamed, so nobody ever reads half of one. The `.pt` files of
-the authors' code are read too, never unpickled beyond tensors.
-"""
+"""The `.pt` files of the authors' code, CLIP_prefix_caption, never unpickled beyond tensors."""
 
 import clipcap.torchvision_schemas  # noqa: F401 (before transformers is imported)
 
 # isort: split
-import json
 import logging
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from clipcap.mapper import Mapper, MapperConfig, build_mapper
-from clipcap.tensor_file import HEADER, save_tensors, tensors_sha256
+from clipcap.checkpoint.base import CheckpointError, as_trained, filled_mapper
+from clipcap.mapper import Mapper, MapperConfig
 
 log = logging.getLogger(__name__)
-
-FORMAT = "clipcap-mapper-1"
-
-
-class CheckpointError(ValueError):
-    """A mapper file that cannot be used; the message says which file, why, and what to do."""
-
-
-@dataclass(frozen=True)
-class MapperCheckpoint:
-    """A mapper with the identities of the encoder and the LM it fits, and notes (metrics, origin) for people.
-
-    An identity is None where the file does not say, as in the authors' format.
-    """
-
-    mapper: Mapper
-    encoder: str | None
-    language_model: str | None
-    notes: dict[str, Any] = field(default_factory=dict)
-    gpt2: Mapping[str, Tensor] = field(default_factory=dict)  # of the authors' format: what it was trained with
-
-    def described(self) -> dict[str, Any]:
-        """What is filed of it: `config`, `encoder` and `language_model`, "" where the file does not say.
-
-        Of a mapper from the authors' format the config also says in words what embeddings it is taken for trained on.
-        """
-        config = asdict(self.mapper.config)
-        if how := self.notes.get("normalize"):
-            config["trained_on"] = f"embeddings {as_trained(self.mapper.config.normalize)} ({how})"
-        return {"config": config, "encoder": self.encoder or "", "language_model": self.language_model or ""}
-
-    def check_same_gpt2(self, state: Mapping[str, Tensor], language_model: str) -> None:
-        """Refuse a mapper that learned to speak to a GPT-2 which learned too: over another it writes nonsense.
-
-        Args:
-            state: the loaded LM's `state_dict()`.
-
-        Raises:
-            CheckpointError: the file holds a GPT-2 that is not the loaded one, by more than rounding.
-        """
-        for name, tensor in self.gpt2.items():
-            if name.endswith((".attn.bias", ".attn.masked_bias")):  # no weights: the causal mask
-                continue
-            loaded = state.get(name)
-            if (
-                loaded is None
-                or loaded.shape != tensor.shape
-                or not torch.allclose(loaded.float().cpu(), tensor, rtol=0.01, atol=0.001)
-            ):
-                raise CheckpointError(
-                    f"the mapper was trained along with a GPT-2, which its file holds and which is not "
-                    f"{language_model} ({name} differs); load that one: read_original(path).build_gpt2()"
-                )
-
-    def check_fits(self, *, encoder: str, embedding_size: int, language_model: str, lm_size: int) -> None:
-        """Refuse a mapper made for other models.
-
-        Raises:
-            CheckpointError: naming what the mapper needs and what is loaded.
-        """
-        for what, needs, loaded in (
-            ("encoder", self.encoder, encoder),
-            ("language model", self.language_model, language_model),
-        ):
-            if needs is not None and not same_weights(needs, loaded):
-                raise CheckpointError(
-                    f"the mapper was trained for {what} {needs}, but {loaded} is loaded; "
-                    f"load {needs}, or retrain the mapper for {loaded}"
-                )
-        for what, needs_size, size in (
-            ("embeddings", self.mapper.config.embedding_size, embedding_size),
-            ("a language model", self.mapper.config.lm_size, lm_size),
-        ):
-            if needs_size != size:
-                raise CheckpointError(
-                    f"the mapper needs {what} of size {needs_size}, not {size}; load the models it was made for"
-                )
-
-
-def same_weights(identity: str, other: str) -> bool:
-    """A folder's identity is NAME@DIGEST, and its name says nothing about what is in it; a published model is its
-    name."""
-    return identity.rpartition("@")[2] == other.rpartition("@")[2]
-
-
-def save_mapper(checkpoint: MapperCheckpoint, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write the mapper to `path` in one step: the file is the old one or the new one, never a part.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; `path` is then as it was.
-    """
-    tensors = {name: tensor.to(dtype) for name, tensor in checkpoint.mapper.state_dict().items()}
-    header = {
-        "format": FORMAT,
-        "config": asdict(checkpoint.mapper.config),
-        "encoder": checkpoint.encoder,
-        "language_model": checkpoint.language_model,
-        "notes": checkpoint.notes,
-    }
-    save_tensors(tensors, path, header)
-
-
-def load_mapper(path: Path, *, lm_size: int | None = None, normalize: bool | None = None) -> MapperCheckpoint:
-    """Read a mapper in our format, or in the authors' (`.pt`), in float32 on the CPU, ready for inference.
-
-    Args:
-        lm_size: D of the LM it is wanted for, see `read_original`.
-        normalize: whether it was trained on embeddings divided by their L2 norm. Our format says so itself; of the
-            authors' it is guessed unless given, see `read_original`.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, cut short, or something else than a mapper, or it says the
-            contrary of `normalize`.
-    """
-    if is_original(path):
-        original = read_original(path, lm_size=lm_size, normalize=normalize)
-        notes = {"format": "the authors' .pt", "normalize": "guessed" if normalize is None else "given"}
-        return MapperCheckpoint(original.mapper, encoder=None, language_model=None, notes=notes, gpt2=original.gpt2)
-    checkpoint = _load_safetensors(path)
-    recorded = checkpoint.mapper.config.normalize
-    if normalize not in (None, recorded):
-        raise CheckpointError(
-            f"mapper file {path} says itself that it was trained on embeddings {as_trained(recorded)}; leave the "
-            f"choice to the file"
-        )
-    return checkpoint
 
 
 def is_original(path: Path) -> bool:
@@ -168,70 +35,6 @@ def is_original(path: Path) -> bool:
     # What torch.save writes: a zip, once a bare pickle. A safetensors file begins with a number, which may look like
     # that, and goes on with JSON.
     return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:9] != b"{")
-
-
-def as_trained(normalize: bool) -> str:
-    """In words, what embeddings a mapper was trained on."""
-    return "divided by their norm" if normalize else "as the encoder gives them"
-
-
-def _load_safetensors(path: Path) -> MapperCheckpoint:
-    try:
-        with safe_open(path, framework="pt") as stored:
-            metadata = stored.metadata() or {}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"mapper file {path} is damaged or cut short, or is no safetensors file ({error}); copy it again"
-        ) from error
-    try:
-        header = json.loads(metadata[HEADER])
-        if header["format"] != FORMAT:
-            raise CheckpointError(
-                f"mapper file {path} has format {header['format']!r}, this version reads {FORMAT!r}; "
-                f"use the version that wrote it, or export it again"
-            )
-        config = MapperConfig(**header["config"])
-        encoder, language_model, notes, sha256 = (header[k] for k in ("encoder", "language_model", "notes", "sha256"))
-        if not isinstance(notes, dict):
-            raise TypeError(f"notes are {notes!r}")
-    except CheckpointError:
-        raise
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is a safetensors file but not a mapper written by this project ({error!r}); "
-            f"choose a file that save_mapper or the trainer wrote"
-        ) from error
-    if any(not tensor.is_floating_point() for tensor in tensors.values()):
-        raise CheckpointError(f"mapper file {path} holds something else than weights; export it again")
-    if tensors_sha256(tensors) != sha256:
-        raise CheckpointError(f"mapper file {path} is damaged: its weights do not match their SHA-256; copy it again")
-    mapper = _filled(config, {name: tensor.float() for name, tensor in tensors.items()}, path)
-    return MapperCheckpoint(mapper, encoder, language_model, notes)
-
-
-def _filled(config: MapperConfig, state: Mapping[str, Tensor], path: Path) -> Mapper:
-    with torch.device("meta"):  # sizes in a hostile header cost nothing until they have been compared
-        try:
-            mapper = build_mapper(config)
-        except RuntimeError as error:  # together the sizes are more than can be counted
-            raise CheckpointError(f"mapper file {path} claims impossible sizes ({error}); export it again") from error
-    wanted = {name: tuple(tensor.shape) for name, tensor in mapper.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if wanted != found:
-        name = next(n for n in sorted(wanted | found) if wanted.get(n) != found.get(n))
-        raise CheckpointError(
-            f"mapper file {path} does not match its own config: {name} should be "
-            f"{wanted.get(name, 'absent')} and is {found.get(name, 'absent')}; export it again"
-        )
-    for name, tensor in state.items():
-        if not bool(tensor.isfinite().all()):
-            raise CheckpointError(
-                f"mapper file {path} is useless: {name} holds what is no number, as after a training that diverged; "
-                f"train it again with a lower learning rate"
-            )
-    mapper.load_state_dict(dict(state), assign=True)
-    return mapper.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -368,7 +171,7 @@ def read_original(
             "MLPs" if config.kind == "mlp" else "Transformers",
             not config.normalize,
         )
-    return OriginalCheckpoint(_filled(config, {_our_name(n): t for n, t in mapper_state.items()}, path), gpt2)
+    return OriginalCheckpoint(filled_mapper(config, {_our_name(n): t for n, t in mapper_state.items()}, path), gpt2)
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:

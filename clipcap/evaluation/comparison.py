@@ -4,12 +4,12 @@ import random
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from training.models import TrainingRun
+from typing import Literal
 
 RESAMPLES = 2000
 LEAST_JUDGED = 20  # images; on fewer the interval is far too narrow: on 5, chance alone passes one candidate in ten
-SHOWN = 24
+
+Verdict = Literal["better", "unclear", "worse"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ def paired_bootstrap(candidate: Mapping[str, float], active: Mapping[str, float]
     )
 
 
-def verdict(difference: Difference, margin: float, images: int) -> TrainingRun.Verdict:
-    """What the interval says: better or worse if it clears zero by the margin, else no clear difference; the latter too
-    where there are too few images to tell."""
+def verdict(difference: Difference, margin: float, images: int) -> Verdict:
+    """What the interval says: better or worse if it clears zero by the margin, else unclear; always unclear where there
+    are too few images to tell."""
     if images < LEAST_JUDGED:
-        return TrainingRun.Verdict.UNCLEAR
+        return "unclear"
     if difference.low > margin:
-        return TrainingRun.Verdict.BETTER
+        return "better"
     if difference.high < -margin:
-        return TrainingRun.Verdict.WORSE
-    return TrainingRun.Verdict.UNCLEAR
+        return "worse"
+    return "unclear"

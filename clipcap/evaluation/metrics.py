@@ -25,8 +25,8 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from training.ptb_tokenizer import ptb_tokenize
-from training.words import has_word
+from clipcap.evaluation.ptb_tokenizer import ptb_tokenize
+from clipcap.words import has_word
 
 _JAVA_SCORERS = {"METEOR": ("pycocoevalcap.meteor.meteor", "Meteor"), "SPICE": ("pycocoevalcap.spice.spice", "Spice")}
 

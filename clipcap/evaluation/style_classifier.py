@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from training.ptb_tokenizer import ptb_tokenize
+from clipcap.evaluation.ptb_tokenizer import ptb_tokenize
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 
-from training.ptb_tokenizer import ptb_tokenize
+from clipcap.evaluation.ptb_tokenizer import ptb_tokenize
 
 # What each category is called, in the singular; the plurals are added below.
 _NAMES = {

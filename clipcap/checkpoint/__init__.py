@@ -1,0 +1,45 @@
+"""A mapper in a file: our own format, and the authors'."""
+
+from pathlib import Path
+
+from clipcap.checkpoint.base import CheckpointError, MapperCheckpoint, as_trained, same_weights
+from clipcap.checkpoint.native import read_native, save_mapper
+from clipcap.checkpoint.original import OriginalCheckpoint, is_original, read_original
+
+__all__ = [
+    "CheckpointError",
+    "MapperCheckpoint",
+    "OriginalCheckpoint",
+    "as_trained",
+    "is_original",
+    "load_mapper",
+    "read_original",
+    "same_weights",
+    "save_mapper",
+]
+
+
+def load_mapper(path: Path, *, lm_size: int | None = None, normalize: bool | None = None) -> MapperCheckpoint:
+    """Read a mapper in our format, or in the authors' (`.pt`), in float32 on the CPU, ready for inference.
+
+    Args:
+        lm_size: D of the LM it is wanted for, see `read_original`.
+        normalize: whether it was trained on embeddings divided by their L2 norm. Our format says so itself; of the
+            authors' it is guessed unless given, see `read_original`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, cut short, or something else than a mapper, or it says the
+            contrary of `normalize`.
+    """
+    if is_original(path):
+        original = read_original(path, lm_size=lm_size, normalize=normalize)
+        notes = {"format": "the authors' .pt", "normalize": "guessed" if normalize is None else "given"}
+        return MapperCheckpoint(original.mapper, encoder=None, language_model=None, notes=notes, gpt2=original.gpt2)
+    checkpoint = read_native(path)
+    recorded = checkpoint.mapper.config.normalize
+    if normalize not in (None, recorded):
+        raise CheckpointError(
+            f"mapper file {path} says itself that it was trained on embeddings {as_trained(recorded)}; leave the "
+            f"choice to the file"
+        )
+    return checkpoint

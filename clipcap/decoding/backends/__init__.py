@@ -1,0 +1,1 @@
+"""What runs the language model while a search decodes."""

@@ -1,0 +1,48 @@
+"""How a mapper is trained."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from clipcap.training.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a mapper is trained.
+
+    epochs: at most; early stopping may end sooner.
+    batch_size: captions a step; fewer of those that are far longer than captions are, so that memory does not depend
+        on what a tokenizer makes of a script.
+    learning_rate: the peak, reached after `warmup` (a share of all steps) and then decayed to nothing by a cosine.
+    weight_decay, clip: of AdamW, and of the gradient's norm.
+    patience: epochs without a better validation loss before the run ends.
+    noise: standard deviation of the noise added to training embeddings, in units of each dimension's own deviation.
+    precision: float32, bfloat16 (autocast), or auto: bfloat16 where the hardware multiplies it.
+    seed: of the weights' initialisation, the order of batches, views and noise.
+    """
+
+    epochs: int = 10
+    batch_size: int = 40
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    patience: int = 3
+    noise: float = 0.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise TrainingError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0 <= self.warmup < 1:
+            raise TrainingError(f"warmup is a share of all steps, from 0 to below 1, not {self.warmup}")
+        if self.weight_decay < 0 or self.noise < 0:
+            raise TrainingError("weight_decay and noise cannot be negative")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise TrainingError(f"precision must be auto, float32 or bfloat16, not {self.precision!r}")

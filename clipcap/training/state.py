@@ -1,0 +1,95 @@
+"""What an interrupted run goes on from: one file, written in one step."""
+
+import dataclasses
+import hashlib
+import io
+import math
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clipcap.language_model import LanguageModel
+from clipcap.mapper import Mapper
+from clipcap.training.data import CaptionedImages
+from clipcap.training.errors import ForeignState
+from clipcap.training.options import TrainingOptions
+
+STATE = "state.pt"  # in a run's folder
+
+
+@dataclass
+class State:
+    """What resuming needs besides the weights; all of it goes into the state file."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    epoch_loss: float = 0.0
+    epoch_tokens: int = 0
+    bad_epochs: int = 0
+    best: float = math.inf
+    history: list[tuple[float, float]] = field(default_factory=list)
+
+
+def run_identity(
+    mapper: Mapper,
+    lm: LanguageModel,
+    encoder_identity: str,
+    training: CaptionedImages,
+    validation: CaptionedImages,
+    options: TrainingOptions,
+) -> str:
+    """Tells whether a state file belongs to this very run."""
+    digest = hashlib.sha256(repr((mapper.config, options, lm.identity, encoder_identity)).encode())
+    for part in (training, validation):
+        digest.update(repr((list(part.names), [list(c) for c in part.captions])).encode())
+        digest.update(part.embeddings.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_state(
+    path: Path, run: str, state: State, mapper: Mapper, optimizer: torch.optim.Optimizer, best: dict[str, Tensor]
+) -> None:
+    stored = {
+        "run": run,
+        "state": dataclasses.asdict(state),
+        "mapper": mapper.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "best": best,
+    }
+    buffer = io.BytesIO()
+    torch.save(stored, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(buffer.getbuffer())
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def restore_state(
+    path: Path, run: str, mapper: Mapper, optimizer: torch.optim.Optimizer
+) -> tuple[State, dict[str, Tensor]]:
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ForeignState(f"{path} cannot be read ({error}); delete it to start the run anew") from error
+    if not isinstance(stored, dict) or not {"run", "state", "mapper", "optimizer", "best"} <= stored.keys():
+        raise ForeignState(f"{path} is no state of a training run; choose another folder, or delete it to start anew")
+    if stored["run"] != run:
+        raise ForeignState(
+            f"{path} belongs to a run with other options or examples; choose another folder, or delete it to start anew"
+        )
+    mapper.load_state_dict(stored["mapper"])
+    optimizer.load_state_dict(stored["optimizer"])
+    state = State(**stored["state"])
+    state.history = [(training, validation) for training, validation in state.history]
+    return state, stored["best"]
