@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipcap.__main__ import BASE, main
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper
+from clipcap.cli import main
+from clipcap.cli.models import BASE
 from clipcap.encoder import Encoder
 from clipcap.evaluation.metrics import evaluate
 from clipcap.language_model import LanguageModel
@@ -128,7 +129,7 @@ def test_a_mapper_without_a_gpt2_in_its_file_is_read_for_the_lm_that_is_loaded(
 def test_the_command_prints_one_json_object_a_line_and_nothing_else(
     photos: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(photos[0]), str(photos[1]), "--json", "--device", "cpu"]) == 0
+    assert main(["caption", str(photos[0]), str(photos[1]), "--json", "--device", "cpu"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(line["image"], line["style"]) for line in lines] == [(str(p), s) for p in photos[:2] for s in STYLES]
     for line in lines:
@@ -147,7 +148,7 @@ def test_the_command_names_a_bad_photo_and_captions_the_others(
 ) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"not a picture")
     arguments = [str(photos[0]), str(tmp_path / "bad.jpg"), str(tmp_path / "missing.jpg"), str(photos[1])]
-    assert main([*arguments, "--style", "factual", "--device", "cpu"]) == 1
+    assert main(["caption", *arguments, "--style", "factual", "--device", "cpu"]) == 1
     output = capsys.readouterr()
     assert output.out.count("factual") == 2
     assert "bad.jpg" in output.err
@@ -181,19 +182,29 @@ def test_a_folder_means_its_photos_whatever_their_names_and_the_terminal(photos:
     for name in ("a\u2028b.jfif", "c\u00e9.JPE"):
         (tmp_path / name).write_bytes(photos[0].read_bytes())
     (tmp_path / "notes.txt").write_text("not a photo")
-    command = [sys.executable, "-m", "clipcap", str(tmp_path), "--style", "factual", "--method", "greedy"]
+    command = [sys.executable, "-m", "clipcap", "caption", str(tmp_path), "--style", "factual", "--method", "greedy"]
     latin = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, "--json"], capture_output=True, check=True, env=latin)
     lines = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert [line["image"] for line in lines] == [f"{tmp_path}/a\u2028b.jfif", f"{tmp_path}/c\u00e9.JPE"]
     (tmp_path / "empty").mkdir()
-    done = subprocess.run([*command[:3], str(tmp_path / "empty")], capture_output=True, check=False, env=latin)
+    done = subprocess.run([*command[:4], str(tmp_path / "empty")], capture_output=True, check=False, env=latin)
     assert done.returncode == 2
     assert b"holds no photo" in done.stderr
 
 
 def test_a_reader_that_has_read_enough_is_no_error_to_speak_of(photos: list[Path]) -> None:
-    command = [sys.executable, "-m", "clipcap", *map(str, photos[:3]), "--style", "factual", "--method", "greedy"]
+    command = [
+        sys.executable,
+        "-m",
+        "clipcap",
+        "caption",
+        *map(str, photos[:3]),
+        "--style",
+        "factual",
+        "--method",
+        "greedy",
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr
@@ -234,7 +245,7 @@ def test_forty_photos_draw_no_bar_where_there_is_no_terminal(photos: list[Path])
 def test_what_cannot_be_done_is_said_in_one_line(
     photos: list[Path], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(photos[0]), *arguments]) == 2
+    assert main(["caption", str(photos[0]), *arguments]) == 2
     errors = capsys.readouterr().err
     assert message in errors
     assert "Traceback" not in errors

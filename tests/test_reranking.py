@@ -19,9 +19,9 @@ from tokenizers import processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from clipcap.__main__ import main
 from clipcap.captioner import Caption, Captioner
 from clipcap.checkpoint import MapperCheckpoint, save_mapper
+from clipcap.cli import main
 from clipcap.decoding.rerank import FEATURES, Candidate, Reranker, RerankingError
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
@@ -452,9 +452,9 @@ def test_the_command_shows_how_likely_a_caption_is_right_and_which_are_unsure(
     models: Path, picture: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = [picture, "--models", str(models), "--device", "cpu", "--max-length", "12"]
-    assert main([*common, "--json"]) == 0
+    assert main(["caption", *common, "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert main(common) == 0
+    assert main(["caption", *common]) == 0
     shown = capsys.readouterr().out
     for line in lines:
         assert 0 < line["confidence"] < 1
@@ -469,14 +469,14 @@ def test_the_command_withholds_on_request_what_is_less_likely_right(
     models: Path, picture: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = [picture, "--models", str(models), "--device", "cpu", "--max-length", "12", "--style", "plain"]
-    assert main([*common, "--json", "--min-confidence", "1"]) == 0
+    assert main(["caption", *common, "--json", "--min-confidence", "1"]) == 0
     line = json.loads(capsys.readouterr().out)
     assert line["caption"] == ""
     assert line["alternatives"] == []
     assert "is below 100%" in line["withheld"]["detail"]
-    assert main([*common, "--min-confidence", "1"]) == 0
+    assert main(["caption", *common, "--min-confidence", "1"]) == 0
     assert "withheld" in capsys.readouterr().out
-    assert main([*common, "--json", "--min-confidence", "0"]) == 0
+    assert main(["caption", *common, "--json", "--min-confidence", "0"]) == 0
     assert json.loads(capsys.readouterr().out)["caption"]
 
 
@@ -492,7 +492,7 @@ def test_the_command_withholds_on_request_what_is_less_likely_right(
 def test_the_command_says_what_it_cannot_judge(
     models: Path, picture: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([picture, "--models", str(models), "--device", "cpu", *arguments]) == 2
+    assert main(["caption", picture, "--models", str(models), "--device", "cpu", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -500,7 +500,21 @@ def test_the_command_without_reranking_shows_captions_without_a_confidence(
     models: Path, picture: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
-        main([picture, "--models", str(models), "--device", "cpu", "--max-length", "12", "--no-rerank", "--json"]) == 0
+        main(
+            [
+                "caption",
+                picture,
+                "--models",
+                str(models),
+                "--device",
+                "cpu",
+                "--max-length",
+                "12",
+                "--no-rerank",
+                "--json",
+            ]
+        )
+        == 0
     )
     for line in capsys.readouterr().out.splitlines():
         assert json.loads(line)["confidence"] is None

@@ -22,9 +22,9 @@ import importlib.util, json, sys
 from pathlib import Path
 import colours
 print(json.dumps({
-    "arguments": sys.argv[1:],
+    "arguments": sys.argv[2:],
     "folder": str(Path.cwd()),
-    "photos": [Path(name).read_text() for name in sys.argv[1:] if not name.startswith("--")],
+    "photos": [Path(name).read_text() for name in sys.argv[2:] if not name.startswith("--")],
     "colours": colours.RELEASE,
     "pytest": importlib.util.find_spec("pytest") is not None,
 }))

@@ -18,7 +18,7 @@ from django.utils import timezone
 from captioner import services
 from captioner.errors import Refused
 from captioner.models import Caption, Viewer, Worker, probability
-from clipcap import caption_lines
+from clipcap import jsonl
 from clipcap.image import SUFFIXES
 from clipcap.options import is_unsure
 from clipcap.progress import Progress
@@ -59,7 +59,7 @@ class Command(BaseCommand):
             styles = [style.slug for style in services.choose_styles(options["style"])]
         except Refused as error:
             raise CommandError(error.detail) from error
-        photos, others = caption_lines.photos_in(folder)
+        photos, others = jsonl.photos_in(folder)
         if not photos:
             raise CommandError(f"{folder} holds no photo ({', '.join(SUFFIXES)})")
         with _lines(options["out"]) as (out, there):
@@ -157,12 +157,12 @@ class Work:
 
     def _tell(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Write a photo's lines, all at once, so that an interruption leaves whole lines only."""
-        self.out.write("".join(map(caption_lines.written, lines)))
+        self.out.write("".join(map(jsonl.written, lines)))
         self.out.flush()
         errors = [line["error"] for line in lines if "error" in line]
         if errors:
             self.failed += 1
-            self.progress.write(f"{caption_lines.shown(name)}: {errors[0]['detail']}")
+            self.progress.write(f"{jsonl.shown(name)}: {errors[0]['detail']}")
         self.progress.advance()
 
 
@@ -170,7 +170,7 @@ class Work:
 def _lines(path: Path | None) -> Iterator[tuple[TextIO, set[tuple[str, str | None]]]]:
     """The file to append lines to, and what it has lines of: name and style; no style if the photo is bad."""
     if path is None:
-        yield caption_lines.as_utf8(sys.stdout), set()
+        yield jsonl.as_utf8(sys.stdout), set()
         return
     try:
         there = _cut_and_read(path)
@@ -187,7 +187,7 @@ def _cut_and_read(path: Path) -> set[tuple[str, str | None]]:
         return set()
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    there = {(line["image"], line.get("style")) for line in caption_lines.read(whole)}
+    there = {(line["image"], line.get("style")) for line in jsonl.read(whole)}
     if rest := data[len(whole) :]:  # a write that was cut off, or a file of somebody else's
         if not rest.startswith(BEGINNING[: len(rest)]):
             raise ValueError("not this command's line")
@@ -200,12 +200,12 @@ def _line(name: str, caption: Caption) -> dict[str, Any]:
     if caption.status != "succeeded":
         code, detail = caption.error_code or "canceled", caption.error_detail or "somebody canceled it"
         return {**_failure(name, code, detail), "style": caption.style.slug}
-    told = [caption_lines.caption(caption.text, caption.shown_confidence, caption.log_probability, caption.unsure)]
+    told = [jsonl.caption(caption.text, caption.shown_confidence, caption.log_probability, caption.unsure)]
     for other in caption.alternatives:
         confidence = probability(other["confidence"])
         unsure = is_unsure(confidence, settings.UNSURE_BELOW)
-        told.append(caption_lines.caption(other["text"], confidence, other.get("log_probability"), unsure))
-    return caption_lines.record(name, caption.style.slug, told, str(caption.version), caption.withheld)
+        told.append(jsonl.caption(other["text"], confidence, other.get("log_probability"), unsure))
+    return jsonl.record(name, caption.style.slug, told, str(caption.version), caption.withheld)
 
 
 def _failure(name: str, code: str, detail: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcap.caption_lines import photos_in, read, written
+from clipcap.jsonl import photos_in, read, written
 
 ANYTHING = st.text(st.characters(), max_size=9)  # lone surrogates, too
 RECORDS = st.fixed_dictionaries({"image": ANYTHING, "caption": ANYTHING, "confidence": st.none() | st.floats(0, 1)})

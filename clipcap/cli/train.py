@@ -1,0 +1,136 @@
+"""`clipcap train CAPTIONS.jsonl --out FILE`: a style of one's own, the language model frozen."""
+
+import argparse
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipcap.cli.captioned_photos import add_data, embedded, read_captions
+from clipcap.cli.models import add_models, set_threads, style_files
+from clipcap.progress import Progress
+
+if TYPE_CHECKING:
+    from clipcap.captioner import Captioner
+    from clipcap.mapper import Mapper
+    from clipcap.training import CaptionedImages
+    from clipcap.training import Progress as Step
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `clipcap train` takes."""
+    add_data(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="where the style goes")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keeps what an interrupted training goes on from")
+    parser.add_argument("--start", metavar="SLUG", help="begin with this style's mapper (factual, where there is one)")
+    parser.add_argument("--scratch", action="store_true", help="begin with a new mapper")
+    parser.add_argument("--mapper", choices=("transformer", "mlp"), default="transformer", help="of a new one")
+    parser.add_argument("--prefix-length", type=int, default=10, metavar="K", help="of a new mapper (10)")
+    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="at most (10)")
+    parser.add_argument("--batch-size", type=int, default=40, metavar="N", help="captions a step (40)")
+    parser.add_argument(
+        "--learning-rate", type=float, metavar="R", help="1e-3 of a new mapper, 3e-4 of one that goes on"
+    )
+    parser.add_argument("--validation", type=float, default=0.1, metavar="P", help="share of photos held out (0.1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and order (0)")
+    add_models(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train on captioned photos and write the mapper. Ctrl+C stops after the step at hand.
+
+    Returns:
+        0, or 130 if it was stopped.
+
+    Raises:
+        ValueError: what was named cannot be trained on; the message names the cause and the remedy.
+    """
+    import torch
+
+    from clipcap.captioner import Captioner
+    from clipcap.checkpoint import MapperCheckpoint, save_mapper
+    from clipcap.training import CaptionedImages, TrainingCanceled, TrainingOptions, train_mapper
+
+    set_threads(options)
+    if options.out.suffix != ".safetensors":
+        raise ValueError(f"--out must end in .safetensors, not {options.out.name!r}")
+    captions = read_captions(options.captions, options.photos)
+    captioner = Captioner.load(options.models, device=options.device)
+    embeddings = embedded(captioner, list(captions))
+    images = CaptionedImages([path.name for path in captions], embeddings[:, None], list(captions.values()))
+    training, validation = images.split(options.validation)
+    mapper, started = _start(captioner, images, options)
+    chosen = TrainingOptions(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate or (3e-4 if started else 1e-3),
+        noise=0.25,  # of each dimension's deviation: so a small dataset is not learned by heart
+        seed=options.seed,
+    )
+    stopping = threading.Event()
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        Progress("step") as bar,
+        _interrupting(stopping),
+    ):
+
+        def show(step: "Step") -> bool:
+            bar.show(step.step, step.steps, f"training, loss {step.train_loss:.2f}")
+            return not stopping.is_set()
+
+        try:
+            result = train_mapper(
+                mapper,
+                captioner.language_model,
+                captioner.encoder.identity,
+                training,
+                validation,
+                chosen,
+                options.work or Path(temporary),
+                show,
+            )
+        except TrainingCanceled:
+            go_on = f"the same command goes on from {options.work}" if options.work else "--work keeps what is done"
+            print(f"stopped; {go_on}", file=sys.stderr)
+            return 130
+    notes = {"captions": sum(map(len, captions.values())), "validation_loss": result.best_validation_loss}
+    identities = captioner.encoder.identity, captioner.language_model.identity
+    save_mapper(MapperCheckpoint(result.mapper, *identities, notes), options.out, dtype=torch.float32)
+    for epoch, (learned, held_out) in enumerate(result.history, start=1):
+        print(f"epoch {epoch}: training loss {learned:.3f}, validation loss {held_out:.3f}")
+    print(f"{options.out}: trained on {len(training.names)} photos, held out {len(validation.names)}")
+    return 0
+
+
+@contextmanager
+def _interrupting(stopping: threading.Event) -> Iterator[None]:
+    """Let Ctrl+C set the event, until the block ends."""
+    before = signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _start(captioner: "Captioner", images: "CaptionedImages", options: argparse.Namespace) -> "tuple[Mapper, bool]":
+    """The mapper to begin with, and whether it has been trained before."""
+    from clipcap.mapper import MapperConfig
+    from clipcap.training import new_mapper
+
+    slug = options.start or (None if options.scratch else "factual")
+    if options.start and options.scratch:
+        raise ValueError("--start and --scratch exclude each other")
+    if slug and (options.start or (options.models / "styles" / f"{slug}.safetensors").is_file()):
+        mapper = captioner.load_mapper(style_files(options.models, [slug])[slug])
+        return mapper, True
+    config = MapperConfig(
+        options.mapper,
+        embedding_size=captioner.encoder.embedding_size,
+        lm_size=captioner.language_model.size,
+        prefix_length=options.prefix_length,
+    )
+    return new_mapper(config, images, options.seed), False
