@@ -14,11 +14,11 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 from django.conf import settings
-from django.db.models import CharField, QuerySet
-from django.db.models.functions import Cast
+from django.db.models import Aggregate, QuerySet, TextField
 from numpy.typing import NDArray
 
 from captioner.jobs import Status, clock
@@ -186,12 +186,23 @@ def _add(index: VectorFile, pks: list[int]) -> None:
         index.append([row.pk for row in rows], [row.image_id.bytes for row in rows], vectors)
 
 
+class _Joined(Aggregate):
+    """All different values of a column in one text, with commas: a hundred thousand rows take as long to be fetched as
+    to be found."""
+
+    function, template, output_field = "GROUP_CONCAT", "%(function)s(DISTINCT %(expressions)s)", TextField()
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = "STRING_AGG(DISTINCT %(expressions)s::text, ',')"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+
 def _first_halves(captions: Iterable[QuerySet[Caption]]) -> NDArray[np.uint64]:
     """The first halves of the ids of the images that captions are of, in order. Two images that share theirs are as
     unlikely as two that share the whole, and whoever shows images asks the database for them anyway."""
-    text = Cast("image_id", CharField())  # a hundred thousand UUIDs take a quarter of a second to be made
-    ids = [key for rows in captions for key in rows.order_by().values_list(text, flat=True).distinct()]
-    return np.unique(np.frombuffer(bytes.fromhex("".join(ids).replace("-", "")), "<u8")[::2])
+    texts = [rows.order_by().aggregate(images=_Joined("image_id"))["images"] or "" for rows in captions]
+    ids = bytes.fromhex("".join(texts).replace(",", "").replace("-", ""))
+    return np.sort(np.frombuffer(ids, "<u8")[::2])
 
 
 def _among(values: NDArray[np.uint64], sorted_: NDArray[np.uint64]) -> NDArray[np.bool_]:
