@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from knox.models import AuthToken
 
 from accounts.models import Token
-from captioner.admin_parts import ReadOnly
+from captioner.admin.base import ReadOnly
 
 admin.site.unregister(AuthToken)
 

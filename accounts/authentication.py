@@ -15,7 +15,7 @@ from accounts.throttles import BadTokens
 
 
 class ApiToken(TokenAuthentication):
-    """`Authorization: Token …`. Which scope an address takes is `captioner.access`'s to say."""
+    """`Authorization: Token …`. Which scope an address takes is `captioner.api.permissions`'s to say."""
 
     def authenticate(self, request: Request) -> tuple[Any, Token] | None:
         """Whose token it is.

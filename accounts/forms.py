@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from django import forms
 
-from captioner.access import Scope
+from captioner.api.permissions import Scope
 
 LIFETIMES = {"30": "for 30 days", "90": "for 90 days", "365": "for a year", "": "until it is deleted"}
 

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from captioner.errors import Refused
-from captioner.views import refusal
+from captioner.web.pages import refusal
 
 
 class Refusals:

@@ -6,7 +6,7 @@ from django.db import models
 from django.utils import timezone
 from knox.models import AuthToken, AuthTokenManager
 
-from captioner.access import Scope
+from captioner.api.permissions import Scope
 
 
 def all_scopes() -> list[str]:

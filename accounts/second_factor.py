@@ -17,8 +17,8 @@ from django_otp import login
 from django_otp.plugins.otp_totp.models import TOTPDevice
 from qrcode.image.svg import SvgPathImage
 
+from captioner.api.problems import problem
 from captioner.errors import Refused
-from captioner.problems import problem
 from clipcap_site.bodies import API
 
 

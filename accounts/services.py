@@ -10,7 +10,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from accounts.models import Token
-from captioner.access import Scope
+from captioner.api.permissions import Scope
 from captioner.errors import Refused
 
 MOST_TOKENS = 20

@@ -23,9 +23,9 @@ from accounts import second_factor as second
 from accounts import services
 from accounts.forms import TokenForm
 from accounts.throttles import count_sign_in
-from captioner.access import Scope
+from captioner.api.permissions import Scope
 from captioner.errors import Refused
-from captioner.views import refusal
+from captioner.web.pages import refusal
 
 USUAL = {"scopes": [Scope.READ, Scope.CAPTION], "days": "365"}
 

@@ -162,7 +162,7 @@ def _parts(rows: Iterator[Any]) -> Iterator[list[Any]]:
 
 
 def _pages() -> Iterator[str]:
-    from captioner.admin_parts import COUNTED
+    from captioner.admin.base import COUNTED
     from captioner.models import Caption, Style
 
     styles = {style.slug: style.pk for style in Style.objects.all()}

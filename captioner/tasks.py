@@ -1,8 +1,8 @@
 """What Celery carries: a bell. It says that there may be work, never which; the database knows that.
 
 A lost, doubled or late bell loses nothing: whoever hears one looks, and a worker looks every few seconds anyway.
-The models of a worker process live in a thread of their own (captioner/worker.py), so its consumer is always free to
-hear bells, answer `celery inspect` and stop when it is told to.
+The models of a worker process live in a thread of their own (captioner/inference/engine.py), so its consumer is always
+free to hear bells, answer `celery inspect` and stop when it is told to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from celery import shared_task
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
 if TYPE_CHECKING:
-    from captioner.shift import Shift  # which loads torch
+    from captioner.jobs.worker_process import Shift  # which loads torch
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,6 @@ def open_shift(instance: Any, start: Callable[[str], Shift]) -> None:
 def open_engine(sender: str, instance: Any, **_: Any) -> None:
     """Load the models before the worker reports ready, if it serves the captions queue."""
     if "captions" in instance.app.amqp.queues.consume_from:
-        from captioner import worker  # loads torch
+        from captioner.inference import engine  # loads torch
 
-        open_shift(instance, worker.start)
+        open_shift(instance, engine.start)

@@ -18,8 +18,8 @@ from PIL import Image as Pillow
 
 from captioner.admission import admitted
 from captioner.errors import Refused
+from captioner.jobs.database import turn_to_write
 from captioner.models import EXAMPLES, Image
-from captioner.writing import turn_to_write
 from clipcap.image import ImageError, open_image, pixels_to_decode
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,8 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path
 from django.utils import timezone
 
-from captioner import dashboard, services
+from captioner import services
 from captioner.models import Queue, Style
-from captioner.plots import bars
-from training.dashboard import failed_imports, failed_runs, runs_in_progress, waiting
 from training.services import look_after
 
 
@@ -94,6 +92,11 @@ def _queue(request: HttpRequest, name: str) -> Queue.Name:
 
 def _numbers(request: HttpRequest) -> dict[str, Any]:
     """What this person may see of the dashboard."""
+    # Imported here: these packages register their pages with the site that this module makes.
+    from captioner.admin import dashboard
+    from captioner.admin.plots import bars
+    from training.dashboard import failed_imports, failed_runs, runs_in_progress, waiting
+
     may = partial(_may_view, request)
     numbers: dict[str, Any] = {"now": timezone.localtime()}
     look_after()

@@ -80,9 +80,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "captioner.problems.Problems",
+    "captioner.api.problems.Problems",
     "captioner.sane_input.SaneInput",
-    "captioner.access.KnownMethods",
+    "captioner.api.permissions.KnownMethods",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -302,11 +302,11 @@ else:
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "accounts.authentication.ApiToken",
-        "captioner.access.BrowserSession",
+        "captioner.api.permissions.BrowserSession",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["captioner.access.MayUse"],
-    "DEFAULT_THROTTLE_CLASSES": ["captioner.access.WritesThrottle"],
-    "DEFAULT_RENDERER_CLASSES": ["captioner.strict_json.StrictRenderer"],
+    "DEFAULT_PERMISSION_CLASSES": ["captioner.api.permissions.MayUse"],
+    "DEFAULT_THROTTLE_CLASSES": ["captioner.api.permissions.WritesThrottle"],
+    "DEFAULT_RENDERER_CLASSES": ["captioner.api.renderers.StrictRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_VERSIONING_CLASS": "rest_framework.versioning.NamespaceVersioning",
@@ -318,7 +318,7 @@ REST_FRAMEWORK: dict[str, Any] = {
         "anonymous": env.str("CLIPCAP_THROTTLE_ANONYMOUS", "60/minute"),
         "user": env.str("CLIPCAP_THROTTLE_USER", "1000/minute"),
     },
-    "EXCEPTION_HANDLER": "captioner.problems.handle",
+    "EXCEPTION_HANDLER": "captioner.api.problems.handle",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Token"}
@@ -334,9 +334,9 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/",
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "captioner.schema.add_problems",
+        "captioner.api.schema.add_problems",
     ],
-    "ENUM_NAME_OVERRIDES": {"Status": "captioner.jobs.Status", "Method": "clipcap.options.METHODS"},
+    "ENUM_NAME_OVERRIDES": {"Status": "captioner.jobs.job.Status", "Method": "clipcap.options.METHODS"},
 }
 
 LOGGING = {

@@ -46,9 +46,9 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from captioner.breaker import Breaker
+from captioner.inference.engine import Engine
+from captioner.jobs.breaker import Breaker
 from captioner.models import Style, Viewer
-from captioner.worker import Engine
 from clipcap.captioner import Captioner
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel

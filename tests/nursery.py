@@ -18,7 +18,7 @@ import celery.bin.worker  # noqa: F401 (this and what follows, only so that it i
 import psycopg  # noqa: F401
 import redis  # noqa: F401
 
-import captioner.worker  # noqa: F401
+import captioner.inference.engine  # noqa: F401
 import training.worker  # noqa: F401
 from clipcap.captioner import Captioner
 from clipcap_site import app

@@ -20,6 +20,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from accounts.services import make_token
 from captioner import services
+from captioner.inference.engine import Engine
 from captioner.models import (
     AuditEntry,
     Caption,
@@ -34,7 +35,6 @@ from captioner.models import (
     WebhookHost,
     Worker,
 )
-from captioner.worker import Engine
 from training import services as training_services
 from training.models import Example, Import, TrainingRun
 
@@ -238,7 +238,9 @@ def where(clients: dict[str, Client], styles: dict[str, Style], photo: bytes) ->
     )
     caption = request.captions.get()
     run = TrainingRun.objects.create(
-        style=style, options=training_services._stored(training_services.run_options({})), deadline_at=tomorrow
+        style=style,
+        options=training_services.runs.stored_options(training_services.run_options({})),
+        deadline_at=tomorrow,
     )
     rows = {
         "auth_group": Group.objects.first(),

@@ -18,8 +18,8 @@ from knox.models import AuthToken
 
 from accounts import hashers, services
 from accounts.models import Token
-from captioner.access import Scope
-from captioner.api import Api
+from captioner.api.base import Api
+from captioner.api.permissions import Scope
 from captioner.errors import Refused
 from captioner.models import Viewer
 

@@ -29,10 +29,13 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from captioner import admin as captioner_admin
-from captioner import admin_parts, services
+from captioner import services
+from captioner.admin import base as admin_base
+from captioner.admin import scores as version_scores
+from captioner.admin.plots import bars, loss_curves, score_bars
 from captioner.errors import Refused
-from captioner.jobs import Failure, Status
+from captioner.inference.engine import Engine
+from captioner.jobs.job import Failure, Status
 from captioner.models import (
     Caption,
     CaptionRequest,
@@ -47,8 +50,6 @@ from captioner.models import (
     WebhookDelivery,
     Worker,
 )
-from captioner.plots import bars, loss_curves, score_bars
-from captioner.worker import Engine
 from training import admin as training_admin
 from training import services as training_services
 from training.models import Checkpoint, Example, Import, Policy, RefusedRow, RunEvent, TrainingRun
@@ -123,7 +124,7 @@ def signed_in(user: User) -> Client:
 
 
 def make_run(style: Style, **fields: Any) -> TrainingRun:
-    options = training_services._stored(RunOptions())
+    options = training_services.runs.stored_options(RunOptions())
     ends = timezone.now() + timedelta(days=1)
     return TrainingRun.objects.create(
         style=style, options=options, base=style.active_version, deadline_at=ends, **fields
@@ -855,7 +856,7 @@ def test_a_big_list_begins_with_the_newest_rows_and_no_query_of_it_reads_or_sort
     boss: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(admin_parts, "SEARCHED", 1)
+    monkeypatch.setattr(admin_base, "SEARCHED", 1)
     populate(style, images, 2)
     now = timezone.now()
     for request in CaptionRequest.objects.all():
@@ -888,7 +889,7 @@ def test_corrections_of_a_style_are_found_without_reading_its_captions(
 def test_captions_are_compared_without_reading_all_of_them(
     style: Style, images: list[Image], boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captioner_admin, "LOOKED_THROUGH", 7)
+    monkeypatch.setattr(version_scores, "LOOKED_THROUGH", 7)
     make_captions(style, images[:1], 20)
     active, idle = style.active_version, make_version(style)
     assert active
@@ -904,7 +905,7 @@ def test_captions_are_compared_without_reading_all_of_them(
 def test_a_long_queue_is_counted_to_a_bound(
     style: Style, images: list[Image], boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin_parts, "COUNTED", 3)
+    monkeypatch.setattr(admin_base, "COUNTED", 3)
     make_captions(style, images, 3, status=Status.QUEUED, finished_at=None)
     assert "<b>3</b> queued" in text_of(boss.get(reverse("admin:dashboard")))
     make_captions(style, images, 3, status=Status.QUEUED, finished_at=None)
@@ -917,8 +918,8 @@ def test_a_long_queue_is_counted_to_a_bound(
 def test_long_lists_are_counted_and_searched_to_a_bound(
     style: Style, images: list[Image], boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin_parts, "COUNTED", 60)
-    monkeypatch.setattr(admin_parts, "SEARCHED", 10)
+    monkeypatch.setattr(admin_base, "COUNTED", 60)
+    monkeypatch.setattr(admin_base, "SEARCHED", 10)
     make_captions(style, images, 70)
     address = reverse("admin:captioner_caption_changelist")
     with CaptureQueriesContext(connection) as queries:

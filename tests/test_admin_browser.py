@@ -19,8 +19,8 @@ from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect
 
 from captioner import services
+from captioner.inference.engine import Engine
 from captioner.models import Caption, MapperVersion, Style, Viewer
-from captioner.worker import Engine
 from training.models import TrainingRun
 from training.worker import TrainingEngine
 

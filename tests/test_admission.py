@@ -17,11 +17,12 @@ from django.db import connection
 from django.test import Client
 from PIL import Image as Pillow
 
-from captioner import admission, services, writing
+from captioner import admission, services
 from captioner.admission import admitted
 from captioner.errors import Refused
+from captioner.jobs import database
+from captioner.jobs.database import turn_to_write
 from captioner.models import CaptionRequest, Image, MapperVersion, Promotion, Style, Viewer
-from captioner.writing import turn_to_write
 from clipcap.image import pixels_to_decode
 from tests.servers import PATIENCE, wait_until
 
@@ -160,7 +161,7 @@ def test_the_answer_is_made_when_others_may_write_again(media: Path) -> None:
     seen: list[bool] = []
 
     def render(_: CaptionRequest) -> dict[str, Any]:
-        seen.append(connection.in_atomic_block or writing._turn.locked())
+        seen.append(connection.in_atomic_block or database._turn.locked())
         return {}
 
     services.request_captions(viewer=Viewer(), images=[services.Upload(picture(64))], render=render)

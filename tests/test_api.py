@@ -22,10 +22,10 @@ from PIL import Image as Pillow
 
 from accounts.services import make_token
 from captioner import services
-from captioner.jobs import Failure
+from captioner.api.serializers import RequestSerializer
+from captioner.inference.engine import Engine
+from captioner.jobs.job import Failure
 from captioner.models import SILENCE, Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery, Worker
-from captioner.serializers import RequestSerializer
-from captioner.worker import Engine
 from clipcap import strict_json
 from clipcap.options import UNSURE_BELOW
 
@@ -234,13 +234,13 @@ def test_who_waits_in_vain_is_told_to_poll(client: Client, styles: dict[str, Sty
 
 def test_at_most_half_the_threads_wait(client: Client, styles: dict[str, Style], photo: bytes) -> None:
     held = 0
-    while services._waiting.acquire(blocking=False):
+    while services.waiting._waiting.acquire(blocking=False):
         held += 1
     try:
         answer = client.post(URL, {"image": upload(photo)}, headers={"Prefer": "wait=60"})
     finally:
         for _ in range(held):
-            services._waiting.release()
+            services.waiting._waiting.release()
 
     assert held == django_settings.WEB_THREADS // 2
     assert answer.status_code == 202

@@ -31,8 +31,8 @@ from schemathesis.specs.openapi.checks import (
 
 from accounts.services import make_token
 from captioner import services
+from captioner.inference.engine import Engine
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, Worker
-from captioner.worker import Engine
 
 # That wrong data is refused is the matter of test_api_bad_input.py; here: nothing breaks, nothing is undocumented.
 CHECKS = [

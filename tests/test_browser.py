@@ -19,8 +19,8 @@ from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from captioner import services
+from captioner.inference.engine import Engine
 from captioner.models import EVERYBODY, Caption, Correction, Embedding, Image, Style, Viewer, Worker
-from captioner.worker import Engine
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))
 PATIENCE = 60_000  # ms; the machine may be busy
@@ -308,7 +308,7 @@ def test_what_is_refused_is_said_where_it_happens(page: Page, tolerated: list[st
 def test_the_gallery_is_searched_while_typing_and_goes_on_while_scrolling(
     page: Page, styles: dict[str, Style], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("captioner.views.PHOTOS", 2)
+    monkeypatch.setattr("captioner.web.pages.PHOTOS", 2)
     photos = [services.Upload(path.read_bytes(), path.name) for path in PHOTOS[:5]]
     services.request_captions(viewer=Viewer(visitor=EVERYBODY), images=photos)
     for number, caption in enumerate(Caption.objects.all()):

@@ -14,9 +14,9 @@ from django.db import connection
 from django.utils import timezone
 
 from captioner import services
+from captioner.inference.engine import Engine
 from captioner.management.commands import caption_folder
 from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Style, Viewer, Worker
-from captioner.worker import Engine
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PHOTOS = sorted((Path(__file__).parent.parent / "examples/coco_cc").glob("*.jpg"))

@@ -18,7 +18,7 @@ from django.urls import reverse
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from captioner import courier, services, webhooks
+from captioner import services
 from captioner.errors import Refused
 from captioner.models import (
     Caption,
@@ -30,6 +30,8 @@ from captioner.models import (
     WebhookDelivery,
     WebhookHost,
 )
+from captioner.webhooks import client as webhooks
+from captioner.webhooks import delivery as webhook_delivery
 
 OLD, NEW = (f"whsec_{base64.b64encode(bytes([letter]) * 24).decode()}" for letter in b"on")
 Sent = list[str]
@@ -81,7 +83,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
 
 
 def work() -> None:
-    while courier.deliver_next():
+    while webhook_delivery.deliver_next():
         pass
 
 
@@ -106,22 +108,22 @@ def test_a_host_without_an_answer_is_left_alone_with_all_that_is_due_to_it(
     for _ in range(20):
         due("https://dead.example.org/")
     work()
-    assert sent == ["dead.example.org"] * courier.BREAKS_AFTER
+    assert sent == ["dead.example.org"] * webhook_delivery.BREAKS_AFTER
     outage = WebhookHost.objects.get()
-    assert (outage.host, outage.failures) == ("dead.example.org", courier.BREAKS_AFTER)
-    first, most = courier.LEFT_ALONE
+    assert (outage.host, outage.failures) == ("dead.example.org", webhook_delivery.BREAKS_AFTER)
+    first, most = webhook_delivery.LEFT_ALONE
     assert outage.open_until > timezone.now() + first / 2
     assert not WebhookDelivery.objects.filter(rank_at__lt=timezone.now()).exists(), "they wait"
     everything_is_due()
     due("https://dead.example.org/another")
     work()
-    assert len(sent) == courier.BREAKS_AFTER, "nobody tries before its time"
-    assert DeliveryAttempt.objects.count() == courier.BREAKS_AFTER, "and waiting is no try"
+    assert len(sent) == webhook_delivery.BREAKS_AFTER, "nobody tries before its time"
+    assert DeliveryAttempt.objects.count() == webhook_delivery.BREAKS_AFTER, "and waiting is no try"
     for _ in range(10):
         WebhookHost.objects.update(open_until=timezone.now())
         everything_is_due()
         work()
-    assert len(sent) == courier.BREAKS_AFTER + 10, "one of them finds out whether it is back"
+    assert len(sent) == webhook_delivery.BREAKS_AFTER + 10, "one of them finds out whether it is back"
     assert WebhookHost.objects.get().open_until <= timezone.now() + most * (1 + webhooks.JITTER)
 
 
@@ -159,7 +161,7 @@ def test_one_courier_calls_only_those_that_have_answered_lately(
     everything_is_due()
     due("https://good.example.org/")
     sent.clear()
-    while courier.deliver_next(steady=True):
+    while webhook_delivery.deliver_next(steady=True):
         pass
     assert sent == ["good.example.org"]
 
@@ -184,7 +186,7 @@ def test_the_lease_of_what_a_courier_has_in_hand_is_renewed(
     def post(*_: object) -> int:
         for _number in range(2):
             leases.append(WebhookDelivery.objects.get().lease_expires_at)
-            courier.renew()
+            webhook_delivery.renew()
         return 204
 
     monkeypatch.setattr(webhooks, "_post", post)
@@ -192,7 +194,7 @@ def test_the_lease_of_what_a_courier_has_in_hand_is_renewed(
     work()
     before, after = leases
     assert after > before
-    courier.renew()  # of what it no longer has, nothing
+    webhook_delivery.renew()  # of what it no longer has, nothing
     assert WebhookDelivery.objects.get().status == "succeeded"
 
 
@@ -208,7 +210,7 @@ def test_a_try_is_written_down_before_it_is_made(
     monkeypatch.setattr(webhooks, "_post", post)
     delivery = due("https://example.org/")
     with pytest.raises(Killed):
-        courier.deliver_next()
+        webhook_delivery.deliver_next()
     (entry,) = delivery.every_try
     assert entry["ms"] is None
     assert "its worker was lost" in entry["error"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from captioner import uploads
-from captioner.jobs import Status
+from captioner.jobs.job import Status
 from captioner.models import Image, Style
 from clipcap.evaluation.metrics import evaluate
 from tests.dataset_files import (

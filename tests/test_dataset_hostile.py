@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from captioner import uploads
-from captioner.jobs import Status
+from captioner.jobs.job import Status
 from captioner.models import Style
 from tests.dataset_files import (
     assert_consistent,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner.errors import Refused
-from captioner.jobs import Status
+from captioner.jobs.job import Status
 from captioner.models import Style
 from tests.dataset_files import imported, json_lines, packed, picture, pictures, reasons, said_of, worked_off
 from training import services

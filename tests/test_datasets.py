@@ -25,7 +25,7 @@ from storages.backends.s3 import S3Storage
 
 from captioner import uploads
 from captioner.errors import Refused
-from captioner.jobs import Status
+from captioner.jobs.job import Status
 from captioner.models import Image, Style
 from tests.dataset_files import (
     FORMATS,

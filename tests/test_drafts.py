@@ -17,9 +17,9 @@ from django.utils import timezone
 
 from captioner import services
 from captioner.errors import Refused
-from captioner.jobs import Status
+from captioner.inference.engine import DRAFTS_FIRST, Engine
+from captioner.jobs.job import Status
 from captioner.models import Caption, Draft, DraftRequest, Image, MapperVersion, Style, Viewer
-from captioner.worker import DRAFTS_FIRST, Engine
 from clipcap.prefixes import distances, mean_distance
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples/coco_cc").glob("*.jpg"))[:6]
@@ -191,7 +191,7 @@ def test_what_was_withheld_is_withheld_again_when_it_is_written_anew(
 def test_more_captions_than_fit_into_one_transaction_are_all_written_anew(
     boss: Client, style: Style, other: MapperVersion, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "PART", 2)
+    monkeypatch.setattr(services.drafts, "PART", 2)
     rows = captions(style, 5, engine)
     services.promote(version=other, reason="to see")
     request = services.rewrite_captions(style=style)
@@ -210,7 +210,7 @@ def test_more_captions_than_fit_into_one_transaction_are_all_written_anew(
 def test_captions_that_were_not_looked_up_yet_are_canceled_too(
     style: Style, other: MapperVersion, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "PART", 2)
+    monkeypatch.setattr(services.drafts, "PART", 2)
     captions(style, 5, engine)
     services.promote(version=other, reason="to see")
     request = services.rewrite_captions(style=style)
@@ -222,7 +222,7 @@ def test_captions_that_were_not_looked_up_yet_are_canceled_too(
 def test_captions_are_written_by_the_version_that_was_in_service_when_it_was_asked(
     style: Style, other: MapperVersion, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "PART", 2)
+    monkeypatch.setattr(services.drafts, "PART", 2)
     first = active(style)
     captions(style, 5, engine)
     services.promote(version=other, reason="to see")

@@ -29,8 +29,9 @@ from django.db import connection, transaction
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from captioner import bells, services, uploads
-from captioner.jobs import MAX_ATTEMPTS, Status
+from captioner import services, uploads
+from captioner.jobs import wakeup
+from captioner.jobs.job import MAX_ATTEMPTS, Status
 from captioner.models import Caption, CaptionRequest, Embedding, Image, MapperVersion, Style, Viewer, Worker
 from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, small_disk, wait_until
 from training import services as training_services
@@ -188,7 +189,7 @@ def stack(
         app = Celery(broker=stack.broker_url, set_as_current=False)
         app.conf.update(broker_transport_options=stack.broker_options, task_default_queue="captions")
         patch = resources.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(bells, "app", app)
+        patch.setattr(wakeup, "app", app)
         call_command("migrate", verbosity=0)
         call_command("install_styles", stdout=(home / "styles.log").open("w"))
         with connection.cursor() as cursor:
@@ -304,7 +305,7 @@ def test_a_broker_that_comes_back_empty_loses_nothing(stack: Stack) -> None:
     stack.bring_broker_back()
     requests.append(ask(2))
     check_that_all_end(requests, 3 * 18, "the broker wiped")
-    bells.ring()
+    wakeup.ring()
     wait_until(lambda: stack.bells_unheard() == 0, "the workers hear bells again")
 
 
@@ -375,7 +376,7 @@ def test_a_bell_delivered_five_times_brings_each_caption_once(stack: Stack) -> N
     for _ in range(4):
         requests.append(ask(2))
         for _ in range(4):
-            bells.ring()
+            wakeup.ring()
     ended = check_that_all_end(requests, 3 * 8, "bells delivered five times")
     assert ended["succeeded"] == 24
     wait_until(lambda: stack.bells_unheard() == 0, "the workers hear all bells")

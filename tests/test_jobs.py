@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from captioner.jobs import FINISHED, LONGEST_PAUSE, MAX_ATTEMPTS, Failure, Status
+from captioner.jobs.job import FINISHED, LONGEST_PAUSE, MAX_ATTEMPTS, Failure, Status
 from captioner.models import Caption, CaptionRequest, Image, Style
 
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)

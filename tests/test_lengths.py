@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from captioner.inference.engine import Engine
 from captioner.models import MapperVersion, Style
-from captioner.worker import Engine
 from tests.dataset_files import json_lines, packed, picture, pictures, queued, reasons, run_command
 from training.lengths import too_long
 from training.models import Import

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.networks import is_public
+from captioner.webhooks.networks import is_public
 
 # IANA's registries of special-purpose addresses, written down a second time.
 REGISTRIES = """

@@ -22,7 +22,8 @@ from django.core.management import call_command
 from django.db import OperationalError, connection, connections
 from django.test import Client
 
-from captioner import bells, health
+from captioner.api import health
+from captioner.jobs import wakeup
 from captioner.models import Caption, Style
 from clipcap_site.cache import FailOpen
 from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, free_port, small_disk, wait_until
@@ -112,7 +113,7 @@ def test_a_frozen_broker_holds_up_no_request(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         broker = f"redis://127.0.0.1:{server.getsockname()[1]}"
-        monkeypatch.setattr(bells, "app", Celery(broker=broker, set_as_current=False))
+        monkeypatch.setattr(wakeup, "app", Celery(broker=broker, set_as_current=False))
         with django_capture_on_commit_callbacks(execute=True):
             answer = client.post("/api/captions/", {"image": SimpleUploadedFile("a.jpg", photo)})
         assert answer.status_code == 202

@@ -19,7 +19,8 @@ from django.utils import timezone
 from PIL import Image as Pillow
 
 from captioner import services
-from captioner.jobs import Failure
+from captioner.inference.engine import Engine
+from captioner.jobs.job import Failure
 from captioner.models import (
     EVERYBODY,
     Caption,
@@ -31,7 +32,6 @@ from captioner.models import (
     Style,
     Viewer,
 )
-from captioner.worker import Engine
 
 HTMX = {"HX-Request": "true"}
 JSON = {"Accept": "application/json"}
@@ -203,7 +203,7 @@ def test_nobody_adds_to_the_request_of_another(client: Client, styles: dict[str,
 def test_a_request_takes_no_more_captions_than_it_can_hold(
     client: Client, styles: dict[str, Style], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "MAX_CAPTIONS_PER_REQUEST", 3)
+    monkeypatch.setattr(services.captions, "MAX_CAPTIONS_PER_REQUEST", 3)
     key = str(uuid.uuid4())
     assert client.post("/upload/", {"photos": jpeg(), "request": key, "styles": "all"}, headers=JSON).status_code == 201
     more = client.post("/upload/", {"photos": jpeg(colour="blue"), "request": key}, headers=JSON)
@@ -410,7 +410,7 @@ def test_mine_leaves_the_examples_out(client: Client, styles: dict[str, Style]) 
 def test_the_gallery_goes_on_where_a_page_ends(
     signed_in: Client, styles: dict[str, Style], viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("captioner.views.PHOTOS", 2)
+    monkeypatch.setattr("captioner.web.pages.PHOTOS", 2)
     images = [asked(viewer, colour=colour)[0].image_id for colour in ("red", "green", "blue")]
     Image.objects.update(created_at=timezone.now())  # all at once: the order is by id then
     seen: list[uuid.UUID] = []

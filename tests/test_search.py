@@ -23,10 +23,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from captioner import meaning, services
-from captioner.access import SearchesThrottle
+from captioner import services
+from captioner.api.permissions import SearchesThrottle
 from captioner.errors import Refused
-from captioner.jobs import MAX_ATTEMPTS, Status
+from captioner.inference.engine import Engine
+from captioner.jobs.job import MAX_ATTEMPTS, Status
 from captioner.models import (
     EVERYBODY,
     Caption,
@@ -39,8 +40,8 @@ from captioner.models import (
     Viewer,
     Worker,
 )
-from captioner.vectors import VectorFile
-from captioner.worker import Engine
+from captioner.search import meaning
+from captioner.search.vectors import VectorFile
 
 pytestmark = pytest.mark.django_db
 ENCODER, READER = "eyes@1", "words@1"  # identities of an encoder's halves

@@ -14,8 +14,8 @@ from moto.server import ThreadedMotoServer
 
 from captioner import services
 from captioner.errors import Refused
+from captioner.inference.engine import Engine
 from captioner.models import CaptionRequest, Image, Style, Viewer
-from captioner.worker import Engine
 
 pytestmark = pytest.mark.django_db(transaction=True)
 BUCKET = "pictures"

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from torch.nn.functional import cosine_similarity
 
+from captioner.inference.engine import Engine
 from captioner.uploads import ENCODER_SIDE, SIDE, store
-from captioner.worker import Engine
 
 
 def strip(photo: bytes, side: int, times: int, *, upright: bool) -> bytes:

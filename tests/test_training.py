@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from captioner import services as captioner_services
 from captioner import uploads
 from captioner.errors import Refused
-from captioner.jobs import Status
+from captioner.inference.engine import Engine
+from captioner.jobs.job import Status
+from captioner.jobs.worker_process import Shift
 from captioner.models import Caption, CaptionRequest, Correction, Image, MapperVersion, Promotion, Style, Viewer, Worker
 from captioner.services import Upload
-from captioner.shift import Shift
-from captioner.worker import Engine
 from clipcap.checkpoint import load_mapper, save_mapper
 from clipcap.evaluation import comparison
 from clipcap.evaluation.comparison import paired_bootstrap, verdict
@@ -774,7 +774,7 @@ def test_every_night_there_is_one_run_if_anything_is_new(
     def at(hour: int, days: int = 0) -> None:
         now = (here + timedelta(days=days)).replace(hour=hour, minute=30)
         monkeypatch.setattr(timezone, "now", lambda: now)
-        monkeypatch.setattr(services, "clock", lambda _: now)
+        monkeypatch.setattr(services.policies, "clock", lambda _: now)
 
     at(12)
     assert services.start_due_runs() == 0

@@ -18,11 +18,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from captioner import services, turns
+from captioner import services
 from captioner.errors import Refused
-from captioner.jobs import Status
+from captioner.jobs import turns
+from captioner.jobs.job import Status
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer
-from captioner.visitors import viewer_of
+from captioner.web.viewer import viewer_of
 from tests.servers import PostgreSQL, default_database
 
 LATER = timedelta(hours=1)

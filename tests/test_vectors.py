@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from captioner import vectors
-from captioner.vectors import BrokenIndex, VectorFile, Vectors
+from captioner.search import vectors
+from captioner.search.vectors import BrokenIndex, VectorFile, Vectors
 
 SIZE = 24
 PROCESSES, EACH = 4, 30

@@ -21,9 +21,11 @@ from typing import Any
 
 import pytest
 
-from captioner import courier, services, webhooks
+from captioner import services
 from captioner.errors import Refused
 from captioner.models import Caption, CaptionRequest, Style, Viewer, WebhookDelivery
+from captioner.webhooks import client as webhooks
+from captioner.webhooks import delivery as webhook_delivery
 from tests.servers import free_port
 
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
@@ -102,7 +104,7 @@ def test_a_delivery_is_signed_as_standard_webhooks_says(receiver: Receiver, ask:
     key = bytes(range(24))
     request = ask(receiver.url, webhook_secret="whsec_" + base64.b64encode(key).decode())
     finish(request, "Grüße — a caption")
-    assert courier.deliver_next()
+    assert webhook_delivery.deliver_next()
     ((headers, body),) = receiver.received
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
@@ -117,7 +119,7 @@ def test_a_delivery_is_signed_as_standard_webhooks_says(receiver: Receiver, ask:
 def test_a_delivery_says_what_became_of_each_caption(receiver: Receiver, ask: Callable[..., CaptionRequest]) -> None:
     request = ask(receiver.url)
     finish(request)
-    assert courier.deliver_next()
+    assert webhook_delivery.deliver_next()
     message = json.loads(receiver.received[0][1])
     assert message["type"] == "captions.finished"
     assert datetime.fromisoformat(message["timestamp"])
@@ -133,14 +135,14 @@ def test_it_is_delivered_after_the_last_caption_has_ended_and_once(
     receiver: Receiver, ask: Callable[..., CaptionRequest]
 ) -> None:
     ask(receiver.url)
-    assert not courier.deliver_next()
+    assert not webhook_delivery.deliver_next()
     rows = Caption.objects.claim("w", 8)
     rows[0].succeed(text="a caption")
     rows[1].fail("bad", "It is bad.")
-    assert not courier.deliver_next(), "one is still in work"
+    assert not webhook_delivery.deliver_next(), "one is still in work"
     services.cancel_caption(Viewer(), rows[2].pk)
-    assert courier.deliver_next()
-    assert not courier.deliver_next()
+    assert webhook_delivery.deliver_next()
+    assert not webhook_delivery.deliver_next()
     statuses = [caption["status"] for caption in json.loads(receiver.received[0][1])["data"]["captions"]]
     assert sorted(statuses) == ["canceled", "failed", "succeeded"]
 
@@ -150,12 +152,12 @@ def test_a_delivery_is_tried_again_with_growing_pauses_and_then_given_up(
 ) -> None:
     receiver.answer = with_status(503)
     finish(ask(receiver.url))
-    monkeypatch.setattr(courier, "clock", lambda using: NOON)
+    monkeypatch.setattr(webhook_delivery, "clock", lambda using: NOON)
     pauses = []
-    while courier.deliver_next():
+    while webhook_delivery.deliver_next():
         delivery = WebhookDelivery.objects.get()
         if not delivery.finished:
-            assert not courier.deliver_next(), "not before its time"
+            assert not webhook_delivery.deliver_next(), "not before its time"
             pauses.append(delivery.rank_at - NOON)
             assert (delivery.status, delivery.attempts) == ("queued", 0)
             WebhookDelivery.objects.update(rank_at=delivery.created_at)
@@ -172,10 +174,10 @@ def test_a_delivery_is_tried_again_with_growing_pauses_and_then_given_up(
 def test_a_delivery_that_succeeds_at_last_stays_so(receiver: Receiver, ask: Callable[..., CaptionRequest]) -> None:
     receiver.answer = with_status(500)
     finish(ask(receiver.url))
-    assert courier.deliver_next()
+    assert webhook_delivery.deliver_next()
     receiver.answer = with_status(200)
     WebhookDelivery.objects.update(rank_at=NOON.replace(year=2020))
-    assert courier.deliver_next()
+    assert webhook_delivery.deliver_next()
     delivery = WebhookDelivery.objects.get()
     assert delivery.status == "succeeded"
     assert [(entry["status"], bool(entry["error"])) for entry in delivery.every_try] == [(None, True), (200, False)]
@@ -186,10 +188,10 @@ def test_a_courier_that_is_lost_leaves_its_delivery_to_another(
 ) -> None:
     finish(ask(receiver.url))
     (lost,) = WebhookDelivery.objects.claim("courier", 1)
-    assert not courier.deliver_next()
+    assert not webhook_delivery.deliver_next()
     WebhookDelivery.objects.update(lease_expires_at=NOON.replace(year=2020))
     WebhookDelivery.objects.reap()
-    assert courier.deliver_next()
+    assert webhook_delivery.deliver_next()
     assert not lost.succeed()
 
 

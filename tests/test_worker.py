@@ -19,13 +19,15 @@ from django.db import connection
 from django.utils import timezone
 from torch import Tensor
 
-from captioner import health, services, shift, uploads
-from captioner.breaker import STRIKES, Breaker
-from captioner.jobs import MAX_ATTEMPTS, JobQuerySet, Status
+from captioner import services, uploads
+from captioner.api import health
+from captioner.inference.engine import Engine, in_halves
+from captioner.jobs import worker_process
+from captioner.jobs.breaker import STRIKES, Breaker
+from captioner.jobs.job import MAX_ATTEMPTS, JobQuerySet, Status
+from captioner.jobs.worker_process import Shift
 from captioner.models import Caption, CaptionRequest, Embedding, Image, MapperVersion, Style, Viewer, Worker
-from captioner.shift import Shift
 from captioner.tasks import BELL
-from captioner.worker import Engine, in_halves
 from clipcap.checkpoint import load_mapper, save_mapper
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
@@ -616,7 +618,7 @@ def test_a_row_that_kills_workers_is_tried_alone_and_given_up(engine: Engine, in
 def test_a_shift_that_ends_hands_back_what_it_cannot_finish(
     engine: Engine, instead: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shift, "GRACE", 0.1)
+    monkeypatch.setattr(worker_process, "GRACE", 0.1)
     busy, go_on = threading.Event(), threading.Event()
 
     def take_long(size: int) -> None:

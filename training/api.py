@@ -15,8 +15,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 
-from captioner.access import Scope
-from captioner.api import PROBLEM, Api, idempotency_key
+from captioner.api.base import PROBLEM, Api, idempotency_key
+from captioner.api.permissions import Scope
 from captioner.models import Style
 from training import services
 from training.models import Checkpoint, RunEvent, TrainingRun

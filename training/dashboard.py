@@ -8,8 +8,8 @@ from datetime import timedelta
 from django.db.models import Count, Q
 from django.utils import timezone
 
-from captioner.admin_parts import duration
-from captioner.jobs import Status
+from captioner.admin.base import duration
+from captioner.jobs.job import Status
 from training.models import Import, TrainingRun
 
 PHASES = {

@@ -9,9 +9,9 @@ import torch
 from django.db.models import QuerySet
 from torch import Tensor
 
-from captioner.jobs import Failure
+from captioner.inference.engine import Engine
+from captioner.jobs.job import Failure
 from captioner.models import Embedding, Image
-from captioner.worker import Engine
 from clipcap.captioner import Captioner
 from clipcap.mapper import Mapper, MapperConfig
 from clipcap.options import DecodingOptions

@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from captioner.jobs import Job, JobQuerySet
+from captioner.jobs.job import Job, JobQuerySet
 from captioner.models import Correction, Image, MapperVersion, Style
 
 HELD_OUT_SHARE = 0.1

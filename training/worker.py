@@ -21,12 +21,12 @@ from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 
 from captioner import services as captioner_services
-from captioner.breaker import Breaker
 from captioner.errors import cause_of, is_full
-from captioner.jobs import Claim, Job, JobQuerySet
+from captioner.inference.engine import Engine, is_out_of_memory
+from captioner.jobs.breaker import Breaker
+from captioner.jobs.job import Claim, Job, JobQuerySet
+from captioner.jobs.worker_process import Shift, insist
 from captioner.models import MapperVersion, Queue
-from captioner.shift import Shift, insist
-from captioner.worker import Engine, is_out_of_memory
 from clipcap.checkpoint import CheckpointError
 from clipcap.evaluation.comparison import LEAST_JUDGED, paired_bootstrap, verdict
 from clipcap.evaluation.metrics import Evaluation, evaluate

@@ -14,7 +14,7 @@ from django.core.files import File
 from django.core.management.base import BaseCommand, CommandError
 
 from captioner.errors import Refused
-from captioner.jobs import Claim, Status
+from captioner.jobs.job import Claim, Status
 from captioner.models import Style
 from clipcap.progress import Progress
 from training import services

@@ -24,7 +24,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         import torch
 
-        from captioner.worker import Engine
+        from captioner.inference.engine import Engine
         from clipcap.prefixes import mean_distance
 
         style = Style.objects.filter(slug=options["style"]).first()

@@ -32,8 +32,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         # Imported late: a mistyped option should not wait for torch.
-        from captioner.plots import as_file, lines
-        from captioner.worker import Engine
+        from captioner.admin.plots import as_file, lines
+        from captioner.inference.engine import Engine
         from clipcap.evaluation.metrics import evaluate
         from clipcap.training import TrainingError, TrainingOptions, new_mapper, train_mapper
         from training.examples import captioned_images, captions_of, mapper_config

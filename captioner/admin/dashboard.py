@@ -1,0 +1,115 @@
+"""The numbers of the dashboard. Each is read by an index, however many captions there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.core.cache import cache
+from django.db.models import Count, OuterRef, Subquery
+from django.db.models.functions import TruncHour
+from django.utils import timezone
+
+from captioner.admin.base import counted, since, so_many
+from captioner.jobs.job import Status
+from captioner.models import Caption, Draft, MapperVersion, Promotion, Queue, Style, Worker
+
+HOURS = 24
+FAILURES = 10  # shown of the last day
+ALIVE = timedelta(seconds=30)  # since a worker was last heard from
+
+
+@dataclass(frozen=True)
+class Hour:
+    """What became of the captions that were asked for in an hour."""
+
+    begins: datetime
+    succeeded: int
+    failed: int
+    other: int
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """A queue with its workers. `pause` is None where it never was paused."""
+
+    name: Queue.Name
+    queued: str
+    running: str
+    workers: list[Worker]
+    pause: Queue | None
+
+
+def captions_per_hour() -> list[Hour]:
+    """The last 24 hours, the oldest first; counted every ten seconds at most."""
+    counted: list[Hour] = cache.get_or_set("captions-per-hour", _count_hours, timeout=10)  # type: ignore[assignment]
+    return counted
+
+
+def queue(name: Queue.Name, queued: int, running: int) -> QueueState:
+    """The state of a queue in which so many are queued and running."""
+    workers = list(Worker.objects.filter(queue=name, seen_at__gt=timezone.now() - ALIVE))
+    return QueueState(
+        name, so_many(queued), so_many(running), workers, Queue.objects.filter(name=name, paused=True).first()
+    )
+
+
+def waiting_captions() -> tuple[int, int]:
+    """How many captions and drafts are queued and running, as far as `counted` counts."""
+    queued, running = (
+        sum(counted(job.objects.filter(status=status)) for job in (Caption, Draft))
+        for status in (Status.QUEUED, Status.RUNNING)
+    )
+    return queued, running
+
+
+def workers() -> list[Worker]:
+    """All that were heard from in the last day, each with `alive` and how long ago that was."""
+    found = list(Worker.objects.all())
+    for worker in found:
+        worker.alive = worker.seen_at > timezone.now() - ALIVE  # type: ignore[attr-defined]
+        worker.heard = since(worker.seen_at)  # type: ignore[attr-defined]
+    return found
+
+
+def active_versions() -> dict[int, MapperVersion]:
+    """The version in service, by style, in two queries for any number of styles."""
+    newest = Promotion.objects.filter(style=OuterRef("pk")).order_by("-pk").values("version")[:1]
+    versions = dict(Style.objects.annotate(newest=Subquery(newest)).values_list("pk", "newest"))
+    found = MapperVersion.objects.select_related("style").in_bulk([pk for pk in versions.values() if pk])
+    return {style: found[pk] for style, pk in versions.items() if pk}
+
+
+def score(version: MapperVersion | None, metric: str = "CIDEr") -> float | None:
+    """What a version reached on the held-out images, as far as anyone has looked."""
+    scores = version.metrics.get("candidate", {}).get("scores", {}) if version else {}
+    found: float | None = scores.get(metric)
+    return found
+
+
+def failed_captions() -> list[Caption]:
+    """The newest that failed in the last day."""
+    recent = Caption.objects.filter(status=Status.FAILED, created_at__gt=timezone.now() - timedelta(days=1))
+    return list(recent.select_related("image", "style").order_by("-created_at")[:FAILURES])
+
+
+def _count_hours() -> list[Hour]:
+    now = timezone.now().replace(minute=0, second=0, microsecond=0)
+    hours = [now - timedelta(hours=HOURS - 1 - i) for i in range(HOURS)]
+    rows = (
+        Caption.objects.filter(created_at__gte=hours[0])
+        .order_by()
+        .annotate(hour=TruncHour("created_at"))
+        .values_list("hour", "status")
+        .annotate(count=Count("pk"))
+    )
+    counts = {(hour, status): count for hour, status, count in rows}
+    return [
+        Hour(
+            hour,
+            counts.get((hour, Status.SUCCEEDED), 0),
+            counts.get((hour, Status.FAILED), 0),
+            sum(counts.get((hour, status), 0) for status in (Status.QUEUED, Status.RUNNING, Status.CANCELED)),
+        )
+        for hour in hours
+    ]

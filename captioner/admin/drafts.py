@@ -1,0 +1,51 @@
+"""Comparisons of versions in the admin."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern
+
+from captioner import services
+from captioner.admin.base import BigTable, ReadOnly
+from captioner.admin.parameters import as_uuid
+from captioner.admin.scores import standing
+from captioner.models import DraftRequest
+
+
+@admin.register(DraftRequest)
+class DraftRequestAdmin(BigTable, ReadOnly):
+    """What versions were asked to write: comparisons on photos, and styles' captions written anew. Live."""
+
+    list_display = ("__str__", "style", "person", "created_at")
+    list_select_related = ("style", "person")
+
+    def get_urls(self) -> list[URLPattern]:
+        """With the live part of a page and its button."""
+        change = "captioner.change_draftrequest"
+        return [
+            self.route("<uuid:pk>/live/", self.live, "live", "captioner.view_draftrequest"),
+            self.route("<uuid:pk>/cancel/", self.cancel, "cancel", change, "POST"),
+            *super().get_urls(),
+        ]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Photos and what each version writes about them, or how far a style's captions are."""
+        drafts = self.viewed(request, as_uuid(object_id))
+        title = f"The captions of {drafts.style}, written anew" if drafts.style else "Versions compared on photos"
+        return self.page(request, "admin/captioner/drafts.html", title, up=drafts.style, **standing(drafts))
+
+    def live(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
+        """How it stands now, to be swapped in."""
+        return self.page(request, "admin/captioner/drafts_live.html", "", **standing(self.viewed(request, pk)))
+
+    def cancel(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
+        """Cancel what is not written yet."""
+        drafts = self.viewed(request, pk)
+        return self.done(request, drafts, f"{services.cancel_drafts(drafts):,} that were not written yet are canceled")

@@ -1,0 +1,100 @@
+"""Promotions, workers, webhook deliveries and the audit log in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.text import Truncator
+
+from captioner import services
+from captioner.admin.base import BigTable, ReadOnly, duration, since
+from captioner.models import AuditEntry, DeliveryAttempt, Promotion, WebhookDelivery, WebhookHost, Worker
+
+
+@admin.register(Promotion)
+class PromotionAdmin(ReadOnly):
+    """The history of what was in service. It is never rewritten."""
+
+    list_display = ("version", "style", "person", "reason", "created_at")
+    list_filter = ("style",)
+    list_select_related = ("version__style", "style", "person")
+
+
+@admin.register(Worker)
+class WorkerAdmin(ReadOnly):
+    """Worker processes."""
+
+    list_display = ("name", "queue", "device", "models_loaded", "memory", "running_for", "heard_from")
+
+    @admin.display(description="memory")
+    def memory(self, worker: Worker) -> str:
+        return f"{worker.memory_mb:,} MB"
+
+    @admin.display(description="running for")
+    def running_for(self, worker: Worker) -> str:
+        return duration((worker.seen_at - worker.started_at).total_seconds())
+
+    @admin.display(description="last heard from")
+    def heard_from(self, worker: Worker) -> str:
+        return since(worker.seen_at)
+
+
+class AttemptInline(admin.TabularInline):  # type: ignore[type-arg]  # generic for type checkers only
+    """Each try to deliver a message."""
+
+    model = DeliveryAttempt
+    fields = readonly_fields = ("at", "status", "error", "ms")
+    extra = 0
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """What happened is not written by hand."""
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whoever may see the message may."""
+        return True
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveryAdmin(BigTable, ReadOnly):
+    """Messages to clients, with what became of each try."""
+
+    list_display = ("url", "status", "failed_tries", "error_detail", "created_at")
+    list_filter = ("status",)
+    exclude = ("secret", "previous_secret")
+    readonly_fields = ("request", "url")
+    inlines = (AttemptInline,)
+    actions = ("send_again",)
+
+    def has_send_permission(self, request: HttpRequest) -> bool:
+        """Nobody writes a message by hand; the permission to change is that to send it again."""
+        return bool(request.user.has_perm("captioner.change_webhookdelivery"))
+
+    @admin.action(description="Send again", permissions=["send"])
+    def send_again(self, request: HttpRequest, queryset: QuerySet[WebhookDelivery]) -> None:
+        messages.success(request, f"{services.redeliver_all(queryset):,} webhooks are sent again.")
+
+
+@admin.register(WebhookHost)
+class WebhookHostAdmin(ReadOnly):
+    """Hosts that gave no answer lately, and until when they are left alone."""
+
+    list_display = ("host", "failures", "open_until", "error")
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(BigTable, ReadOnly):
+    """What staff and trainers did."""
+
+    list_display = ("created_at", "who", "action", "subject", "shortened", "address")
+    list_filter = ("action",)
+    search_fields = ("who", "subject", "detail")
+    search_help_text = "A user name, or words of what was done to what."
+
+    @admin.display(description="detail")
+    def shortened(self, entry: AuditEntry) -> str:
+        return Truncator(entry.detail).chars(100)

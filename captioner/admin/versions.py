@@ -1,0 +1,236 @@
+"""Mapper versions in the admin: imported, compared, promoted, downloaded, deleted."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.http import FileResponse, HttpRequest, HttpResponse, QueryDict
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.template.defaultfilters import filesizeformat
+from django.urls import URLPattern, reverse
+from django.utils.http import urlencode
+
+from captioner import audit, services
+from captioner.admin import dashboard
+from captioner.admin.base import ReadOnly
+from captioner.admin.parameters import as_int, as_uuid
+from captioner.admin.plots import score_bars
+from captioner.admin.scores import scores_of, written_by
+from captioner.errors import Refused
+from captioner.models import Image, MapperVersion, Promotion, Style
+
+PHOTOS_OFFERED = 24
+
+
+class ImportVersionForm(forms.Form):
+    """A mapper's file and the style it is for."""
+
+    style = forms.ModelChoiceField(Style.objects.all())
+    file = forms.FileField(
+        help_text="A mapper of this software (.safetensors) or a checkpoint of the authors' ClipCap code (.pt). It is "
+        "checked before it is filed, which takes some seconds, and serves nobody until it is promoted."
+    )
+    normalize = forms.TypedChoiceField(
+        label="Trained on embeddings",
+        choices=(
+            ("", "as the file says, or guess"),
+            ("yes", "divided by their norm"),
+            ("no", "as the encoder gives them"),
+        ),
+        coerce=lambda choice: choice == "yes",
+        empty_value=None,
+        required=False,
+        help_text="A file of the authors' code does not tell whether it was trained with --normalize_prefix. The guess "
+        "is yes for a Transformer and no for an MLP, as for the weights that the authors published. Where it is wrong, "
+        "nothing fails, but every caption is.",
+    )
+
+
+class PromoteForm(forms.Form):
+    """Why a version is put in service."""
+
+    reason = forms.CharField(widget=forms.Textarea(attrs={"rows": 2}), required=False, max_length=1000)
+
+
+@admin.register(MapperVersion)
+class MapperVersionAdmin(ReadOnly):
+    """Trained mappers: compare, promote, roll back, download, import, delete."""
+
+    list_display = ("__str__", "in_service", "origin", "cider", "verdict", "megabytes", "created_by", "created_at")
+    list_filter = ("style", "origin")
+    list_select_related = ("style", "created_by")
+    list_per_page = 50
+    actions = ("compare_chosen",)
+    change_list_template = "admin/captioner/version_list.html"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[MapperVersion]:
+        """With `serving`, the version that is in service in each one's style."""
+        newest = Promotion.objects.filter(style=OuterRef("style")).order_by("-pk").values("version")[:1]
+        versions: QuerySet[MapperVersion] = super().get_queryset(request)
+        return versions.annotate(serving=Subquery(newest))
+
+    @admin.display(description="in service", boolean=True)
+    def in_service(self, version: Any) -> bool:
+        return bool(version.serving == version.pk)
+
+    @admin.display(description="CIDEr")
+    def cider(self, version: MapperVersion) -> str:
+        score = dashboard.score(version)
+        return "" if score is None else f"{score:.3f}"
+
+    @admin.display(description="verdict")
+    def verdict(self, version: MapperVersion) -> str:
+        return str(version.metrics.get("verdict", ""))
+
+    @admin.display(description="size")
+    def megabytes(self, version: MapperVersion) -> str:
+        return filesizeformat(version.size) if version.size else ""
+
+    @admin.action(description="Compare", permissions=["view"])
+    def compare_chosen(self, request: HttpRequest, queryset: QuerySet[MapperVersion]) -> HttpResponseBase:
+        chosen = [("version", pk) for pk in queryset.values_list("pk", flat=True)[:6]]
+        return redirect(f"{reverse('admin:captioner_mapperversion_compare')}?{urlencode(chosen)}")
+
+    def get_urls(self) -> list[URLPattern]:
+        """With a version's pages and files."""
+        view, posts = "captioner.view_mapperversion", ("GET", "POST")
+        return [
+            self.route("compare/", self.compare, "compare", view),
+            self.route("compare/photos/", self.compare_on_photos, "photos", "captioner.add_draftrequest", "POST"),
+            self.route("import/", self.import_version, "import", "captioner.add_mapperversion", *posts),
+            self.route("<int:pk>/promote/", self.promote, "promote", "captioner.add_promotion", *posts),
+            self.route("<int:pk>/download/", self.download, "download", view),
+            self.route("<int:pk>/remove/", self.remove, "remove", "captioner.delete_mapperversion", *posts),
+            *super().get_urls(),
+        ]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """What a version is, where it came from, how good it is, and when it served."""
+        version = self.viewed(request, as_int(object_id))
+        candidate = version.metrics.get("candidate", {})
+        return self.page(
+            request,
+            "admin/captioner/version.html",
+            str(version),
+            version=version,
+            serving=version.serving == version.pk,
+            active=MapperVersion.objects.filter(pk=version.serving).first(),
+            bars=score_bars(scores_of([version]), "Scores on the held-out images") if candidate else "",
+            candidate=candidate,
+            run=getattr(version, "run", None),
+            promotions=version.promotions.select_related("person"),
+        )
+
+    def compare(self, request: HttpRequest) -> HttpResponseBase:
+        """Scores of versions side by side, and what they wrote about the same photos."""
+        versions = self._chosen(request.GET)
+        photos = Image.objects.all()[:PHOTOS_OFFERED] if request.user.has_perm("captioner.view_image") else []
+        return self.page(
+            request,
+            "admin/captioner/compare.html",
+            "Compare " + ", ".join(map(str, versions)),
+            versions=versions,
+            bars=score_bars(scores_of(versions), "Scores on the held-out images"),
+            offered=photos,
+            most=services.MOST_COMPARED["photos"],
+            photos=written_by(versions) if request.user.has_perm("captioner.view_caption") else [],
+        )
+
+    def compare_on_photos(self, request: HttpRequest) -> HttpResponseBase:
+        """Have versions write about stored and uploaded photos."""
+        stored = Image.objects.filter(pk__in=[as_uuid(text) for text in request.POST.getlist("photo")])
+        if not request.user.has_perm("captioner.view_image"):
+            stored = stored.none()
+        files = request.FILES.getlist("upload")[: services.MOST_COMPARED["photos"] + 1]  # more are refused unread
+        uploaded = [services.Upload(file.read(settings.MAX_UPLOAD_BYTES + 1), file.name or "") for file in files]
+        drafts = services.compare_versions(
+            versions=self._chosen(request.POST), images=[*stored, *uploaded], person=request.user
+        )
+        return redirect("admin:captioner_draftrequest_change", drafts.pk)
+
+    def _chosen(self, given: QueryDict) -> list[MapperVersion]:
+        wanted = [as_int(text) for text in given.getlist("version")][: services.MOST_COMPARED["versions"]]
+        return list(MapperVersion.objects.filter(pk__in=wanted).select_related("style").order_by("style", "number"))
+
+    def import_version(self, request: HttpRequest) -> HttpResponseBase:
+        """File an uploaded mapper."""
+        form = ImportVersionForm(request.POST or None, request.FILES or None, initial=request.GET.dict())
+        if request.method == "POST" and form.is_valid():
+            given = form.cleaned_data
+            file = given["file"]
+            try:
+                version = services.import_version(
+                    style=given["style"],
+                    file=file,
+                    name=file.name,
+                    person=request.user,
+                    normalize=given["normalize"],
+                )
+            except Refused as error:
+                form.add_error("file", error.detail)
+            else:
+                trained_on = version.config.get("trained_on")
+                how = f", a mapper that was trained on {trained_on}" if trained_on else ""
+                self.done(request, version, f"filed as {version}{how}; it serves when it is promoted")
+                return redirect("admin:captioner_mapperversion_change", version.pk)
+        return self.page(request, "admin/form_page.html", "Import a version", form=form, button="Check and file")
+
+    def promote(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Put a version in service; an older one: roll back."""
+        version = self.viewed(request, pk)
+        form = PromoteForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            try:
+                services.promote(version=version, person=request.user, reason=form.cleaned_data["reason"])
+            except Refused as error:
+                form.add_error("reason", error.detail)
+            else:
+                self.done(request, version, f"{version} is in service; workers use it from their next batch on")
+                return redirect("admin:captioner_style_change", version.style_id)
+        active = MapperVersion.objects.filter(pk=version.serving).select_related("style").first()
+        return self.page(
+            request,
+            "admin/captioner/promote.html",
+            f"{'Roll back to' if active and active.number > version.number else 'Promote'} {version}",
+            form=form,
+            version=version,
+            active=active,
+            bars=score_bars(scores_of([version, active] if active else [version]), "Scores on the held-out images"),
+            button="Put in service",
+        )
+
+    def download(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """The file."""
+        version = self.viewed(request, pk)
+        try:
+            content = version.file.storage.open(version.file.name, "rb")
+        except OSError as error:
+            raise Refused("file_missing", f"the file of {version} is not in the storage", status=404) from error
+        audit.record(audit.Action.EXPORTED, f"the mapper of {version}")
+        name = f"{version.style.slug}-v{version.number}{PurePath(version.file.name).suffix}"
+        return FileResponse(content, as_attachment=True, filename=name, content_type="application/octet-stream")
+
+    def remove(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Delete a version that never served, after asking."""
+        version = self.viewed(request, pk)
+        if request.method == "POST":
+            style, name = version.style, str(version)
+            services.delete_version(version)
+            return self.done(request, style, f"{name} is deleted")
+        return self.page(
+            request,
+            "admin/form_page.html",
+            f"Delete {version}?",
+            form=forms.Form(),
+            button="Delete it and its file",
+            text="A version is deleted for good. One in service or in the history of promotions, and one that wrote "
+            "captions, stays.",
+        )

@@ -1,0 +1,108 @@
+"""/api/images/: photos, found by words and by what they show."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.http import FileResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from captioner import services
+from captioner.api.base import PREFER_WAIT, PROBLEM, RETRY_AFTER, Api, Jpeg, header, patience, picture
+from captioner.api.filters import FoundPages, Pages
+from captioner.api.permissions import SearchesThrottle
+from captioner.api.serializers import CaptionSerializer, FoundImageSerializer, ImageSerializer, SimilarImageSerializer
+from captioner.models import Caption, Image
+
+_QUERY = OpenApiParameter(
+    "q",
+    {"type": "string", "maxLength": services.LONGEST_SEARCH, "examples": ["a dog on the beach"]},
+    description="words that a photo's captions have to hold, or what it has to show. Not with `ordering`.",
+)
+
+
+class ImageViewSet(Api):
+    """Stored pictures: JPEG, upright, without whatever else the upload held."""
+
+    queryset = Image.objects.none()
+    serializer_class = FoundImageSerializer
+    lookup_value_converter = "uuid"
+    pagination_class = FoundPages
+    query_parameters = frozenset({"q"})
+
+    @extend_schema(
+        parameters=[
+            _QUERY,
+            OpenApiParameter(
+                "Prefer",
+                PREFER_WAIT,
+                OpenApiParameter.HEADER,
+                description=f"`wait=N`: how long to wait, at most, for a worker to look up what is searched for; "
+                f"{services.PATIENCE:g} s without it.",
+            ),
+            header("Retry-After", int, "seconds until it is worth asking again; with `pending` only", 200),
+        ],
+        responses=FoundImageSerializer(many=True),
+    )
+    def list(self, request: Request) -> Response:
+        """The images of your captions and of the examples, or what a search finds among them.
+
+        Of a search, the photos come first that match best, by the words in their captions and by what they show
+        together; the newest otherwise. `meaning` says whether photos were compared with the text by what they show,
+        which a worker has to look up: while that is `pending` the photos are those that words have found.
+        """
+        text = services.tidy_search(request.query_params.get("q", ""))
+        if not text:
+            return self.page(services.visible_images(self.viewer))
+        seconds = patience(request)
+        found = services.search_images(
+            self.viewer,
+            text,
+            seconds=services.PATIENCE if seconds is None else seconds,
+            may_ask=lambda: SearchesThrottle().count(request),
+        )
+        hits = self.paginator.hits(found, request, self)
+        images = self.get_serializer(services.found_images(hits), many=True).data
+        headers = RETRY_AFTER if found.meaning == "pending" else {}
+        return Response(self.paginator.found(found, images, request), headers=headers)
+
+    @extend_schema(responses={200: SimilarImageSerializer(many=True), 409: PROBLEM, 503: PROBLEM}, filters=False)
+    @action(detail=True, serializer_class=SimilarImageSerializer, pagination_class=None)
+    def similar(self, request: Request, pk: UUID) -> Response:
+        """Those of the images in your lists that show what is most like an image, the likest first."""
+        return Response(self.get_serializer(services.similar_images(self.viewer, pk), many=True).data)
+
+    @extend_schema(responses=ImageSerializer)
+    def retrieve(self, request: Request, pk: UUID) -> Response:
+        """One image."""
+        image = services.get_image(self.viewer, pk)
+        return Response(ImageSerializer(image, context=self.get_serializer_context()).data)
+
+    @extend_schema(responses=CaptionSerializer(many=True))
+    @action(
+        detail=True,
+        serializer_class=CaptionSerializer,
+        queryset=Caption.objects.none(),
+        pagination_class=Pages,
+        query_parameters=frozenset(),
+    )
+    def captions(self, request: Request, pk: UUID) -> Response:
+        """Your captions of an image and, where it is an example, those that everybody sees."""
+        image = services.get_image(self.viewer, pk)
+        return self.page(services.visible_captions(self.viewer).filter(image=image))
+
+    @extend_schema(responses={(200, "image/jpeg"): OpenApiTypes.BINARY}, filters=False)
+    @action(detail=True, renderer_classes=[Jpeg], pagination_class=None)
+    def file(self, request: Request, pk: UUID) -> FileResponse:
+        """The picture itself."""
+        return picture(services.get_image(self.viewer, pk), "file")
+
+    @extend_schema(responses={(200, "image/jpeg"): OpenApiTypes.BINARY}, filters=False)
+    @action(detail=True, renderer_classes=[Jpeg], pagination_class=None)
+    def thumbnail(self, request: Request, pk: UUID) -> FileResponse:
+        """The picture, small."""
+        return picture(services.get_image(self.viewer, pk), "thumbnail")

@@ -1,0 +1,114 @@
+"""The OpenAPI document: what is the same for every operation."""
+
+from typing import Any
+
+from csp.constants import SELF, UNSAFE_INLINE
+from csp.decorators import csp_update
+from django.conf import settings
+from django.utils.decorators import method_decorator
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.views import SpectacularSwaggerSplitView
+
+from captioner.api.problems import MEDIA_TYPE
+
+_TEXT = {"type": "string"}
+PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "description": "What went wrong (RFC 9457). `code` is stable; `detail` is for people.",
+    "properties": {
+        "type": {"type": "string", "const": "about:blank"},
+        "title": {**_TEXT, "description": "the status in words"},
+        "status": {"type": "integer"},
+        "code": {**_TEXT, "examples": ["not_found"]},
+        "detail": {**_TEXT, "description": "cause and remedy"},
+        "field": {**_TEXT, "description": "the one that is wrong"},
+        "index": {"type": "integer", "description": "which image it was: files, ids and base64 count on in this order"},
+        "name": {**_TEXT, "description": "of that image's file"},
+        "errors": {
+            "type": "array",
+            "description": "all fields that are wrong",
+            "items": {
+                "type": "object",
+                "properties": {"field": _TEXT, "code": _TEXT, "detail": _TEXT},
+                "required": ["field", "code", "detail"],
+            },
+        },
+    },
+    "required": ["type", "title", "status", "code", "detail"],
+}
+_WHY = {
+    "400": "It cannot be understood.",
+    "401": "Anonymous use is not allowed here, or the token is not valid.",
+    "403": "Not allowed; with a token: outside its scopes; with a session: without its CSRF token.",
+    "404": "There is none that you may see.",
+    "406": "No media type that is accepted can be answered.",
+    "409": "Not in the state that it is in.",
+    "411": "The body comes in chunks, without its Content-Length.",
+    "413": "Too many bytes or pixels.",
+    "415": "Not a media type, or not a picture format, that is accepted.",
+    "422": "Understood, but wrong; `errors` or `field` say where.",
+    "429": "Too many requests; Retry-After says when to come again.",
+    "503": "Nothing that could do it is ready.",
+    "507": "The storage is full.",
+}
+
+
+def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Document the problems that any operation of its kind can answer (a postprocessing hook of drf-spectacular)."""
+    result["components"].setdefault("schemas", {})["Problem"] = PROBLEM
+    for path, operations in result["paths"].items():
+        for operation in operations.values():
+            statuses = {"400", "406"}
+            if "/health/" not in path and "/metrics" not in path:
+                statuses |= {"401", "403", "429"}
+                if settings.ANONYMOUS:
+                    operation["security"].append({})
+                if "{" in path:
+                    statuses |= {"404"}
+                if "requestBody" in operation:
+                    statuses |= {"411", "413", "415", "422"}
+                if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):
+                    statuses |= {"422"}
+            statuses |= {status for status in operation["responses"] if status in _WHY}
+            for status in sorted(statuses):
+                operation["responses"][status] = {
+                    "description": _WHY[status],
+                    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+                }
+                if status == "429":
+                    operation["responses"][status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
+    return result
+
+
+class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "accounts.authentication.ApiToken"
+    name = "token"
+    priority = 1  # before drf-spectacular's own, which takes the word Token for a bearer's
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {
+            "type": "apiKey",
+            "in": "header",
+            "name": "Authorization",
+            "description": "`Token` and a token that the page /tokens/ made: `Authorization: Token 0123…`. Its scopes "
+            "are `read` (GET), `caption`, `label` (corrections) and `train` (training runs).",
+        }
+
+
+class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "captioner.api.permissions.BrowserSession"
+    name = "session"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": settings.SESSION_COOKIE_NAME,
+            "description": "of a browser; writing also takes the CSRF token as X-CSRFToken",
+        }
+
+
+# Its page has a <style> of its own; scripts stay forbidden unless they are files of this site.
+@method_decorator(csp_update({"style-src": [SELF, UNSAFE_INLINE]}), name="dispatch")
+class SwaggerView(SpectacularSwaggerSplitView):
+    """Swagger UI, from files of this site."""

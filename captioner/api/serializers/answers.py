@@ -1,0 +1,269 @@
+"""What the API answers."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any, get_args
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from captioner.api.serializers.fields import CONFIDENCE, LOG_PROBABILITY, Address, ProbabilityField
+from captioner.jobs.job import Status
+from captioner.models import Caption, CaptionRequest, Correction, Image, Style, WebhookDelivery
+from captioner.services import Match
+
+log = logging.getLogger(__name__)
+
+
+class TimingsSerializer(serializers.Serializer[Caption]):
+    """In milliseconds; null where that has not happened."""
+
+    queued_ms = serializers.FloatField(allow_null=True, help_text="until a worker began")
+    encode_ms = serializers.FloatField(allow_null=True, help_text="0 where the image's embedding was there already")
+    decode_ms = serializers.FloatField(allow_null=True, help_text="of the whole batch that it was in")
+    total_ms = serializers.FloatField(allow_null=True, help_text="from the request to the end")
+
+    def to_representation(self, caption: Caption) -> dict[str, float | None]:
+        return {
+            "queued_ms": _ms(caption.created_at, caption.started_at),
+            "encode_ms": caption.encode_ms,
+            "decode_ms": caption.decode_ms,
+            "total_ms": _ms(caption.created_at, caption.finished_at),
+        }
+
+
+class ErrorSerializer(serializers.Serializer[Caption]):
+    """Why a caption failed."""
+
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class FailureSerializer(serializers.Serializer[Any]):
+    """A try that came to nothing, for which the row itself may not be to blame."""
+
+    at = serializers.DateTimeField()
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class WithheldSerializer(serializers.Serializer[Any]):
+    """Why a caption has succeeded and yet has no text."""
+
+    code = serializers.ChoiceField(choices=("low_confidence", "unknown_confidence"))
+    detail = serializers.CharField()
+
+
+class AlternativeSerializer(serializers.Serializer[Any]):
+    text = serializers.CharField()
+    confidence = ProbabilityField(help_text=CONFIDENCE)
+    log_probability = serializers.FloatField(allow_null=True, default=None, help_text=LOG_PROBABILITY)
+
+
+class CorrectionSerializer(serializers.ModelSerializer[Correction]):
+    """What a person wrote in place of a caption."""
+
+    author = serializers.CharField(
+        source="author.get_username", default=None, read_only=True, allow_null=True, help_text="null if anonymous"
+    )
+
+    class Meta:
+        model = Correction
+        fields = ("text", "author", "created_at")
+        read_only_fields = fields
+
+
+class CaptionSerializer(serializers.ModelSerializer[Caption]):
+    url = Address("caption-detail")
+    request_url = Address("request-detail", source="request_id")
+    image_url = Address("image-detail", source="image_id")
+    style = serializers.SlugRelatedField[Style](slug_field="slug", read_only=True)
+    version = serializers.SerializerMethodField()
+    confidence = ProbabilityField(
+        source="shown_confidence", help_text=f"{CONFIDENCE}, and where a person has corrected it"
+    )
+    log_probability = serializers.FloatField(read_only=True, allow_null=True, help_text=LOG_PROBABILITY)
+    unsure = serializers.BooleanField(
+        read_only=True, help_text="whether its confidence is below what the site calls sure; false where it is null"
+    )
+    withheld = WithheldSerializer(read_only=True, allow_null=True)
+    alternatives = AlternativeSerializer(many=True, read_only=True)
+    timings = TimingsSerializer(source="*", read_only=True)
+    error = serializers.SerializerMethodField()
+    failures = FailureSerializer(
+        many=True, read_only=True, help_text="the newest tries that came to nothing; it is tried again by itself"
+    )
+    next_try_at = serializers.SerializerMethodField(help_text="null unless it waits to be tried again")
+    correction = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Caption
+        fields = (
+            "id",
+            "url",
+            "status",
+            "text",
+            "confidence",
+            "log_probability",
+            "unsure",
+            "withheld",
+            "alternatives",
+            "correction",
+            "error",
+            "failures",
+            "next_try_at",
+            "style",
+            "version",
+            "image",
+            "image_url",
+            "request",
+            "request_url",
+            "index",
+            "name",
+            "options",
+            "min_confidence",
+            "timings",
+            "created_at",
+            "started_at",
+            "finished_at",
+        )
+        read_only_fields = fields
+
+    @extend_schema_field(
+        {"type": ["integer", "null"], "description": "the number of the style's version that wrote it"}
+    )
+    def get_version(self, caption: Caption) -> int | None:
+        return caption.version.number if caption.version else None
+
+    @extend_schema_field(ErrorSerializer(allow_null=True))
+    def get_error(self, caption: Caption) -> dict[str, str] | None:
+        if caption.status != Status.FAILED:
+            return None
+        return {"code": caption.error_code, "detail": caption.error_detail}
+
+    def get_next_try_at(self, caption: Caption) -> datetime | None:
+        return caption.ready_at if caption.status == Status.QUEUED else None
+
+    @extend_schema_field(CorrectionSerializer(allow_null=True))
+    def get_correction(self, caption: Caption) -> Any:
+        return CorrectionSerializer(caption.correction).data if caption.correction else None
+
+
+class CanceledSerializer(serializers.Serializer[Any]):
+    canceled = serializers.IntegerField(help_text="how many captions were; what was finished stays")
+
+
+class WebhookSerializer(serializers.ModelSerializer[WebhookDelivery]):
+    url = serializers.CharField(read_only=True)
+
+    class Meta:
+        model = WebhookDelivery
+        fields = ("url", "secret")
+        read_only_fields = fields
+
+
+class RequestSerializer(serializers.ModelSerializer[CaptionRequest]):
+    url = Address("request-detail")
+    status = serializers.ChoiceField(choices=Status.choices, read_only=True)
+    captions = CaptionSerializer(many=True, read_only=True)
+
+    class Meta:
+        model = CaptionRequest
+        fields: tuple[str, ...] = ("id", "url", "status", "created_at", "captions")
+        read_only_fields: tuple[str, ...] = fields
+
+
+class AnswerSerializer(RequestSerializer):
+    """The answer to a new request: also where its webhook goes and what signs it, which is said only here."""
+
+    webhook = WebhookSerializer(read_only=True, allow_null=True, default=None)
+
+    class Meta(RequestSerializer.Meta):
+        fields = (*RequestSerializer.Meta.fields, "webhook")
+        read_only_fields = fields
+
+
+class TrySerializer(serializers.Serializer[Any]):
+    at = serializers.DateTimeField()
+    status = serializers.IntegerField(allow_null=True, help_text="of the answer")
+    error = serializers.CharField(allow_blank=True)
+    ms = serializers.IntegerField(allow_null=True, help_text="null without a result")
+
+
+class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
+    """What became of a webhook."""
+
+    url = serializers.CharField(read_only=True)
+    next_try_at = serializers.SerializerMethodField()
+    log = TrySerializer(many=True, read_only=True, source="every_try")
+
+    class Meta:
+        model = WebhookDelivery
+        fields = ("id", "url", "status", "created_at", "finished_at", "next_try_at", "log")
+        read_only_fields = fields
+
+    def get_next_try_at(self, delivery: WebhookDelivery) -> datetime | None:
+        return None if delivery.finished else delivery.rank_at
+
+
+class StyleSerializer(serializers.ModelSerializer[Style]):
+    url = Address("style-detail", source="slug", lookup="slug")
+    version = serializers.IntegerField(source="active_version.number", read_only=True, help_text="in service")
+
+    class Meta:
+        model = Style
+        fields = ("slug", "url", "name", "description", "is_default", "version")
+        read_only_fields = fields
+
+
+class ImageSerializer(serializers.ModelSerializer[Image]):
+    url = Address("image-detail")
+    captions_url = Address("image-captions")
+    file_url = Address("image-file")
+    thumbnail_url = Address("image-thumbnail")
+    credit_url = serializers.CharField(read_only=True, help_text="empty where there is none")
+
+    class Meta:
+        model = Image
+        fields: tuple[str, ...] = (
+            "id",
+            "url",
+            "captions_url",
+            "file_url",
+            "thumbnail_url",
+            "width",
+            "height",
+            "size",
+            "credit",
+            "credit_url",
+            "created_at",
+        )
+        read_only_fields: tuple[str, ...] = fields
+
+
+class FoundImageSerializer(ImageSerializer):
+    matched = serializers.ListField(
+        child=serializers.ChoiceField(choices=get_args(Match)),
+        read_only=True,
+        allow_null=True,
+        default=None,
+        help_text="what a search found it by: words in its captions, what it shows, or both; null without a search",
+    )
+
+    class Meta(ImageSerializer.Meta):
+        fields = (*ImageSerializer.Meta.fields, "matched")
+        read_only_fields = fields
+
+
+class SimilarImageSerializer(ImageSerializer):
+    similarity = serializers.FloatField(read_only=True, help_text="of what the two show: a cosine, 1 at most")
+
+    class Meta(ImageSerializer.Meta):
+        fields = (*ImageSerializer.Meta.fields, "similarity")
+        read_only_fields = fields
+
+
+def _ms(start: datetime, end: datetime | None) -> float | None:
+    return max(0.0, round((end - start).total_seconds() * 1000, 1)) if end else None

@@ -1,0 +1,100 @@
+"""What the API takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from rest_framework import serializers
+
+from captioner.api.serializers.fields import Base64FilesField, ImageIdsField, Strict, StylesField, UploadField
+from captioner.services import LONGEST_CAPTION, MOST_ALTERNATIVES, Upload
+from clipcap.options import METHODS
+
+OPTIONS = ("method", "captions", "max_length", "beam_size", "temperature", "top_p", "seed", "rerank")
+LONGEST_DEADLINE = 24 * 3600
+
+
+class NewCaptionsSerializer(Strict):
+    """Images and what is to be made of them. Every image is captioned in every style."""
+
+    image_id = ImageIdsField(required=False, allow_empty=False, help_text="stored images, by id")
+    image_base64 = Base64FilesField(
+        required=False,
+        allow_empty=False,
+        help_text='files in base64; data: URLs are accepted too, and {"data", "name"} of a file that has a name',
+    )
+    style = StylesField(
+        required=False, allow_empty=False, help_text="slugs; `all` is every style, none the default style"
+    )
+    method = serializers.ChoiceField(choices=METHODS, required=False)
+    captions = serializers.IntegerField(
+        min_value=1, max_value=MOST_ALTERNATIVES, required=False, help_text="per image and style: the best and others"
+    )
+    max_length = serializers.IntegerField(min_value=1, max_value=LONGEST_CAPTION, required=False, help_text="in tokens")
+    beam_size = serializers.IntegerField(min_value=1, max_value=MOST_ALTERNATIVES, required=False)
+    temperature = serializers.FloatField(min_value=0.01, max_value=100, required=False)
+    top_p = serializers.FloatField(min_value=0.01, max_value=1, required=False)
+    seed = serializers.IntegerField(min_value=0, max_value=2**63 - 1, required=False)
+    rerank = serializers.BooleanField(
+        required=False,
+        allow_null=True,
+        help_text="choose captions by how well they fit the photo (beam only); null: yes, where the models can tell",
+    )
+    min_confidence = serializers.FloatField(
+        min_value=0,
+        max_value=1,
+        required=False,
+        help_text="a caption less likely to be right succeeds without text, and `withheld` says why",
+    )
+    bulk = serializers.BooleanField(
+        required=False, default=False, help_text="lets your other captions and those of others pass"
+    )
+    deadline_seconds = serializers.IntegerField(
+        min_value=1, max_value=LONGEST_DEADLINE, required=False, help_text="what is still queued by then fails"
+    )
+    webhook_url = serializers.CharField(max_length=2000, required=False, help_text="told when all is finished")
+    webhook_secret = serializers.CharField(
+        max_length=100, required=False, help_text="`whsec_` and 24 to 64 bytes in base64; made up if left out"
+    )
+
+    webhook_previous_secret = serializers.CharField(
+        max_length=100, required=False, help_text="signs it too, while your server changes to another `webhook_secret`"
+    )
+
+    def validate(self, data: dict[str, Any]) -> dict[str, Any]:
+        needs = {"webhook_secret": "webhook_url", "webhook_previous_secret": "webhook_secret"}
+        for field, other in needs.items():
+            if field in data and other not in data:
+                raise serializers.ValidationError({field: f"it means nothing without {other}"})
+        return data
+
+
+class NewCaptionsFormSerializer(NewCaptionsSerializer):
+    """The same as a form, which can bring files. A field is repeated where it has several values."""
+
+    image = serializers.ListField(
+        child=UploadField(),
+        required=False,
+        allow_empty=False,
+        help_text="picture files; their names come back with the captions",
+    )
+
+
+class RedeliverySerializer(Strict):
+    secret = serializers.CharField(max_length=100, required=False, help_text="signs it from now on")
+    previous_secret = serializers.CharField(max_length=100, required=False, help_text="signs it too, beside `secret`")
+
+
+class NewCorrectionSerializer(Strict):
+    text = serializers.CharField(max_length=500, help_text="what the caption should be")
+
+
+def digest(data: dict[str, Any]) -> str:
+    """SHA-256 of all that was asked for: of the values as they were understood, and of the files' bytes."""
+
+    def plain(value: Any) -> str:
+        return hashlib.sha256(value.data).hexdigest() if isinstance(value, Upload) else str(value)
+
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=plain).encode()).hexdigest()

@@ -1,0 +1,38 @@
+"""The addresses of the API."""
+
+from __future__ import annotations
+
+from django.urls import path
+from drf_spectacular.views import SpectacularAPIView
+from rest_framework.routers import SimpleRouter
+
+from captioner.api import health
+from captioner.api.captions import CaptionViewSet
+from captioner.api.images import ImageViewSet
+from captioner.api.requests import RequestViewSet
+from captioner.api.schema import SwaggerView
+from captioner.api.styles import StyleViewSet
+
+router = SimpleRouter(use_regex_path=False)
+
+
+router.register("captions", CaptionViewSet, "caption")
+
+
+router.register("requests", RequestViewSet, "request")
+
+
+router.register("styles", StyleViewSet, "style")
+
+
+router.register("images", ImageViewSet, "image")
+
+
+urlpatterns = [
+    *router.urls,
+    path("health/live", health.live, name="live"),
+    path("health/ready", health.ready, name="ready"),
+    path("metrics", health.metrics, name="metrics"),
+    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/", SwaggerView.as_view(url_name="v1:schema"), name="docs"),
+]

@@ -1,0 +1,581 @@
+"""The caption worker's engine: claim a batch, embed what has no embedding yet, decode all styles at once, record."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import tempfile
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import transaction
+from django.db.models import Exists, Max, OuterRef
+from torch import Tensor
+
+from captioner.errors import cause_of
+from captioner.jobs import turns
+from captioner.jobs.breaker import Breaker
+from captioner.jobs.job import Claim, Failure, JobQuerySet, clock
+from captioner.jobs.worker_process import FAULTY_DATA, Shift, insist
+from captioner.models import (
+    Caption,
+    Draft,
+    Embedding,
+    Image,
+    MapperVersion,
+    Promotion,
+    Queue,
+    Style,
+    TextEmbedding,
+    WebhookDelivery,
+)
+from captioner.services import list_rewritings
+from captioner.tasks import BELL
+from captioner.webhooks import delivery as webhook_delivery
+from clipcap.captioner import Caption as Written
+from clipcap.captioner import Captioner
+from clipcap.decoding.rerank import find_reranker
+from clipcap.encoder import Encoder
+from clipcap.image import ImageError
+from clipcap.language_model import LanguageModel
+from clipcap.mapper import Mapper
+from clipcap.options import DecodingOptions
+
+log = logging.getLogger(__name__)
+
+LONGEST_BATCH = timedelta(minutes=5)  # a batch that takes longer hangs: its lease is let go
+MAPPERS_KEPT = 64
+DRAFTS_FIRST = 5  # one turn in so many begins with the drafts: captions pass them, but not for ever
+COURIERS = 4  # so that an address which is slow to answer keeps no others waiting
+WORDS_KEPT = 3  # of each prefix vector of a draft
+READ_AGAIN = 600.0  # seconds after which an image that the storage did not give is embedded ahead after all
+AHEAD = 8  # images embedded at a time while idle
+CONTROLS = 4  # other images asked for, to tell a file that is gone from a storage that is away
+SEARCHES = 64  # texts embedded at a time
+PASSING = {"captions": 8, "times": 16}  # that pass a batch at most: so many at a time, and so often
+# A text tower knows captions, and a bare word is none: with an article, photos of 25 everyday things were found with a
+# mean average precision of 0.62 in place of 0.24 (models/base), and whole captions found their photos as before. CLIP's
+# authors embed names in several phrases too (Radford et al., 2021, section 3.1.4).
+PHRASES = ("a {}", "the {}")
+
+T = TypeVar("T")
+Row = Caption | Draft
+Writer = tuple[MapperVersion, Mapper]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What became of images, by id: embeddings (E,), the milliseconds that each took, and what went wrong."""
+
+    vectors: dict[uuid.UUID, Tensor]
+    took_ms: dict[uuid.UUID, float]
+    failures: dict[uuid.UUID, Failure]
+
+
+class Engine:
+    """The loaded models and what they are working on."""
+
+    def __init__(self, captioner: Captioner, name: str, batch_size: int) -> None:
+        self.captioner, self.name, self.batch_size = captioner, name, batch_size
+        self.holding: Claim | None = None
+        self.breaker = Breaker()
+        self._handed_back: list[Failure] = []  # in this turn
+        self._mappers: OrderedDict[int, Mapper] = OrderedDict()  # by version
+        self._turn = 0
+        self._flows: frozenset[str] | None = None  # of the batch that others may pass; None while nobody may
+        self._passed = 0
+        captioner.between = self._let_pass
+        self._embedded_until = datetime.min.replace(tzinfo=UTC)
+        self._unreadable: set[uuid.UUID] = set()
+        self._unread: dict[uuid.UUID, datetime] = {}  # images to read later, and when they came
+        self._read_again_at = 0.0
+
+    @classmethod
+    def load(cls, name: str) -> Engine:
+        """Load the models that the settings name.
+
+        Raises:
+            ValueError: a model cannot be loaded; the message names the cause and the remedy.
+        """
+        torch.set_num_threads(settings.THREADS)
+        encoder = Encoder.load(settings.ENCODER, device=settings.DEVICE)
+        return cls(
+            Captioner(
+                encoder,
+                LanguageModel.load(settings.LANGUAGE_MODEL, device=settings.DEVICE),
+                find_reranker(Path(settings.RERANKING)),
+            ),
+            name,
+            settings.BATCH_SIZE,
+        )
+
+    def work(self) -> int:
+        """Embed what people search for, then claim one batch and bring each of its rows to an end.
+
+        Returns:
+            How many rows were claimed; 0 if there was nothing to do, or the queue or this worker is paused.
+        """
+        if not self.breaker.limit(1):
+            return 0
+        searches = self.embed_texts()
+        if Queue.is_paused("captions"):
+            return searches
+        rows = self._claim()
+        if rows:
+            with self._hold(rows), self._letting_pass(rows):
+                self._process(rows)
+        return searches + len(rows)
+
+    def embed_texts(self) -> int:
+        """Embed what people search for and wait for the answer to.
+
+        Returns:
+            How many texts were claimed.
+        """
+        encoder = self.captioner.encoder
+        if encoder.text_identity is None:
+            return 0
+        rows = TextEmbedding.objects.filter(encoder=encoder.text_identity).claim(self.name, SEARCHES)
+        if not rows:
+            return 0
+
+        def embed(part: list[TextEmbedding]) -> None:
+            phrased = encoder.encode_text([phrase.format(row.text) for row in part for phrase in PHRASES])  # (N * P, E)
+            units = phrased / phrased.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            vectors = units.view(len(part), len(PHRASES), -1).mean(dim=1).numpy().astype("<f4")
+
+            def record() -> None:
+                now = clock("default")
+                for row, vector in zip(part, vectors, strict=True):
+                    row.succeed(now, vector=vector.tobytes())
+
+            insist(record)
+
+        with self._hold(rows):
+            failed = in_halves(rows, embed)
+            for part, error in failed:
+                for row in part:
+                    self._end(row, _failure(error, others_succeeded=len(failed) < len(rows)))
+        return len(rows)
+
+    @contextmanager
+    def _hold(self, rows: Sequence[Row | TextEmbedding]) -> Iterator[None]:
+        """Let the keeper renew the lease on what was claimed, until the block ends."""
+        held, token = _queue(rows), rows[0].lease_token
+        assert token is not None
+        outer, self.holding = self.holding, Claim(held, token, LONGEST_BATCH, self.holding)
+        before, self._handed_back = self._handed_back, []
+        try:
+            yield
+        except Exception as error:  # between the rows, where the database or memory are wanting
+            for row in rows:
+                self._end(row, _failure(error))
+            raise
+        finally:
+            self.holding = outer
+            failures, self._handed_back = self._handed_back, before
+            self.breaker.note(len(rows) - len(failures), len(failures), failures[-1].detail if failures else "")
+            # Nothing is left, unless this process is ending: then another attempt is due.
+            held.held(token).update(lease_expires_at=clock("default"))
+
+    def _end(self, row: Row | TextEmbedding, failure: Failure) -> None:
+        """Bring a row to an end that could not be done: it failed, or others will try it later."""
+        if not insist(lambda: row.hand_back(failure)):
+            return
+        if not failure.own:
+            self._handed_back.append(failure)
+        what = {"search": row.pk} if isinstance(row, TextEmbedding) else {"caption": row.pk, "request": row.request_id}
+        log.warning("work failed", extra={**what, "code": failure.code, "detail": failure.detail})
+
+    @contextmanager
+    def _letting_pass(self, rows: Sequence[Row]) -> Iterator[None]:
+        """Let captions of others pass until the block ends."""
+        self._flows, self._passed = frozenset(row.flow for row in rows if isinstance(row, Caption)), 0
+        try:
+            yield
+        finally:
+            self._flows = None
+
+    def _let_pass(self) -> None:
+        """Between two steps of a batch, if the bell has rung meanwhile: look up what people search for, and write the
+        captions of those who have nothing in the batch and whose turn it is. They would wait for all of it otherwise.
+        """
+        flows = self._flows
+        if flows is None or self._passed == PASSING["times"] or not BELL.is_set():
+            return
+        self._flows = None  # nobody passes those who pass
+        BELL.clear()
+        try:
+            self.embed_texts()
+            others = Caption.objects.filter(bulk=False, attempts=0, turn__lte=turns.current() + 1)
+            if not Queue.is_paused("captions") and (
+                rows := others.exclude(flow__in=flows).claim(self.name, self.breaker.limit(PASSING["captions"]))
+            ):
+                self._passed += 1
+                with self._hold(rows):
+                    self._process(rows)
+        except Exception:  # the batch at hand is not to blame; what was claimed comes back by itself
+            log.exception("a batch could not be passed")
+        finally:
+            self._flows = flows
+
+    def _claim(self) -> Sequence[Row]:
+        self._turn += 1
+        queues: list[JobQuerySet[Any]] = [Caption.objects.all(), Draft.objects.all()]
+        if self._turn % DRAFTS_FIRST == 0:
+            queues.reverse()
+        for queue in queues:
+            if rows := queue.claim(self.name, self.breaker.limit(self.batch_size)):
+                return rows
+        return []
+
+    def idle(self) -> int:
+        """With nothing else to do, embed a few images that came without a caption to write, those of a dataset say.
+
+        Returns:
+            How many; all older images that can be read have their embedding when there are none.
+        """
+        identity = self.captioner.encoder.identity
+        now = clock("default")
+        if time.monotonic() > self._read_again_at:
+            self._unread.clear()
+        missing = (
+            Image.objects.filter(~Exists(Embedding.objects.filter(image=OuterRef("pk"), encoder=identity)))
+            .filter(created_at__gte=self._embedded_until)
+            .exclude(pk__in=self._unreadable | self._unread.keys())
+            .order_by("created_at")[:AHEAD]
+        )
+        images = list(missing)
+        if not images:
+            # Clocks of other machines may differ a little.
+            self._embedded_until = min([now - timedelta(minutes=10), *self._unread.values()])
+            return 0
+        with self._letting_pass([]):
+            failures = self.embeddings(images).failures
+        self._unreadable |= {pk for pk, failure in failures.items() if failure.own}
+        for image in images:
+            if image.pk in failures.keys() - self._unreadable:
+                if not self._unread:
+                    self._read_again_at = time.monotonic() + READ_AGAIN
+                self._unread[image.pk] = image.created_at
+        return len(images)
+
+    def _process(self, rows: Sequence[Row]) -> None:
+        images = Image.objects.in_bulk({row.image_id for row in rows})
+        rows = [row for row in rows if row.image_id in images]  # the others were deleted since they were claimed
+        embedded = self.embeddings(list(images.values()))
+        writers: dict[tuple[str, int], Writer | Failure] = {}
+        able: list[tuple[Row, Writer]] = []
+        for row in rows:
+            if row.image_id in embedded.failures:
+                self._end(row, embedded.failures[row.image_id])
+                continue
+            wanted = ("version", row.version_id) if isinstance(row, Draft) else ("style", row.style_id)
+            if wanted not in writers:
+                writers[wanted] = self._writer(row)
+            writer = writers[wanted]
+            if isinstance(writer, Failure):
+                self._end(row, writer)
+            else:
+                able.append((row, writer))
+
+        def key(item: tuple[Row, Writer]) -> str:
+            return json.dumps(item[0].options, sort_keys=True)
+
+        for _, group in groupby(sorted(able, key=key), key):
+            self._decode(list(group), embedded)
+
+    def embeddings(self, images: Sequence[Image]) -> Embedded:
+        """The embeddings of images; those not known yet are computed and kept."""
+        encoder = self.captioner.encoder
+        stored = Embedding.objects.filter(image__in=[i.pk for i in images], encoder=encoder.identity)
+        vectors: dict[uuid.UUID, Tensor] = {
+            e.image_id: torch.from_numpy(np.frombuffer(bytes(e.vector), "<f4").copy()) for e in stored
+        }
+        took: dict[uuid.UUID, float] = dict.fromkeys(vectors, 0.0)
+        failures: dict[uuid.UUID, Failure] = {}
+        unread: dict[uuid.UUID, Exception] = {}
+        pixels: dict[uuid.UUID, Tensor] = {}
+        started = time.monotonic()
+        for image in images:
+            if image.pk in vectors:
+                continue
+            self._let_pass()
+            try:
+                with image.file.open("rb") as file:
+                    pixels[image.pk] = encoder.preprocess(file.read())
+            except ImageError as error:
+                if is_out_of_memory(error.__cause__):  # which decoders take for a damaged picture
+                    unread[image.pk] = MemoryError()
+                else:
+                    failures[image.pk] = Failure(f"image_{error.code}", str(error), own=True)
+            except Exception as error:  # whatever a storage raises
+                log.warning("an image cannot be read", extra={"image": image.pk, "error": error})
+                unread[image.pk] = error
+        if unread:
+            there = bool(pixels) or _storage_gives_others(unread)
+            failures |= {pk: _unread(error, others_succeeded=there) for pk, error in unread.items()}
+
+        def encode(keys: list[uuid.UUID]) -> None:
+            # On a CPU bigger batches are no faster, and the activations of 32 photos alone take half a gigabyte.
+            together = 1 if encoder.device.type == "cpu" else len(keys)
+            for first in range(0, len(keys), together):
+                self._let_pass()
+                part = keys[first : first + together]
+                made = encoder.encode_pixels(torch.stack([pixels[k] for k in part]))
+                if not bool(made.isfinite().all()):
+                    raise ValueError(f"{encoder.identity} answers to this image with numbers that are none")
+                vectors.update(zip(part, made, strict=True))
+
+        for keys, cause in in_halves(list(pixels), encode):
+            for pk in keys:
+                failures[pk] = _failure(cause, others_succeeded=any(key in vectors for key in pixels))
+        each = (time.monotonic() - started) * 1000 / max(1, len(pixels))
+        took.update(dict.fromkeys(pixels, each))
+        fresh = [
+            Embedding(image_id=pk, encoder=encoder.identity, vector=vectors[pk].numpy().astype("<f4").tobytes())
+            for pk in pixels
+            if pk in vectors
+        ]
+        try:
+            insist(lambda: Embedding.objects.bulk_create(fresh, ignore_conflicts=True))
+        except DatabaseError as error:  # an image deleted meanwhile; the embeddings were only to save time
+            log.info("embeddings were not kept", extra={"error": error})
+        return Embedded(vectors, took, failures)
+
+    def _decode(self, items: list[tuple[Row, Writer]], embedded: Embedded) -> None:
+        first, token = items[0][0], items[0][0].lease_token
+        assert token is not None
+        queue = _queue([first])
+        wanted = set(insist(lambda: list(queue.held(token).values_list("pk", flat=True))))
+        items = [(row, writer) for row, writer in items if row.pk in wanted]
+        options = DecodingOptions(**first.options)
+        vectors = embedded.vectors
+
+        def decode(part: list[tuple[Row, Writer]]) -> None:
+            started = time.monotonic()
+            answers = self.captioner.caption(
+                torch.stack([vectors[row.image_id] for row, _ in part]),
+                [mapper for _, (_, mapper) in part],
+                options,
+            )
+            prefixes = {
+                row.pk: self._prefix(mapper, vectors[row.image_id])
+                for row, (_, mapper) in part
+                if isinstance(row, Draft) and row.caption_id is None
+            }
+            decode_ms = (time.monotonic() - started) * 1000
+            done = [(row, version, answer) for (row, (version, _)), answer in zip(part, answers, strict=True) if answer]
+
+            def record() -> None:
+                now = clock("default")
+                with transaction.atomic():
+                    for row, version, (best, *others) in done:
+                        written = {
+                            "text": best.text,
+                            **_numbers(best),
+                            "alternatives": [{"text": other.text, **_numbers(other)} for other in others],
+                            "version": version,
+                            "encode_ms": embedded.took_ms[row.image_id],
+                            "decode_ms": decode_ms,
+                        }
+                        if isinstance(row, Draft):
+                            row.finish(now, written, **prefixes.get(row.pk, {}))
+                        else:
+                            row.succeed(now, **row.kept(written))
+
+            insist(record)
+            for (row, (version, _)), answer in zip(part, answers, strict=True):
+                if not answer:
+                    detail = f"{version} answers to this image with numbers that are none"
+                    self._end(row, Failure("not_possible", detail, own=True))
+            log.info(
+                "captioned",
+                extra={
+                    "captions": [row.pk for row, _, _ in done],
+                    "requests": sorted({str(row.request_id) for row, _, _ in done}),
+                    "decode_ms": round(decode_ms, 1),
+                },
+            )
+
+        failed = in_halves(items, decode)
+        for part, error in failed:
+            for row, _ in part:
+                self._end(row, _failure(error, others_succeeded=len(failed) < len(items)))
+
+    @torch.inference_mode()
+    def _prefix(self, mapper: Mapper, vector: Tensor) -> dict[str, Any]:
+        """What a draft keeps of its prefix (K, D)."""
+        lm = self.captioner.language_model
+        (prefix,) = mapper(vector[None].to(lm.device, torch.float32))
+        return {
+            "prefix_words": lm.nearest_words(prefix, WORDS_KEPT),
+            "prefix": prefix.cpu().numpy().astype("<f2").tobytes(),
+        }
+
+    def _writer(self, row: Row) -> Writer | Failure:
+        """What is to write a row: the version that a draft names, or the one in service in a caption's style."""
+        if not isinstance(row, Draft):
+            return self._active(row.style_id)
+        version = MapperVersion.objects.select_related("style").get(pk=row.version_id)
+        try:
+            return version, self.load_version(version)
+        except Exception as error:  # storages and damaged files raise all kinds
+            log.exception("a version cannot be loaded", extra={"version": version.pk})
+            detail = f"{version} cannot be loaded: {cause_of(error)}"[:500]
+            return Failure("version_unavailable", detail, others_succeeded=_storage_gives_others())
+
+    def _active(self, style_id: int) -> Writer | Failure:
+        """The style's newest promoted version that can be loaded, and its mapper."""
+        latest = Promotion.objects.filter(style=style_id).values("version").annotate(last=Max("pk")).order_by("-last")
+        for entry in latest[:5]:
+            version = MapperVersion.objects.get(pk=entry["version"])
+            try:
+                return version, self.load_version(version)
+            except Exception as error:  # an older version serves on
+                message = f"{type(error).__name__}: {cause_of(error)}"[:500]
+                if version.load_error != message:
+                    log.exception("a version cannot be loaded", extra={"version": version.pk})
+                    MapperVersion.objects.filter(pk=version.pk).update(load_error=message)
+        style = Style.objects.get(pk=style_id)
+        reason = f"no version of {style.name!r} could be loaded; if that lasts, an administrator has to promote another"
+        return Failure("style_unavailable", reason, others_succeeded=_storage_gives_others())
+
+    def load_version(self, version: MapperVersion, *, fresh: bool = False) -> Mapper:
+        """The version's mapper, loaded once; `fresh` for one that nobody else uses, to be trained further.
+
+        Raises:
+            CheckpointError: the file is unusable, or made for other models.
+            ValueError: the file is another than was filed.
+            OSError: the storage cannot give it.
+        """
+        mapper = None if fresh else self._mappers.get(version.pk)
+        if mapper is None:
+            with tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
+                mapper = self.captioner.load_mapper(version.copied_to(Path(folder)))
+            if fresh:
+                return mapper
+            self._mappers[version.pk] = mapper
+        if version.load_error:  # which another worker may have met, for reasons of its own
+            MapperVersion.objects.filter(pk=version.pk).update(load_error="")
+        self._mappers.move_to_end(version.pk)
+        if len(self._mappers) > MAPPERS_KEPT:
+            self._mappers.popitem(last=False)
+        return mapper
+
+
+def in_halves(items: list[T], work: Callable[[list[T]], None]) -> list[tuple[list[T], Exception]]:
+    """Do `work` on all items at once; on what makes it fail, in halves, down to the single items that are to blame.
+
+    Out of memory, a smaller batch goes through; a poisonous item fails alone.
+
+    Returns:
+        The items that failed by themselves, each with its reason.
+    """
+    if not items:
+        return []
+    try:
+        work(items)
+        return []
+    except DatabaseError as error:
+        if not isinstance(error, FAULTY_DATA):
+            raise
+        reason: Exception = error
+    except Exception as error:
+        reason = error
+    if len(items) == 1:
+        log.error("work failed on one item", exc_info=reason, extra={"item": str(items[0])})
+        return [(items, reason.with_traceback(None))]
+    log.warning("a batch failed and is halved", extra={"size": len(items), "error": repr(reason)})
+    # The frames of what failed hold on to its tensors, and the halves need that memory.
+    del reason
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = len(items) // 2
+    return in_halves(items[:half], work) + in_halves(items[half:], work)
+
+
+def _numbers(caption: Written) -> dict[str, float | None]:
+    return {"confidence": caption.confidence, "log_probability": caption.log_probability}
+
+
+def _queue(rows: Sequence[Row | TextEmbedding]) -> JobQuerySet[Any]:
+    return type(rows[0]).objects.all()
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether it says that memory, the machine's or the accelerator's, did not suffice."""
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory", "bad_alloc", "ALLOC_FAILED"))
+    )
+
+
+def _storage_gives_others(than: Collection[uuid.UUID] = ()) -> bool:
+    """Whether the storage has the files of other images than these: then it is not away."""
+    try:
+        others = Image.objects.exclude(pk__in=than).order_by("-created_at")[:CONTROLS]
+        return any(image.file.storage.exists(str(image.file.name)) for image in others)
+    except Exception as error:  # whatever a storage raises
+        log.warning("the storage does not answer", extra={"error": error})
+        return False
+
+
+def _failure(error: Exception, *, others_succeeded: bool = False) -> Failure:
+    """What is told of an error that came up over a row."""
+    if is_out_of_memory(error):
+        code, detail = "out_of_memory", "the worker has too little memory even for this caption alone"
+    elif isinstance(error, DatabaseError):
+        code, detail = "database_error", "the database did not answer"
+    elif isinstance(error, ValueError):
+        return Failure("not_possible", str(error)[:500], own=True)
+    else:
+        code = "internal_error"
+        detail = "something unforeseen went wrong; the worker's log has the details under this caption's id"
+    return Failure(code, detail, others_succeeded=others_succeeded)
+
+
+def _unread(error: Exception, *, others_succeeded: bool) -> Failure:
+    """What is told of an image that the storage did not give."""
+    if is_out_of_memory(error):
+        return _failure(error, others_succeeded=others_succeeded)
+    # That there is no such file is said of this one; any other error, of a connection say, is the storage's.
+    missing = isinstance(error, FileNotFoundError)
+    detail = "the stored image cannot be read; upload it again"
+    return Failure("image_missing", detail, others_succeeded=missing and others_succeeded)
+
+
+def start(name: str) -> Shift:
+    """Load the models and start this process's threads.
+
+    Raises:
+        SystemExit: a model cannot be loaded; the reason is printed.
+    """
+    try:
+        engine = Engine.load(name)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    chores: dict[str, Callable[[], object]] = {
+        f"courier {n}": webhook_delivery.deliver_next for n in range(2, COURIERS + 1)
+    }
+    chores["courier 1"] = partial(webhook_delivery.deliver_next, steady=True)
+    chores["leases of couriers"] = webhook_delivery.renew
+    chores["rewritings"] = list_rewritings
+    shift = Shift(engine, "captions", chores, (Caption, Draft, TextEmbedding, WebhookDelivery))
+    shift.start()
+    return shift

@@ -1,0 +1,79 @@
+"""The nouns: photos, styles and their versions, captions, deliveries, workers; and `Viewer`, who may see what."""
+
+from captioner.models.audit import (
+    AuditEntries,
+    AuditEntry,
+)
+from captioner.models.captions import (
+    Caption,
+    CaptionQuerySet,
+    CaptionRequest,
+    Correction,
+)
+from captioner.models.drafts import (
+    Draft,
+    DraftRequest,
+)
+from captioner.models.fields import (
+    FiniteField,
+    ProbabilityField,
+    probability,
+)
+from captioner.models.images import (
+    DiscardedFile,
+    Embedding,
+    Image,
+    TextEmbedding,
+)
+from captioner.models.styles import (
+    MapperVersion,
+    Promotion,
+    Style,
+)
+from captioner.models.viewer import (
+    EVERYBODY,
+    EXAMPLES,
+    Viewer,
+)
+from captioner.models.webhooks import (
+    DeliveryAttempt,
+    DeliveryQuerySet,
+    WebhookDelivery,
+    WebhookHost,
+)
+from captioner.models.workers import (
+    SILENCE,
+    Queue,
+    Worker,
+)
+
+__all__ = [
+    "EVERYBODY",
+    "EXAMPLES",
+    "SILENCE",
+    "AuditEntries",
+    "AuditEntry",
+    "Caption",
+    "CaptionQuerySet",
+    "CaptionRequest",
+    "Correction",
+    "DeliveryAttempt",
+    "DeliveryQuerySet",
+    "DiscardedFile",
+    "Draft",
+    "DraftRequest",
+    "Embedding",
+    "FiniteField",
+    "Image",
+    "MapperVersion",
+    "ProbabilityField",
+    "Promotion",
+    "Queue",
+    "Style",
+    "TextEmbedding",
+    "Viewer",
+    "WebhookDelivery",
+    "WebhookHost",
+    "Worker",
+    "probability",
+]

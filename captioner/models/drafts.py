@@ -1,0 +1,84 @@
+"""What versions write without being asked by a user."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from captioner.jobs.job import Job, JobQuerySet, Status
+from captioner.models.captions import Caption
+from captioner.models.fields import FiniteField, ProbabilityField
+from captioner.models.images import Image
+from captioner.models.styles import MapperVersion, Style
+
+
+class DraftRequest(models.Model):
+    """What an administrator has versions write: about some photos, to compare; or a style's captions, all anew."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    style = models.ForeignKey(
+        Style, null=True, on_delete=models.CASCADE, related_name="rewritings", help_text="whose captions are replaced"
+    )
+    version = models.ForeignKey(
+        MapperVersion, null=True, on_delete=models.CASCADE, related_name="+", help_text="which writes them anew"
+    )
+    # A style may have a million captions: workers look them up, the newest first, part by part.
+    listing = models.BooleanField(default=False, help_text="there may be captions that are not queued yet")
+    listed_to = models.DateTimeField(null=True, help_text="when the last caption queued was asked for")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        indexes = (models.Index(fields=["-created_at", "-id"], name="draft_request_newest"),)
+
+    def __str__(self) -> str:
+        return f"{self.style or 'comparison'}, {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class Draft(Job):
+    """What one version, in service or not, writes about one image. No list of captions shows it; where it was written
+    for a caption, that caption takes it over whole, when it is finished."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    request = models.ForeignKey(DraftRequest, on_delete=models.CASCADE, related_name="drafts")
+    image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="+")
+    version = models.ForeignKey(MapperVersion, on_delete=models.CASCADE, related_name="drafts")
+    caption = models.ForeignKey(
+        Caption, null=True, on_delete=models.CASCADE, related_name="drafts", help_text="which takes the draft over"
+    )
+    options = models.JSONField(default=dict, help_text="DecodingOptions")
+    text = models.TextField(blank=True)
+    confidence = ProbabilityField(null=True, help_text="estimated probability that it is right; null if unknown")
+    log_probability = FiniteField(null=True, help_text="mean log-probability of a token; 0 at best")
+    prefix_words = models.JSONField(
+        default=list, help_text="of each prefix vector, the nearest words of the vocabulary: [[[word, similarity]]]"
+    )
+    prefix = models.BinaryField(null=True, help_text="(K, D) float16, little-endian; of comparisons")
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta(Job.Meta):
+        constraints = [
+            *Job.Meta.constraints,
+            models.UniqueConstraint(
+                fields=["caption"], condition=Q(status__in=("queued", "running")), name="one_draft_at_a_time"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.text or f"{self.status} {self.id}"
+
+    def finish(self, at: datetime, written: dict[str, Any], **prefix: Any) -> None:
+        """Record what a worker has `written`, in the caption too that was waiting for it. Call it in a transaction."""
+        own = {name: written[name] for name in ("text", "confidence", "log_probability")}
+        if self.succeed(at, **own, **prefix) and self.caption_id:
+            waiting = Caption.objects.filter(pk=self.caption_id, status=Status.SUCCEEDED)
+            if caption := waiting.first():
+                waiting.update(**caption.kept(written))

@@ -1,0 +1,101 @@
+"""Photos, what an encoder made of them, and texts that are looked for among them."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
+
+from captioner.jobs.job import Job, JobQuerySet
+
+
+class Image(models.Model):
+    """One picture of one sender, found by the SHA-256 of the bytes uploaded.
+
+    The same bytes from somebody else are another picture: its id, its time and what it costs to look at tell nothing.
+    What is kept is a JPEG made from its pixels: upright, of a sane size, without metadata or whatever else the upload
+    held. Every picture has a file of its own name, so that deleting one can never take the file of another.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    sha256 = models.CharField(max_length=64, db_index=True, editable=False)
+    sender = models.CharField(max_length=80, blank=True, default="", db_default="", editable=False)
+    file = models.FileField(upload_to="images/", max_length=200)
+    thumbnail = models.FileField(upload_to="thumbnails/", max_length=200)
+    width = models.PositiveIntegerField()
+    height = models.PositiveIntegerField()
+    size = models.PositiveIntegerField(help_text="of the file kept, in bytes")
+    credit = models.CharField(max_length=300, blank=True, help_text="shown beside the picture, as its licence asks")
+    credit_url = models.URLField(blank=True, max_length=500)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        indexes = (models.Index(fields=["-created_at", "-id"], name="image_newest"),)
+        constraints = (
+            models.UniqueConstraint(fields=["sha256", "sender"], condition=~Q(sender=""), name="one_image_of_a_sender"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height}, {self.sha256[:8]}"
+
+    @classmethod
+    def unreferenced(cls) -> Q:
+        """Images that nothing needs: no caption, and no other row that must not lose its image."""
+        unneeded = Q()
+        for relation in cls._meta.get_fields(include_hidden=True):
+            if isinstance(relation, models.ManyToOneRel) and relation.on_delete is models.PROTECT:
+                rows = relation.related_model._base_manager.filter(**{relation.field.name: OuterRef("pk")})
+                unneeded &= ~Q(Exists(rows))
+        return unneeded
+
+
+class DiscardedFile(models.Model):
+    """A file of the storage whose row is gone and which has to go too; deleted with it."""
+
+    name = models.CharField(max_length=200, help_text="in the storage")
+    attempts = models.PositiveIntegerField(default=0, db_default=0)
+    error = models.CharField(max_length=300, blank=True, db_default="", help_text="why it could not be deleted")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("pk",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Embedding(models.Model):
+    """What one encoder makes of one image: computed once, kept."""
+
+    image = models.ForeignKey(Image, on_delete=models.CASCADE, related_name="embeddings")
+    encoder = models.CharField(max_length=200, help_text="the encoder's identity")
+    vector = models.BinaryField(help_text="float32, little-endian")
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["image", "encoder"], name="one_embedding_per_encoder"),)
+
+    def __str__(self) -> str:
+        return f"{self.image_id} by {self.encoder}"
+
+
+class TextEmbedding(Job):
+    """What the text half of an encoder makes of words that somebody searched for: computed once by a caption worker,
+    kept for a while. Whose search it was is not kept."""
+
+    encoder = models.CharField(max_length=200, help_text="the identity of the encoder's text half")
+    text = models.CharField(max_length=200)
+    vector = models.BinaryField(null=True, help_text="float32, little-endian")
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta(Job.Meta):
+        constraints = [
+            *Job.Meta.constraints,
+            models.UniqueConstraint(fields=["encoder", "text"], name="one_text_embedding_per_encoder"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.text!r} by {self.encoder}"

@@ -1,0 +1,104 @@
+"""Styles, their mapper versions, and which version serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.conf import settings
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from clipcap.fingerprint import file_sha256
+
+
+class Style(models.Model):
+    """A way of captioning."""
+
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=80)
+    description = models.TextField(blank=True)
+    is_default = models.BooleanField(default=False, help_text="used where a request names no style")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("-is_default", "slug")
+        constraints = (
+            models.UniqueConstraint(fields=["is_default"], condition=Q(is_default=True), name="one_default_style"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def active_version(self) -> MapperVersion | None:
+        """The version in service: that of the newest promotion."""
+        promotion = self.promotions.select_related("version").order_by("-pk").first()
+        return promotion.version if promotion else None
+
+
+class MapperVersion(models.Model):
+    """One trained mapper of a style. Immutable but for notes on it."""
+
+    class Origin(models.TextChoices):
+        SHIPPED = "shipped"
+        TRAINED = "trained"
+        IMPORTED = "imported"
+
+    style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="versions")
+    number = models.PositiveIntegerField(editable=False)
+    file = models.FileField(upload_to="mappers/", max_length=200)
+    size = models.PositiveBigIntegerField(default=0, editable=False, help_text="of the file, in bytes")
+    sha256 = models.CharField(max_length=64, validators=[RegexValidator(r"^[0-9a-f]{64}$")], editable=False)
+    config = models.JSONField(default=dict, editable=False)
+    encoder = models.CharField(max_length=200, blank=True, editable=False, help_text="the encoder it fits")
+    language_model = models.CharField(max_length=200, blank=True, editable=False, help_text="the LM it fits")
+    metrics = models.JSONField(default=dict, blank=True, editable=False)
+    origin = models.CharField(max_length=10, choices=Origin, editable=False)
+    load_error = models.TextField(blank=True, editable=False, help_text="why a worker could not load it")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", editable=False
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("style", "-number")
+        constraints = (models.UniqueConstraint(fields=["style", "number"], name="version_numbers_are_unique"),)
+
+    def __str__(self) -> str:
+        return f"{self.style.slug} v{self.number}"
+
+    def copied_to(self, folder: Path) -> Path:
+        """A copy of its file, the same byte for byte.
+
+        Raises:
+            ValueError: the stored file is another than was filed.
+            OSError: the storage cannot give it, or the folder not take it.
+        """
+        path = folder / Path(self.file.name or "mapper").name
+        with self.file.storage.open(str(self.file.name), "rb") as source, path.open("wb") as copy:
+            while chunk := source.read(1 << 20):
+                copy.write(chunk)
+        if file_sha256(path) != self.sha256:
+            raise ValueError(f"the stored file of {self} is damaged: its SHA-256 is another")
+        return path
+
+
+class Promotion(models.Model):
+    """Who put which version in service, when and why. The newest is the active one; history is never rewritten."""
+
+    style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="promotions")
+    version = models.ForeignKey(MapperVersion, on_delete=models.PROTECT, related_name="promotions")
+    person = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    reason = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("-pk",)
+        indexes = (models.Index(fields=["style", "-id"], name="newest_promotion"),)
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.created_at:%Y-%m-%d %H:%M}"

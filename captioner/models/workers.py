@@ -1,0 +1,68 @@
+"""Queues and the workers that serve them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+
+from captioner.jobs.job import clock
+
+SILENCE = timedelta(seconds=30)  # after which a worker counts as lost
+
+
+class Queue(models.Model):
+    """A queue that can be paused: its workers finish what they hold and claim no more. One never paused has no row."""
+
+    class Name(models.TextChoices):
+        CAPTIONS = "captions"
+        TRAINING = "training"
+
+    name = models.CharField(max_length=20, choices=Name, unique=True)
+    paused = models.BooleanField(default=False)
+    reason = models.CharField(max_length=200, blank=True)
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {'paused' if self.paused else 'open'}"
+
+    @classmethod
+    def is_paused(cls, name: str) -> bool:
+        return cls.objects.filter(name=name, paused=True).exists()
+
+
+class Worker(models.Model):
+    """A worker process and when it was last heard from."""
+
+    name = models.CharField(max_length=100, unique=True)
+    queue = models.CharField(max_length=40)
+    device = models.CharField(max_length=40, blank=True)
+    models_loaded = models.CharField(max_length=400, blank=True, help_text="identities of encoder and LM")
+    encoder = models.CharField(max_length=200, blank=True, help_text="the encoder's identity")
+    text_encoder = models.CharField(max_length=200, blank=True, help_text="that of its text half, where it has one")
+    memory_mb = models.PositiveIntegerField(default=0)
+    capacity = models.JSONField(default=dict, help_text="memory_mb of its device, and the sizes of its models")
+    trouble = models.CharField(
+        max_length=500, blank=True, db_default="", help_text="what it kept failing with, so that it has paused itself"
+    )
+    tries_again_at = models.DateTimeField(null=True)
+    started_at = models.DateTimeField(default=timezone.now)
+    seen_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("-seen_at",)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def captioning(cls) -> models.QuerySet[Worker]:
+        """The caption workers that were heard from lately and have their models loaded."""
+        lately = clock("default") - SILENCE
+        return cls.objects.filter(queue__contains="captions", seen_at__gt=lately, models_loaded__gt="")

@@ -1,0 +1,225 @@
+"""Photos found by what they show: the texts that people search for, and the index of the photos' embeddings.
+
+A text is embedded by a caption worker and kept (`TextEmbedding`); what is near to it is told by a file of all images'
+embeddings (`vectors.py`), which whoever searches feeds from the database. So the web process needs no model. Nothing
+depends on the file: what is wrong with it is logged, and it is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import statistics
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from django.conf import settings
+from django.db.models import Aggregate, QuerySet, TextField
+from numpy.typing import NDArray
+
+from captioner.jobs.job import Status, clock
+from captioner.models import Caption, Embedding, TextEmbedding
+from captioner.search.vectors import BrokenIndex, Images, VectorFile, Vectors
+
+log = logging.getLogger(__name__)
+
+LOOKED_UP = timedelta(seconds=60)  # a search that no worker gets to by then fails
+AGAIN = timedelta(seconds=30)  # after which one that failed is tried again
+PART = 1000  # embeddings added to the index at a time
+OVERLAP = 500  # by which the numbers of rows may run ahead of their commits
+CATCH_UP = 0.15  # seconds that one search spends on feeding the index
+STEADY = 60  # of reciprocal rank fusion: how much the first places count more than those behind them
+
+
+def vector_of(row: TextEmbedding | Embedding) -> Vectors:
+    """The vector of a finished row: (E,)."""
+    return np.frombuffer(bytes(row.vector or b""), "<f4")
+
+
+def known_text(encoder: str, text: str) -> TextEmbedding | None:
+    """The row of a text that is looked up or was, unless that failed some time ago.
+
+    Args:
+        encoder: the identity of the encoder's text half.
+    """
+    row = TextEmbedding.objects.filter(encoder=encoder, text=text).first()
+    if row is None or row.status not in (Status.FAILED, Status.CANCELED) or row.finished_at is None:
+        return row
+    return row if row.finished_at > clock("default") - AGAIN else None
+
+
+def queue_text(encoder: str, text: str) -> TextEmbedding:
+    """Have a text embedded by the next worker that looks."""
+    now = clock("default")
+    fresh = {"created_at": now, "rank_at": now, "deadline_at": now + LOOKED_UP}
+    row, made = TextEmbedding.objects.get_or_create(encoder=encoder, text=text, defaults=fresh)
+    if not made and row.retry(now + LOOKED_UP):
+        row.refresh_from_db()
+    return row
+
+
+def near(
+    encoder: str, vector: Vectors, listed: Iterable[QuerySet[Caption]], most: int, *, stand_out: bool
+) -> tuple[list[tuple[uuid.UUID, float]], bool]:
+    """The images nearest to a vector, of those that the `listed` captions are of, each with its cosine.
+
+    Of others nothing is told, and how long it takes does not depend on what they show.
+
+    Args:
+        encoder: the identity of the encoder's image half.
+        stand_out: only those that stand out. Most photos have nothing to do with what is searched for; how near such
+            a photo comes by chance is told by the middle and the spread of all.
+
+    Returns:
+        The images, the nearest first, and whether the index has all embeddings by now.
+
+    Raises:
+        OSError: the index cannot be written.
+    """
+    images, cosines, complete = _compare(encoder, vector)
+    mine = np.flatnonzero(_among(images[:, 0], _first_halves(listed)))
+    if stand_out and len(mine):
+        mine = mine[cosines[mine] >= _chance(cosines[mine])]
+    best = mine[np.argsort(-cosines[mine], kind="stable")][:most]
+    return [(uuid.UUID(bytes=images[row].tobytes()), float(cosines[row])) for row in best], complete
+
+
+def fuse(*rankings: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    """One ranking of several: reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009)."""
+    scores: dict[uuid.UUID, float] = {}
+    for ranking in rankings:
+        for place, key in enumerate(ranking):
+            scores[key] = scores.get(key, 0.0) + 1 / (STEADY + place)
+    return sorted(scores, key=lambda key: -scores[key])
+
+
+def rebuild() -> int:
+    """Make the index of the encoder in use anew, without what deleted images left in it, and remove those of others.
+
+    Returns:
+        How many embeddings it has.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    newest = Embedding.objects.order_by("-pk").first()
+    path = _index(newest.encoder).path if newest else None
+    for other in settings.INDEX.glob("*.vectors"):
+        if other != path:
+            other.unlink(missing_ok=True)
+    if newest is None:
+        return 0
+    index = _index(newest.encoder)
+    while True:
+        with index.growing() as mine:
+            if mine:
+                with index.replacing() as fresh:
+                    while pks := _missing(fresh, newest.encoder):
+                        _add(fresh, pks)
+                return len(index)
+        time.sleep(0.1)  # whoever searches at this moment feeds it for a moment only
+
+
+def _index(encoder: str) -> VectorFile:
+    return VectorFile(settings.INDEX / f"{hashlib.sha256(encoder.encode()).hexdigest()[:16]}.vectors")
+
+
+def _compare(encoder: str, vector: Vectors) -> tuple[Images, Vectors, bool]:
+    """All images of the index, their cosines with a vector, and whether the index has all embeddings by now."""
+    index = _index(encoder)
+    try:
+        complete = _feed(index, encoder)
+        return (*index.compare(vector), complete)
+    except BrokenIndex as error:
+        log.warning("an index is made anew", extra={"index": index.path, "error": error})
+        with index.growing() as mine:
+            if mine:
+                index.path.unlink(missing_ok=True)
+        complete = _feed(index, encoder)
+        return (*index.compare(vector), complete)
+
+
+def _feed(index: VectorFile, encoder: str) -> bool:
+    """Add what the index lacks, for some time at most; returns whether it lacks nothing then."""
+    ends = time.monotonic() + CATCH_UP
+    while _missing(index, encoder):
+        if time.monotonic() > ends:
+            return False
+        with index.growing() as mine:
+            if mine and (pks := _missing(index, encoder)):
+                _add(index, pks)
+        if not mine:
+            time.sleep(0.02)
+    return True
+
+
+def _missing(index: VectorFile, encoder: str) -> list[int]:
+    """The next embeddings that the index lacks.
+
+    They are numbered in the order in which they are written, which need not be that in which they are committed: so
+    the last numbers are looked at once more.
+
+    Raises:
+        BrokenIndex: it was fed from another database.
+    """
+    keys, images = index.newest(2 * OVERLAP)
+    known = dict(zip(keys.tolist(), images[:, 0].tolist(), strict=True))
+    since = max(known, default=0) - OVERLAP
+    rows = Embedding.objects.filter(encoder=encoder, pk__gt=since).order_by("pk").values_list("pk", "image_id")
+    missing = []
+    for pk, image in rows[: OVERLAP + PART]:
+        if pk not in known:
+            missing.append(pk)
+        elif known[pk] != int.from_bytes(image.bytes[:8], "little"):
+            raise BrokenIndex("its rows are not those of this database")
+    return missing[:PART]
+
+
+def _add(index: VectorFile, pks: list[int]) -> None:
+    rows = list(Embedding.objects.filter(pk__in=pks).order_by("pk"))
+    if rows:
+        vectors = np.stack([vector_of(row) for row in rows])
+        index.append([row.pk for row in rows], [row.image_id.bytes for row in rows], vectors)
+
+
+class _Joined(Aggregate):
+    """All different values of a column in one text, with commas: a hundred thousand rows take as long to be fetched as
+    to be found."""
+
+    function, template, output_field = "GROUP_CONCAT", "%(function)s(DISTINCT %(expressions)s)", TextField()
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = "STRING_AGG(DISTINCT %(expressions)s::text, ',')"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+
+def _first_halves(captions: Iterable[QuerySet[Caption]]) -> NDArray[np.uint64]:
+    """The first halves of the ids of the images that captions are of, in order. Two images that share theirs are as
+    unlikely as two that share the whole, and whoever shows images asks the database for them anyway."""
+    texts = [rows.order_by().aggregate(images=_Joined("image_id"))["images"] or "" for rows in captions]
+    ids = bytes.fromhex("".join(texts).replace(",", "").replace("-", ""))
+    return np.sort(np.frombuffer(ids, "<u8")[::2])
+
+
+def _among(values: NDArray[np.uint64], sorted_: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of the values are among those that are in order."""
+    if not len(sorted_):
+        return np.zeros(len(values), bool)
+    places = np.minimum(np.searchsorted(sorted_, values), len(sorted_) - 1)
+    found: NDArray[np.bool_] = sorted_[places] == values
+    return found
+
+
+def _chance(cosines: Vectors) -> float:
+    """The cosine that one of as many unrelated photos would reach by chance.
+
+    The median and the median distance from it stand for mean and deviation, since those that are related are not to
+    count; the distribution is taken to be normal.
+    """
+    middle = float(np.median(cosines))
+    spread = 1.4826 * float(np.median(np.abs(cosines - middle)))  # a normal distribution's deviation
+    return middle + spread * statistics.NormalDist().inv_cdf(1 - 1 / len(cosines)) if len(cosines) > 1 else middle

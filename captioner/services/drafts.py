@@ -1,0 +1,151 @@
+"""What versions write without being asked by a user: comparisons, and a style's captions written again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from captioner import audit, uploads
+from captioner.errors import Refused
+from captioner.jobs.job import clock
+from captioner.jobs.wakeup import ring
+from captioner.models import Caption, Draft, DraftRequest, Image, MapperVersion, Style, Viewer
+from captioner.services.captions import Upload, kept_options, lock_images, stored_image
+from clipcap.options import DecodingOptions
+
+MOST_COMPARED = {"versions": 6, "photos": 24}
+PART = 1000  # captions of a style that are queued to be rewritten in one transaction
+REWRITING = timedelta(days=7)  # how long the captions of a style may take to be rewritten; comparisons pass them
+
+
+def compare_versions(
+    *, versions: Sequence[MapperVersion], images: Sequence[Upload | Image], person: Any = None
+) -> DraftRequest:
+    """Have each of the versions, in service or not, write about each of the images; wake the workers on commit.
+
+    Raises:
+        Refused: nothing to compare or too much of it, or a file that is no picture; then nothing was queued.
+    """
+    for what, given in {"versions": versions, "photos": images}.items():
+        if not 1 <= len(given) <= MOST_COMPARED[what]:
+            raise Refused(
+                f"invalid_{what}",
+                f"choose between 1 and {MOST_COMPARED[what]} {what}, not {len(given)}",
+                status=422,
+                field=what,
+            )
+    uploads.check_pixels(image.data for image in images if isinstance(image, Upload))
+    sender = Viewer(person).sender
+    stored = {image.pk: image for image in (stored_image(image, place, sender) for place, image in enumerate(images))}
+    now = clock("default")
+    with transaction.atomic():
+        lock_images(set(stored))
+        request = DraftRequest.objects.create(person=person, created_at=now)
+        Draft.objects.bulk_create(
+            Draft(
+                request=request,
+                image=image,
+                version=version,
+                options=kept_options(DecodingOptions()),
+                created_at=now,
+                rank_at=now,
+                deadline_at=now + settings.DEADLINE,
+            )
+            for image in stored.values()
+            for version in versions
+        )
+        transaction.on_commit(ring)
+    return request
+
+
+def to_rewrite(style: Style, version: MapperVersion | None) -> QuerySet[Caption]:
+    """The captions of a style that another version wrote than this, and that none is rewriting yet."""
+    drafts = Draft.objects.unfinished().filter(caption=OuterRef("pk"))
+    return Caption.objects.filter(~Exists(drafts), ~Q(version=version), style=style, status="succeeded")
+
+
+def rewrite_captions(*, style: Style, person: Any = None) -> DraftRequest:
+    """Have the version in service write all captions of its style anew, when there is nothing else to do.
+
+    Each caption keeps its text until the new one is there, and its corrections for good. Called again, it goes on with
+    what is left.
+
+    Raises:
+        Refused: no version is in service, or it wrote all of them.
+    """
+    version = style.active_version
+    if version is None:
+        raise Refused("no_active_version", f"{style.name} has no version in service; promote one first", status=409)
+    now = clock("default")
+    if not to_rewrite(style, version).exists():
+        raise Refused("nothing_to_rewrite", f"{version} wrote all captions of {style.name}", status=409)
+    with transaction.atomic():
+        request = DraftRequest.objects.create(person=person, style=style, version=version, listing=True, created_at=now)
+        audit.record(audit.Action.SERVICE, f"captions of {style}", f"to be written anew by {version}", person)
+    list_rewritings()  # the first part at once, the others by the workers
+    return request
+
+
+def list_rewritings() -> int:
+    """Queue the next part of the captions that are to be written anew, of one request. Workers do it again and again;
+    safe to call by anyone, at any time.
+
+    Returns:
+        How many captions were queued.
+    """
+    with transaction.atomic():
+        waiting = DraftRequest.objects.filter(listing=True).order_by("created_at").select_related("style", "version")
+        if connection.features.has_select_for_update_skip_locked:
+            waiting = waiting.select_for_update(skip_locked=True, of=("self",))
+        request = waiting.first()
+        if request is None or request.style is None:
+            return 0
+        left = to_rewrite(request.style, request.version).order_by("-created_at", "-pk")
+        if request.listed_to:
+            left = left.filter(created_at__lte=request.listed_to)  # those of that very moment are drafts by now
+        # Locked, so that none is deleted before its draft refers to it; in one order, against deadlocks.
+        chosen = [pk for pk, _ in left.values_list("pk", "created_at")[:PART]]
+        captions = list(Caption.objects.select_for_update().filter(pk__in=chosen).order_by("pk"))
+        Draft.objects.bulk_create(
+            [
+                Draft(
+                    request=request,
+                    image_id=caption.image_id,
+                    version=request.version,
+                    caption=caption,
+                    options=caption.options,
+                    created_at=request.created_at,
+                    rank_at=request.created_at + REWRITING,
+                    deadline_at=request.created_at + REWRITING,
+                )
+                for caption in captions
+            ],
+            ignore_conflicts=True,  # somebody else may have begun the same
+        )
+        request.listing = len(chosen) == PART
+        request.listed_to = min((caption.created_at for caption in captions), default=request.listed_to)
+        request.save(update_fields=["listing", "listed_to"])
+        transaction.on_commit(ring)
+    return len(captions)
+
+
+def cancel_drafts(request: DraftRequest) -> int:
+    """Cancel what is not written yet.
+
+    Returns:
+        How many drafts that were.
+
+    Raises:
+        Refused: nothing is left to cancel.
+    """
+    with transaction.atomic():
+        stopped = DraftRequest.objects.filter(pk=request.pk, listing=True).update(listing=False)
+        count: int = Draft.objects.filter(request=request).cancel()
+    if not count and not stopped:
+        raise Refused("already_finished", "everything is written already", status=409)
+    return count

@@ -1,0 +1,30 @@
+"""Queues, paused and resumed."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+
+from captioner import audit
+from captioner.jobs.job import clock
+from captioner.jobs.wakeup import ring
+from captioner.models import Queue
+
+
+def pause_queue(*, name: Queue.Name, person: Any = None, reason: str = "") -> None:
+    """Let workers claim no more from a queue; what they hold they finish."""
+    values = {"paused": True, "reason": reason.strip()[:200], "person": person, "at": clock("default")}
+    with transaction.atomic():
+        Queue.objects.update_or_create(name=name, defaults=values)
+        audit.record(audit.Action.SERVICE, f"queue {name}", f"paused: {reason.strip()}", person)
+
+
+def resume_queue(*, name: Queue.Name, person: Any = None) -> None:
+    """Let workers claim from a queue again; wake them on commit."""
+    values = {"paused": False, "reason": "", "person": person, "at": clock("default")}
+    with transaction.atomic():
+        Queue.objects.update_or_create(name=name, defaults=values)
+        audit.record(audit.Action.SERVICE, f"queue {name}", "resumed", person)
+    transaction.on_commit(partial(ring, "captioner.ring" if name == Queue.Name.CAPTIONS else "training.ring"))

@@ -1,0 +1,82 @@
+"""What is deleted when its time is over, and files and rows kept together."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
+
+from captioner import storage
+from captioner.jobs.job import UNFINISHED, clock
+from captioner.models import Caption, CaptionRequest, Draft, DraftRequest, Image, TextEmbedding
+from captioner.search import meaning
+from captioner.services.idempotency import IDEMPOTENCY
+
+TEXTS_KEPT = timedelta(days=30)
+
+
+def prune(older_than: timedelta | None = None) -> dict[str, int]:
+    """Delete finished requests older than this (the setting, if None), images that nothing refers to, expired keys, and
+    what people searched for more than a month ago; and the files that could not be deleted with their rows.
+
+    Returns:
+        How many `requests` and `images` were deleted.
+    """
+    keep = (settings.KEEP_RESULTS or None) if older_than is None else older_than
+    now = clock("default")
+    CaptionRequest.objects.filter(idempotency_key__isnull=False, created_at__lt=now - IDEMPOTENCY).update(
+        idempotency_key=None, answer={}
+    )
+    TextEmbedding.objects.filter(created_at__lt=now - TEXTS_KEPT).delete()
+    requests = 0
+    if keep is not None:
+        corrected = Caption.objects.filter(request=OuterRef("pk"), corrections__isnull=False)
+        unfinished = Caption.objects.filter(request=OuterRef("pk"), status__in=UNFINISHED)
+        old = CaptionRequest.objects.filter(~Exists(corrected), ~Exists(unfinished), created_at__lt=now - keep)
+        while ids := list(old.values_list("pk", flat=True)[:500]):
+            requests += len(ids)
+            with transaction.atomic():
+                CaptionRequest.objects.filter(pk__in=ids).delete()
+        unwritten = Draft.objects.unfinished().filter(request=OuterRef("pk"))
+        DraftRequest.objects.filter(~Exists(unwritten), listing=False, created_at__lt=now - keep).delete()
+    images = 0
+    unused = Image.objects.filter(Image.unreferenced(), created_at__lt=now - timedelta(hours=1))
+    while ids := list(unused.values_list("pk", flat=True)[:500]):
+        with transaction.atomic():
+            images += delete_images(Image.objects.filter(pk__in=ids))
+    storage.finish_deletions()
+    return {"requests": requests, "images": images}
+
+
+def check_storage(older_than: timedelta, *, sweep: bool = False) -> storage.Findings:
+    """Find rows without their file, and files without a row that are older than this; `sweep` deletes the latter.
+
+    Raises:
+        Refused: it might be an upload's file that is swept, or all files would be.
+        OSError: the storage cannot be read. Other storages than folders raise errors of their own.
+    """
+    return storage.check(older_than, sweep=sweep)
+
+
+def rebuild_index() -> int:
+    """Make the index of photos anew on this machine, without what deleted photos have left in it.
+
+    Returns:
+        How many photos it has.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    return meaning.rebuild()
+
+
+def delete_images(images: QuerySet[Image]) -> int:
+    """Delete those that nothing refers to, their files on commit. Call it within a transaction."""
+    # Locked first and asked about then: whoever had them locked may have queued captions of them meanwhile.
+    locked = [image.pk for image in images.select_for_update().order_by("pk")]
+    unused = list(Image.objects.filter(Image.unreferenced(), pk__in=locked))
+    Image.objects.filter(pk__in=[image.pk for image in unused]).delete()
+    storage.discard(str(file.name) for image in unused for file in (image.file, image.thumbnail))
+    return len(unused)

@@ -1,0 +1,220 @@
+"""Photos and captions found by words and by what photos show."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import and_, or_
+from typing import Any, Literal
+
+from django.db import Error as DatabaseError
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from captioner.errors import Refused
+from captioner.jobs.job import Status
+from captioner.jobs.wakeup import ring
+from captioner.models import Caption, Correction, Embedding, Image, TextEmbedding, Viewer, Worker
+from captioner.search import meaning
+from captioner.search.vectors import BrokenIndex
+from captioner.services.visibility import get_image, visible_captions, visible_images
+from captioner.services.waiting import place_to_wait, wait_while
+
+log = logging.getLogger(__name__)
+
+MOST_WORDS = 10  # of a search
+LONGEST_SEARCH = 200  # characters
+MOST_FOUND = {"words": 1000, "meaning": 500}  # photos of one search, by each
+SIMILAR = 24
+PATIENCE = 1.0  # seconds that a search waits for a worker to look it up
+Match = Literal["words", "meaning"]
+MeaningStatus = Literal["searched", "pending", "unavailable"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photo that a search found, and by what: words in its captions, what it shows, or both."""
+
+    image: uuid.UUID
+    matched: tuple[Match, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found, the best first, and whether photos were searched by what they show.
+
+    `meaning` is `pending` where a worker has still to look at the text, or not all photos are in the index yet: the
+    same search finds more in a moment. `detail` says why it is not `searched`.
+    """
+
+    hits: list[Hit]
+    meaning: MeaningStatus
+    detail: str = ""
+
+
+def search_captions(
+    viewer: Viewer, *, text: str = "", style: str = "", status: str = "", unsure: bool = False, mine: bool = False
+) -> QuerySet[Caption]:
+    """Of what the viewer's lists show, the captions that hold every word of `text`, as written by the model or a
+    person, in the style of this slug, of this status, and unsure; an empty value is no filter."""
+    captions = visible_captions(viewer)
+    for word in _words(text):
+        corrected = Correction.objects.filter(caption=OuterRef("pk"), text__icontains=word)
+        captions = captions.filter(Q(text__icontains=word) | Exists(corrected))
+    if style:
+        captions = captions.filter(style__slug=style)
+    if status:
+        captions = captions.filter(status=status)
+    if unsure:
+        captions = captions.filter(Caption.doubtful())
+    return captions.filter(viewer.own()) if mine else captions
+
+
+def tidy_search(text: str) -> str:
+    """What somebody searches for, with single spaces; empty if there is nothing to search for.
+
+    Raises:
+        Refused: it is too long.
+    """
+    text = " ".join(text.replace("\0", "").split())
+    if len(text) > LONGEST_SEARCH:
+        raise Refused("search_too_long", f"a search has at most {LONGEST_SEARCH} characters", status=422, field="q")
+    return text
+
+
+def search_images(
+    viewer: Viewer,
+    text: str,
+    *,
+    seconds: float = PATIENCE,
+    may_ask: Callable[[], bool] = lambda: True,
+    **filters: Any,
+) -> Search:
+    """Of the images in the viewer's lists, those whose captions hold every word of `text` and those that show what it
+    means; the best first, by both rankings together.
+
+    Args:
+        seconds: how long to wait for a worker that looks up what the text means, if that is not known.
+        may_ask: called before a worker is asked for that; whether it may be.
+        filters: what else the captions of a photo have to be, as `search_captions` takes it.
+
+    Raises:
+        Refused: the text is too long.
+    """
+    text = tidy_search(text)
+    worded = _images_with_words(viewer, text, **filters)
+    near, state, detail = _images_that_show(viewer, text, seconds, may_ask)
+    # Whatever the index says, what is shown to whom is what the database says.
+    allowed = _of_images(search_captions(viewer, **filters), near)
+    near = [image for image in near if image in allowed]
+    more = _of_images(search_captions(viewer, text=text, **filters), near).difference(worded)
+    worded += [image for image in near if image in more]
+    found_by: dict[Match, set[uuid.UUID]] = {"words": set(worded), "meaning": set(near)}
+    ranking = meaning.fuse(worded, near)
+    hits = [Hit(image, tuple(way for way, images in found_by.items() if image in images)) for image in ranking]
+    return Search(hits, state, detail)
+
+
+def found_images(hits: Sequence[Hit]) -> list[Image]:
+    """The images of some of a search's hits, each with what it was `matched` by."""
+    images = Image.objects.in_bulk([hit.image for hit in hits])
+    for hit in hits:
+        if hit.image in images:
+            images[hit.image].matched = hit.matched  # type: ignore[attr-defined]
+    return [images[hit.image] for hit in hits if hit.image in images]
+
+
+def similar_images(viewer: Viewer, pk: uuid.UUID) -> list[Image]:
+    """Of the images in the viewer's lists, those that show what is most like an image, the likest first, each with its
+    `similarity`: the cosine of their embeddings.
+
+    Raises:
+        Refused: there is no such image for this viewer, or no worker has looked at it yet.
+    """
+    image = get_image(viewer, pk)
+    embedding = Embedding.objects.filter(image=image).order_by("-pk").first()
+    if embedding is None:
+        raise Refused("not_looked_at", "no worker has looked at this photo yet; try again in a moment", status=409)
+    listed = [Caption.objects.filter(part) for part in viewer.listed_parts()]
+    try:
+        near, _ = meaning.near(embedding.encoder, meaning.vector_of(embedding), listed, SIMILAR + 1, stand_out=False)
+    except (BrokenIndex, OSError) as error:
+        log.exception("the index of photos cannot be used")
+        raise Refused(
+            "index_unavailable", "the index of photos cannot be used now; the server's log says why", status=503
+        ) from error
+    found = visible_images(viewer).exclude(pk=pk).in_bulk([key for key, _ in near])
+    similar = [(found[key], cosine) for key, cosine in near if key in found][:SIMILAR]
+    for one, cosine in similar:
+        one.similarity = cosine  # type: ignore[attr-defined]
+    return [one for one, _ in similar]
+
+
+def _words(text: str) -> list[str]:
+    return text.replace("\0", "").split()[:MOST_WORDS]
+
+
+def _images_with_words(viewer: Viewer, text: str, **filters: Any) -> list[uuid.UUID]:
+    """The images whose captions hold every word, as far as they are found; those of the newest captions first.
+
+    Corrections are looked up by themselves, and the parts of the viewer's lists too: with a condition that covers all,
+    a database would look at every caption it has.
+    """
+    said = reduce(and_, (Q(text__icontains=word) for word in _words(text)), Q())
+    corrections = Correction.objects.filter(reduce(or_, (Q(text__icontains=word) for word in _words(text)), Q()))
+    most = MOST_FOUND["words"]
+    corrected = list(corrections.order_by("-pk").values_list("caption", flat=True)[:most])
+    queries = [search_captions(viewer, **filters).filter(part).filter(said) for part in viewer.listed_parts()]
+    queries.append(search_captions(viewer, text=text, **filters).filter(pk__in=corrected))
+    rows = [row for query in queries for row in query.values_list("created_at", "image")[: 3 * most]]
+    return list(dict.fromkeys(image for _, image in sorted(rows, reverse=True)))[:most]
+
+
+def _images_that_show(
+    viewer: Viewer, text: str, seconds: float, may_ask: Callable[[], bool]
+) -> tuple[list[uuid.UUID], MeaningStatus, str]:
+    """The images that show what a text means, the nearest first; then the state of that search, and why it is so."""
+    worker = Worker.captioning().order_by("-started_at").first()
+    if worker is None:
+        return [], "unavailable", "no worker is there to look up what it means"
+    if not worker.text_encoder:
+        return [], "unavailable", "the encoder in use has no text half, so photos cannot be compared with text"
+    try:
+        row = _looked_up(worker.text_encoder, text.lower(), seconds, may_ask)
+        if row is None:
+            return [], "unavailable", "there were too many new searches in a short time; try again in a minute"
+        if not row.finished:
+            return [], "pending", "what it means is still being looked up"
+        if row.status != Status.SUCCEEDED:
+            return [], "unavailable", "a worker failed to look up what it means; try again in a minute"
+        listed = [Caption.objects.filter(part) for part in viewer.listed_parts()]
+        most = MOST_FOUND["meaning"]
+        near, complete = meaning.near(worker.encoder, meaning.vector_of(row), listed, most, stand_out=True)
+    except (DatabaseError, BrokenIndex, OSError):  # words are searched all the same
+        log.exception("photos cannot be searched by what they show")
+        return [], "unavailable", "the index of photos cannot be used now"
+    images = [image for image, _ in near]
+    return (images, "searched", "") if complete else (images, "pending", "not all photos are in the index yet")
+
+
+def _looked_up(encoder: str, text: str, seconds: float, may_ask: Callable[[], bool]) -> TextEmbedding | None:
+    """What a text means to an encoder's text half, as far as it is known after some seconds; None if nobody may ask."""
+    row = meaning.known_text(encoder, text)
+    if row is None:
+        if not may_ask():
+            return None
+        row = meaning.queue_text(encoder, text)
+        ring()
+    if not row.finished:
+        with place_to_wait() as place:
+            left = TextEmbedding.objects.filter(pk=row.pk).unfinished()
+            wait_while(left.exists, seconds if place else 0)
+        row.refresh_from_db()
+    return row
+
+
+def _of_images(captions: QuerySet[Caption], images: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Which of the images have some of the captions."""
+    return set(captions.filter(image__in=images).order_by().values_list("image", flat=True).distinct())

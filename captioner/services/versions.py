@@ -1,0 +1,248 @@
+"""Mapper versions: imported, promoted, deleted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.files import File
+from django.db import Error as DatabaseError
+from django.db import IntegrityError, transaction
+from django.db.models import Max, ProtectedError
+
+from captioner import audit, storage
+from captioner.errors import Refused
+from captioner.models import MapperVersion, Promotion, Style
+from captioner.services.captions import tidy_name
+from clipcap.fingerprint import file_sha256
+
+log = logging.getLogger(__name__)
+
+LONGEST_CHECK = 300  # seconds for looking at an uploaded mapper
+
+
+def register_version(
+    *,
+    style: Style,
+    path: Path,
+    origin: MapperVersion.Origin,
+    person: Any = None,
+    metrics: dict[str, Any] | None = None,
+) -> MapperVersion:
+    """File a mapper as the next version of a style. It is read first, which loads torch: for commands and workers.
+
+    Raises:
+        CheckpointError: the file is unusable.
+    """
+    with stored_version(style=style, path=path, origin=origin, person=person, metrics=metrics) as version:
+        file_version(version)
+    return version
+
+
+@contextmanager
+def stored_version(
+    *,
+    style: Style,
+    path: Path,
+    origin: MapperVersion.Origin,
+    person: Any = None,
+    metrics: dict[str, Any] | None = None,
+) -> Iterator[MapperVersion]:
+    """A mapper read and stored, for the block to file as a version (`file_version`) in a transaction of its own.
+
+    Apart from that, because on SQLite a transaction keeps all other writers waiting. If the block fails, the stored
+    file goes again.
+
+    Raises:
+        CheckpointError: the file is unusable.
+    """
+    from clipcap.checkpoint import load_mapper
+
+    fields = {**load_mapper(path).described(), "metrics": metrics or {}, "origin": origin, "created_by": person}
+    with _stored_file(style, path, path.suffix, **fields) as version:
+        yield version
+
+
+def file_version(version: MapperVersion) -> None:
+    """Give a stored mapper a row and its style's next number. Locks the style; may be repeated after a rollback."""
+    with transaction.atomic():
+        Style.objects.select_for_update().get(pk=version.style_id)  # numbers are given one at a time
+        last = MapperVersion.objects.filter(style=version.style_id).aggregate(last=Max("number"))["last"]
+        version.pk, version.number = None, (last or 0) + 1
+        version.save(force_insert=True)
+
+
+def import_version(
+    *, style: Style, file: File[bytes], name: str, person: Any = None, normalize: bool | None = None
+) -> MapperVersion:
+    """File an uploaded mapper, in our format or the authors' `.pt`, as the next version of a style.
+
+    It is stored in our format, in which a file says how its mapper was trained.
+
+    Args:
+        normalize: whether it was trained on embeddings divided by their norm. Our format says so itself; of the
+            authors' it is guessed unless given, and the version's config tells which.
+
+    Raises:
+        Refused: it cannot be used, or not be looked at in time.
+    """
+    with _room(), tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
+        path, ours = Path(folder) / "mapper", Path(folder) / "ours.safetensors"
+        with path.open("wb") as copy:
+            for chunk in file.chunks():
+                copy.write(chunk)
+        known = {True: ["--normalize"], False: ["--no-normalize"], None: []}[normalize]
+        found = check_mapper(path, tidy_name(name), *known, "--write", str(ours))
+        origin = MapperVersion.Origin.IMPORTED
+        filed = _stored_file(
+            style, ours if ours.exists() else path, ours.suffix, origin=origin, created_by=person, **found
+        )
+        with filed as version, transaction.atomic():
+            file_version(version)
+            audit.record(audit.Action.IMPORTED, f"version {version}", tidy_name(name), person)
+        return version
+
+
+def check_mapper(path: Path, name: str, *options: str) -> dict[str, Any]:
+    """Whether a file is a mapper that fits the models which workers load, and writes a caption with them.
+
+    A process of its own looks at it: that loads torch, and what a hostile file may do to it ends with it.
+
+    Args:
+        name: what the file is to be called in what people are told.
+        options: of the command `check_mapper`.
+
+    Returns:
+        Fields of a version: `config`, `encoder` and `language_model`.
+
+    Raises:
+        Refused: it cannot be used, or not be looked at in time.
+    """
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "check_mapper", str(path), *options]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CHECK, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise Refused(
+            "check_timed_out",
+            f"the file could not be checked within {LONGEST_CHECK} seconds; try again",
+            status=503,
+        ) from error
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as error:
+        log.warning("a mapper could not be checked", extra={"rc": done.returncode, "said": done.stderr[-2000:]})
+        raise Refused(
+            "check_failed", "the file could not be checked; the web server's log has the details", status=500
+        ) from error
+    if "error" in found:
+        raise Refused("invalid_mapper", found["error"].replace(str(path), name), status=422, field="file")
+    return found
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Refuse what there is no room for.
+
+    Raises:
+        Refused: a file could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Refused(
+            "storage_full",
+            f"the file could not be stored ({error.strerror or error}); make room and try again",
+            status=507,
+        ) from error
+
+
+@contextmanager
+def _stored_file(style: Style, path: Path, suffix: str, **fields: Any) -> Iterator[MapperVersion]:
+    version = MapperVersion(style=style, sha256=file_sha256(path), size=path.stat().st_size, **fields)
+    name = f"{style.slug}-{uuid.uuid4()}{suffix}"
+    stored = version.file.field.generate_filename(version, name)  # one that was not written whole is there in part
+    try:
+        with path.open("rb") as file:
+            version.file.save(name, File(file), save=False)
+        yield version
+    except BaseException:
+        # A connection lost at the very commit leaves open whether there is a row; where there is, its file stays.
+        with suppress(DatabaseError):
+            if not MapperVersion.objects.filter(file=stored).exists():
+                version.file.storage.delete(stored)
+        raise
+
+
+def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> Promotion:
+    """Put a version in service; workers use it from their next batch on. Promoting an older one is a rollback.
+
+    Raises:
+        Refused: it is in service already, it or its file is gone, or it was judged worse, never served before, and
+            nobody says why it should; or it came from elsewhere, never served before or not any more, and cannot write.
+    """
+    judged_worse = version.metrics.get("verdict") == "worse"
+    if judged_worse and not reason.strip() and not version.promotions.exists():
+        raise Refused(
+            "reason_required",
+            f"{version} was judged worse than the version in service; give the reason why it should serve all the same",
+            status=422,
+            field="reason",
+        )
+    if not version.file.storage.exists(str(version.file.name)):
+        raise Refused("file_missing", f"the file of {version} is not in the storage; it cannot serve", status=409)
+    imported = version.origin == MapperVersion.Origin.IMPORTED  # others were tried by their tests, or by their run
+    if version.load_error or (imported and not version.promotions.exists()):
+        _check_stored(version)
+    with transaction.atomic():
+        style = Style.objects.select_for_update().get(pk=version.style_id)
+        if style.active_version == version:
+            raise Refused("already_active", f"{version} is in service already", status=409)
+        if not style.versions.filter(pk=version.pk).exists():
+            raise Refused("not_found", f"{version} was deleted at this very moment; promote another", status=404)
+        audit.record(audit.Action.PROMOTED, version, reason.strip(), person)
+        return Promotion.objects.create(style=style, version=version, person=person, reason=reason.strip())
+
+
+def _check_stored(version: MapperVersion) -> None:
+    with tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
+        try:
+            path = version.copied_to(Path(folder))
+        except (ValueError, OSError) as error:
+            cause = (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
+            raise Refused("file_damaged", f"the file of {version} cannot be used: {cause}", status=409) from error
+        check_mapper(path, f"of {version}")
+
+
+def delete_version(version: MapperVersion) -> None:
+    """Delete a version that never served, with its file.
+
+    Raises:
+        Refused: it is in service or in the history, wrote a caption, or a run started from it.
+    """
+    try:
+        with transaction.atomic():
+            Style.objects.select_for_update().get(pk=version.style_id)  # nobody promotes it meanwhile
+            if version.promotions.exists():
+                raise Refused(
+                    "version_in_use", f"{version} is in service or in the history of promotions; it stays", status=409
+                )
+            if version.captions.exists():
+                raise Refused("version_in_use", f"{version} wrote captions that are kept; it stays", status=409)
+            audit.record(audit.Action.DELETED, f"version {version}")
+            version.delete()
+            storage.discard([str(version.file.name)])
+    except (ProtectedError, IntegrityError) as error:
+        raise Refused(
+            "version_in_use",
+            f"a training run started from {version}, or it came into use at this very moment; it stays",
+            status=409,
+        ) from error

@@ -1,0 +1,140 @@
+"""What all pages have in common: who asks, what may go wrong, filters."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from functools import wraps
+from types import SimpleNamespace
+from typing import Any, Concatenate, ParamSpec
+
+from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
+from django.core.files.uploadedfile import UploadedFile
+from django.db.models import Prefetch, Q, QuerySet
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import render, resolve_url
+
+from captioner import services
+from captioner.api.permissions import WritesThrottle
+from captioner.errors import Refused
+from captioner.models import Caption, Image, Style, Viewer
+from captioner.web.viewer import viewer_of
+
+OPTIONS = {"captions": 3}  # the beam keeps more than that anyway, so alternatives cost nothing
+PHOTOS = 24  # in a page of the gallery
+P = ParamSpec("P")
+View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
+
+
+def page(view: Callable[Concatenate[HttpRequest, Viewer, P], HttpResponseBase]) -> View[P]:
+    """Give a view its viewer, ask strangers to sign in where the site wants that, and say what is refused and why."""
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        if not settings.ANONYMOUS and not request.user.is_authenticated:
+            return _sign_in(request)
+        try:
+            return view(request, viewer_of(request, create=request.method == "POST"), *args, **kwargs)
+        except Refused as error:
+            return refusal(request, error)
+
+    return wrapped
+
+
+def _sign_in(request: HttpRequest) -> HttpResponse:
+    if request.headers.get("HX-Request") or wants_json(request):
+        url = resolve_url(settings.LOGIN_URL)
+        return JsonResponse({"detail": "you are signed out; sign in again"}, status=401, headers={"HX-Redirect": url})
+    return redirect_to_login(request.get_full_path() if request.method == "GET" else resolve_url("home"))
+
+
+def refusal(request: HttpRequest, error: Refused) -> HttpResponse:
+    """What is refused and why, as a page or for the page's script."""
+    if request.headers.get("HX-Request") or wants_json(request):
+        response: HttpResponse = JsonResponse({"detail": error.detail}, status=error.status)
+    else:
+        response = render(request, "captioner/refused.html", {"error": error}, status=error.status)
+    if "wait" in error.extra:
+        response["Retry-After"] = error.extra["wait"]
+    return response
+
+
+def wants_json(request: HttpRequest) -> bool:
+    return request.headers.get("Accept") == "application/json"
+
+
+def posted(file: UploadedFile[bytes]) -> bytes:
+    """What a file holds; one over the limit is refused by its length, and for that need not be read to its end."""
+    file.seek(0)
+    data: bytes = file.read(settings.MAX_UPLOAD_BYTES + 1)
+    return data
+
+
+def throttle(request: HttpRequest) -> None:
+    """Count a photo by the API's own rate.
+
+    Raises:
+        Refused: there were too many.
+    """
+    throttle = WritesThrottle()
+    if not throttle.allow_request(request, SimpleNamespace(action="create")):
+        wait = max(1, round(throttle.wait() or 1))
+        raise Refused("throttled", f"too many photos in a short time; go on in {wait} s", status=429, wait=wait)
+
+
+def of_style(caption: Caption) -> tuple[bool, str]:
+    """The order of styles: the default one first."""
+    return not caption.style.is_default, caption.style.slug
+
+
+def in_service() -> list[Style]:
+    """The styles to choose from; pages say so where there are none."""
+    try:
+        return services.choose_styles(["all"])
+    except Refused:
+        return []
+
+
+def filters_of(request: HttpRequest) -> dict[str, Any]:
+    given = request.GET
+    return {
+        "text": given.get("q", ""),
+        "style": given.get("style", ""),
+        "status": given.get("status", ""),
+        "unsure": given.get("unsure") == "true",
+        "mine": "mine" in given,
+    }
+
+
+def few(captions: QuerySet[Caption]) -> Prefetch[str, QuerySet[Caption], str]:
+    """The newest few of the captions of each image, as `image.found`."""
+    return Prefetch("captions", captions[:3], to_attr="found")
+
+
+def newest(viewer: Viewer, filters: dict[str, Any], cursor: str) -> tuple[list[Image], str]:
+    """A page of the photos whose captions pass the filters, and where the next one begins."""
+    captions = services.search_captions(viewer, **filters)
+    found = after(services.visible_images(viewer, captions), cursor)
+    images = list(found.prefetch_related(few(captions))[: PHOTOS + 1])
+    last = images[PHOTOS - 1] if len(images) > PHOTOS else None
+    return images[:PHOTOS], f"{last.created_at.isoformat()}~{last.pk}" if last else ""
+
+
+def after(images: QuerySet[Image], cursor: str) -> QuerySet[Image]:
+    """The images that follow the one a cursor names; all, if it is none."""
+    moment, _, pk = cursor.partition("~")
+    try:
+        at, key = datetime.fromisoformat(moment), uuid.UUID(pk)
+    except ValueError:
+        return images
+    return images.filter(Q(created_at__lt=at) | Q(created_at=at, pk__lt=key)) if at.tzinfo else images
+
+
+def as_uuid(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None

@@ -1,0 +1,24 @@
+"""The addresses of the pages."""
+
+from django.urls import path
+
+from captioner.web import captions, exports, views
+
+urlpatterns = [
+    path("", views.home, name="home"),
+    path("upload/", views.upload, name="upload"),
+    path("progress/", views.progress, name="progress"),
+    path("requests/<uuid:pk>/", views.request_page, name="request"),
+    path("gallery/", views.gallery, name="gallery"),
+    path("gallery/captions.json", exports.download, {"format": "json"}, name="download-json"),
+    path("gallery/captions.csv", exports.download, {"format": "csv"}, name="download-csv"),
+    path("images/<uuid:pk>/", views.image_page, name="image"),
+    path("images/<uuid:pk>/similar/", views.similar, name="image-similar"),
+    path("images/<uuid:pk>/file", exports.serve_image, {"kind": "file"}, name="image-file"),
+    path("images/<uuid:pk>/thumbnail", exports.serve_image, {"kind": "thumbnail"}, name="image-thumbnail"),
+    path("images/<uuid:pk>/captions/", views.caption_image, name="image-captions"),
+    path("captions/<uuid:pk>/correct/", captions.correct, name="caption-correct"),
+    path("captions/<uuid:pk>/retry/", captions.retry, name="caption-retry"),
+    path("captions/<uuid:pk>/cancel/", captions.cancel, name="caption-cancel"),
+    path("captions/<uuid:pk>/delete/", captions.delete, name="caption-delete"),
+]

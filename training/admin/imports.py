@@ -1,0 +1,80 @@
+"""Imports in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern
+
+from captioner import audit
+from captioner.admin.base import ReadOnly
+from captioner.admin.parameters import as_int
+from captioner.jobs.job import Status
+from training import services
+from training.datasets.importer import refused_csv
+from training.models import Import
+
+REFUSED_SHOWN = 50
+
+
+@admin.register(Import)
+class ImportAdmin(ReadOnly):
+    """Imports of examples, live."""
+
+    list_display = ("name", "style", "status", "rows", "accepted", "duplicates", "person", "created_at")
+    list_filter = ("status", "style")
+    list_select_related = ("style", "person")
+
+    def get_urls(self) -> list[URLPattern]:
+        """With the live part of an import's page and its refused rows."""
+        view = "training.view_import"
+        return [
+            self.route("<int:pk>/live/", self.live, "live", view),
+            self.route("<int:pk>/refused.csv", self.refused, "refused", view),
+            self.route("<int:pk>/cancel/", self.cancel, "cancel", "training.change_import", "POST"),
+            self.route("<int:pk>/resume/", self.resume, "resume", "training.change_import", "POST"),
+            *super().get_urls(),
+        ]
+
+    def resume(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Queue a stopped import again, to go on behind its last row."""
+        return self.done(request, services.resume_import(self.viewed(request, pk)), "the import is queued again")
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """How far an import is, and what of it was refused."""
+        batch = self.viewed(request, as_int(object_id))
+        return self.page(request, "admin/training/import.html", str(batch), up=batch.style, **self._standing(batch))
+
+    def live(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """How far it is now, to be swapped in."""
+        services.look_after()
+        return self.page(request, "admin/training/import_live.html", "", **self._standing(self.viewed(request, pk)))
+
+    def refused(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """The rows that were refused, as CSV."""
+        batch = self.viewed(request, pk)
+        audit.record(audit.Action.EXPORTED, f"refused rows of {batch}")
+        response = StreamingHttpResponse(refused_csv(batch), content_type="text/csv; charset=utf-8")
+        response["Content-Disposition"] = f'attachment; filename="refused-{batch.pk}.csv"'
+        return response
+
+    def cancel(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Cancel an unfinished import; what came in stays."""
+        batch = self.viewed(request, pk)
+        services.cancel_import(batch)
+        return self.done(request, batch, "the import is canceled; what came in stays")
+
+    def _standing(self, batch: Import) -> dict[str, Any]:
+        stopped = batch.status in (Status.FAILED, Status.CANCELED)
+        return {
+            "batch": batch,
+            "stopped": stopped,
+            "there": stopped and services.is_there(batch),
+            "refused_count": batch.refused.count(),
+            "refused_rows": batch.refused.all()[:REFUSED_SHOWN],
+        }

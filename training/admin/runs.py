@@ -1,0 +1,119 @@
+"""Training runs in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern
+
+from captioner.admin.base import ReadOnly, each
+from captioner.admin.parameters import as_int
+from captioner.admin.plots import loss_curves, score_bars
+from captioner.jobs.job import Status
+from training import services
+from training.dashboard import standing
+from training.models import Checkpoint, TrainingRun
+
+
+@admin.register(TrainingRun)
+class TrainingRunAdmin(ReadOnly):
+    """Retrainings, live."""
+
+    list_display = ("__str__", "style", "status", "verdict", "version", "examples", "person", "created_at")
+    list_filter = ("status", "verdict", "style")
+    list_select_related = ("style", "person", "version__style")
+    actions = ("cancel_chosen",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TrainingRun]:
+        return light(super().get_queryset(request))
+
+    def has_steer_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("training.change_trainingrun")
+
+    @admin.action(description="Cancel", permissions=["steer"])
+    def cancel_chosen(self, request: HttpRequest, queryset: QuerySet[TrainingRun]) -> None:
+        each(request, queryset, services.cancel_run, "runs are canceled")
+
+    def get_urls(self) -> list[URLPattern]:
+        """With the live part of a run's page and its buttons."""
+        change = "training.change_trainingrun"
+        return [
+            self.route("<int:pk>/live/", self.live, "live", "training.view_trainingrun"),
+            self.route("<int:pk>/cancel/", self.cancel, "cancel", change, "POST"),
+            self.route("<int:pk>/resume/", self.resume, "resume", change, "POST"),
+            *super().get_urls(),
+        ]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """A run from its queueing to its verdict."""
+        run = self.viewed(request, as_int(object_id), RUNS)
+        title = f"Run {run.pk} of {run.style}"
+        return self.page(request, "admin/training/run.html", title, up=run.style, **_run_context(run))
+
+    def live(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """How it stands now, to be swapped in."""
+        services.look_after()
+        return self.page(request, "admin/training/run_live.html", "", **_run_context(self.viewed(request, pk, RUNS)))
+
+    def cancel(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Cancel an unfinished run."""
+        return self.done(request, services.cancel_run(self.viewed(request, pk)), "the run is canceled")
+
+    def resume(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Queue a stopped run again, to go on from its last checkpoint."""
+        return self.done(request, services.resume_run(self.viewed(request, pk)), "the run is queued again")
+
+
+RUNS = TrainingRun.objects.select_related("style", "person", "version__style", "base__style")
+
+
+def light(runs: QuerySet[TrainingRun]) -> QuerySet[TrainingRun]:
+    """Runs for a list, without what only their pages show."""
+    return runs.defer("curve", "comparison", "metrics", "progress")
+
+
+def _run_context(run: TrainingRun) -> dict[str, Any]:
+    checkpoints = list(run.checkpoints.all())
+    metrics = run.metrics
+    scores = {name: metrics[name]["scores"] for name in ("candidate", "active") if name in metrics}
+    active = metrics.get("active_version", "in service")
+    names = [name for name in scores.get("candidate", {}) if not name.startswith("Bleu") or name == "Bleu_4"]
+    labels = {"candidate": "candidate", "active": active}
+    drawn = {n: {labels[who]: values[n] for who, values in scores.items() if n in values} for n in names}
+    return {
+        "run": run,
+        "standing": standing(run),
+        "steerable": run.status in (Status.FAILED, Status.CANCELED),
+        "curves": loss_curves(run.curve, [(c.step, c.training_loss, c.validation_loss) for c in checkpoints]),
+        "checkpoints": checkpoints,
+        "samples": _samples(checkpoints),
+        "events": run.events.order_by("-pk")[:30],
+        "scores": [(name, scores["candidate"][name], scores.get("active", {}).get(name)) for name in names],
+        "bars": score_bars(drawn, "Scores on the held-out images") if drawn else "",
+        "active_name": active,
+        "options": {name: value for name, value in run.options.items() if run.base_id is None or name not in NEW_ONLY},
+        "serving": run.version is not None and run.style.active_version == run.version,
+    }
+
+
+NEW_ONLY = ("mapper", "prefix_length", "layers")  # options that say nothing of a run from an earlier version
+
+
+def _samples(checkpoints: list[Checkpoint]) -> list[dict[str, Any]]:
+    """For each of the held-out photos, what was written about it from checkpoint to checkpoint, repetitions merged."""
+    photos: dict[str, dict[str, Any]] = {}
+    for checkpoint in checkpoints:
+        for sample in checkpoint.samples:
+            photo = photos.setdefault(sample["image"], {**sample, "texts": []})
+            texts = photo["texts"]
+            if texts and texts[-1]["text"] == sample["text"]:
+                texts[-1]["last"] = checkpoint.epoch
+            else:
+                texts.append({"first": checkpoint.epoch, "last": checkpoint.epoch, "text": sample["text"]})
+    return list(photos.values())

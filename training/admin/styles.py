@@ -1,0 +1,218 @@
+"""A style in the admin, from its examples to its policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.forms import Form
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.urls import URLPattern
+
+from captioner import services as captioner_services
+from captioner.admin import dashboard
+from captioner.admin.base import Page, counted, each, so_many
+from captioner.admin.parameters import as_int
+from captioner.admin.plots import bars
+from captioner.errors import Refused
+from captioner.models import MapperVersion, Promotion, Style
+from training import services
+from training.admin.runs import light
+from training.datasets.statistics import statistics
+from training.forms import ImportForm, RetrainForm
+from training.models import Policy
+
+VERSIONS_SHOWN = 20
+START = "training.add_trainingrun"
+
+
+if TYPE_CHECKING:
+    StackedInline = admin.StackedInline[Any, Any]
+else:
+    StackedInline = admin.StackedInline
+
+
+class PolicyInline(StackedInline):
+    """When a style is retrained by itself, and what becomes of the result."""
+
+    model = Policy
+    can_delete = False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """The gate may put versions in service: it is set by those who may."""
+        gate = ("metric", "margin", "if_better")
+        return () if request.user.has_perm("captioner.add_promotion") else gate
+
+
+@admin.register(Style)
+class StyleAdmin(Page):
+    """Styles: what they are, what serves, what they learn from."""
+
+    list_display = ("name", "slug", "is_default", "in_service", "cider", "created_at")
+    fields = ("name", "slug", "description", "is_default")
+    inlines = (PolicyInline,)
+    actions = ("retrain_chosen",)
+    change_form_template = "admin/training/style.html"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Style]:
+        """With number and metrics of the version in service."""
+        newest = Promotion.objects.filter(style=OuterRef("pk")).order_by("-pk")
+        styles: QuerySet[Style] = super().get_queryset(request)
+        return styles.annotate(
+            serving_number=Subquery(newest.values("version__number")[:1]),
+            serving_metrics=Subquery(newest.values("version__metrics")[:1]),
+        )
+
+    @admin.display(description="in service")
+    def in_service(self, style: Any) -> str:
+        return f"v{style.serving_number}" if style.serving_number else "nothing yet"
+
+    @admin.display(description="CIDEr")
+    def cider(self, style: Any) -> str:
+        score = dashboard.score(MapperVersion(metrics=style.serving_metrics or {}))
+        return "" if score is None else f"{score:.3f}"
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """The slug is part of the API's addresses; the default is moved by its own button, from one to another."""
+        return ("is_default", "slug") if obj else ("is_default",)
+
+    def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> dict[str, Sequence[str]]:
+        return {} if obj else {"slug": ("name",)}
+
+    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
+        """The policy, once there is a style for it."""
+        return self.inlines if obj else ()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A style that has a history stays."""
+        if obj and (obj.versions.exists() or obj.examples.exists() or obj.captions.exists()):
+            return False
+        return obj is not None and super().has_delete_permission(request, obj)
+
+    def has_train_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(START)
+
+    @admin.action(description="Retrain with the usual options", permissions=["train"])
+    def retrain_chosen(self, request: HttpRequest, queryset: QuerySet[Style]) -> None:
+        each(request, queryset, lambda s: services.start_run(style=s, person=request.user), "runs are queued")
+
+    def get_urls(self) -> list[URLPattern]:
+        """With a style's forms and its dataset."""
+        posts = ("GET", "POST")
+        return [
+            self.route("<int:pk>/default/", self.make_default, "default", "captioner.change_style", "POST"),
+            self.route("<int:pk>/rewrite/", self.rewrite, "rewrite", "captioner.add_draftrequest", *posts),
+            self.route("<int:pk>/retrain/", self.retrain, "retrain", START, *posts),
+            self.route("<int:pk>/import/", self.import_examples, "import", "training.add_import", *posts),
+            self.route("<int:pk>/take/", self.take_corrections, "take", "training.add_example", "POST"),
+            self.route("<int:pk>/dataset/", self.dataset, "dataset", "training.view_example"),
+            *super().get_urls(),
+        ]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The form, and below it what serves, the versions, the runs and the history."""
+        style = self.viewed(request, as_int(object_id))
+        active = style.active_version
+        versions = style.versions.select_related("style", "created_by").order_by("-number")[:VERSIONS_SHOWN]
+        context = {
+            "style": style,
+            "active": active,
+            "active_score": dashboard.score(active),
+            "versions": [(version, dashboard.score(version), version == active) for version in versions],
+            "promotions": style.promotions.select_related("version__style", "person")[:VERSIONS_SHOWN],
+            "runs": light(style.runs).select_related("style", "person", "version__style")[:10],
+            "imports": style.imports.select_related("person")[:5],
+            "open_corrections": services.open_corrections(style).count(),
+        }
+        return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
+
+    def make_default(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Use the style wherever a request names none."""
+        style = self.viewed(request, pk)
+        captioner_services.set_default_style(style)
+        return self.done(request, style, f"{style} is used where a request names no style")
+
+    def rewrite(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Have the version in service write the style's captions anew, after asking."""
+        style = self.viewed(request, pk)
+        if not request.user.has_perm("captioner.change_caption"):
+            raise PermissionDenied
+        if request.method == "POST":
+            drafts = captioner_services.rewrite_captions(style=style, person=request.user)
+            self.log_change(request, style, "had its captions written anew")
+            return redirect("admin:captioner_draftrequest_change", drafts.pk)
+        count = so_many(counted(captioner_services.to_rewrite(style, style.active_version)))
+        return self.page(
+            request,
+            "admin/form_page.html",
+            f"Write the captions of {style} anew?",
+            form=Form(),
+            button="Write them anew",
+            text=f"{count} captions were written by another version than the one in service, {style.active_version}. "
+            "Each keeps its text until the new one is there, and people's corrections stay. Captions that somebody "
+            "waits for come first.",
+            up=style,
+        )
+
+    def retrain(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Choose the options of a run, and start it."""
+        style = self.viewed(request, pk)
+        initial = {} if style.active_version else {"start": "scratch"}
+        form = RetrainForm(request.POST or None, initial=initial)
+        if request.method == "POST" and form.is_valid():
+            try:
+                run = services.start_run(style=style, options=form.cleaned_data, person=request.user)
+            except Refused as error:
+                form.refuse(error)
+            else:
+                self.log_change(request, style, f"started {run}")
+                return redirect("admin:training_trainingrun_change", run.pk)
+        text = f"{style.examples.count():,} examples are in the dataset."
+        return self.page(
+            request, "admin/form_page.html", f"Retrain {style}", form=form, button="Start the run", text=text, up=style
+        )
+
+    def import_examples(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Choose a file of examples, and have it imported."""
+        style = self.viewed(request, pk)
+        form = ImportForm(request.POST or None, request.FILES or None)
+        if request.method == "POST" and form.is_valid():
+            file = form.cleaned_data["file"]
+            try:
+                batch = services.start_import(style=style, file=file, name=file.name, person=request.user)
+            except Refused as error:
+                form.add_error("file", error.detail)
+            else:
+                self.log_change(request, style, f"imports {batch.name}")
+                return redirect("admin:training_import_change", batch.pk)
+        title = f"Import examples of {style}"
+        return self.page(request, "admin/form_page.html", title, form=form, button="Import", up=style)
+
+    def take_corrections(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Make examples of all corrections that are none yet."""
+        style = self.viewed(request, pk)
+        count = services.take_corrections(services.open_corrections(style))
+        return self.done(request, style, f"{count:,} corrections are new in the dataset of {style}")
+
+    def dataset(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """What a style learns from, in numbers and samples."""
+        style = self.viewed(request, pk)
+        found = statistics(style)
+        lengths = dict(found["words"]["histogram"])
+        words = range(min(lengths, default=0), max(lengths, default=0) + 1)
+        return self.page(
+            request,
+            "admin/training/dataset.html",
+            f"Dataset of {style}",
+            style=style,
+            up=style,
+            found=found,
+            lengths=bars([str(n) for n in words], {"captions": [lengths.get(n, 0) for n in words]}, "Words a caption"),
+        )

@@ -1,0 +1,117 @@
+"""Examples: added, taken from corrections, left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
+
+from captioner.errors import Refused
+from captioner.jobs.job import clock
+from captioner.models import Correction, Image, Style
+from clipcap.words import has_word
+from training.models import Example, TrainingRun, is_held_out
+from training.options import RunOptions
+from training.splits import settle
+
+PART = 500  # corrections taken in one transaction
+
+
+def caption_text(text: str) -> str:
+    """A caption as examples keep it: one line, without what no database keeps.
+
+    Raises:
+        Refused: it is empty, too long or without a word, or holds what is no character.
+    """
+    text = " ".join(text.replace("\0", "").split())
+    if not 1 <= len(text) <= 500:
+        raise Refused("invalid_text", "a caption has between 1 and 500 characters", status=422)
+    if not has_word(text):
+        raise Refused("invalid_text", "the caption has no word, and nothing can be learned from it", status=422)
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):  # halves of characters, from \u in JSON
+        raise Refused("invalid_text", "the caption holds broken characters; write it in UTF-8", status=422)
+    return text
+
+
+def add_example(
+    *, style: Style, image: Image, text: str, source: str, correction: Correction | None = None, batch: Any = None
+) -> bool:
+    """Add an image with a caption to a style's dataset.
+
+    Returns:
+        Whether it is new there.
+
+    Raises:
+        Refused: as `caption_text`.
+    """
+    with transaction.atomic():
+        _, created = Example.objects.get_or_create(
+            style=style,
+            image=image,
+            text=caption_text(text),
+            defaults={
+                "source": source,
+                "held_out": settle({image.pk: is_held_out(image)}, {})[image.pk],
+                "correction": correction,
+                "batch": batch,
+            },
+        )
+    return created
+
+
+def open_corrections(style: Style) -> QuerySet[Correction]:
+    """The corrections of a style's captions that nobody has considered yet; of each caption the newest alone."""
+    newer = Correction.objects.filter(caption=OuterRef("caption"), pk__gt=OuterRef("pk"))
+    return (
+        Correction.objects.filter(~Exists(newer), caption__style=style, considered_at=None)
+        .select_related("caption__image", "caption__style")
+        .order_by("pk")
+    )
+
+
+def take_corrections(corrections: QuerySet[Correction]) -> int:
+    """Make examples of people's corrections; what has no word is left out.
+
+    Returns:
+        How many are new in their dataset.
+    """
+    count, last = 0, 0
+    while part := list(corrections.filter(pk__gt=last).order_by("pk")[:PART]):
+        last = part[-1].pk
+        with transaction.atomic():
+            for correction in part:
+                with suppress(Refused):
+                    count += add_example(
+                        style=correction.caption.style,
+                        image=correction.caption.image,
+                        text=correction.text,
+                        source=Example.Source.CORRECTION,
+                        correction=correction,
+                    )
+            leave_out(part)
+    return count
+
+
+def leave_out(corrections: Iterable[Correction]) -> int:
+    """Consider corrections without making examples of them: "take all" and policies pass them from now on.
+
+    Returns:
+        How many nobody had considered before.
+    """
+    chosen = Correction.objects.filter(pk__in=[correction.pk for correction in corrections], considered_at=None)
+    return chosen.update(considered_at=clock("default"))
+
+
+def dataset(style: Style, options: RunOptions, last: int | None = None) -> QuerySet[Example]:
+    """The examples that a run learns from and is judged by; `last` is the newest that counts."""
+    examples = Example.objects.filter(style=style, source__in=options.sources)
+    return examples if last is None else examples.filter(pk__lte=last)
+
+
+def newest_example(runs: QuerySet[TrainingRun], sources: set[str]) -> int:
+    """The newest example that any of the runs could learn from, as far as they took all of these sources."""
+    rows = runs.values_list("last_example", "options")
+    return max((last for last, options in rows if sources <= set(options["sources"])), default=0)

@@ -1,0 +1,132 @@
+"""Imports of datasets: started, canceled, resumed."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from django.core.files.base import File
+from django.db import transaction
+
+from captioner import audit
+from captioner import services as captioner_services
+from captioner.errors import Refused
+from captioner.jobs.job import Status, clock
+from captioner.models import Style
+from training.models import Import
+from training.services.waiting import RUN_DEADLINE, ring
+
+
+def start_import(*, style: Style, file: File[bytes], name: str, person: Any = None, holder: str = "") -> Import:
+    """Queue a file of examples (see training/datasets/ for what it may be) for import.
+
+    Args:
+        holder: who works it off here and now; the import is claimed then, and no training worker sees it.
+
+    Raises:
+        Refused: the file is empty, or cannot be stored.
+    """
+    if not file.size:
+        raise Refused("empty_file", "the file is empty; choose another", status=422)
+    batch = _import(style, captioner_services.tidy_name(name), person)
+    stored = str(uuid.uuid4())  # what it holds is told by its content
+    try:
+        # Before the transaction, which on SQLite keeps all other writers waiting.
+        batch.file.save(stored, file, save=False)
+        with transaction.atomic():
+            batch.save()
+            audit.record(audit.Action.IMPORTED, f"examples for {style}", batch.name, person)
+            batch = _claimed(batch, holder)
+    except BaseException as error:
+        # By its name: a file that could not be written whole is there in part.
+        with suppress(OSError):
+            batch.file.storage.delete(batch.file.field.generate_filename(batch, stored))
+        if isinstance(error, OSError):
+            raise Refused(
+                "storage_full",
+                f"the file could not be stored ({error.strerror or error}); make room and try again",
+                status=507,
+            ) from error
+        raise
+    transaction.on_commit(ring)
+    return batch
+
+
+def start_folder_import(*, style: Style, folder: Path, person: Any = None, holder: str = "") -> Import:
+    """Queue a folder on the server for import. For its administrators alone: it can be any folder.
+
+    Args:
+        holder: as in `start_import`.
+
+    Raises:
+        Refused: it is no folder.
+    """
+    folder = folder.resolve()
+    name = str(folder)
+    if name.encode(errors="replace").decode() != name:  # it could not be stored
+        raise Refused("no_folder", f"the name of {name!r} is not UTF-8; rename it", status=422)
+    if not folder.is_dir() or len(name) > 255:
+        raise Refused("no_folder", f"{name!r} is no folder that can be read; name another", status=422)
+    batch = _import(style, name, person)
+    with transaction.atomic():
+        batch.save()
+        audit.record(audit.Action.IMPORTED, f"examples for {style}", batch.name, person)
+        batch = _claimed(batch, holder)
+    transaction.on_commit(ring)
+    return batch
+
+
+def _import(style: Style, name: str, person: Any) -> Import:
+    now = clock("default")
+    return Import(style=style, name=name, person=person, created_at=now, rank_at=now, deadline_at=now + RUN_DEADLINE)
+
+
+def _claimed(batch: Import, holder: str) -> Import:
+    if holder:
+        (batch,) = Import.objects.filter(pk=batch.pk).claim(holder, 1)
+    return batch
+
+
+def cancel_import(batch: Import) -> Import:
+    """Cancel a queued or running import; the examples that came in stay.
+
+    Raises:
+        Refused: it has finished.
+    """
+    if not Import.objects.filter(pk=batch.pk).cancel():
+        raise Refused("already_finished", f"the import has {batch.status} and cannot be canceled", status=409)
+    batch.refresh_from_db()
+    return batch
+
+
+def is_there(batch: Import) -> bool:
+    """Whether what an import reads is there still: an upload goes when all of it is imported, or with `prune`."""
+    if batch.file:
+        return bool(batch.file.storage.exists(str(batch.file.name)))
+    return Path(batch.name).is_absolute() and Path(batch.name).is_dir()  # no upload's name is absolute
+
+
+def resume_import(batch: Import, holder: str = "") -> Import:
+    """Queue a failed or canceled import again; it goes on behind the last row that was imported.
+
+    Args:
+        holder: as in `start_import`.
+
+    Raises:
+        Refused: it has neither failed nor been canceled, or its file or folder is gone.
+    """
+    if batch.status in (Status.FAILED, Status.CANCELED) and not is_there(batch):
+        raise Refused(
+            "file_missing", "what was to be imported is gone, so this cannot be resumed; send it again", status=409
+        )
+    with transaction.atomic():
+        if not batch.retry(clock("default") + RUN_DEADLINE):
+            raise Refused(
+                "not_stopped", f"only a failed or canceled import can be resumed; this has {batch.status}", status=409
+            )
+        batch = _claimed(batch, holder)
+    transaction.on_commit(ring)
+    batch.refresh_from_db()
+    return batch

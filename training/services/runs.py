@@ -1,0 +1,193 @@
+"""Training runs: started, canceled, resumed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+
+from captioner import audit
+from captioner import services as captioner_services
+from captioner.errors import Refused
+from captioner.jobs.job import clock
+from captioner.models import MapperVersion, Style, Worker
+from training import memory
+from training.models import RunEvent, TrainingRun
+from training.options import RunOptions
+from training.services.examples import dataset
+from training.services.waiting import RUN_DEADLINE, look_after, ring
+
+LEAST_TRAINING, LEAST_HELD_OUT = 8, 2  # images
+
+
+def run_options(given: dict[str, Any]) -> RunOptions:
+    """The options of a run, checked.
+
+    Raises:
+        Refused: an option that does not exist or has no sense.
+    """
+    names = [field.name for field in fields(RunOptions)]
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise Refused("invalid_options", f"there is no option {unknown[0]!r}; there are {', '.join(names)}", status=422)
+    values = dict(given)
+    if isinstance(values.get("sources"), list):
+        values["sources"] = tuple(values["sources"])
+    if values.get("epochs") == "auto":
+        values["epochs"] = 0
+    try:
+        return RunOptions(**values)
+    except (TypeError, ValueError) as error:
+        raise Refused("invalid_options", str(error), status=422) from error
+
+
+def start_run(
+    *,
+    style: Style,
+    options: dict[str, Any] | None = None,
+    person: Any = None,
+    reason: str = "",
+    idempotency_key: str | None = None,
+) -> TrainingRun:
+    """Queue a retraining of a style; wake the training workers on commit.
+
+    Raises:
+        Refused: options without sense or for more memory than any training worker has, too few examples, nothing to
+            start from, or a run of this style unfinished.
+    """
+    chosen = run_options(options or {})
+    if earlier := _started_before(style, person, idempotency_key, chosen):
+        return earlier
+    base = style.active_version
+    if chosen.start == "active":
+        if base is None:
+            raise Refused(
+                "no_active_version",
+                f"{style.name} has no version in service to go on from; start from scratch",
+                status=409,
+            )
+        if not base.file.storage.exists(str(base.file.name)):
+            raise Refused("file_missing", f"the file of {base} is gone; start from scratch", status=409)
+    examples = dataset(style, chosen)
+    images = {
+        held_out: examples.filter(held_out=held_out).values("image").distinct().count() for held_out in (False, True)
+    }
+    if images[False] < LEAST_TRAINING or images[True] < LEAST_HELD_OUT:
+        raise Refused(
+            "too_few_examples",
+            f"{style.name} has captions of {images[False]} images to train on and {images[True]} held out; at least "
+            f"{LEAST_TRAINING} and {LEAST_HELD_OUT} are needed: import more, or take people's corrections",
+            status=409,
+        )
+    _check_memory(chosen, base if chosen.start == "active" else None, sum(images.values()))
+    look_after()  # a run that a lost worker left behind is in nobody's way
+    newest = examples.aggregate(newest=Max("pk"))["newest"]
+    now = clock("default")
+    try:
+        with transaction.atomic():
+            run = TrainingRun.objects.create(
+                style=style,
+                options=stored_options(chosen),
+                base=base if chosen.start == "active" else None,
+                last_example=newest,
+                examples=examples.count(),
+                person=person,
+                reason=reason,
+                idempotency_key=idempotency_key,
+                created_at=now,
+                rank_at=now,
+                deadline_at=now + RUN_DEADLINE,
+            )
+            RunEvent.objects.create(run=run, message=f"queued with {run.examples} examples")
+            audit.record(audit.Action.TRAINED, f"style {style}", f"{run} started {reason}".strip(), person)
+            transaction.on_commit(ring)
+    except IntegrityError as error:
+        if earlier := _started_before(style, person, idempotency_key, chosen):
+            return earlier
+        raise Refused(
+            "run_in_progress", f"a run of {style.name} is unfinished; wait for it or cancel it", status=409
+        ) from error
+    return run
+
+
+def _started_before(style: Style, person: Any, key: str | None, options: RunOptions) -> TrainingRun | None:
+    """The run that the same person started with the same key within a day.
+
+    Raises:
+        Refused: that had other options.
+    """
+    if not key:
+        return None
+    same = TrainingRun.objects.filter(style=style, person=person, idempotency_key=key)
+    same.filter(created_at__lt=clock("default") - captioner_services.IDEMPOTENCY).update(idempotency_key=None)
+    earlier = same.first()
+    if earlier and earlier.options != stored_options(options):
+        raise Refused("idempotency_key_reused", "this Idempotency-Key was used with other options", status=422)
+    return earlier
+
+
+def _check_memory(options: RunOptions, base: MapperVersion | None, images: int) -> None:
+    heard = Worker.objects.filter(queue="training", seen_at__gt=clock("default") - timedelta(minutes=2))
+    capacities = [worker.capacity for worker in heard if worker.capacity]
+    if not capacities:  # nobody to tell; what is too much shows when the run begins
+        return
+    largest = max(capacities, key=lambda capacity: int(capacity["memory_mb"]))
+    new = {"kind": options.mapper, "prefix_length": options.prefix_length, "layers": options.layers}
+    needed = memory.megabytes(base.config if base else new, options.batch_size, largest, images)
+    if needed > largest["memory_mb"]:
+        raise Refused(
+            "too_little_memory",
+            f"this run would take about {needed / 1024:.1f} GB of memory, and the largest training worker has "
+            f"{largest['memory_mb'] / 1024:.1f}; lower batch_size{'' if base else ', prefix_length or layers'}",
+            status=422,
+        )
+
+
+def cancel_run(run: TrainingRun) -> TrainingRun:
+    """Cancel a queued or running run; its worker stops within seconds, and its checkpoints are kept.
+
+    Raises:
+        Refused: it has finished.
+    """
+    if not TrainingRun.objects.filter(pk=run.pk).cancel():
+        raise Refused("already_finished", f"{run} has {run.status} and cannot be canceled", status=409)
+    RunEvent.objects.create(run=run, message="canceled")
+    audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} canceled")
+    run.refresh_from_db()
+    return run
+
+
+def resume_run(run: TrainingRun) -> TrainingRun:
+    """Queue a failed or canceled run again; it goes on from its last checkpoint.
+
+    Raises:
+        Refused: it has neither failed nor been canceled, or another run of the style is unfinished.
+    """
+    try:
+        with transaction.atomic():
+            if not run.retry(clock("default") + RUN_DEADLINE):
+                raise Refused(
+                    "not_stopped", f"only a failed or canceled run can be resumed; this has {run.status}", status=409
+                )
+            RunEvent.objects.create(run=run, message="resumed")
+            audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} resumed")
+            transaction.on_commit(ring)
+    except IntegrityError as error:
+        raise Refused(
+            "run_in_progress", f"another run of {run.style.name} is unfinished; wait for it or cancel it", status=409
+        ) from error
+    run.refresh_from_db()
+    return run
+
+
+def run_folder(run: TrainingRun) -> Any:
+    """Where a run keeps its state and its best mapper while it is trained."""
+    return settings.HOME / "runs" / str(run.pk)
+
+
+def stored_options(options: RunOptions) -> dict[str, Any]:
+    return {**asdict(options), "sources": list(options.sources)}

@@ -1,0 +1,24 @@
+"""Waking the training workers, and rescuing what nobody works at."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.core.cache import cache
+
+from captioner.jobs import wakeup
+from training.models import Import, TrainingRun
+
+RUN_DEADLINE = timedelta(days=7)  # to be begun
+
+
+def ring() -> None:
+    """Wake the training workers."""
+    wakeup.ring("training.ring")
+
+
+def look_after() -> None:
+    """Whoever looks at unfinished runs or imports calls this: it ends or queues again what lost workers left behind,
+    whether or not a training worker lives that would."""
+    if cache.add("training-looked-after", True, timeout=3) and TrainingRun.objects.reap() + Import.objects.reap():
+        ring()
