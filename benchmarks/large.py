@@ -119,7 +119,7 @@ def _import(count: int) -> bool:
 
     from captioner.models import Image, Style
     from training import services
-    from training.datasets.importer import work_off
+    from training.datasets.importer import run_import
 
     pictures = list(Image.objects.all())
     for part in _parts(_copies(pictures, -(-count // 5))):
@@ -132,7 +132,7 @@ def _import(count: int) -> bool:
     style = Style.objects.get(slug="romantic")
     file = ContentFile("\n".join(lines).encode())
     batch = services.start_import(style=style, file=file, name="large.jsonl", holder="benchmark")
-    work_off(batch, lambda: False)
+    run_import(batch, lambda: False)
     batch.refresh_from_db()
     print(
         f"             {batch.status}: {batch.accepted:,} new, {batch.refused.count():,} refused {batch.error_detail}"

@@ -16,17 +16,17 @@ from celery import shared_task
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
 if TYPE_CHECKING:
-    from captioner.jobs.worker_process import Shift  # which loads torch
+    from captioner.jobs.worker_process import WorkerProcess  # which loads torch
 
 log = logging.getLogger(__name__)
 
-BELL = threading.Event()
+WAKE_UP = threading.Event()
 
 
-@shared_task(name="captioner.ring")
-def ring() -> None:
+@shared_task(name="captioner.wake")
+def wake() -> None:
     """Wake this process's engine."""
-    BELL.set()
+    WAKE_UP.set()
 
 
 @setup_logging.connect
@@ -34,8 +34,8 @@ def keep_our_logging(**_: Any) -> None:
     """Django's LOGGING holds in workers too; a receiver is all that Celery asks for to leave it alone."""
 
 
-def open_shift(instance: Any, start: Callable[[str], Shift]) -> None:
-    """Start the shift of a Celery worker, and see to it that it ends in order.
+def run_beside_celery(instance: Any, start: Callable[[str], WorkerProcess]) -> None:
+    """Start the process of a Celery worker, and see to it that it ends in order.
 
     Raises:
         SystemExit: it cannot start. Celery would log any other error and go on, as a worker that hears bells and does
@@ -44,18 +44,18 @@ def open_shift(instance: Any, start: Callable[[str], Shift]) -> None:
     # Celery handles signals from somewhat later on. Until then, SIGTERM would kill this process with work in its hands.
     instance.install_platform_tweaks(instance)
     try:
-        shift = start(instance.hostname)
+        process = start(instance.hostname)
     except Exception as error:
         log.exception("the worker cannot start")
         raise SystemExit(f"error: the worker cannot start: {type(error).__name__}: {error}") from error
-    worker_shutting_down.connect(shift.stop, weak=False)
-    worker_shutdown.connect(shift.join, weak=False)
+    worker_shutting_down.connect(process.stop, weak=False)
+    worker_shutdown.connect(process.join, weak=False)
 
 
 @celeryd_after_setup.connect
 def open_engine(sender: str, instance: Any, **_: Any) -> None:
     """Load the models before the worker reports ready, if it serves the captions queue."""
     if "captions" in instance.app.amqp.queues.consume_from:
-        from captioner.inference import engine  # loads torch
+        from captioner.inference.start import start  # loads torch
 
-        open_shift(instance, engine.start)
+        run_beside_celery(instance, start)

@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from captioner import services
 from captioner.models import Queue, Style
-from training.services import look_after
+from training.services import rescue_stale
 
 
 class PauseForm(forms.Form):
@@ -99,7 +99,7 @@ def _numbers(request: HttpRequest) -> dict[str, Any]:
 
     may = partial(_may_view, request)
     numbers: dict[str, Any] = {"now": timezone.localtime()}
-    look_after()
+    rescue_stale()
     if may("captioner.caption"):
         hours = dashboard.captions_per_hour()
         numbers["captions"] = bars(

@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from captioner.models import Style
 from training import services
-from training.datasets.importer import work_off
+from training.datasets.importer import run_import
 from training.models import Import
 
 CAPTIONS = {
@@ -106,7 +106,7 @@ def queued(style: Style, content: bytes, name: str = "dataset") -> Import:
 def worked_off(batch: Import, stopping: Callable[[], bool] = lambda: False) -> Import:
     (claimed,) = Import.objects.filter(pk=batch.pk).claim("tests", 1)
     with TestCase.captureOnCommitCallbacks(execute=True):  # its file goes when that is committed
-        work_off(claimed, stopping)
+        run_import(claimed, stopping)
     batch.refresh_from_db()
     return batch
 

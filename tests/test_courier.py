@@ -69,7 +69,7 @@ def due(db: None) -> Callable[..., WebhookDelivery]:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
-    """Whom the couriers called. Hosts called dead give no answer, those called broken a bad one."""
+    """Whom the webhook deliveries called. Hosts called dead give no answer, those called broken a bad one."""
     called: Sent = []
 
     def post(parts: Any, body: bytes, headers: dict[str, str]) -> int:
@@ -95,7 +95,7 @@ def test_one_delivery_of_a_host_is_under_way_at_a_time(due: Callable[..., Webhoo
     for _ in range(3):
         due("https://slow.example.org/hook")
     other = due("https://other.example.org/")
-    WebhookDelivery.objects.all().claim("another courier, which is busy with it", 1)
+    WebhookDelivery.objects.all().claim("another webhook delivery, which is busy with it", 1)
     work()
     assert sent == ["other.example.org"]
     other.refresh_from_db()
@@ -152,7 +152,7 @@ def test_a_host_that_answers_whatever_it_says_is_not_left_alone(
     assert not WebhookHost.objects.exists()
 
 
-def test_one_courier_calls_only_those_that_have_answered_lately(
+def test_one_delivery_calls_only_those_that_have_answered_lately(
     due: Callable[..., WebhookDelivery], sent: Sent
 ) -> None:
     for number in range(10):
@@ -178,7 +178,7 @@ def test_a_name_that_is_long_looked_up_is_given_up_in_time(
     assert "could not be resolved within" in delivery.every_try[0]["error"]
 
 
-def test_the_lease_of_what_a_courier_has_in_hand_is_renewed(
+def test_the_lease_of_what_a_delivery_has_in_hand_is_renewed(
     due: Callable[..., WebhookDelivery], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leases: list[Any] = []
@@ -251,7 +251,7 @@ def test_what_is_being_sent_is_not_sent_again_and_nobody_sends_anothers(
     with pytest.raises(Refused) as refused:
         services.redeliver(Viewer(), delivery.request_id)
     assert refused.value.status == 404
-    WebhookDelivery.objects.all().claim("courier", 1)
+    WebhookDelivery.objects.all().claim("webhook delivery", 1)
     with pytest.raises(Refused) as refused:
         services.redeliver(viewer, delivery.request_id)
     assert refused.value.code == "being_sent"

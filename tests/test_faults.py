@@ -95,8 +95,8 @@ class Stack:
 
     def open(self) -> None:
         """Start the process that workers are forked from, with one log for all."""
-        self.nursery = subprocess.Popen(
-            [sys.executable, "-P", ROOT / "tests/nursery.py"],
+        self.fork_server = subprocess.Popen(
+            [sys.executable, "-P", ROOT / "tests/fork_server.py"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(self.home / "workers.log").open("ab"),
@@ -106,8 +106,8 @@ class Stack:
         )
 
     def close(self) -> None:
-        os.killpg(self.nursery.pid, signal.SIGKILL)
-        self.nursery.wait()
+        os.killpg(self.fork_server.pid, signal.SIGKILL)
+        self.fork_server.wait()
 
     def hire(self, count: int) -> None:
         """See to it that so many caption workers are at work, or on their way to it."""
@@ -118,10 +118,10 @@ class Stack:
 
     def fork(self, queue: str, name: str) -> int:
         """Start a worker; returns the process's id."""
-        assert self.nursery.stdin
-        assert self.nursery.stdout
-        print(queue, name, file=self.nursery.stdin, flush=True)
-        return int(self.nursery.stdout.readline())
+        assert self.fork_server.stdin
+        assert self.fork_server.stdout
+        print(queue, name, file=self.fork_server.stdin, flush=True)
+        return int(self.fork_server.stdout.readline())
 
     def kill(self, name: str) -> None:
         os.kill(self.workers.pop(name), signal.SIGKILL)
@@ -305,7 +305,7 @@ def test_a_broker_that_comes_back_empty_loses_nothing(stack: Stack) -> None:
     stack.bring_broker_back()
     requests.append(ask(2))
     check_that_all_end(requests, 3 * 18, "the broker wiped")
-    wakeup.ring()
+    wakeup.wake_workers()
     wait_until(lambda: stack.bells_unheard() == 0, "the workers hear bells again")
 
 
@@ -376,7 +376,7 @@ def test_a_bell_delivered_five_times_brings_each_caption_once(stack: Stack) -> N
     for _ in range(4):
         requests.append(ask(2))
         for _ in range(4):
-            wakeup.ring()
+            wakeup.wake_workers()
     ended = check_that_all_end(requests, 3 * 8, "bells delivered five times")
     assert ended["succeeded"] == 24
     wait_until(lambda: stack.bells_unheard() == 0, "the workers hear all bells")

@@ -23,7 +23,7 @@ from captioner import uploads
 from captioner.errors import Refused
 from captioner.inference.engine import Engine
 from captioner.jobs.job import Status
-from captioner.jobs.worker_process import Shift
+from captioner.jobs.worker_process import WorkerProcess
 from captioner.models import Caption, CaptionRequest, Correction, Image, MapperVersion, Promotion, Style, Viewer, Worker
 from captioner.services import Upload
 from clipcap.checkpoint import load_mapper, save_mapper
@@ -228,7 +228,7 @@ def test_options_without_sense_are_refused_by_name(factual: Style, options: dict
 def test_a_run_for_which_no_worker_has_the_memory_is_refused_before_it_is_queued(
     factual: Style, engine: Engine
 ) -> None:
-    shift = Shift(TrainingEngine(engine), "training", {}, ())
+    shift = WorkerProcess(TrainingEngine(engine), "training", {}, ())
     shift._keep()
     large = {"start": "scratch", "batch_size": 1024, "prefix_length": 64, "layers": 16}
     worker = Worker.objects.get()
@@ -251,7 +251,7 @@ def test_a_long_curve_is_thinned_evenly(factual: Style, engine: Engine, monkeypa
 
 
 def test_more_of_anything_is_told_to_take_more_memory(engine: Engine) -> None:
-    capacity = Shift(TrainingEngine(engine), "training", {}, ()).capacity
+    capacity = WorkerProcess(TrainingEngine(engine), "training", {}, ()).capacity
 
     def needed(batch_size: int = 40, images: int = 1000, **changes: Any) -> float:
         shape = {"kind": "transformer", "prefix_length": 10, "layers": 4, **changes}
@@ -265,7 +265,7 @@ def test_more_of_anything_is_told_to_take_more_memory(engine: Engine) -> None:
 
 
 def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(factual: Style, engine: Engine) -> None:
-    Shift(TrainingEngine(engine), "training", {}, ())._keep()
+    WorkerProcess(TrainingEngine(engine), "training", {}, ())._keep()
     worker = Worker.objects.get()
     worker.capacity["memory_mb"] = 8000
     worker.save()
@@ -450,7 +450,7 @@ def test_a_run_that_a_lost_worker_left_behind_is_in_nobodys_way(factual: Style) 
     TrainingRun.objects.claim("lost", 1)
     TrainingRun.objects.filter(pk=run.pk).update(lease_expires_at=timezone.now() - timedelta(minutes=1))
     cache.clear()
-    services.look_after()
+    services.rescue_stale()
     run.refresh_from_db()
     assert run.status == Status.QUEUED
 
@@ -590,7 +590,7 @@ def test_what_could_not_be_compared_is_not_promoted_by_itself(factual: Style, en
     version = factual.active_version
     assert version is not None
     version.file.storage.delete(str(version.file.name))
-    engine._mappers.clear()
+    engine.mappers._mappers.clear()
     TrainingEngine(engine).work()
     run.refresh_from_db()
     assert (run.status, run.verdict) == (Status.SUCCEEDED, TrainingRun.Verdict.UNCLEAR)

@@ -183,11 +183,11 @@ def test_a_delivery_that_succeeds_at_last_stays_so(receiver: Receiver, ask: Call
     assert [(entry["status"], bool(entry["error"])) for entry in delivery.every_try] == [(None, True), (200, False)]
 
 
-def test_a_courier_that_is_lost_leaves_its_delivery_to_another(
+def test_a_delivery_that_is_lost_leaves_its_delivery_to_another(
     receiver: Receiver, ask: Callable[..., CaptionRequest]
 ) -> None:
     finish(ask(receiver.url))
-    (lost,) = WebhookDelivery.objects.claim("courier", 1)
+    (lost,) = WebhookDelivery.objects.claim("webhook delivery", 1)
     assert not webhook_delivery.deliver_next()
     WebhookDelivery.objects.update(lease_expires_at=NOON.replace(year=2020))
     WebhookDelivery.objects.reap()

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from captioner import services, uploads
 from captioner.api import health
-from captioner.inference.engine import Engine, in_halves
+from captioner.inference.engine import Engine
+from captioner.inference.failures import bisect_failures
 from captioner.jobs import worker_process
 from captioner.jobs.breaker import STRIKES, Breaker
 from captioner.jobs.job import MAX_ATTEMPTS, JobQuerySet, Status
-from captioner.jobs.worker_process import Shift
+from captioner.jobs.worker_process import WorkerProcess
 from captioner.models import Caption, CaptionRequest, Embedding, Image, MapperVersion, Style, Viewer, Worker
-from captioner.tasks import BELL
+from captioner.tasks import WAKE_UP
 from clipcap.checkpoint import load_mapper, save_mapper
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
@@ -247,7 +248,7 @@ def test_a_worker_that_keeps_failing_pauses_itself_says_so_and_tries_one_row_whe
         pause_is_over()
     assert engine.work() == 0, "it has paused itself"
     told = "the stored image cannot be read"
-    Shift(engine, "captions", {}, (Caption,))._keep()
+    WorkerProcess(engine, "captions", {}, (Caption,))._keep()
     worker = Worker.objects.get(name=engine.name)
     assert told in worker.trouble
     assert worker.tries_again_at
@@ -261,7 +262,7 @@ def test_a_worker_that_keeps_failing_pauses_itself_says_so_and_tries_one_row_whe
     assert engine.work() == 1, "it tries one"
     assert engine.work() == 4
     assert statuses(rows) == ["succeeded"] * 5
-    Shift(engine, "captions", {}, (Caption,))._keep()
+    WorkerProcess(engine, "captions", {}, (Caption,))._keep()
     worker.refresh_from_db()
     assert worker.trouble == ""
     assert worker.tries_again_at is None
@@ -406,7 +407,7 @@ def test_the_halves_do_not_hold_on_to_the_memory_of_what_failed() -> None:
         if len(items) > 1:
             raise MemoryError
 
-    assert in_halves([1, 2, 3, 4], work) == []
+    assert bisect_failures([1, 2, 3, 4], work) == []
     assert len(alive) == 7
 
 
@@ -543,7 +544,7 @@ def test_a_caption_of_somebody_else_does_not_wait_for_the_end_of_a_batch(
         if not others:
             others.extend(ask(1, "factual", viewer=Viewer(address="192.0.2.1")))
             others.extend(ask(1, "factual"))
-            BELL.set()
+            WAKE_UP.set()
         between()
 
     monkeypatch.setattr(engine.captioner, "between", meanwhile)
@@ -565,7 +566,7 @@ def test_what_passes_a_batch_is_held_beside_it(engine: Engine, instead: Any) -> 
     def happening(size: int) -> None:
         if not others:
             others.extend(ask(1, "factual", viewer=Viewer(address="192.0.2.1")))
-            BELL.set()
+            WAKE_UP.set()
             engine.captioner.between()
         else:
             assert engine.holding
@@ -627,7 +628,7 @@ def test_a_shift_that_ends_hands_back_what_it_cannot_finish(
 
     instead(take_long)
     rows = ask(2)
-    working = Shift(engine, "captions", {}, (Caption,))
+    working = WorkerProcess(engine, "captions", {}, (Caption,))
     working.start()
     assert busy.wait(60)
     assert Worker.objects.filter(name=engine.name).exists()
@@ -656,7 +657,7 @@ def test_a_shift_works_until_it_is_stopped_and_survives_what_goes_wrong(
 
     monkeypatch.setattr(engine, "work", stumble)
     rows = ask(2)
-    working = Shift(engine, "captions", {}, (Caption,))
+    working = WorkerProcess(engine, "captions", {}, (Caption,))
     working.start()
     wait_until(lambda: statuses(rows) == ["succeeded"] * 2, "both captions")
     working.stop()

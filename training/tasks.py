@@ -5,13 +5,13 @@ from typing import Any
 from celery import shared_task
 from celery.signals import celeryd_after_setup
 
-from captioner.tasks import BELL, open_shift
+from captioner.tasks import WAKE_UP, run_beside_celery
 
 
-@shared_task(name="training.ring")
-def ring() -> None:
+@shared_task(name="training.wake")
+def wake() -> None:
     """Wake this process's engine."""
-    BELL.set()
+    WAKE_UP.set()
 
 
 @celeryd_after_setup.connect
@@ -20,4 +20,4 @@ def open_engine(sender: str, instance: Any, **_: Any) -> None:
     if "training" in instance.app.amqp.queues.consume_from:
         from training import worker  # loads torch
 
-        open_shift(instance, worker.start)
+        run_beside_celery(instance, worker.start)

@@ -22,10 +22,11 @@ from django.db import DatabaseError, connection, transaction
 
 from captioner import services as captioner_services
 from captioner.errors import cause_of, is_full
-from captioner.inference.engine import Engine, is_out_of_memory
+from captioner.inference.engine import Engine
+from captioner.inference.failures import is_out_of_memory
 from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Job, JobQuerySet
-from captioner.jobs.worker_process import Shift, insist
+from captioner.jobs.worker_process import WorkerProcess, retry_on_lost_database
 from captioner.models import MapperVersion, Queue
 from clipcap.checkpoint import CheckpointError
 from clipcap.evaluation.comparison import LEAST_JUDGED, paired_bootstrap, verdict
@@ -44,7 +45,7 @@ from clipcap.training import (
     train_mapper,
 )
 from training import services
-from training.datasets.importer import work_off
+from training.datasets.importer import run_import
 from training.examples import Unavailable, captioned_images, captions_of, mapper_config
 from training.lengths import too_long
 from training.models import Checkpoint, Import, Policy, RunEvent, TrainingRun
@@ -86,7 +87,7 @@ class TrainingEngine:
         for batch in Import.objects.claim(self.name, 1):
             lm = self.captioner.language_model
             unfit = too_long(batch.style, lm.encode, lm.max_length)
-            self._hold(Import.objects.all(), batch, partial(work_off, batch, self.stopping, unfit))
+            self._hold(Import.objects.all(), batch, partial(run_import, batch, self.stopping, unfit))
             return 1
         for run in TrainingRun.objects.claim(self.name, 1):
             self._hold(TrainingRun.objects.all(), run, partial(self._run, run, self.stopping))
@@ -114,7 +115,7 @@ class TrainingEngine:
             return
         except Unavailable as error:
             self.breaker.note(0, 1, error.failure.detail)
-            if insist(partial(run.hand_back, error.failure)):
+            if retry_on_lost_database(partial(run.hand_back, error.failure)):
                 _tell(run, f"handed back, to be tried again later: {error}", "warning")
             return
         except (TrainingError, CheckpointError, ValueError) as error:
@@ -178,7 +179,7 @@ class _Training:
         """Begin anew, with nothing of what an earlier training left."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.run.curve = []
-        insist(lambda: self.run.checkpoints.all().delete())
+        retry_on_lost_database(lambda: self.run.checkpoints.all().delete())
 
     def _examples(self) -> tuple[CaptionedImages, CaptionedImages]:
         rows = services.dataset(self.run.style, self.options, self.run.last_example)
@@ -189,7 +190,7 @@ class _Training:
 
     def _start(self, training: CaptionedImages) -> Mapper:
         if self.run.base is not None:
-            return self.models.load_version(self.run.base, fresh=True)
+            return self.models.mappers.load(self.run.base, fresh=True)
         config = mapper_config(self.captioner, self.options.mapper, self.options.prefix_length, self.options.layers)
         return new_mapper(config, training, self.options.seed)
 
@@ -219,7 +220,7 @@ class _Training:
                 held = TrainingRun.objects.held(_token(self.run)).filter(reached__lt=epoch.epoch)
                 held.update(reached=epoch.epoch, attempts=1)
 
-            insist(record)
+            retry_on_lost_database(record)
 
         try:
             return train_mapper(
@@ -307,7 +308,7 @@ class _Training:
         if active is None:
             return metrics, [], TrainingRun.Verdict.FIRST
         try:
-            opponent = self.models.load_version(active)
+            opponent = self.models.mappers.load(active)
         except (CheckpointError, OSError, ValueError) as error:
             _tell(
                 self.run,
@@ -393,7 +394,7 @@ class _Training:
             person=run.person,
             metrics={**metrics, "verdict": judgement},
         ) as version:
-            insist(lambda: record(version))
+            retry_on_lost_database(lambda: record(version))
 
 
 def _summary(evaluation: Evaluation) -> dict[str, Any]:
@@ -411,16 +412,16 @@ def _token(job: Job) -> uuid.UUID:
 
 
 def _tell(run: TrainingRun, message: str, level: str = "info") -> None:
-    insist(lambda: RunEvent.objects.create(run=run, message=message, level=level))
+    retry_on_lost_database(lambda: RunEvent.objects.create(run=run, message=message, level=level))
 
 
 def _fail(run: TrainingRun, code: str, detail: str) -> None:
-    if insist(lambda: run.fail(code, detail)):
+    if retry_on_lost_database(lambda: run.fail(code, detail)):
         _tell(run, detail, "error")
     log.warning("training run failed", extra={"run": run.pk, "code": code})
 
 
-def start(name: str) -> Shift:
+def start(name: str) -> WorkerProcess:
     """Load the models and start this process's threads.
 
     Raises:
@@ -431,7 +432,7 @@ def start(name: str) -> Shift:
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     engine = TrainingEngine(models)
-    shift = Shift(engine, "training", {"policies": services.start_due_runs}, (Import, TrainingRun))
-    engine.stopping = shift.stopping.is_set
-    shift.start()
-    return shift
+    process = WorkerProcess(engine, "training", {"policies": services.start_due_runs}, (Import, TrainingRun))
+    engine.stopping = process.stopping.is_set
+    process.start()
+    return process

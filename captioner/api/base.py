@@ -115,11 +115,11 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-def once(request: Request, viewer: Viewer, data: dict[str, Any]) -> services.Once | None:
+def once(request: Request, viewer: Viewer, data: dict[str, Any]) -> services.IdempotencyKey | None:
     key = idempotency_key(request)
     if key is None:
         return None
-    return services.Once(viewer.sender or f"ip:{BaseThrottle().get_ident(request)}", key, digest(data))
+    return services.IdempotencyKey(viewer.sender or f"ip:{BaseThrottle().get_ident(request)}", key, digest(data))
 
 
 def patience(request: Request) -> int | None:

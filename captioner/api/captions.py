@@ -131,7 +131,7 @@ class CaptionViewSet(Api):
     def retrieve(self, request: Request, pk: UUID) -> Response:
         """One caption: its status and, when it has succeeded, its text."""
         caption = services.get_caption(self.viewer, pk)
-        services.look_after([caption])
+        services.rescue_stale([caption])
         return Response(self.get_serializer(caption).data, headers={} if caption.finished else RETRY_AFTER)
 
     @extend_schema(responses={204: None})

@@ -31,7 +31,7 @@ class RequestViewSet(Api):
         """One request with all its captions."""
         made = services.get_request(self.viewer, pk)
         captions = list(made.captions.all())
-        services.look_after(captions)
+        services.rescue_stale(captions)
         finished = all(caption.finished for caption in captions)
         return Response(self.get_serializer(made).data, headers={} if finished else RETRY_AFTER)
 

@@ -1,0 +1,1 @@
+"""Captions by the models: the engine of a caption worker."""

@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import tempfile
 import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import transaction
-from django.db.models import Exists, Max, OuterRef
+from django.db.models import Exists, OuterRef
 from torch import Tensor
 
-from captioner.errors import cause_of
+from captioner.inference.failures import (
+    bisect_failures,
+    failure_of,
+    is_out_of_memory,
+    storage_gives_others,
+    unread_failure,
+)
+from captioner.inference.mapper_cache import MapperCache, Writer
 from captioner.jobs import turns
 from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Failure, JobQuerySet, clock
-from captioner.jobs.worker_process import FAULTY_DATA, Shift, insist
-from captioner.models import (
-    Caption,
-    Draft,
-    Embedding,
-    Image,
-    MapperVersion,
-    Promotion,
-    Queue,
-    Style,
-    TextEmbedding,
-    WebhookDelivery,
-)
-from captioner.services import list_rewritings
-from captioner.tasks import BELL
-from captioner.webhooks import delivery as webhook_delivery
+from captioner.jobs.worker_process import retry_on_lost_database
+from captioner.models import Caption, Draft, Embedding, Image, Queue, TextEmbedding
+from captioner.tasks import WAKE_UP
 from clipcap.captioner import Caption as Written
 from clipcap.captioner import Captioner
 from clipcap.decoding.rerank import find_reranker
@@ -58,23 +48,17 @@ from clipcap.options import DecodingOptions
 log = logging.getLogger(__name__)
 
 LONGEST_BATCH = timedelta(minutes=5)  # a batch that takes longer hangs: its lease is let go
-MAPPERS_KEPT = 64
 DRAFTS_FIRST = 5  # one turn in so many begins with the drafts: captions pass them, but not for ever
-COURIERS = 4  # so that an address which is slow to answer keeps no others waiting
 WORDS_KEPT = 3  # of each prefix vector of a draft
 READ_AGAIN = 600.0  # seconds after which an image that the storage did not give is embedded ahead after all
 AHEAD = 8  # images embedded at a time while idle
-CONTROLS = 4  # other images asked for, to tell a file that is gone from a storage that is away
 SEARCHES = 64  # texts embedded at a time
 PASSING = {"captions": 8, "times": 16}  # that pass a batch at most: so many at a time, and so often
 # A text tower knows captions, and a bare word is none: with an article, photos of 25 everyday things were found with a
 # mean average precision of 0.62 in place of 0.24 (models/base), and whole captions found their photos as before. CLIP's
 # authors embed names in several phrases too (Radford et al., 2021, section 3.1.4).
 PHRASES = ("a {}", "the {}")
-
-T = TypeVar("T")
 Row = Caption | Draft
-Writer = tuple[MapperVersion, Mapper]
 
 
 @dataclass(frozen=True)
@@ -94,7 +78,7 @@ class Engine:
         self.holding: Claim | None = None
         self.breaker = Breaker()
         self._handed_back: list[Failure] = []  # in this turn
-        self._mappers: OrderedDict[int, Mapper] = OrderedDict()  # by version
+        self.mappers = MapperCache(captioner)
         self._turn = 0
         self._flows: frozenset[str] | None = None  # of the batch that others may pass; None while nobody may
         self._passed = 0
@@ -163,18 +147,18 @@ class Engine:
                 for row, vector in zip(part, vectors, strict=True):
                     row.succeed(now, vector=vector.tobytes())
 
-            insist(record)
+            retry_on_lost_database(record)
 
         with self._hold(rows):
-            failed = in_halves(rows, embed)
+            failed = bisect_failures(rows, embed, self.captioner.backend.release)
             for part, error in failed:
                 for row in part:
-                    self._end(row, _failure(error, others_succeeded=len(failed) < len(rows)))
+                    self._end(row, failure_of(error, others_succeeded=len(failed) < len(rows)))
         return len(rows)
 
     @contextmanager
     def _hold(self, rows: Sequence[Row | TextEmbedding]) -> Iterator[None]:
-        """Let the keeper renew the lease on what was claimed, until the block ends."""
+        """Let the heartbeat renew the lease on what was claimed, until the block ends."""
         held, token = _queue(rows), rows[0].lease_token
         assert token is not None
         outer, self.holding = self.holding, Claim(held, token, LONGEST_BATCH, self.holding)
@@ -183,7 +167,7 @@ class Engine:
             yield
         except Exception as error:  # between the rows, where the database or memory are wanting
             for row in rows:
-                self._end(row, _failure(error))
+                self._end(row, failure_of(error))
             raise
         finally:
             self.holding = outer
@@ -194,7 +178,7 @@ class Engine:
 
     def _end(self, row: Row | TextEmbedding, failure: Failure) -> None:
         """Bring a row to an end that could not be done: it failed, or others will try it later."""
-        if not insist(lambda: row.hand_back(failure)):
+        if not retry_on_lost_database(lambda: row.hand_back(failure)):
             return
         if not failure.own:
             self._handed_back.append(failure)
@@ -215,10 +199,10 @@ class Engine:
         captions of those who have nothing in the batch and whose turn it is. They would wait for all of it otherwise.
         """
         flows = self._flows
-        if flows is None or self._passed == PASSING["times"] or not BELL.is_set():
+        if flows is None or self._passed == PASSING["times"] or not WAKE_UP.is_set():
             return
         self._flows = None  # nobody passes those who pass
-        BELL.clear()
+        WAKE_UP.clear()
         try:
             self.embed_texts()
             others = Caption.objects.filter(bulk=False, attempts=0, turn__lte=turns.current() + 1)
@@ -286,7 +270,7 @@ class Engine:
                 continue
             wanted = ("version", row.version_id) if isinstance(row, Draft) else ("style", row.style_id)
             if wanted not in writers:
-                writers[wanted] = self._writer(row)
+                writers[wanted] = self.mappers.writer(row)
             writer = writers[wanted]
             if isinstance(writer, Failure):
                 self._end(row, writer)
@@ -327,23 +311,21 @@ class Engine:
                 log.warning("an image cannot be read", extra={"image": image.pk, "error": error})
                 unread[image.pk] = error
         if unread:
-            there = bool(pixels) or _storage_gives_others(unread)
-            failures |= {pk: _unread(error, others_succeeded=there) for pk, error in unread.items()}
+            there = bool(pixels) or storage_gives_others(unread)
+            failures |= {pk: unread_failure(error, others_succeeded=there) for pk, error in unread.items()}
 
         def encode(keys: list[uuid.UUID]) -> None:
-            # On a CPU bigger batches are no faster, and the activations of 32 photos alone take half a gigabyte.
-            together = 1 if encoder.device.type == "cpu" else len(keys)
-            for first in range(0, len(keys), together):
+            for first in range(0, len(keys), encoder.together):
                 self._let_pass()
-                part = keys[first : first + together]
+                part = keys[first : first + encoder.together]
                 made = encoder.encode_pixels(torch.stack([pixels[k] for k in part]))
                 if not bool(made.isfinite().all()):
                     raise ValueError(f"{encoder.identity} answers to this image with numbers that are none")
                 vectors.update(zip(part, made, strict=True))
 
-        for keys, cause in in_halves(list(pixels), encode):
+        for keys, cause in bisect_failures(list(pixels), encode, self.captioner.backend.release):
             for pk in keys:
-                failures[pk] = _failure(cause, others_succeeded=any(key in vectors for key in pixels))
+                failures[pk] = failure_of(cause, others_succeeded=any(key in vectors for key in pixels))
         each = (time.monotonic() - started) * 1000 / max(1, len(pixels))
         took.update(dict.fromkeys(pixels, each))
         fresh = [
@@ -352,7 +334,7 @@ class Engine:
             if pk in vectors
         ]
         try:
-            insist(lambda: Embedding.objects.bulk_create(fresh, ignore_conflicts=True))
+            retry_on_lost_database(lambda: Embedding.objects.bulk_create(fresh, ignore_conflicts=True))
         except DatabaseError as error:  # an image deleted meanwhile; the embeddings were only to save time
             log.info("embeddings were not kept", extra={"error": error})
         return Embedded(vectors, took, failures)
@@ -361,7 +343,7 @@ class Engine:
         first, token = items[0][0], items[0][0].lease_token
         assert token is not None
         queue = _queue([first])
-        wanted = set(insist(lambda: list(queue.held(token).values_list("pk", flat=True))))
+        wanted = set(retry_on_lost_database(lambda: list(queue.held(token).values_list("pk", flat=True))))
         items = [(row, writer) for row, writer in items if row.pk in wanted]
         options = DecodingOptions(**first.options)
         vectors = embedded.vectors
@@ -398,7 +380,7 @@ class Engine:
                         else:
                             row.succeed(now, **row.kept(written))
 
-            insist(record)
+            retry_on_lost_database(record)
             for (row, (version, _)), answer in zip(part, answers, strict=True):
                 if not answer:
                     detail = f"{version} answers to this image with numbers that are none"
@@ -412,10 +394,10 @@ class Engine:
                 },
             )
 
-        failed = in_halves(items, decode)
+        failed = bisect_failures(items, decode, self.captioner.backend.release)
         for part, error in failed:
             for row, _ in part:
-                self._end(row, _failure(error, others_succeeded=len(failed) < len(items)))
+                self._end(row, failure_of(error, others_succeeded=len(failed) < len(items)))
 
     @torch.inference_mode()
     def _prefix(self, mapper: Mapper, vector: Tensor) -> dict[str, Any]:
@@ -427,87 +409,6 @@ class Engine:
             "prefix": prefix.cpu().numpy().astype("<f2").tobytes(),
         }
 
-    def _writer(self, row: Row) -> Writer | Failure:
-        """What is to write a row: the version that a draft names, or the one in service in a caption's style."""
-        if not isinstance(row, Draft):
-            return self._active(row.style_id)
-        version = MapperVersion.objects.select_related("style").get(pk=row.version_id)
-        try:
-            return version, self.load_version(version)
-        except Exception as error:  # storages and damaged files raise all kinds
-            log.exception("a version cannot be loaded", extra={"version": version.pk})
-            detail = f"{version} cannot be loaded: {cause_of(error)}"[:500]
-            return Failure("version_unavailable", detail, others_succeeded=_storage_gives_others())
-
-    def _active(self, style_id: int) -> Writer | Failure:
-        """The style's newest promoted version that can be loaded, and its mapper."""
-        latest = Promotion.objects.filter(style=style_id).values("version").annotate(last=Max("pk")).order_by("-last")
-        for entry in latest[:5]:
-            version = MapperVersion.objects.get(pk=entry["version"])
-            try:
-                return version, self.load_version(version)
-            except Exception as error:  # an older version serves on
-                message = f"{type(error).__name__}: {cause_of(error)}"[:500]
-                if version.load_error != message:
-                    log.exception("a version cannot be loaded", extra={"version": version.pk})
-                    MapperVersion.objects.filter(pk=version.pk).update(load_error=message)
-        style = Style.objects.get(pk=style_id)
-        reason = f"no version of {style.name!r} could be loaded; if that lasts, an administrator has to promote another"
-        return Failure("style_unavailable", reason, others_succeeded=_storage_gives_others())
-
-    def load_version(self, version: MapperVersion, *, fresh: bool = False) -> Mapper:
-        """The version's mapper, loaded once; `fresh` for one that nobody else uses, to be trained further.
-
-        Raises:
-            CheckpointError: the file is unusable, or made for other models.
-            ValueError: the file is another than was filed.
-            OSError: the storage cannot give it.
-        """
-        mapper = None if fresh else self._mappers.get(version.pk)
-        if mapper is None:
-            with tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
-                mapper = self.captioner.load_mapper(version.copied_to(Path(folder)))
-            if fresh:
-                return mapper
-            self._mappers[version.pk] = mapper
-        if version.load_error:  # which another worker may have met, for reasons of its own
-            MapperVersion.objects.filter(pk=version.pk).update(load_error="")
-        self._mappers.move_to_end(version.pk)
-        if len(self._mappers) > MAPPERS_KEPT:
-            self._mappers.popitem(last=False)
-        return mapper
-
-
-def in_halves(items: list[T], work: Callable[[list[T]], None]) -> list[tuple[list[T], Exception]]:
-    """Do `work` on all items at once; on what makes it fail, in halves, down to the single items that are to blame.
-
-    Out of memory, a smaller batch goes through; a poisonous item fails alone.
-
-    Returns:
-        The items that failed by themselves, each with its reason.
-    """
-    if not items:
-        return []
-    try:
-        work(items)
-        return []
-    except DatabaseError as error:
-        if not isinstance(error, FAULTY_DATA):
-            raise
-        reason: Exception = error
-    except Exception as error:
-        reason = error
-    if len(items) == 1:
-        log.error("work failed on one item", exc_info=reason, extra={"item": str(items[0])})
-        return [(items, reason.with_traceback(None))]
-    log.warning("a batch failed and is halved", extra={"size": len(items), "error": repr(reason)})
-    # The frames of what failed hold on to its tensors, and the halves need that memory.
-    del reason
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    half = len(items) // 2
-    return in_halves(items[:half], work) + in_halves(items[half:], work)
-
 
 def _numbers(caption: Written) -> dict[str, float | None]:
     return {"confidence": caption.confidence, "log_probability": caption.log_probability}
@@ -515,67 +416,3 @@ def _numbers(caption: Written) -> dict[str, float | None]:
 
 def _queue(rows: Sequence[Row | TextEmbedding]) -> JobQuerySet[Any]:
     return type(rows[0]).objects.all()
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether it says that memory, the machine's or the accelerator's, did not suffice."""
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory", "bad_alloc", "ALLOC_FAILED"))
-    )
-
-
-def _storage_gives_others(than: Collection[uuid.UUID] = ()) -> bool:
-    """Whether the storage has the files of other images than these: then it is not away."""
-    try:
-        others = Image.objects.exclude(pk__in=than).order_by("-created_at")[:CONTROLS]
-        return any(image.file.storage.exists(str(image.file.name)) for image in others)
-    except Exception as error:  # whatever a storage raises
-        log.warning("the storage does not answer", extra={"error": error})
-        return False
-
-
-def _failure(error: Exception, *, others_succeeded: bool = False) -> Failure:
-    """What is told of an error that came up over a row."""
-    if is_out_of_memory(error):
-        code, detail = "out_of_memory", "the worker has too little memory even for this caption alone"
-    elif isinstance(error, DatabaseError):
-        code, detail = "database_error", "the database did not answer"
-    elif isinstance(error, ValueError):
-        return Failure("not_possible", str(error)[:500], own=True)
-    else:
-        code = "internal_error"
-        detail = "something unforeseen went wrong; the worker's log has the details under this caption's id"
-    return Failure(code, detail, others_succeeded=others_succeeded)
-
-
-def _unread(error: Exception, *, others_succeeded: bool) -> Failure:
-    """What is told of an image that the storage did not give."""
-    if is_out_of_memory(error):
-        return _failure(error, others_succeeded=others_succeeded)
-    # That there is no such file is said of this one; any other error, of a connection say, is the storage's.
-    missing = isinstance(error, FileNotFoundError)
-    detail = "the stored image cannot be read; upload it again"
-    return Failure("image_missing", detail, others_succeeded=missing and others_succeeded)
-
-
-def start(name: str) -> Shift:
-    """Load the models and start this process's threads.
-
-    Raises:
-        SystemExit: a model cannot be loaded; the reason is printed.
-    """
-    try:
-        engine = Engine.load(name)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
-    chores: dict[str, Callable[[], object]] = {
-        f"courier {n}": webhook_delivery.deliver_next for n in range(2, COURIERS + 1)
-    }
-    chores["courier 1"] = partial(webhook_delivery.deliver_next, steady=True)
-    chores["leases of couriers"] = webhook_delivery.renew
-    chores["rewritings"] = list_rewritings
-    shift = Shift(engine, "captions", chores, (Caption, Draft, TextEmbedding, WebhookDelivery))
-    shift.start()
-    return shift

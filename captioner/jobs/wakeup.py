@@ -12,7 +12,7 @@ _rung = threading.Condition()
 _carrier: threading.Thread | None = None
 
 
-def ring(task: str = "captioner.ring") -> None:
+def wake_workers(task: str = "captioner.wake") -> None:
     """Wake the workers that hear `task`, soon.
 
     A bell that is lost, with the broker or at the end of this process, costs nothing but time: workers also look for

@@ -1,8 +1,8 @@
 """A worker process from its start to its end: the threads around an engine.
 
-The **engine** works off what it claims, woken by bells; the **keeper** renews the lease on what the engine holds, tells
-that the process lives and reaps what other workers lost; further threads have chores of their own. None of them ends
-before the process does: a database that is away is waited for.
+The **engine** works off what it claims, woken by messages; the **heartbeat** renews the lease on what the engine holds,
+tells that the process lives and rescues what other workers lost; further threads have chores of their own. None of them
+ends before the process does: a database that is away is waited for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from django.utils import timezone
 from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Job, clock
 from captioner.models import Worker
-from captioner.tasks import BELL
+from captioner.tasks import WAKE_UP
 from clipcap.captioner import Captioner
 from clipcap.device import memory_mb
 
@@ -54,7 +54,7 @@ class Engine(Protocol):
         """A little of what can be done when there is nothing to claim; 0 if nothing can."""
 
 
-class Shift:
+class WorkerProcess:
     """The threads of a worker process.
 
     Args:
@@ -84,15 +84,15 @@ class Shift:
         self.threads = [
             threading.Thread(target=self._forever, args=arguments, name=name, daemon=True)
             for name, arguments in {
-                "engine": (self._work, lambda: BELL.wait(LOOK), self.stopping),
+                "engine": (self._work, lambda: WAKE_UP.wait(LOOK), self.stopping),
                 **{name: (chore, lambda: self.stopping.wait(LOOK), self.stopping) for name, chore in chores.items()},
-                "keeper": (self._keep, lambda: self.stopped.wait(BEAT), self.stopped),
+                "heartbeat": (self._keep, lambda: self.stopped.wait(BEAT), self.stopped),
             }.items()
         ]
 
     def start(self) -> None:
         """Report this process and start its threads."""
-        insist(self._keep, seconds=300)
+        retry_on_lost_database(self._keep, seconds=300)
         for thread in self.threads:
             thread.start()
 
@@ -103,20 +103,20 @@ class Shift:
 
     def _stop(self) -> None:
         self.stopping.set()
-        BELL.set()
+        WAKE_UP.set()
 
     def join(self, **_: object) -> None:
         """Wait for the work in hand; hand back what is not finished after the time of grace."""
         self._stop()
         ends = time.monotonic() + GRACE
-        *working, keeper = self.threads
+        *working, heartbeat = self.threads
         for thread in working:
             thread.join(max(0.0, ends - time.monotonic()))
         holding = self.engine.holding
         if working[0].is_alive() and holding:
             holding.hand_back()
         self.stopped.set()
-        keeper.join(BEAT)
+        heartbeat.join(BEAT)
         Worker.objects.filter(name=self.engine.name).delete()
 
     def _forever(self, action: Callable[[], object], pause: Callable[[], object], ended: threading.Event) -> None:
@@ -134,7 +134,7 @@ class Shift:
         connection.close()
 
     def _work(self) -> int:
-        BELL.clear()  # before looking, so that a bell rung while looking is heard
+        WAKE_UP.clear()  # before looking, so that a bell rung while looking is heard
         return self.engine.work() or self.engine.idle()
 
     def _keep(self) -> None:
@@ -160,11 +160,11 @@ class Shift:
         )
         for job in self.jobs:
             if job._default_manager.all().reap():  # type: ignore[attr-defined]
-                BELL.set()
+                WAKE_UP.set()
         Worker.objects.filter(seen_at__lt=now - timedelta(days=1)).delete()
 
 
-def insist(action: Callable[[], T], seconds: float = 20.0) -> T:
+def retry_on_lost_database(action: Callable[[], T], seconds: float = 20.0) -> T:
     """Do something to the database, again and again while that is away: computed results should not be lost to a
     restart. `seconds` is less than a lease lasts.
 

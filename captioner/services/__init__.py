@@ -34,7 +34,7 @@ from captioner.services.drafts import (
 )
 from captioner.services.idempotency import (
     IDEMPOTENCY,
-    Once,
+    IdempotencyKey,
 )
 from captioner.services.queues import (
     pause_queue,
@@ -92,8 +92,8 @@ from captioner.services.visibility import (
     with_captions,
 )
 from captioner.services.waiting import (
-    look_after,
     place_to_wait,
+    rescue_stale,
     wait,
 )
 
@@ -113,9 +113,9 @@ __all__ = [
     "SIMILAR",
     "TEXTS_KEPT",
     "Hit",
+    "IdempotencyKey",
     "Match",
     "MeaningStatus",
-    "Once",
     "Search",
     "Upload",
     "cancel_caption",
@@ -140,7 +140,6 @@ __all__ = [
     "get_style",
     "import_version",
     "list_rewritings",
-    "look_after",
     "note_export",
     "pause_queue",
     "place_to_wait",
@@ -151,6 +150,7 @@ __all__ = [
     "redeliver_all",
     "register_version",
     "request_captions",
+    "rescue_stale",
     "resume_queue",
     "retry_caption",
     "rewrite_captions",

@@ -19,9 +19,9 @@ from captioner.errors import Refused
 from captioner.jobs import turns
 from captioner.jobs.database import turn_to_write
 from captioner.jobs.job import clock
-from captioner.jobs.wakeup import ring
+from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, CaptionQuerySet, CaptionRequest, Correction, Image, Viewer, WebhookDelivery
-from captioner.services.idempotency import Once, earlier_request
+from captioner.services.idempotency import IdempotencyKey, earlier_request
 from captioner.services.retention import delete_images
 from captioner.services.styles import choose_styles
 from captioner.services.visibility import get_caption, not_found
@@ -83,7 +83,7 @@ def request_captions(
     webhook_secret: str = "",
     webhook_previous_secret: str = "",
     into: uuid.UUID | None = None,
-    once: Once | None = None,
+    once: IdempotencyKey | None = None,
     render: Callable[[CaptionRequest], dict[str, Any]] | None = None,
 ) -> CaptionRequest:
     """Store the images and queue a caption of each in each style, in this order; wake the workers on commit.
@@ -190,7 +190,7 @@ def request_captions(
             if render and once:  # kept with the request, or neither is there
                 request.answer = render(request)
                 request.save(update_fields=["answer"])
-            transaction.on_commit(ring)
+            transaction.on_commit(wake_workers)
     except IntegrityError:
         if once and (earlier := earlier_request(once)):  # the same call, made twice at once
             return earlier
@@ -237,7 +237,7 @@ def retry_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
                 f"only a failed or canceled caption can be tried again; this one is {caption.status}",
                 status=409,
             )
-    ring()
+    wake_workers()
     return get_caption(viewer, pk)
 
 

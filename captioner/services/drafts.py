@@ -13,7 +13,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from captioner import audit, uploads
 from captioner.errors import Refused
 from captioner.jobs.job import clock
-from captioner.jobs.wakeup import ring
+from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, Draft, DraftRequest, Image, MapperVersion, Style, Viewer
 from captioner.services.captions import Upload, kept_options, lock_images, stored_image
 from clipcap.options import DecodingOptions
@@ -59,7 +59,7 @@ def compare_versions(
             for image in stored.values()
             for version in versions
         )
-        transaction.on_commit(ring)
+        transaction.on_commit(wake_workers)
     return request
 
 
@@ -130,7 +130,7 @@ def list_rewritings() -> int:
         request.listing = len(chosen) == PART
         request.listed_to = min((caption.created_at for caption in captions), default=request.listed_to)
         request.save(update_fields=["listing", "listed_to"])
-        transaction.on_commit(ring)
+        transaction.on_commit(wake_workers)
     return len(captions)
 
 

@@ -13,7 +13,7 @@ IDEMPOTENCY = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
-class Once:
+class IdempotencyKey:
     """What makes a repeated call known: the client's key, whose it is, and the digest of all that was sent."""
 
     scope: str
@@ -21,7 +21,7 @@ class Once:
     body_sha256: str
 
 
-def earlier_request(once: Once) -> CaptionRequest | None:
+def earlier_request(once: IdempotencyKey) -> CaptionRequest | None:
     """The request that was made with this key in the last 24 hours.
 
     Raises:

@@ -9,7 +9,7 @@ from django.db import transaction
 
 from captioner import audit
 from captioner.jobs.job import clock
-from captioner.jobs.wakeup import ring
+from captioner.jobs.wakeup import wake_workers
 from captioner.models import Queue
 
 
@@ -27,4 +27,4 @@ def resume_queue(*, name: Queue.Name, person: Any = None) -> None:
     with transaction.atomic():
         Queue.objects.update_or_create(name=name, defaults=values)
         audit.record(audit.Action.SERVICE, f"queue {name}", "resumed", person)
-    transaction.on_commit(partial(ring, "captioner.ring" if name == Queue.Name.CAPTIONS else "training.ring"))
+    transaction.on_commit(partial(wake_workers, "captioner.wake" if name == Queue.Name.CAPTIONS else "training.wake"))

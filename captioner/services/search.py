@@ -15,7 +15,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from captioner.errors import Refused
 from captioner.jobs.job import Status
-from captioner.jobs.wakeup import ring
+from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, Correction, Embedding, Image, TextEmbedding, Viewer, Worker
 from captioner.search import meaning
 from captioner.search.vectors import BrokenIndex
@@ -206,7 +206,7 @@ def _looked_up(encoder: str, text: str, seconds: float, may_ask: Callable[[], bo
         if not may_ask():
             return None
         row = meaning.queue_text(encoder, text)
-        ring()
+        wake_workers()
     if not row.finished:
         with place_to_wait() as place:
             left = TextEmbedding.objects.filter(pk=row.pk).unfinished()

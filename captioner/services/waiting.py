@@ -12,7 +12,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.utils import timezone
 
-from captioner.jobs.wakeup import ring
+from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, CaptionRequest
 
 # Whoever waits for a worker holds a thread of the server: at most half of them may be held so.
@@ -49,10 +49,10 @@ def wait_while(unfinished: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def look_after(captions: Iterable[Caption]) -> None:
+def rescue_stale(captions: Iterable[Caption]) -> None:
     """Whoever looks at unfinished captions calls this: it ends what a lost worker left behind, and rings again where
     a bell may have been lost."""
     waiting = [c for c in captions if not c.finished and timezone.now() - c.created_at > timedelta(seconds=3)]
     if waiting and cache.add("looked-after", True, timeout=3):
         Caption.objects.reap()
-        ring()
+        wake_workers()

@@ -88,7 +88,7 @@ def progress(request: HttpRequest, viewer: Viewer) -> HttpResponse:
         if key := as_uuid(pk):
             shown[key] = status
     captions = services.get_captions(viewer, list(shown))
-    services.look_after(captions)
+    services.rescue_stale(captions)
     left = sum(not caption.finished for caption in captions)
     context = {
         "changed": [caption for caption in captions if caption.status != shown[caption.pk]],
@@ -105,7 +105,7 @@ def progress(request: HttpRequest, viewer: Viewer) -> HttpResponse:
 def request_page(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpResponse:
     """All photos of a request in all its styles, side by side."""
     captions = list(services.get_request(viewer, pk).captions.all())
-    services.look_after(captions)
+    services.rescue_stale(captions)
     return render(
         request,
         "captioner/request.html",
@@ -123,7 +123,7 @@ def image_page(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpRespo
         there = {caption.pk for caption in captions}
         linked = services.get_request(viewer, origin).captions.all()
         captions += [caption for caption in linked if caption.image_id == pk and caption.pk not in there]
-    services.look_after(captions)
+    services.rescue_stale(captions)
     newest: dict[int, Caption] = {}
     for caption in sorted(captions, key=lambda c: c.created_at, reverse=True):
         newest.setdefault(caption.style_id, caption)

@@ -19,7 +19,7 @@ from django.db.models import F
 
 from captioner.api.serializers import RequestSerializer
 from captioner.jobs.job import Claim, Status, clock
-from captioner.jobs.worker_process import insist
+from captioner.jobs.worker_process import retry_on_lost_database
 from captioner.models import CaptionRequest, DeliveryAttempt, WebhookDelivery, WebhookHost
 from captioner.services import with_captions
 from captioner.webhooks import client as webhooks
@@ -53,7 +53,7 @@ def deliver_next(*, steady: bool = False) -> bool:
 
 
 def renew() -> None:
-    """Extend the leases on what this process's couriers have in hand."""
+    """Extend the leases on what this process's webhook deliveries have in hand."""
     for claim in list(_in_hand.values()):
         claim.renew()
 
@@ -91,7 +91,7 @@ def _deliver(delivery: WebhookDelivery) -> None:
     except webhooks.DeliveryError as error:
         found["error"], answered = str(error), error.answered
     found["ms"] = round((time.monotonic() - started) * 1000)
-    insist(lambda: _file(delivery, attempt, found, host, answered=answered))
+    retry_on_lost_database(lambda: _file(delivery, attempt, found, host, answered=answered))
     log.info("webhook", extra={"request": delivery.request_id, "delivery": delivery.pk, **found})
 
 

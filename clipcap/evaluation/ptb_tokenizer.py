@@ -32,7 +32,7 @@ _ABBREVIATIONS = (
 _NUMBER_ABBREVIATIONS = "art|ca|fig|figs|no|nos|op|pp|prop"
 # After a single letter with a period, these begin a new sentence, and the period ends the old one: "plan B. The".
 _SENTENCE_STARTS = (
-    "A|About|According|Additionally|After|An|As|At|But|Earlier|He|Her|Here|However|If|In|It|Last|Many|More|Now|Once|"
+    "A|About|According|Additionally|After|An|As|At|But|Earlier|He|Her|Here|However|If|In|It|Last|Many|More|Now|IdempotencyKey|"
     r"One|Other|Our|She|Since|So|Some|Such|That|The|Their|Then|There|These|They|This|We|What|When|While|Yet|You|Mr\.|"
     r"Ms\."
 )

@@ -52,7 +52,7 @@ class ImportAdmin(ReadOnly):
 
     def live(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """How far it is now, to be swapped in."""
-        services.look_after()
+        services.rescue_stale()
         return self.page(request, "admin/training/import_live.html", "", **self._standing(self.viewed(request, pk)))
 
     def refused(self, request: HttpRequest, pk: int) -> HttpResponseBase:

@@ -58,7 +58,7 @@ class TrainingRunAdmin(ReadOnly):
 
     def live(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """How it stands now, to be swapped in."""
-        services.look_after()
+        services.rescue_stale()
         return self.page(request, "admin/training/run_live.html", "", **_run_context(self.viewed(request, pk, RUNS)))
 
     def cancel(self, request: HttpRequest, pk: int) -> HttpResponseBase:

@@ -50,7 +50,7 @@ class _Stopped(Exception):
     """The import was canceled or given to another, or this process has to end."""
 
 
-def work_off(batch: Import, stopping: Callable[[], bool], unfit: Callable[[str], str] = lambda text: "") -> None:
+def run_import(batch: Import, stopping: Callable[[], bool], unfit: Callable[[str], str] = lambda text: "") -> None:
     """Bring a claimed import to its end: succeeded, or failed with the reason.
 
     Args:

@@ -37,8 +37,8 @@ from training.services.runs import (
 )
 from training.services.waiting import (
     RUN_DEADLINE,
-    look_after,
-    ring,
+    rescue_stale,
+    wake_workers,
 )
 
 __all__ = [
@@ -55,13 +55,12 @@ __all__ = [
     "dataset",
     "is_there",
     "leave_out",
-    "look_after",
     "newest_example",
     "open_corrections",
     "prune",
+    "rescue_stale",
     "resume_import",
     "resume_run",
-    "ring",
     "run_folder",
     "run_options",
     "start_due_runs",
@@ -70,4 +69,5 @@ __all__ = [
     "start_run",
     "stored_options",
     "take_corrections",
+    "wake_workers",
 ]

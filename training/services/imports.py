@@ -16,7 +16,7 @@ from captioner.errors import Refused
 from captioner.jobs.job import Status, clock
 from captioner.models import Style
 from training.models import Import
-from training.services.waiting import RUN_DEADLINE, ring
+from training.services.waiting import RUN_DEADLINE, wake_workers
 
 
 def start_import(*, style: Style, file: File[bytes], name: str, person: Any = None, holder: str = "") -> Import:
@@ -50,7 +50,7 @@ def start_import(*, style: Style, file: File[bytes], name: str, person: Any = No
                 status=507,
             ) from error
         raise
-    transaction.on_commit(ring)
+    transaction.on_commit(wake_workers)
     return batch
 
 
@@ -74,7 +74,7 @@ def start_folder_import(*, style: Style, folder: Path, person: Any = None, holde
         batch.save()
         audit.record(audit.Action.IMPORTED, f"examples for {style}", batch.name, person)
         batch = _claimed(batch, holder)
-    transaction.on_commit(ring)
+    transaction.on_commit(wake_workers)
     return batch
 
 
@@ -127,6 +127,6 @@ def resume_import(batch: Import, holder: str = "") -> Import:
                 "not_stopped", f"only a failed or canceled import can be resumed; this has {batch.status}", status=409
             )
         batch = _claimed(batch, holder)
-    transaction.on_commit(ring)
+    transaction.on_commit(wake_workers)
     batch.refresh_from_db()
     return batch

@@ -19,7 +19,7 @@ from training import memory
 from training.models import RunEvent, TrainingRun
 from training.options import RunOptions
 from training.services.examples import dataset
-from training.services.waiting import RUN_DEADLINE, look_after, ring
+from training.services.waiting import RUN_DEADLINE, rescue_stale, wake_workers
 
 LEAST_TRAINING, LEAST_HELD_OUT = 8, 2  # images
 
@@ -84,7 +84,7 @@ def start_run(
             status=409,
         )
     _check_memory(chosen, base if chosen.start == "active" else None, sum(images.values()))
-    look_after()  # a run that a lost worker left behind is in nobody's way
+    rescue_stale()  # a run that a lost worker left behind is in nobody's way
     newest = examples.aggregate(newest=Max("pk"))["newest"]
     now = clock("default")
     try:
@@ -104,7 +104,7 @@ def start_run(
             )
             RunEvent.objects.create(run=run, message=f"queued with {run.examples} examples")
             audit.record(audit.Action.TRAINED, f"style {style}", f"{run} started {reason}".strip(), person)
-            transaction.on_commit(ring)
+            transaction.on_commit(wake_workers)
     except IntegrityError as error:
         if earlier := _started_before(style, person, idempotency_key, chosen):
             return earlier
@@ -175,7 +175,7 @@ def resume_run(run: TrainingRun) -> TrainingRun:
                 )
             RunEvent.objects.create(run=run, message="resumed")
             audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} resumed")
-            transaction.on_commit(ring)
+            transaction.on_commit(wake_workers)
     except IntegrityError as error:
         raise Refused(
             "run_in_progress", f"another run of {run.style.name} is unfinished; wait for it or cancel it", status=409

@@ -12,13 +12,13 @@ from training.models import Import, TrainingRun
 RUN_DEADLINE = timedelta(days=7)  # to be begun
 
 
-def ring() -> None:
+def wake_workers() -> None:
     """Wake the training workers."""
-    wakeup.ring("training.ring")
+    wakeup.wake_workers("training.wake")
 
 
-def look_after() -> None:
+def rescue_stale() -> None:
     """Whoever looks at unfinished runs or imports calls this: it ends or queues again what lost workers left behind,
     whether or not a training worker lives that would."""
     if cache.add("training-looked-after", True, timeout=3) and TrainingRun.objects.reap() + Import.objects.reap():
-        ring()
+        wake_workers()

@@ -152,7 +152,7 @@ class Work:
                     "No caption worker was heard from in the last 30 seconds: the captions wait until one runs. Start "
                     "one beside this command: ./run worker captions"
                 )
-        services.look_after(Caption.objects.filter(request__in=self.waiting).unfinished()[:1])
+        services.rescue_stale(Caption.objects.filter(request__in=self.waiting).unfinished()[:1])
         time.sleep(0.2)
 
     def _tell(self, name: str, lines: list[dict[str, Any]]) -> None:

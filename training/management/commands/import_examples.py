@@ -19,7 +19,7 @@ from captioner.models import Style
 from clipcap.progress import Progress
 from training import services
 from training.datasets.annotations import ACCEPTED
-from training.datasets.importer import refused_csv, work_off
+from training.datasets.importer import refused_csv, run_import
 from training.lengths import too_long
 from training.models import Import
 
@@ -51,7 +51,7 @@ class Command(BaseCommand):
             follower = _Follower(batch, progress)
             before = signal.signal(signal.SIGINT, follower.interrupt)
             try:
-                work_off(batch, follower.stopping, self._unfit(batch))
+                run_import(batch, follower.stopping, self._unfit(batch))
             finally:
                 signal.signal(signal.SIGINT, before)
         batch.refresh_from_db()

@@ -35,7 +35,7 @@ class Command(BaseCommand):
             raise CommandError(f"{style.name} has no such version")
         try:
             models = Engine.load("prefixes")
-            mapper = models.load_version(version)
+            mapper = models.mappers.load(version)
             embeddings = models.captioner.encoder.encode([str(photo) for photo in options["photos"]])
         except (ValueError, OSError) as error:
             raise CommandError(str(error)) from error
