@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('captioner', '0018_pictures_of_their_senders'),
+        ('captioner', '0019_pictures_of_their_senders'),
     ]
 
     operations = [

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('captioner', '0017_failures_of_rows'),
+        ('captioner', '0018_how_mappers_were_trained'),
     ]
 
     operations = [

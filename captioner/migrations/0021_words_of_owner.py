@@ -21,7 +21,7 @@ def remove(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("captioner", "0019_audit_log")]
+    dependencies = [("captioner", "0020_audit_log")]
     operations = [
         migrations.AlterField(
             model_name="caption",
