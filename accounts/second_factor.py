@@ -18,8 +18,8 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 from qrcode.image.svg import SvgPathImage
 
 from captioner.api.problems import problem
+from captioner.bodies import API
 from captioner.errors import Refused
-from clipcap_site.bodies import API
 
 
 def device_of(user: Any) -> TOTPDevice | None:

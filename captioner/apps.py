@@ -13,8 +13,10 @@ class CaptionerConfig(AppConfig):
         """Register the system checks, have changes of permissions recorded, and make the folders of a broker that is
         one: it does not make them itself."""
         from captioner import audit, checks  # noqa: F401
+        from captioner.jobs.registry import register
 
         audit.watch_permissions()
+        register("captions", "captioner.wake")
 
         options = settings.CELERY_BROKER_TRANSPORT_OPTIONS
         for name in ("data_folder_in", "control_folder"):

@@ -18,7 +18,7 @@ from django.db import DataError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.views.defaults import bad_request
 
-from clipcap_site.bodies import API
+from captioner.bodies import API
 
 log = logging.getLogger(__name__)
 

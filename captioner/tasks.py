@@ -8,19 +8,18 @@ free to hear bells, answer `celery inspect` and stop when it is told to.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
+from captioner.jobs.wakeup import WAKE_UP
+
 if TYPE_CHECKING:
     from captioner.jobs.worker_process import WorkerProcess  # which loads torch
 
 log = logging.getLogger(__name__)
-
-WAKE_UP = threading.Event()
 
 
 @shared_task(name="captioner.wake")

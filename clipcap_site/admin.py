@@ -17,7 +17,8 @@ from django.urls import URLPattern, URLResolver, path
 from django.utils import timezone
 
 from captioner import services
-from captioner.models import Queue, Style
+from captioner.jobs.registry import QUEUES
+from captioner.models import Style
 from training.services import rescue_stale
 
 
@@ -82,12 +83,12 @@ class Site(admin.AdminSite):
         return redirect("admin:index")
 
 
-def _queue(request: HttpRequest, name: str) -> Queue.Name:
+def _queue(request: HttpRequest, name: str) -> str:
     if not request.user.has_perm("captioner.change_queue"):
         raise PermissionDenied
-    if name not in Queue.Name.values:
+    if name not in QUEUES:
         raise Http404("there is no such queue")
-    return Queue.Name(name)
+    return name
 
 
 def _numbers(request: HttpRequest) -> dict[str, Any]:
@@ -113,11 +114,11 @@ def _numbers(request: HttpRequest) -> dict[str, Any]:
         )
         numbers["last_day"] = sum(hour.succeeded + hour.failed + hour.other for hour in hours)
         numbers["failed_captions"] = dashboard.failed_captions()
-        numbers["queues"] = [dashboard.queue(Queue.Name.CAPTIONS, *dashboard.waiting_captions())]
+        numbers["queues"] = [dashboard.queue("captions", *dashboard.waiting_captions())]
     if may("training.trainingrun"):
         numbers["runs"] = runs_in_progress()
         numbers["failed_runs"] = failed_runs()
-        numbers["queues"] = [*numbers.get("queues", []), dashboard.queue(Queue.Name.TRAINING, *waiting())]
+        numbers["queues"] = [*numbers.get("queues", []), dashboard.queue("training", *waiting())]
     if may("training.import"):
         numbers["failed_imports"] = failed_imports()
     if may("captioner.worker"):

@@ -203,6 +203,6 @@ def _most_connections() -> int:
 
 
 def _most_bytes(path: str, content_type: str) -> int:
-    from clipcap_site.bodies import most_bytes  # Django's settings are read with the site, after this module
+    from captioner.bodies import most_bytes  # Django's settings are read with the site, after this module
 
     return most_bytes(path, content_type)

@@ -44,7 +44,6 @@ from captioner.models import (
     Image,
     MapperVersion,
     Promotion,
-    Queue,
     Style,
     Viewer,
     WebhookDelivery,
@@ -573,7 +572,7 @@ def test_workers_of_a_paused_queue_claim_nothing(
     assert engine.work() == 1
     assert request.captions.get().status == Status.SUCCEEDED
     make_run(style)
-    services.pause_queue(name=Queue.Name.TRAINING)
+    services.pause_queue(name="training")
     assert TrainingEngine(engine).work() == 0
     assert TrainingRun.objects.get().status == Status.QUEUED
 

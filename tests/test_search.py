@@ -34,7 +34,6 @@ from captioner.models import (
     CaptionRequest,
     Embedding,
     Image,
-    Queue,
     Style,
     TextEmbedding,
     Viewer,
@@ -305,7 +304,7 @@ def test_a_text_that_failed_is_tried_again_after_a_while(style: Style, worker: W
 
 def test_texts_come_before_captions_and_while_the_queue_is_paused(style: Style, reading_engine: Engine) -> None:
     at_work(reading_engine)
-    services.pause_queue(name=Queue.Name.CAPTIONS)
+    services.pause_queue(name="captions")
     search("a dog")
     assert reading_engine.work() == 1
     assert TextEmbedding.objects.get().status == "succeeded"

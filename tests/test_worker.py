@@ -26,9 +26,9 @@ from captioner.inference.failures import bisect_failures
 from captioner.jobs import worker_process
 from captioner.jobs.breaker import STRIKES, Breaker
 from captioner.jobs.job import MAX_ATTEMPTS, JobQuerySet, Status
+from captioner.jobs.wakeup import WAKE_UP
 from captioner.jobs.worker_process import WorkerProcess
 from captioner.models import Caption, CaptionRequest, Embedding, Image, MapperVersion, Style, Viewer, Worker
-from captioner.tasks import WAKE_UP
 from clipcap.checkpoint import load_mapper, save_mapper
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions

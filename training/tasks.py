@@ -5,7 +5,8 @@ from typing import Any
 from celery import shared_task
 from celery.signals import celeryd_after_setup
 
-from captioner.tasks import WAKE_UP, run_beside_celery
+from captioner.jobs.wakeup import WAKE_UP
+from captioner.tasks import run_beside_celery
 
 
 @shared_task(name="training.wake")

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.core.cache import cache
-from django.db.models import Count, OuterRef, Subquery
+from django.db.models import Count
 from django.db.models.functions import TruncHour
 from django.utils import timezone
 
 from captioner.admin.base import counted, since, so_many
 from captioner.jobs.job import Status
-from captioner.models import Caption, Draft, MapperVersion, Promotion, Queue, Style, Worker
+from captioner.models import Caption, Draft, MapperVersion, Queue, Worker
 
 HOURS = 24
 FAILURES = 10  # shown of the last day
-ALIVE = timedelta(seconds=30)  # since a worker was last heard from
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Hour:
 class QueueState:
     """A queue with its workers. `pause` is None where it never was paused."""
 
-    name: Queue.Name
+    name: str
     queued: str
     running: str
     workers: list[Worker]
@@ -46,9 +45,9 @@ def captions_per_hour() -> list[Hour]:
     return counted
 
 
-def queue(name: Queue.Name, queued: int, running: int) -> QueueState:
+def queue(name: str, queued: int, running: int) -> QueueState:
     """The state of a queue in which so many are queued and running."""
-    workers = list(Worker.objects.filter(queue=name, seen_at__gt=timezone.now() - ALIVE))
+    workers = list(Worker.objects.alive(name))
     return QueueState(
         name, so_many(queued), so_many(running), workers, Queue.objects.filter(name=name, paused=True).first()
     )
@@ -66,18 +65,16 @@ def waiting_captions() -> tuple[int, int]:
 def workers() -> list[Worker]:
     """All that were heard from in the last day, each with `alive` and how long ago that was."""
     found = list(Worker.objects.all())
+    alive = set(Worker.objects.alive().values_list("pk", flat=True))
     for worker in found:
-        worker.alive = worker.seen_at > timezone.now() - ALIVE  # type: ignore[attr-defined]
+        worker.alive = worker.pk in alive  # type: ignore[attr-defined]
         worker.heard = since(worker.seen_at)  # type: ignore[attr-defined]
     return found
 
 
 def active_versions() -> dict[int, MapperVersion]:
-    """The version in service, by style, in two queries for any number of styles."""
-    newest = Promotion.objects.filter(style=OuterRef("pk")).order_by("-pk").values("version")[:1]
-    versions = dict(Style.objects.annotate(newest=Subquery(newest)).values_list("pk", "newest"))
-    found = MapperVersion.objects.select_related("style").in_bulk([pk for pk in versions.values() if pk])
-    return {style: found[pk] for style, pk in versions.items() if pk}
+    """The version in service, by style."""
+    return {version.style_id: version for version in MapperVersion.objects.in_service().select_related("style")}
 
 
 def score(version: MapperVersion | None, metric: str = "CIDEr") -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.contrib import admin
-from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import FileResponse, HttpRequest, HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
@@ -23,7 +23,7 @@ from captioner.admin.parameters import as_int, as_uuid
 from captioner.admin.plots import score_bars
 from captioner.admin.scores import scores_of, written_by
 from captioner.errors import Refused
-from captioner.models import Image, MapperVersion, Promotion, Style
+from captioner.models import Image, MapperVersion, Style
 
 PHOTOS_OFFERED = 24
 
@@ -70,14 +70,13 @@ class MapperVersionAdmin(ReadOnly):
     change_list_template = "admin/captioner/version_list.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[MapperVersion]:
-        """With `serving`, the version that is in service in each one's style."""
-        newest = Promotion.objects.filter(style=OuterRef("style")).order_by("-pk").values("version")[:1]
+        """With `serving`, whether it is in service."""
         versions: QuerySet[MapperVersion] = super().get_queryset(request)
-        return versions.annotate(serving=Subquery(newest))
+        return versions.annotate(serving=Exists(MapperVersion.objects.in_service().filter(pk=OuterRef("pk"))))
 
     @admin.display(description="in service", boolean=True)
     def in_service(self, version: Any) -> bool:
-        return bool(version.serving == version.pk)
+        return bool(version.serving)
 
     @admin.display(description="CIDEr")
     def cider(self, version: MapperVersion) -> str:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from celery import current_app as app
 from django.conf import settings
 from django.core.cache import caches
 from django.core.files.base import ContentFile
@@ -38,8 +39,7 @@ from rest_framework.response import Response
 
 from captioner.api.problems import problem
 from captioner.jobs.job import FINISHED, UNFINISHED, Status, clock
-from captioner.models import SILENCE, Caption, WebhookDelivery, Worker
-from clipcap_site import app
+from captioner.models import Caption, WebhookDelivery, Worker
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def metrics(request: Request) -> HttpResponse:
     memory = Gauge("clipcap_worker_memory_megabytes", "the most a worker has used", ["worker"], registry=registry)
     workers.labels("captions").set(0)
     paused.labels("captions").set(0)
-    for worker in Worker.objects.filter(seen_at__gt=now - SILENCE):
+    for worker in Worker.objects.alive():
         workers.labels(worker.queue).inc()
         paused.labels(worker.queue).inc(bool(worker.trouble))
         memory.labels(worker.name).set(worker.memory_mb)
@@ -186,12 +186,12 @@ def _storage() -> str:
 
 def _warnings() -> list[str]:
     """What does not stand in the way of captions, and should be looked into."""
-    paused = Worker.captioning().exclude(trouble="").values_list("trouble", flat=True)
+    paused = Worker.objects.alive("captions").exclude(trouble="").values_list("trouble", flat=True)
     return [f"a caption worker keeps failing and has paused itself: {trouble}" for trouble in paused]
 
 
 def _worker() -> str:
-    troubles = list(Worker.captioning().values_list("trouble", flat=True))
+    troubles = list(Worker.objects.alive("captions").values_list("trouble", flat=True))
     if not troubles:
         return "no caption worker was heard from in the last 30 seconds; start one"
     if all(troubles):

@@ -22,8 +22,8 @@ from django.template.loader import render_to_string
 from django.views import defaults
 from rest_framework import exceptions
 
+from captioner.bodies import API, most_bytes
 from captioner.errors import Refused, is_full
-from clipcap_site.bodies import API, most_bytes
 
 Answer = TypeVar("Answer", bound=HttpResponse)
 

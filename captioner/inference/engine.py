@@ -33,9 +33,9 @@ from captioner.inference.mapper_cache import MapperCache, Writer
 from captioner.jobs import turns
 from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Failure, JobQuerySet, clock
+from captioner.jobs.wakeup import WAKE_UP
 from captioner.jobs.worker_process import retry_on_lost_database
 from captioner.models import Caption, Draft, Embedding, Image, Queue, TextEmbedding
-from captioner.tasks import WAKE_UP
 from clipcap.captioner import Caption as Written
 from clipcap.captioner import Captioner
 from clipcap.decoding.rerank import find_reranker

@@ -3,9 +3,11 @@
 import logging
 import threading
 
-from clipcap_site import app
+from celery import current_app as app
 
 log = logging.getLogger(__name__)
+
+WAKE_UP = threading.Event()  # of this worker process: there may be work
 
 _due: set[str] = set()
 _rung = threading.Condition()

@@ -22,8 +22,8 @@ from django.utils import timezone
 
 from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Job, clock
+from captioner.jobs.wakeup import WAKE_UP
 from captioner.models import Worker
-from captioner.tasks import WAKE_UP
 from clipcap.captioner import Captioner
 from clipcap.device import memory_mb
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
 from clipcap.fingerprint import file_sha256
@@ -34,8 +35,16 @@ class Style(models.Model):
     @property
     def active_version(self) -> MapperVersion | None:
         """The version in service: that of the newest promotion."""
-        promotion = self.promotions.select_related("version").order_by("-pk").first()
-        return promotion.version if promotion else None
+        return MapperVersion.objects.in_service().filter(style=self).first()
+
+
+class MapperVersionQuerySet(models.QuerySet["MapperVersion"]):
+    """Versions, and those of them that serve."""
+
+    def in_service(self) -> Self:
+        """The version in service of each style: that of its newest promotion."""
+        newest = Promotion.objects.filter(style=OuterRef("style")).order_by("-pk").values("version")[:1]
+        return self.filter(pk=Subquery(newest))
 
 
 class MapperVersion(models.Model):
@@ -61,6 +70,8 @@ class MapperVersion(models.Model):
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", editable=False
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = MapperVersionQuerySet.as_manager()
 
     class Meta:
         ordering = ("style", "-number")

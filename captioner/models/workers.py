@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Self
 
 from django.conf import settings
 from django.db import models
@@ -16,11 +17,7 @@ SILENCE = timedelta(seconds=30)  # after which a worker counts as lost
 class Queue(models.Model):
     """A queue that can be paused: its workers finish what they hold and claim no more. One never paused has no row."""
 
-    class Name(models.TextChoices):
-        CAPTIONS = "captions"
-        TRAINING = "training"
-
-    name = models.CharField(max_length=20, choices=Name, unique=True)
+    name = models.CharField(max_length=20, unique=True)
     paused = models.BooleanField(default=False)
     reason = models.CharField(max_length=200, blank=True)
     person = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
@@ -35,6 +32,15 @@ class Queue(models.Model):
     @classmethod
     def is_paused(cls, name: str) -> bool:
         return cls.objects.filter(name=name, paused=True).exists()
+
+
+class WorkerQuerySet(models.QuerySet["Worker"]):
+    """Workers, and those of them that live."""
+
+    def alive(self, queue: str = "") -> Self:
+        """Those heard from within the last `SILENCE`, of one queue if it is named. They have their models loaded."""
+        heard = self.filter(seen_at__gt=clock("default") - SILENCE, models_loaded__gt="")
+        return heard.filter(queue=queue) if queue else heard
 
 
 class Worker(models.Model):
@@ -55,14 +61,10 @@ class Worker(models.Model):
     started_at = models.DateTimeField(default=timezone.now)
     seen_at = models.DateTimeField(default=timezone.now)
 
+    objects = WorkerQuerySet.as_manager()
+
     class Meta:
         ordering = ("-seen_at",)
 
     def __str__(self) -> str:
         return self.name
-
-    @classmethod
-    def captioning(cls) -> models.QuerySet[Worker]:
-        """The caption workers that were heard from lately and have their models loaded."""
-        lately = clock("default") - SILENCE
-        return cls.objects.filter(queue__contains="captions", seen_at__gt=lately, models_loaded__gt="")

@@ -9,11 +9,12 @@ from django.db import transaction
 
 from captioner import audit
 from captioner.jobs.job import clock
+from captioner.jobs.registry import QUEUES
 from captioner.jobs.wakeup import wake_workers
 from captioner.models import Queue
 
 
-def pause_queue(*, name: Queue.Name, person: Any = None, reason: str = "") -> None:
+def pause_queue(*, name: str, person: Any = None, reason: str = "") -> None:
     """Let workers claim no more from a queue; what they hold they finish."""
     values = {"paused": True, "reason": reason.strip()[:200], "person": person, "at": clock("default")}
     with transaction.atomic():
@@ -21,10 +22,10 @@ def pause_queue(*, name: Queue.Name, person: Any = None, reason: str = "") -> No
         audit.record(audit.Action.SERVICE, f"queue {name}", f"paused: {reason.strip()}", person)
 
 
-def resume_queue(*, name: Queue.Name, person: Any = None) -> None:
+def resume_queue(*, name: str, person: Any = None) -> None:
     """Let workers claim from a queue again; wake them on commit."""
     values = {"paused": False, "reason": "", "person": person, "at": clock("default")}
     with transaction.atomic():
         Queue.objects.update_or_create(name=name, defaults=values)
         audit.record(audit.Action.SERVICE, f"queue {name}", "resumed", person)
-    transaction.on_commit(partial(wake_workers, "captioner.wake" if name == Queue.Name.CAPTIONS else "training.wake"))
+    transaction.on_commit(partial(wake_workers, QUEUES[name].wake_task))

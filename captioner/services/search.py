@@ -176,7 +176,7 @@ def _images_that_show(
     viewer: Viewer, text: str, seconds: float, may_ask: Callable[[], bool]
 ) -> tuple[list[uuid.UUID], MeaningStatus, str]:
     """The images that show what a text means, the nearest first; then the state of that search, and why it is so."""
-    worker = Worker.captioning().order_by("-started_at").first()
+    worker = Worker.objects.alive("captions").order_by("-started_at").first()
     if worker is None:
         return [], "unavailable", "no worker is there to look up what it means"
     if not worker.text_encoder:

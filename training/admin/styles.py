@@ -20,7 +20,7 @@ from captioner.admin.base import Page, counted, each, so_many
 from captioner.admin.parameters import as_int
 from captioner.admin.plots import bars
 from captioner.errors import Refused
-from captioner.models import MapperVersion, Promotion, Style
+from captioner.models import MapperVersion, Style
 from training import services
 from training.admin.runs import light
 from training.datasets.statistics import statistics
@@ -61,11 +61,11 @@ class StyleAdmin(Page):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Style]:
         """With number and metrics of the version in service."""
-        newest = Promotion.objects.filter(style=OuterRef("pk")).order_by("-pk")
+        serving = MapperVersion.objects.in_service().filter(style=OuterRef("pk"))
         styles: QuerySet[Style] = super().get_queryset(request)
         return styles.annotate(
-            serving_number=Subquery(newest.values("version__number")[:1]),
-            serving_metrics=Subquery(newest.values("version__metrics")[:1]),
+            serving_number=Subquery(serving.values("number")),
+            serving_metrics=Subquery(serving.values("metrics")),
         )
 
     @admin.display(description="in service")

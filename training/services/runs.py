@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -131,8 +130,7 @@ def _started_before(style: Style, person: Any, key: str | None, options: RunOpti
 
 
 def _check_memory(options: RunOptions, base: MapperVersion | None, images: int) -> None:
-    heard = Worker.objects.filter(queue="training", seen_at__gt=clock("default") - timedelta(minutes=2))
-    capacities = [worker.capacity for worker in heard if worker.capacity]
+    capacities = [worker.capacity for worker in Worker.objects.alive("training") if worker.capacity]
     if not capacities:  # nobody to tell; what is too much shows when the run begins
         return
     largest = max(capacities, key=lambda capacity: int(capacity["memory_mb"]))

@@ -13,7 +13,6 @@ from typing import Any, TextIO
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
-from django.utils import timezone
 
 from captioner import services
 from captioner.errors import Refused
@@ -146,8 +145,7 @@ class Work:
         now = time.monotonic()
         if now - self.heard_at > SILENCE.total_seconds():
             self.heard_at = now
-            lately = timezone.now() - SILENCE
-            if not Worker.objects.filter(queue__contains="captions", seen_at__gt=lately).exists():
+            if not Worker.objects.alive("captions").exists():
                 self.progress.write(
                     "No caption worker was heard from in the last 30 seconds: the captions wait until one runs. Start "
                     "one beside this command: ./run worker captions"

@@ -7,6 +7,7 @@ from celery.bin.celery import celery
 from django.core.management.base import BaseCommand
 
 from captioner.checks import TAG
+from captioner.jobs.registry import QUEUES
 
 
 class Command(BaseCommand):
@@ -14,7 +15,7 @@ class Command(BaseCommand):
     requires_system_checks = (TAG,)  # the others load the web process's modules
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("queue", choices=("captions", "training"))
+        parser.add_argument("queue", choices=sorted(QUEUES))
         parser.add_argument("--name", help="where several work on one machine, each needs its own; the queue's if none")
 
     def handle(self, *args: Any, queue: str, name: str | None, **options: Any) -> None:
