@@ -20,6 +20,7 @@ from django.conf import settings
 from django.contrib.admin import site
 from django.contrib.admin.models import DELETION, LogEntry
 from django.contrib.auth.models import Group, User
+from django.core.cache import cache
 from django.core.files.storage import FileSystemStorage
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
@@ -49,8 +50,8 @@ from captioner.models import (
     WebhookDelivery,
     Worker,
 )
-from training import admin as training_admin
 from training import services as training_services
+from training.admin import examples as training_examples
 from training.models import Checkpoint, Example, Import, Policy, RefusedRow, RunEvent, TrainingRun
 from training.options import RunOptions
 from training.worker import TrainingEngine
@@ -701,7 +702,7 @@ def test_a_stored_photo_is_added_by_hand(style: Style, images: list[Image], boss
 def test_examples_are_deleted_from_the_list_after_asking(
     style: Style, images: list[Image], boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_admin, "PART", 2)
+    monkeypatch.setattr(training_examples, "PART", 2)
     for image in images[:6]:
         training_services.add_example(style=style, image=image, text="a dog", source="stored")
     kept, *gone = Example.objects.all()
@@ -736,7 +737,7 @@ def test_examples_that_come_while_deleting_is_asked_about_stay(style: Style, ima
 def test_more_examples_than_can_be_deleted_at_once_stay(
     style: Style, images: list[Image], boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_admin, "COUNTED", 5)
+    monkeypatch.setattr(training_examples, "COUNTED", 5)
     for image in images[:6]:
         training_services.add_example(style=style, image=image, text="a dog", source="stored")
     some = {"action": "delete_chosen", "_selected_action": [1], "select_across": "1", "index": "0", "sure": "1"}
@@ -988,6 +989,7 @@ def test_no_list_makes_more_queries_for_more_rows(style: Style, images: list[Ima
             assert boss.get(address).status_code == 200, address
         return len(context)
 
+    cache.set("training-looked-after", True)  # which pages do every three seconds, and so now and then in between
     populate(style, images, 2)
     for address in addresses:
         boss.get(address)  # what is looked up once and kept

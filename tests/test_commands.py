@@ -165,7 +165,7 @@ def test_a_missing_worker_is_told_at_once(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(services, "look_after", interrupted)
+    monkeypatch.setattr(services, "rescue_stale", interrupted)
     with pytest.raises(CommandError):
         call_command("caption_folder", folder, stderr=io.StringIO())
     assert "No caption worker was heard from" in capsys.readouterr().err

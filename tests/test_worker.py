@@ -169,9 +169,10 @@ def test_an_image_whose_file_is_missing_waits_alone_and_fails_when_another_worke
 def test_a_storage_that_is_away_costs_no_caption_however_often_it_is_tried_and_by_whom(
     engine: Engine, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask(1)
+    somebody = Viewer(visitor="somebody")
+    ask(1, viewer=somebody)
     engine.work()  # its mapper and its photo are known from now on, and succeed beside the others
-    rows = ask(4)
+    rows = ask(4, viewer=somebody)
     media.rename(media.with_name("away"))
     for attempt in range(2 * MAX_ATTEMPTS):
         monkeypatch.setattr(engine, "name", f"worker {attempt % 2}")
