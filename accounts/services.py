@@ -26,7 +26,7 @@ def tokens_of(user: Any) -> QuerySet[Token]:
 def make_token(
     user: Any, *, name: str, scopes: Sequence[str] = tuple(Scope.values), lifetime: timedelta | None = None
 ) -> tuple[Token, str]:
-    """Make a token.
+    """Create a token.
 
     Args:
         name: what it is for.

@@ -18,28 +18,28 @@ function say(text) {
 
 function setConnected(connected) {
   connection.hidden = connected;
-  connection.textContent = connected ? "" : "Connection lost, trying again …";
+  connection.textContent = connected ? "" : "Connection lost, trying again…";
 }
 
-// The cause that the server gives, or a sentence of our own where something before it answered.
+// The cause that the server gives, or our own sentence where a proxy in front of it answered.
 function causeIn(xhr) {
   try {
     const { detail } = JSON.parse(xhr.responseText);
     return `${detail[0].toUpperCase()}${detail.slice(1)}.`;
   } catch {
     if (xhr.status === 413) return "The file is too large for this server.";
-    if (xhr.status === 403) return "This page is too old; reload it and try again.";
-    return `The server could not do it (${xhr.status}); try again in a moment.`;
+    if (xhr.status === 403) return "This page has expired; reload it and try again.";
+    return `The server returned an error (${xhr.status}); try again in a moment.`;
   }
 }
 
-// Ask what has become of the captions the page waits for, if any; a failure is said, and the next time may go well.
+// Poll for the captions the page is waiting for, if any; a failed poll is reported, and the next one may succeed.
 setInterval(() => { if (document.querySelector("[name=waiting]")) htmx.trigger("#poller", "poll"); }, POLL_MS);
 const isPoll = (event) => event.detail.elt.id === "poller";
 for (const name of ["htmx:sendError", "htmx:timeout"]) {
   document.addEventListener(name, (event) => {
     setConnected(false);
-    if (!isPoll(event)) say("The connection is lost; nothing was changed. Try again in a moment.");
+    if (!isPoll(event)) say("Connection lost; nothing was changed. Try again in a moment.");
   });
 }
 document.addEventListener("htmx:responseError", (event) => {
@@ -58,7 +58,7 @@ document.addEventListener("htmx:afterSettle", () => {
   focused = undefined;
 });
 
-// Copying. The clipboard's API is there on https and localhost only.
+// Copying. The clipboard API is available on https and localhost only.
 async function copy(text) {
   if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
   const area = document.createElement("textarea");
@@ -80,11 +80,11 @@ document.addEventListener("click", async (event) => {
     await copy(text);
     say(`Copied: ${text.length > 90 ? `${text.slice(0, 90)} …` : text}`);
   } catch {
-    say("The browser does not let this page copy; select the text and copy it yourself.");
+    say("Your browser blocked copying; select the text and copy it manually.");
   }
 });
 
-// Uploads: one after the other, so that each has its own progress and its own fate.
+// Uploads: one after the other, so that each shows its own progress and result.
 const form = document.getElementById("upload");
 
 const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
@@ -124,7 +124,7 @@ function startUploads() {
   function add(file, styles) {
     const row = document.getElementById("upload-row").content.firstElementChild.cloneNode(true);
     const upload = { file, styles, row };
-    row.querySelector(".name").textContent = file.name || "Pasted picture";
+    row.querySelector(".name").textContent = file.name || "Pasted image";
     row.querySelector(".state").textContent = `${size(file.size)}, waiting`;
     const preview = row.querySelector("img");
     preview.addEventListener("error", () => { preview.hidden = true; }); // not a picture, or one that browsers cannot show
@@ -158,14 +158,14 @@ function startUploads() {
   async function one(upload) {
     const { file, styles } = upload;
     if (file.size > Number(form.dataset.maxBytes)) {
-      show(upload, { text: `This file has ${size(file.size)}; at most ${size(form.dataset.maxBytes)} are accepted.`, failed: true });
+      show(upload, { text: `This file is ${size(file.size)}; the limit is ${size(form.dataset.maxBytes)}.`, failed: true });
       return;
     }
     for (;;) {
       show(upload, { text: `${size(file.size)}, uploading` });
       try {
         const answer = await send(file, styles, (part) => {
-          show(upload, { text: part < 1 ? `${Math.round(part * 100)} % of ${size(file.size)}` : "Looking at it …", progress: part });
+          show(upload, { text: part < 1 ? `${Math.round(part * 100)} % of ${size(file.size)}` : "Processing…", progress: part });
         });
         if (answer) setConnected(true);
         if (answer?.html) {
@@ -174,7 +174,7 @@ function startUploads() {
           return;
         }
         if (answer?.wait) {
-          show(upload, { text: `That is as many as are accepted at once; going on in ${answer.wait} s` });
+          show(upload, { text: `Upload limit reached; continuing in ${answer.wait} s` });
           await pause(answer.wait * 1000);
           continue;
         }
@@ -184,7 +184,7 @@ function startUploads() {
         return;
       }
       setConnected(false);
-      show(upload, { text: "Connection lost, trying again …" });
+      show(upload, { text: "Connection lost, trying again…" });
       await pause(TRY_AGAIN_MS);
     }
   }

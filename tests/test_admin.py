@@ -793,7 +793,7 @@ def test_captions_that_the_models_are_not_sure_about_are_found_and_shown_as_such
     assert "Not sure about this one: see the alternatives." in shown
     assert "10 %" in shown
     shown = text_of(boss.get(reverse("admin:captioner_caption_change", args=[corrected.pk])))
-    assert "30 %, of what the machine wrote" in shown
+    assert "30 %, for the original caption" in shown
     assert "Not sure" not in shown
 
 

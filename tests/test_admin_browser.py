@@ -158,8 +158,8 @@ def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_wr
     page.locator("select[name=action]").select_option("compare_chosen")
     page.get_by_role("button", name="Go").click()
     page.get_by_role("checkbox").first.check()
-    page.get_by_label("Your own").set_input_files(COCO / "000000349860.jpg")
-    page.get_by_role("button", name="Have them write").click()
+    page.get_by_label("Upload photos").set_input_files(COCO / "000000349860.jpg")
+    page.get_by_role("button", name="Generate captions").click()
     expect(page.locator("#drafts")).to_contain_text("of 4 written")
     page.evaluate("window.stayed = true")
     while engine.work():
@@ -175,7 +175,7 @@ def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_wr
 
     services.promote(version=other, reason="to see")
     page.goto(f"/admin/captioner/style/{styles['factual'].pk}/change/")
-    page.get_by_role("link", name="Rewrite captions").click()
+    page.get_by_role("link", name="Regenerate captions").click()
     page.get_by_role("button", name="Write them anew").click()
     expect(page.locator("#drafts .figures")).to_contain_text("0 of 1 written")
     while engine.work():
@@ -204,7 +204,7 @@ def test_thirty_corrections_in_the_browser_are_learned_from_evaluated_and_promot
     style = Style.objects.get(slug="factual")
     page.goto(f"/admin/captioner/style/{style.pk}/change/")
     expect(page.locator(".cards")).to_contain_text("30 not in the dataset yet")
-    page.get_by_role("button", name="Take all").click()
+    page.get_by_role("button", name="Add all to the dataset").click()
     expect(page.locator(".messagelist")).to_contain_text("30 corrections are new")
     page.get_by_role("link", name="Retrain").click()
     page.get_by_label("Epochs").fill("1")

@@ -223,7 +223,7 @@ def test_texts_are_copied_as_they_are_and_as_alt_attributes(context: BrowserCont
     page.get_by_role("button", name="Copy text").click()
     expect(page.locator("#toast")).to_contain_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == '"A & B" <i>'
-    page.get_by_role("button", name="Copy alt").click()
+    page.get_by_role("button", name="Copy as alt text").click()
     expect(page.locator("#toast")).to_contain_text("alt=")
     assert page.evaluate("navigator.clipboard.readText()") == 'alt="&quot;A &amp; B&quot; &lt;i>"'
 
@@ -237,7 +237,7 @@ def test_the_curl_line_of_a_new_token_works_when_pasted(page: Page) -> None:
     sign_in(page)
     page.goto("/tokens/")
     page.get_by_label("What is it for?").fill("a script")
-    page.get_by_role("button", name="Make a token").click()
+    page.get_by_role("button", name="Create token").click()
     line = page.locator("#curl").inner_text()
     printed = subprocess.run(["bash", "-c", line], capture_output=True, timeout=90, check=True)
     captions = json.loads(printed.stdout)["captions"]
@@ -323,8 +323,8 @@ def test_the_gallery_is_searched_while_typing_and_goes_on_while_scrolling(
     expect(page.locator(".tile")).to_have_count(1)
     expect(page).to_have_url(re.compile(r"q=dog\+%26|q=dog%20%26"))
     page.get_by_label("Style").select_option("romantic")
-    expect(page.get_by_text("Nothing matches")).to_be_visible()
-    page.get_by_role("link", name="take the filters away").click()
+    expect(page.get_by_text("No matches")).to_be_visible()
+    page.get_by_role("link", name="Clear filters").click()
     with page.expect_download() as download:
         page.get_by_role("link", name="JSON").click()
     assert len(json.loads(download.value.path().read_text())) == 5
@@ -352,12 +352,12 @@ def test_photos_are_found_by_what_they_show_and_the_page_says_so(
     )
     page.goto("/gallery/")
     page.get_by_label("Search photos").fill("cart")
-    expect(page.get_by_text("Looking for photos that show it")).to_be_visible()
+    expect(page.get_by_text("Searching photos")).to_be_visible()
     found = page.locator(".tile")
     expect(found).to_have_count(1)
     expect(found.first).to_contain_text("words in its caption")
     start_reader()
-    expect(page.get_by_text("Looking for photos that show it")).to_have_count(0)
+    expect(page.get_by_text("Searching photos")).to_have_count(0)
     wagon = page.locator(".tile", has_text="a wagon")
     expect(wagon).to_contain_text("meaning")
     expect(wagon.get_by_role("img")).to_have_js_property("complete", True)
@@ -447,7 +447,7 @@ def test_pages_fit_a_phone_and_have_enough_contrast(
             summary.click()
         if url == "/tokens/":
             page.get_by_label("What is it for?").fill("a script")
-            page.get_by_role("button", name="Make a token").click()
+            page.get_by_role("button", name="Create token").click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, url
         assert page.evaluate(LOW_CONTRAST) == [], url
     expect(page.get_by_role("heading", name="Not found")).to_be_visible()

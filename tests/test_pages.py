@@ -181,7 +181,7 @@ def test_the_script_gets_the_photo_as_a_fragment(client: Client, styles: dict[st
     assert answer.json()["url"] == f"/requests/{key}/"
     assert answer.json()["id"] == f"photo-{caption.image_id}"
     assert f'value="{caption.pk}:queued"' in answer.json()["html"]
-    assert "1 caption still to come" in answer.json()["html"]
+    assert "1 caption remaining" in answer.json()["html"]
 
 
 def test_an_upload_repeated_after_its_answer_was_lost_is_queued_once(client: Client, styles: dict[str, Style]) -> None:
@@ -232,9 +232,9 @@ def test_progress_answers_with_what_has_changed(client: Client, styles: dict[str
     assert answer.status_code == 200
     assert f'id="caption-{one.pk}" hx-swap-oob="true"' in body(answer)
     assert f'id="caption-{other.pk}"' not in body(answer)
-    assert "1 caption still to come" in body(answer)
+    assert "1 caption remaining" in body(answer)
     finish(other)
-    assert "still to come" not in body(client.post("/progress/", {"waiting": waiting[1:]}, headers=HTMX))
+    assert "remaining" not in body(client.post("/progress/", {"waiting": waiting[1:]}, headers=HTMX))
 
 
 def test_progress_takes_deleted_captions_off_the_page(client: Client, db: None) -> None:
@@ -342,7 +342,7 @@ def test_a_failed_caption_tells_why_and_can_be_tried_again(
     assert "Try again" in page
     fragment = body(signed_in.post(f"/captions/{caption.pk}/retry/", headers=HTMX))
     assert "In the queue" in fragment
-    assert "1 caption still to come" in fragment
+    assert "1 caption remaining" in fragment
 
 
 def test_a_queued_caption_can_be_canceled(signed_in: Client, styles: dict[str, Style], viewer: Viewer) -> None:
@@ -613,7 +613,7 @@ def test_what_is_not_there_is_told_in_a_sentence(client: Client, db: None, setti
 def test_an_old_form_is_told_of_without_a_stack_trace(db: None) -> None:
     response = Client(enforce_csrf_checks=True).post("/upload/")
     assert response.status_code == 403
-    assert "That form was too old" in body(response)
+    assert "This form has expired" in body(response)
 
 
 def test_an_error_of_ours_shows_no_stack_trace(client: Client, monkeypatch: pytest.MonkeyPatch, db: None) -> None:
@@ -660,7 +660,7 @@ def test_a_caption_that_is_tried_again_says_why_and_to_staff_by_whom(
     row.hand_back(Failure("image_missing", "the stored image cannot be read; upload it again"))
     address = reverse("image", args=[row.image_id])
     page = body(signed_in.get(address))
-    assert "Not yet: the stored image cannot be read; upload it again. It will be tried again." in page
+    assert "The last attempt failed: the stored image cannot be read; upload it again. It will be retried automatically." in page
     assert "w1@host" not in page
     viewer.user.is_staff = True
     viewer.user.save()

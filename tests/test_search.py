@@ -662,16 +662,16 @@ def test_the_gallery_says_what_matched(client: Client, viewer: Viewer, style: St
 def test_the_gallery_looks_again_while_a_search_is_looked_up(client: Client, worker: Worker) -> None:
     services.search_images(VISITOR, "dog", seconds=0)
     shown = page(client, "/gallery/?q=dog")
-    assert "Looking for photos that show it" in shown
+    assert "Searching photos" in shown
     assert 'hx-get="?q=dog" hx-trigger="load' in shown
     assert '<noscript><meta http-equiv="refresh"' in shown
-    assert "Nothing matches" not in shown
+    assert "No matches" not in shown
 
 
 def test_the_gallery_says_when_only_words_were_searched(client: Client, style: Style) -> None:
     shown = page(client, "/gallery/?q=dog")
-    assert "Only the words of captions were searched: no worker is there" in shown
-    assert "Nothing matches" in shown
+    assert "Only the text of captions was searched: no worker is there" in shown
+    assert "No matches" in shown
 
 
 def test_the_gallery_shows_a_search_page_by_page(client: Client, viewer: Viewer, style: Style) -> None:

@@ -23,7 +23,7 @@ _NAMES = {
         "infant, baby, newborn, couple, family, crowd, audience, team, folk, husband, wife, bride, groom, "
         "bridesmaid, groomsman, mother, mom, mommy, mama, father, dad, daddy, parent, son, daughter, brother, "
         "sister, grandmother, grandma, grandfather, grandpa, friend, classmate, teammate, player, athlete, batter, "
-        "hitter, catcher, pitcher, umpire, referee, baseman, shortstop, outfielder, infielder, goalie, goalheartbeat, "
+        "hitter, catcher, pitcher, umpire, referee, baseman, shortstop, outfielder, infielder, goalie, goalkeeper, "
         "quarterback, opponent, competitor, contestant, racer, runner, jogger, walker, hiker, climber, swimmer, "
         "diver, skydiver, surfer, windsurfer, kitesurfer, wakeboarder, bodyboarder, boarder, paddler, kayaker, "
         "rower, sailor, skier, snowboarder, skater, skateboarder, golfer, gymnast, wrestler, bowler, cheerleader, "
