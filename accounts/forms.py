@@ -8,7 +8,7 @@ from django import forms
 
 from captioner.api.permissions import Scope
 
-LIFETIMES = {"30": "for 30 days", "90": "for 90 days", "365": "for a year", "": "until it is deleted"}
+LIFETIMES = {"30": "for 30 days", "90": "for 90 days", "365": "for a year", "": "no expiry"}
 
 
 class TokenForm(forms.Form):
@@ -16,9 +16,11 @@ class TokenForm(forms.Form):
 
     name = forms.CharField(max_length=80, label="What is it for?")
     scopes = forms.MultipleChoiceField(
-        choices=Scope.choices, widget=forms.CheckboxSelectMultiple, label="What may a program do with it?"
+        choices=Scope.choices,
+        widget=forms.CheckboxSelectMultiple,
+        label="What should a program be allowed to do with it?",
     )
-    days = forms.ChoiceField(choices=list(LIFETIMES.items()), required=False, label="How long is it good?")
+    days = forms.ChoiceField(choices=list(LIFETIMES.items()), required=False, label="When should it expire?")
 
     def lifetime(self) -> timedelta | None:
         """How long the token is to live; None for ever."""

@@ -28,7 +28,7 @@ class BoundedPBKDF2(PBKDF2PasswordHasher):
         if not _line.acquire(blocking=False):
             raise Refused(
                 "busy",
-                "too many people are signing in at this moment; try again in a few seconds",
+                "too many people are signing in right now; try again in a few seconds",
                 status=503,
                 wait=AGAIN,
             )

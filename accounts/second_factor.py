@@ -54,7 +54,7 @@ def enter(request: HttpRequest, code: str) -> None:
     """
     device = device_of(request.user) or new_device(request.user)
     if not device.verify_token("".join(code.split())):
-        raise Refused("wrong_code", "this is not the code of now; wait for the next one, and enter that", status=422)
+        raise Refused("wrong_code", "this code is not valid now; wait for the next one and enter that", status=422)
     if not device.confirmed:
         device.confirmed = True
         device.save(update_fields=["confirmed"])
@@ -77,7 +77,7 @@ class SecondFactor:
         if request.path in (page, reverse("logout")) or not _owes(request):
             return self.get_response(request)
         if request.path_info.startswith(API):
-            return problem(403, "second_factor_required", f"enter the code of your authenticator app at {page} first")
+            return problem(403, "second_factor_required", f"enter the code from your authenticator app at {page} first")
         if request.headers.get("HX-Request"):
             return JsonResponse({}, status=403, headers={"HX-Redirect": page})
         back = request.get_full_path() if request.method == "GET" else reverse("home")

@@ -40,7 +40,7 @@ def make_token(
         Refused: too many are there, or it would be good for nothing.
     """
     if tokens_of(user).count() >= MOST_TOKENS:
-        raise Refused("too_many_tokens", f"you have {MOST_TOKENS} tokens, as many as allowed; delete one", status=409)
+        raise Refused("too_many_tokens", f"you have {MOST_TOKENS} tokens, the maximum; delete one first", status=409)
     unknown = set(scopes) - set(Scope.values)
     if unknown or not scopes:
         raise Refused("invalid_scopes", f"choose at least one of {', '.join(Scope.values)}", status=422)

@@ -18,4 +18,4 @@ class EndsTokens:
         end_tokens(user)
 
     def get_help_text(self) -> str:
-        return "With a new password, other browsers are signed out and API tokens are deleted."
+        return "Changing your password signs out all other browsers and deletes your API tokens."

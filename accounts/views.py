@@ -38,7 +38,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
     """The user's API tokens. A new one is shown in the answer that makes it and never again: only its hash is kept."""
     if "delete" in request.POST:
         services.delete_token(request.user, request.POST["delete"])
-        messages.success(request, "The token was deleted; programs that use it are refused from now on.")
+        messages.success(request, "The token was deleted. Programs that use it no longer have access.")
         return redirect("tokens")
     form, token, made = TokenForm(request.POST or None, initial=USUAL), "", None
     if request.method == "POST" and form.is_valid():
@@ -75,7 +75,8 @@ class Password(PasswordChangeView):
     def form_valid(self, form: Any) -> HttpResponse:
         answer = super().form_valid(form)
         messages.success(
-            self.request, "Your password is changed. Other browsers are signed out, and your API tokens are deleted."
+            self.request,
+            "Your password was changed. All other browsers were signed out, and your API tokens were deleted.",
         )
         return answer
 
@@ -89,7 +90,7 @@ def second_factor(request: HttpRequest) -> HttpResponse:
     device, error, verified = second.device_of(request.user), "", second.is_verified(request)
     if verified and "remove" in request.POST:
         second.remove(request.user)
-        messages.success(request, "You are asked for no code any more.")
+        messages.success(request, "Two-factor authentication is off.")
         return redirect("home")
     if not verified and "code" in request.POST:
         try:

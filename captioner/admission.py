@@ -59,5 +59,5 @@ def admitted(pixels: int) -> Iterator[None]:
 
 
 def _busy() -> Refused:
-    detail = "too many big pictures are being decoded; nothing was changed; try again in a few seconds"
+    detail = "too many large pictures are being decoded; nothing was changed; try again in a few seconds"
     return Refused("busy", detail, status=503, wait=5)

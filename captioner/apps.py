@@ -25,6 +25,5 @@ class CaptionerConfig(AppConfig):
                     Path(options[name]).mkdir(parents=True, exist_ok=True)
                 except OSError as error:
                     raise ImproperlyConfigured(
-                        f"{options[name]} cannot be made ({error.strerror}); give a folder that can be written to as "
-                        f"CLIPCAP_HOME"
+                        f"{options[name]} cannot be created ({error.strerror}); set CLIPCAP_HOME to a writable folder"
                     ) from error

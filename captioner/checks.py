@@ -24,7 +24,7 @@ def unsafe_settings(**_: Any) -> list[CheckMessage]:
     if len(settings.SECRET_KEY) < SHORTEST_KEY:
         found.append(
             Error(
-                f"CLIPCAP_SECRET_KEY has fewer than {SHORTEST_KEY} characters, so it may be guessed",
+                f"CLIPCAP_SECRET_KEY has fewer than {SHORTEST_KEY} characters, so it could be guessed",
                 hint="set it to what `python3 -c 'import secrets; print(secrets.token_urlsafe(50))'` prints",
                 id="captioner.E001",
             )
@@ -33,7 +33,7 @@ def unsafe_settings(**_: Any) -> list[CheckMessage]:
         found.append(
             Error(
                 "CLIPCAP_ALLOWED_HOSTS is empty, so every request would be refused",
-                hint="list the names under which the site is reached, such as captions.example.org",
+                hint="list the host names of the site, such as captions.example.org",
                 id="captioner.E002",
             )
         )
@@ -41,7 +41,7 @@ def unsafe_settings(**_: Any) -> list[CheckMessage]:
         found.append(
             Warning(
                 "CLIPCAP_ALLOWED_HOSTS lets any name through, so a forged Host header ends up in links",
-                hint="list the names under which the site is reached",
+                hint="list the host names of the site",
                 id="captioner.W001",
             )
         )
@@ -69,21 +69,27 @@ def nonsense(**_: Any) -> list[CheckMessage]:
     rates = settings.REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]
     return [
         *(
-            Error(f"CLIPCAP_{name} is {value:g}", hint="give a number above 0", id="captioner.E003")
+            Error(f"CLIPCAP_{name} is {value:g}", hint="set it to a number above 0", id="captioner.E003")
             for name, value in numbers.items()
             if value <= 0
         ),
         *(
             Error(
                 f"CLIPCAP_THROTTLE_{name.upper()} is {rate!r}",
-                hint="give a number of requests and a time, such as 60/minute",
+                hint="set it to a number of requests and a period, such as 60/minute",
                 id="captioner.E004",
             )
             for name, rate in rates.items()
             if not re.fullmatch(r"[1-9]\d*/(second|minute|hour|day)", rate)
         ),
         *(
-            [Error(f"CLIPCAP_UNSURE_BELOW is {unsure:g}", hint="give a probability, 0 to 1", id="captioner.E005")]
+            [
+                Error(
+                    f"CLIPCAP_UNSURE_BELOW is {unsure:g}",
+                    hint="set it to a probability from 0 to 1",
+                    id="captioner.E005",
+                )
+            ]
             if not 0 <= unsure <= 1
             else []
         ),
@@ -99,8 +105,8 @@ def short_lease(**_: Any) -> list[CheckMessage]:
     return [
         Warning(
             f"CLIPCAP_LEASE_SECONDS is {lease:g}, so work may be given to a second worker while the first waits for "
-            "the database, or for the address of a webhook",
-            hint=f"give at least {SHORTEST_LEASE}",
+            "the database or for a webhook",
+            hint=f"set it to at least {SHORTEST_LEASE}",
             id="captioner.W004",
         )
     ]
@@ -115,7 +121,7 @@ def cache_of_one_process(**_: Any) -> list[CheckMessage]:
     return [
         Warning(
             "CLIPCAP_CACHE_URL is not set, so each web process counts requests for the throttles by itself",
-            hint="give all of them one cache, such as CLIPCAP_CACHE_URL=redis://localhost:6379/1",
+            hint="configure a shared cache, such as CLIPCAP_CACHE_URL=redis://localhost:6379/1",
             id="captioner.W002",
         )
     ]
@@ -126,8 +132,8 @@ def missing_models(**_: Any) -> list[CheckMessage]:
     """Folders of models that are not there. The web process needs none, so it is only a warning."""
     return [
         Warning(
-            f"there is no {what} in {folder}",
-            hint=f"restore the folder models/base of the project, or set {variable} to where the models are",
+            f"no {what} in {folder}",
+            hint=f"restore the project's folder models/base, or set {variable} to the location of the models",
             id="captioner.W003",
         )
         for what, name, variable in (

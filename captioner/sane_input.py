@@ -58,7 +58,7 @@ class SaneInput:
         """The answer where the database or the calendar refuses a value; None to every other exception."""
         if not _of_a_page(request) or not isinstance(error, DataError | OverflowError):
             return None
-        log.warning("a value of the address makes no sense", extra={"path": request.path_info}, exc_info=error)
+        log.warning("a value in the address is not valid", extra={"path": request.path_info}, exc_info=error)
         return bad_request(request, error)
 
 

@@ -88,9 +88,7 @@ def check(older_than: timedelta, *, sweep: bool = False) -> Findings:
         OSError: the storage cannot be read. Other storages than folders raise errors of their own.
     """
     if older_than < LEAST_AGE:
-        raise Refused(
-            "too_young", "what is younger than an hour may be an upload that gets its row in a moment", status=422
-        )
+        raise Refused("too_young", "files newer than an hour may belong to uploads in progress", status=422)
     before = timezone.now() - older_than
     # Listed first: what is written from now on gets its row later and is looked up by itself.
     fields = list(_file_fields())
@@ -110,8 +108,8 @@ def check(older_than: timedelta, *, sweep: bool = False) -> Findings:
         if orphans and len(missing) == files:
             raise Refused(
                 "another_storage",
-                "not one file of the storage has a row, so this is another site's storage or database; nothing was "
-                "swept",
+                "no file of the storage has a row, so the storage or the database belongs to another site; nothing was "
+                "deleted",
                 status=409,
             )
         for names in (orphans[start : start + PART] for start in range(0, len(orphans), PART)):
@@ -147,7 +145,7 @@ def _delete_file(name: str) -> None:
     else:
         # A folder that is not mounted looks like one in which the file is gone already.
         if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {folder}; the storage is away")
+            raise FileNotFoundError(f"folder {folder} does not exist; the storage is unavailable")
     default_storage.delete(name)
 
 

@@ -39,8 +39,7 @@ def check_size(size: int) -> None:
     if size > settings.MAX_UPLOAD_BYTES:
         raise Refused(
             "image_too_large",
-            f"the file has {size:,} bytes, and at most {settings.MAX_UPLOAD_BYTES:,} are accepted; make the picture "
-            f"smaller",
+            f"the file has {size:,} bytes; the limit is {settings.MAX_UPLOAD_BYTES:,}; make the picture smaller",
             status=413,
         )
 
@@ -55,7 +54,7 @@ def check_pixels(pictures: Iterable[bytes]) -> None:
     if total > settings.MAX_REQUEST_PIXELS:
         raise Refused(
             "too_many_pixels",
-            f"the pictures have {total:,} pixels to decode, and a request can have at most "
+            f"the pictures have {total:,} pixels in total, and a request can have at most "
             f"{settings.MAX_REQUEST_PIXELS:,}; send several requests, or smaller pictures",
             status=413,
         )
@@ -102,7 +101,7 @@ def store(data: bytes, sender: str = EXAMPLES, **fields: Any) -> Image:
         for file in (new.file, new.thumbnail):  # a file that could not be written whole is there in part
             file.name = file.field.generate_filename(new, f"{key}.jpg")
         remove_files(new)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "the storage does not take it"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "the storage does not accept it"
         raise Refused(
             "storage_full",
             f"the picture could not be stored ({reason}); nothing was changed; try again later",

@@ -65,7 +65,7 @@ class Captioner:
         self.backend = backend or EagerBackend(language_model)
         misfit = reranker.misfit(encoder, language_model) if reranker else None
         if misfit:
-            log.warning("captions are taken from the beam as they come, and have no confidence: %s", misfit)
+            log.warning("captions are taken from beam search without reranking and have no confidence: %s", misfit)
         self.reranker = None if misfit else reranker
         self.between: Callable[[], object] = lambda: None
 
@@ -129,7 +129,7 @@ class Captioner:
         ((written,),) = decode(self.backend, prefixes, options, stops)
         if not math.isfinite(written.log_probability):
             raise CheckpointError(
-                f"the mapper's weights are numbers, but what {self.language_model.identity} makes of them is none: "
+                f"the mapper's weights are finite, but what {self.language_model.identity} computes from them is not: "
                 f"they are far too large, as after a training that diverged; train it again with a lower learning rate"
             )
 
@@ -159,8 +159,8 @@ class Captioner:
         options = options or DecodingOptions()
         if options.rerank and not self.reranker:
             raise ValueError(
-                "rerank needs weights that were fitted with the models loaded, and there are none; leave it out, or "
-                "fit them by recipes.reranking"
+                "rerank needs weights that were fitted for the loaded models, and there are none; leave it out, or "
+                "fit them with recipes.reranking"
             )
         lm = self.language_model
         if not self.reranks(options):

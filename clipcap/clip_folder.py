@@ -53,11 +53,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ClipFolderError(f"{path} cannot be read ({error.strerror}); copy the folder again, whole") from error
+        raise ClipFolderError(f"{path} cannot be read ({error.strerror}); copy the complete folder again") from error
     except (ValueError, RecursionError) as error:
-        raise ClipFolderError(f"{path} is damaged, it is no JSON ({error}); copy the folder again, whole") from error
+        raise ClipFolderError(
+            f"{path} is damaged or not valid JSON ({error}); copy the complete folder again"
+        ) from error
     if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
-        raise ClipFolderError(f"{path} has no model_cfg, so it says nothing of a model; copy the folder again, whole")
+        raise ClipFolderError(
+            f"{path} has no model_cfg, so it does not describe a model; copy the complete folder again"
+        )
     return config
 
 
@@ -119,7 +123,7 @@ def load_image_tower(folder: Path, config: Mapping[str, Any]) -> Any:
     for path in _complete(folder):
         tensors = _read(path)
         if again := stored.keys() & tensors.keys():
-            raise ClipFolderError(f"{path} has {min(again)}, as an earlier file does; copy the folder again, whole")
+            raise ClipFolderError(f"{path} has {min(again)}, as an earlier file does; copy the complete folder again")
         stored |= tensors
     return _filled(_model(config).visual, _dequantised(stored, folder), folder)
 
@@ -168,9 +172,9 @@ def _complete(folder: Path) -> list[Path]:
     count = int(found[0].stem[-5:]) if found else 1
     wanted = [_shard(folder, number, count) for number in range(1, count + 1)]
     if strangers := sorted(set(found) - set(wanted)):
-        raise ClipFolderError(f"{strangers[0]} does not belong to {found[0].name}; copy the folder again, whole")
+        raise ClipFolderError(f"{strangers[0]} does not belong to {found[0].name}; copy the complete folder again")
     if missing := sorted(set(wanted) - set(found)):
-        raise ClipFolderError(f"{missing[0]} is missing; copy the folder again, whole")
+        raise ClipFolderError(f"{missing[0]} is missing; copy the complete folder again")
     return wanted
 
 
@@ -180,15 +184,15 @@ def _read(path: Path) -> dict[str, Tensor]:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as error:
-        raise ClipFolderError(f"{path} is missing; copy the folder again, whole") from error
+        raise ClipFolderError(f"{path} is missing; copy the complete folder again") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise ClipFolderError(f"{path} is damaged or cut short ({error}); copy it again") from error
+        raise ClipFolderError(f"{path} is damaged or truncated ({error}); copy it again") from error
     try:
         header = json.loads(metadata[HEADER])
         written_as, sha256 = header["format"], header["sha256"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ClipFolderError(
-            f"{path} was not written by this project ({error!r}); write it by its recipe, or remove it"
+            f"{path} was not written by this project ({error!r}); create it with its recipe, or remove it"
         ) from error
     if written_as != FORMAT:
         raise ClipFolderError(
@@ -230,7 +234,9 @@ def _model(config: Mapping[str, Any]) -> Any:
             return CustomTextCLIP(**arguments)
     except Exception as error:  # whatever open_clip and torch make of a config that is none
         cause = f"{type(error).__name__}: {error}"
-        raise ClipFolderError(f"{CONFIG} describes no model that can be built ({cause}); copy it again") from error
+        raise ClipFolderError(
+            f"{CONFIG} does not describe a model that can be built ({cause}); copy it again"
+        ) from error
 
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,10 +258,12 @@ def _filled(tower: Any, state: Mapping[str, Tensor], folder: Path) -> Any:
         name = next(n for n in sorted(wanted | found) if wanted.get(n) != found.get(n))
         raise ClipFolderError(
             f"the weights in {folder} are not those of its {CONFIG}: {name} should be {wanted.get(name, 'absent')} and "
-            f"is {found.get(name, 'absent')}; copy the folder again, whole"
+            f"is {found.get(name, 'absent')}; copy the complete folder again"
         )
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):
-            raise ClipFolderError(f"{folder}: {name} holds what is no number; make the model again")
+            raise ClipFolderError(
+                f"{folder}: {name} contains values that are not finite (NaN or infinity); create the model again"
+            )
     tower.load_state_dict(dict(state), assign=True)
     return tower.eval().requires_grad_(False)

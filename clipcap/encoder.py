@@ -41,7 +41,7 @@ from clipcap.image import ImageError, ImageSource, open_image
 
 LOCAL_PREFIX, HUB_PREFIX = "local-dir:", "hf-hub:"
 SIMPLE_VOCABULARY = 49408  # of the tokenizer that open_clip takes where a config names none
-DAMAGED = "the folder's files are damaged or do not belong together; copy them again, whole"
+DAMAGED = "the folder's files are damaged or do not belong together; copy all of them again"
 DOWNLOADED = (
     f"its weights are downloaded on first use: check the network and the free disk space, "
     f"or give a folder that has them ({LOCAL_PREFIX}PATH)"
@@ -175,7 +175,7 @@ class Encoder:
     def _text(self) -> tuple[nn.Module, Tokenizer]:
         if self._text_half is None:
             raise EncoderError(
-                f"{self.identity} has no text half, so no text can be compared with its photos; load a CLIP model that "
+                f"{self.identity} has no text tower, so text cannot be compared with photos; load a CLIP model that "
                 f"has one, such as ViT-B-32/openai"
             )
         with _explained(self._text_half.identity, "check its text tower and tokenizer, and the network they come from"):
@@ -337,13 +337,13 @@ def _model_and_tag(name: str) -> tuple[str, str | None]:
         near = [by_lower[one] for one in difflib.get_close_matches((model or tag).lower(), by_lower, n=4)]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise EncoderError(
-            f"{model or tag!r} is not a model that open_clip knows{hint} "
+            f"{model or tag!r} is not a model of open_clip{hint} "
             f"(an encoder is named MODEL/TAG, as in ViT-B-32/openai, {HUB_PREFIX}OWNER/NAME or {LOCAL_PREFIX}PATH)"
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     if not tag and "openai" in tags:  # a name alone means the weights that made it known
         tag = "openai"
     if tag not in tags:
-        cause = f"has no pretrained weights {tag!r}" if tag else "alone does not say which weights"
+        cause = f"has no pretrained weights {tag!r}" if tag else "does not say which weights to load"
         raise EncoderError(f"{model} {cause}; write {model}/TAG with one of: {', '.join(tags) or '(none)'}")
     return model, tag

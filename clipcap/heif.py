@@ -45,7 +45,7 @@ class _Item:
     def size(self) -> tuple[int, int]:
         sizes = [struct.unpack_from(">II", body, 4) for kind, body in self.properties if kind == b"ispe"]
         if len(sizes) != 1:
-            raise ValueError("the size of a picture is not told, or told twice")
+            raise ValueError("the size of a picture is missing or given twice")
         return sizes[0][0], sizes[0][1]
 
 
@@ -53,7 +53,7 @@ def work(data: bytes) -> Work:
     """How much a decoder has to do for the picture that the file shows.
 
     Raises:
-        ValueError: the file is cut short or makes no sense.
+        ValueError: the file is truncated or malformed.
     """
     try:
         primary, items = _read(data)
@@ -61,9 +61,9 @@ def work(data: bytes) -> Work:
         found, length = _count(data, items, primary, counted, _DEPTH)
         length += sum(item.length() for number, item in items.items() if number not in counted)
     except (struct.error, KeyError, IndexError) as error:
-        raise ValueError("the file is cut short or makes no sense") from error
+        raise ValueError("the file is truncated or malformed") from error
     if length > _READ_AGAIN * len(data) + _FREE:
-        raise ValueError(f"{length:,} bytes would be read of {len(data):,}")
+        raise ValueError(f"{length:,} bytes are needed, and there are {len(data):,}")
     return found
 
 
@@ -90,12 +90,12 @@ def _count(
     if number in counted:
         return counted[number]
     if not depth:
-        raise ValueError("pictures are made of each other, or too deep")
+        raise ValueError("pictures refer to each other, or are nested too deeply")
     item = items[number]
     width, height = item.size()
     own, length = width * height, item.length()
     if item.kind in (b"grid", b"iovl") and (width, height) != _canvas(item, data):
-        raise ValueError("a picture that is put together has two sizes")
+        raise ValueError("a composed picture has two sizes")
     parts = Counter(item.parts)
     transparency = Counter(part for part in item.companions if items[part].is_transparency())
     total = largest = 0
@@ -124,7 +124,7 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
             (length,) = struct.unpack_from(">Q", data, first)
             first += 8
         if start + length < first or start + length > end:
-            raise ValueError(f"a box {kind!r} has no sensible length")
+            raise ValueError(f"a box {kind!r} has an invalid length")
         yield kind, first, start + length
         start += length
 
@@ -154,7 +154,7 @@ def _read(data: bytes) -> tuple[int, dict[int, _Item]]:
             break
         place += length
     if len(metas) != 1 or metas[0][1] > len(data):
-        raise ValueError("what is in the file is told nowhere, twice or not to the end")
+        raise ValueError("the list of items is missing, repeated or truncated")
     boxes = _one_of_each(data, *metas[0])
     items = _items(data, *boxes[b"iinf"])
     idat = boxes.get(b"idat", (0, 0))
@@ -174,7 +174,7 @@ def _items(data: bytes, start: int, end: int) -> dict[int, _Item]:
             continue
         number, _, what = struct.unpack_from(">HH4s" if version == 2 else ">IH4s", data, first + 4)
         if number in found or len(found) >= _MOST:
-            raise ValueError("two items have one number, or there are too many")
+            raise ValueError("two items have the same number, or there are too many")
         found[number] = _Item(what)
     return found
 
@@ -189,7 +189,7 @@ def _locate(data: bytes, items: dict[int, _Item], start: int, idat: tuple[int, i
         nonlocal place
         place += size
         if place > len(data):
-            raise ValueError("the places of items are cut short")
+            raise ValueError("the locations of items are truncated")
         return int.from_bytes(data[place - size : place], "big")
 
     entries = number(number_size)
@@ -203,14 +203,14 @@ def _locate(data: bytes, items: dict[int, _Item], start: int, idat: tuple[int, i
         begin, end = (0, len(data)) if method == 0 else idat
         extents = number(2)
         if method > 1 or extents > _MOST_EXTENTS:
-            raise ValueError("an item is stored in a rare way")
+            raise ValueError("an item is stored in an unsupported way")
         for _ in range(extents):
             number(index_size if version else 0)
             first = begin + base + number(offset_size)
             length = number(length_size)
             last = first + length if length else end
             if first > last or last > end:
-                raise ValueError("an item reaches behind the end")
+                raise ValueError("an item extends past the end")
             item.extents.append((first, last))
 
 
@@ -244,7 +244,7 @@ def _describe(data: bytes, items: dict[int, _Item], start: int, end: int) -> Non
         place = first + 8
         for _ in range(entries):
             if place >= last:
-                raise ValueError("the properties of items are cut short")
+                raise ValueError("the properties of items are truncated")
             (number,) = struct.unpack_from(">I" if version else ">H", data, place)
             place += 4 if version else 2
             count, place = data[place], place + 1

@@ -128,7 +128,7 @@ def open_image(source: ImageSource, *, min_side: int, max_pixels: int = MAX_PIXE
                 size = file.seek(0, io.SEEK_END)
                 if size > MAX_BYTES:
                     raise ImageError(
-                        "too_many_bytes", f"the file has {size:,} bytes; at most {MAX_BYTES:,} are accepted; {_ADVICE}"
+                        "too_many_bytes", f"the file has {size:,} bytes; the limit is {MAX_BYTES:,}; {_ADVICE}"
                     )
                 file.seek(0)
                 head = file.read(256)
@@ -187,7 +187,9 @@ def _open_file(source: bytes | str | os.PathLike[str]) -> BinaryIO:
         cause = "it does not exist" if not path.exists() else "it is not a file"
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
-    raise ImageError("unreadable_file", f"{str(source)[:200]!r} cannot be read: {cause}; give the path of a picture")
+    raise ImageError(
+        "unreadable_file", f"{str(source)[:200]!r} cannot be read: {cause}; give the path of an image file"
+    )
 
 
 def _read(file: BinaryIO, min_side: int, max_pixels: int) -> Image.Image:
@@ -202,7 +204,7 @@ def _read(file: BinaryIO, min_side: int, max_pixels: int) -> Image.Image:
         if not image.info.get(
             "primary", True
         ):  # of a HEIF file: the decoder does not know the kind of the one it shows
-            raise OSError("this is another picture than the one that the file shows")
+            raise OSError("this is not the picture that the file shows")
         if colours and "icc_profile" not in image.info:
             image.info["icc_profile"] = profile_of(*colours)
         _check_size(image, max_pixels)
@@ -253,7 +255,9 @@ def _check_scans(file: BinaryIO) -> None:
         last = part[-1:]
     file.seek(position)
     if scans > MAX_SCANS:
-        raise ImageError("damaged", f"the JPEG picture has {scans} scans and at most {MAX_SCANS} are sane; {_ADVICE}")
+        raise ImageError(
+            "damaged", f"the JPEG picture has {scans} scans, more than the {MAX_SCANS} accepted; {_ADVICE}"
+        )
 
 
 def _check_end(image: Image.Image, file: BinaryIO) -> None:
@@ -262,7 +266,7 @@ def _check_end(image: Image.Image, file: BinaryIO) -> None:
     if any(not np.asarray(row).any() for row in last):  # both, as every other row of an interlaced picture is its last
         file.seek(0)
         if not is_whole_png(file.read()):
-            raise OSError("the data end before the last row")
+            raise OSError("the data ends before the last row")
 
 
 def _apply_key(image: Image.Image, depth: Any, file: BinaryIO) -> None:
@@ -303,11 +307,13 @@ def _explain(head: bytes, error: Exception) -> ImageError:
     if kind is None and b"<svg" in head:
         kind = "SVG"
     if kind in _FORMATS:
-        return ImageError("damaged", f"the {kind} picture is damaged, cut short or of a rare variant; {_ADVICE}")
+        return ImageError(
+            "damaged", f"the {kind} picture is damaged, truncated or of an unsupported variant; {_ADVICE}"
+        )
     if kind:
-        return ImageError("unsupported_format", f"{kind} is not accepted, only {_NAMES}; {_ADVICE}")
+        return ImageError("unsupported_format", f"{kind} is not supported, only {_NAMES}; {_ADVICE}")
     if head:
-        return ImageError("not_an_image", f"this is no picture in {_NAMES}; {_ADVICE}")
+        return ImageError("not_an_image", f"this is not a picture in a supported format ({_NAMES}); {_ADVICE}")
     return ImageError("damaged", f"the picture cannot be decoded ({type(error).__name__}: {error}); {_ADVICE}")
 
 

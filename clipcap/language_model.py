@@ -88,21 +88,21 @@ class LanguageModel:
             cause = str(error).strip().splitlines()[0]
             raise LanguageModelError(
                 f"language model {name!r} cannot be loaded: {cause}. Check the name; a published model is fetched from "
-                f"its hub once and needs the network for that; a folder (local-dir:PATH) needs config.json, "
-                f"model.safetensors and tokenizer.json, whole."
+                f"its hub once and needs the network for that; a folder (local-dir:PATH) needs a complete config.json, "
+                f"model.safetensors and tokenizer.json."
             ) from error
         model, loading = loaded
         # transformers would fill what is missing at random, anew in each process.
         if unfilled := sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"]):
             raise LanguageModelError(
-                f"language model {name!r} is not whole: its weights lack {unfilled[0]}"
+                f"language model {name!r} is incomplete: its weights lack {unfilled[0]}"
                 f"{f' and {len(unfilled) - 1} more' if unfilled[1:] else ''}; copy or export it again"
             )
         lm = cls(nn.Module.to(model, where), tokenizer, identity)
         if reason := lm.misreads():
             raise LanguageModelError(
-                f"language model {name!r} cannot be decoded correctly: {reason}. Choose one that attends to all that "
-                f"was written so far, such as GPT-2, OPT or Llama; recurrent ones, such as Mamba or RWKV, do not"
+                f"language model {name!r} cannot be decoded correctly: {reason}. Choose one that attends to everything "
+                f"written so far, such as GPT-2, OPT or Llama; recurrent models, such as Mamba or RWKV, do not"
             )
         return lm
 
@@ -198,10 +198,10 @@ class LanguageModel:
                     generation.advance(swapped, tokens)
                 for row, logits in zip(order, generation.logits, strict=True):
                     if not self._same(logits, own[row][begins[row] + step - 1]):
-                        return "what it says depends on how it is read, token by token or at once"
+                        return "its output depends on whether it is read token by token or at once"
         except Exception as error:  # each make of model has its own for what it cannot take
             said = str(error).strip().splitlines()
-            return f"it does not take prefixes, masks and a cache ({said[0] if said else type(error).__name__})"
+            return f"it does not support prefixes, masks and a cache ({said[0] if said else type(error).__name__})"
         return None
 
     def _same(self, logits: Tensor, others: Tensor) -> bool:
@@ -309,7 +309,7 @@ def _local_identity(folder: Path) -> str:
     if not weights:
         raise LanguageModelError(
             f"language model folder {str(folder)!r} does not exist or has no *.safetensors file; "
-            f"give the folder that save_pretrained wrote"
+            f"give a folder written by save_pretrained"
         )
     sums = "".join(file_sha256(path) for path in weights)
     digest = sums if len(weights) == 1 else hashlib.sha256(sums.encode()).hexdigest()

@@ -51,11 +51,11 @@ def reject_contradictions(options: DecodingOptions) -> None:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     for name, owner in {"beam_size": "beam", "temperature": "nucleus", "top_p": "nucleus", "seed": "nucleus"}.items():
         if getattr(options, name) is not None and method != owner:
-            raise ValueError(f"{name} only means something with method {owner!r}, not with {method!r}")
+            raise ValueError(f"{name} only has an effect with method {owner!r}, not with {method!r}")
     if options.rerank is not None and not isinstance(options.rerank, bool):
         raise ValueError(f"rerank must be true, false or left out, not {options.rerank!r}")
     if options.rerank and method != "beam":
-        raise ValueError(f"rerank only means something with method 'beam', not with {method!r}")
+        raise ValueError(f"rerank only has an effect with method 'beam', not with {method!r}")
     for name in ("captions", "max_length", "beam_size"):
         value = getattr(options, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

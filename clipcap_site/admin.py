@@ -25,7 +25,7 @@ from training.services import rescue_stale
 class PauseForm(forms.Form):
     """Why a queue is paused."""
 
-    reason = forms.CharField(required=False, max_length=200, help_text="shown to everybody on the dashboard")
+    reason = forms.CharField(required=False, max_length=200, help_text="shown to everyone on the dashboard")
 
 
 class Site(admin.AdminSite):
@@ -61,12 +61,13 @@ class Site(admin.AdminSite):
         form = PauseForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             services.pause_queue(name=queue, person=request.user, reason=form.cleaned_data["reason"])
-            messages.success(request, f"The queue of {queue} is paused; workers finish what they hold.")
+            messages.success(request, f"The queue of {queue} was paused; workers finish what they have started.")
             return redirect("admin:index")
         context = {
             **self.each_context(request),
             "title": f"Pause the queue of {queue}",
-            "text": "Workers finish what they hold and claim no more. Requests are still accepted and wait; what waits "
+            "text": "Workers finish what they have started and take no new work. Requests are still accepted and "
+            "wait; what waits "
             "longer than its deadline fails.",
             "form": form,
             "button": "Pause",
@@ -79,7 +80,7 @@ class Site(admin.AdminSite):
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         services.resume_queue(name=queue, person=request.user)
-        messages.success(request, f"The queue of {queue} is open again.")
+        messages.success(request, f"The queue of {queue} was resumed.")
         return redirect("admin:index")
 
 

@@ -57,5 +57,5 @@ class FailOpen(BaseCache):
             raise
         except Exception as error:  # each cache raises its own kinds
             FailOpen.away_until = time.monotonic() + PAUSE
-            log.warning("the cache does not work; it is done without", extra={"error": error})
+            log.warning("the cache does not work; continuing without it", extra={"error": error})
             return otherwise

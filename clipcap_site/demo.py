@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=None, help="8000, or PORT of the environment; 0 for any free one")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s: this machine only)")
     parser.add_argument(
-        "--new-password", action="store_true", help="give the administrator a new password and print it; no more"
+        "--new-password", action="store_true", help="set a new administrator password, print it and exit"
     )
     arguments = parser.parse_args()
     home = Path(os.environ.get("CLIPCAP_HOME") or ROOT / "var" / "demo").resolve()
@@ -62,16 +62,16 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         _end(
-            f"{error.filename or home} cannot be used ({error.strerror or error}); make room, or give a folder that "
-            f"can be written to: CLIPCAP_HOME=/another/folder ./run demo"
+            f"{error.filename or home} cannot be used ({error.strerror or error}); free some space, or use a "
+            f"writable folder: CLIPCAP_HOME=/another/folder ./run demo"
         )
     except DatabaseError as error:
         _end(
-            f"the database cannot be used ({error}); see that the disk is neither full nor read-only, or give another "
+            f"the database cannot be used ({error}); check that the disk is not full or read-only, or use another "
             f"folder: CLIPCAP_HOME=/another/folder ./run demo"
         )
     except KeyboardInterrupt:
-        _end("stopped before all was set up; the next start goes on from here")
+        _end("stopped before the setup was complete; the next start continues from here")
 
 
 def run(home: Path, host: str, port: int) -> None:
@@ -102,7 +102,7 @@ def run(home: Path, host: str, port: int) -> None:
         with Supervisor(children, cwd=ROOT, say=_say) as supervisor:
             chores = [_announce(names[-1], port, address, password), _welcome_workers(), _fill_gallery()]
             _supervise(supervisor, chores)
-            _say("Stopping; the workers finish what they have begun, or hand it back ...")
+            _say("Stopping; the workers finish what they have started, or hand it back ...")
         _say("Stopped.")
 
 
@@ -113,13 +113,13 @@ def new_password(home: Path) -> None:
         Failure: there is no administrator yet.
     """
     if not (home / "secret-key").exists():
-        raise Failure(f"nothing is set up in {home} yet; ./run demo does that and prints a password")
+        raise Failure(f"nothing is set up in {home} yet; run ./run demo first; it prints a password")
     _environment(home, [])
     from django.contrib.auth.models import User  # models can be imported after the settings only
 
     user = User.objects.filter(username=ADMINISTRATOR).first()
     if user is None:
-        raise Failure(f"there is no user {ADMINISTRATOR} in {home}; ./run demo makes one")
+        raise Failure(f"there is no user {ADMINISTRATOR} in {home}; create it with ./run demo")
     password = secrets.token_urlsafe(12)
     user.set_password(password)
     user.save(update_fields=["password"])
@@ -147,7 +147,7 @@ def _announce(host: str, port: int, address: str, password: str) -> Iterator[boo
     if password:
         _say(f"Administrator: {ADMINISTRATOR} / {password} (not shown again)")
     else:
-        _say(f"Administrator: {ADMINISTRATOR}, password as printed before; ./run demo --new-password makes a new one")
+        _say(f"Administrator: {ADMINISTRATOR}, password as printed before; ./run demo --new-password sets a new one")
     _say("Ctrl-C stops everything.\n")
 
 
@@ -202,7 +202,7 @@ def _fill_gallery() -> Iterator[bool]:
         if told >= 0:
             _say(f"Gallery: {total} of {total} captions")
     except (Refused, DatabaseError, OSError) as error:
-        _say(f"The gallery is not complete: {error}. The next start goes on from here.")
+        _say(f"The gallery is not complete: {error}. The next start continues from here.")
 
 
 def _set_up(home: Path) -> str:
@@ -252,7 +252,7 @@ def _run_once(command: list[str], log: Path) -> None:
     process = spawn(command, log=log, cwd=ROOT)
     if process.wait():
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise Failure(f"a step of the set-up failed: {' '.join(last)} (its log: {log})")
+        raise Failure(f"a setup step failed: {' '.join(last)} (its log: {log})")
 
 
 def _environment(home: Path, names: list[str]) -> None:
@@ -294,8 +294,8 @@ def _lock(home: Path) -> Iterator[TextIO]:
         except BlockingIOError:
             file.seek(0)
             raise Failure(
-                f"a demo runs in {home} already, at {file.read().strip()}; stop that one, or give this one a folder "
-                f"of its own: CLIPCAP_HOME=/another/folder ./run demo"
+                f"a demo is already running in {home}, at {file.read().strip()}; stop it, or use another folder "
+                f"for this one: CLIPCAP_HOME=/another/folder ./run demo"
             ) from None
         file.truncate(0)
         yield file
@@ -320,9 +320,9 @@ def _listen(host: str, port: int) -> socket.socket:
             ) from error
         if error.errno == errno.EACCES:
             raise Failure(
-                f"port {port} is not for ordinary users; choose one from 1024 on: ./run demo --port 8000"
+                f"port {port} is reserved for privileged users; choose one from 1024 up: ./run demo --port 8000"
             ) from error
-        raise Failure(f"{host} is no address of this machine ({error.strerror}); leave --host away") from error
+        raise Failure(f"{host} is not an address of this machine ({error.strerror}); leave out --host") from error
     return listener
 
 
@@ -362,7 +362,7 @@ def _port(given: int | None) -> int:
     """
     text = os.environ.get("PORT") or "8000" if given is None else str(given)
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise Failure(f"{text!r} is no port; give a number from 0 to 65535")
+        raise Failure(f"{text!r} is not a port; give a number from 0 to 65535")
     return int(text)
 
 

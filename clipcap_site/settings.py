@@ -23,9 +23,7 @@ class Environment(environ.Env):  # type: ignore[misc]  # it ships no types
         try:
             return super().get_value(var, *args, **kwargs)
         except ValueError as error:
-            raise ImproperlyConfigured(
-                f"{var} cannot be {self.ENVIRON.get(var)!r}; docs/settings.md tells what it means"
-            ) from error
+            raise ImproperlyConfigured(f"{var} cannot be {self.ENVIRON.get(var)!r}; see docs/settings.md") from error
 
 
 os.umask(0o077)  # whatever a process of the service writes, wherever, is nobody else's to read
@@ -147,7 +145,7 @@ if database_url := env.str("CLIPCAP_DATABASE_URL", ""):
         engine = ""
     if engine not in ("django.db.backends.postgresql", "django.db.backends.sqlite3"):
         raise ImproperlyConfigured(  # without the value, which holds a password
-            "CLIPCAP_DATABASE_URL is no address of a database; give one such as postgres://user:password@host:5432/name"
+            "CLIPCAP_DATABASE_URL is not a database URL; use one such as postgres://user:password@host:5432/name"
         )
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = SQLITE

@@ -152,12 +152,11 @@ class Supervisor:
         pause = min(LONGEST_PAUSE, 2.0 ** (child.quick_deaths - 1))
         child.due_at = time.monotonic() + pause
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
-        self.say(f"{child.name} {how}; it is started again in {pause:.0f} s.")
+        self.say(f"{child.name} {how}; restarting in {pause:.0f} s.")
         if child.quick_deaths >= 3:
-            reason = f"its last words: {child.last_words}" if child.last_words else "it said nothing"
+            reason = f"its last output: {child.last_words}" if child.last_words else "it printed nothing"
             self.say(
-                f"{child.name} has ended {child.quick_deaths} times soon after its start; {reason} "
-                f"(its log: {child.log})"
+                f"{child.name} stopped {child.quick_deaths} times soon after starting; {reason} (its log: {child.log})"
             )
 
     def stop(self) -> None:
@@ -173,7 +172,7 @@ class Supervisor:
             time.sleep(0.05)
         for child in running:
             if child.process and child.process.poll() is None:
-                self.say(f"{child.name} did not stop in time and is killed.")
+                self.say(f"{child.name} did not stop in time and was killed.")
             child.signal_all(signal.SIGKILL)
             if child.process:
                 child.process.wait()

@@ -72,7 +72,7 @@ def test_a_token_is_shown_once_and_works(ada: Client) -> None:
     assert program(token).get("/api/requests/").status_code == 200
     shown = ada.get("/tokens/").content.decode()
     assert "last used just now" in shown
-    assert "look at captions" in shown
+    assert "view captions" in shown
     ada.post("/tokens/", {"delete": page.context["made"].digest})
     assert program(token).get("/api/requests/").status_code == 401
 
@@ -86,7 +86,7 @@ def test_tokens_are_deleted_by_their_owner_only_and_limited_in_number(
     stranger.post("/tokens/", {"delete": made.digest})
     assert Token.objects.count() == 1
     monkeypatch.setattr(services, "MOST_TOKENS", 1)
-    assert "as many as allowed; delete one" in ada.post("/tokens/", FORM).content.decode()
+    assert "the maximum; delete one first" in ada.post("/tokens/", FORM).content.decode()
     assert Token.objects.count() == 1
 
 
@@ -175,7 +175,7 @@ def test_a_changed_password_ends_other_sessions_and_all_tokens(ada: Client, view
     assert "Your old password was entered incorrectly" in changed(ada, "wrong", "a new one 27").content.decode()
     assert other.get("/tokens/").status_code == 200
     assert changed(ada, "lovelace", "a new one 27").url == "/"
-    assert "Your password is changed" in ada.get("/").content.decode()
+    assert "Your password was changed" in ada.get("/").content.decode()
     assert ada.get("/tokens/").status_code == 200
     assert other.get("/tokens/").status_code == 302
     assert program(token).get("/api/requests/").status_code == 401
@@ -290,7 +290,7 @@ def test_hashing_takes_few_threads_and_says_when_to_come_again(
             busy = sign_in("lovelace", at=at)
             assert busy.status_code == 503
             assert int(busy["Retry-After"]) >= 1
-            assert "signing in at this moment" in busy.content.decode()
+            assert "signing in right now" in busy.content.decode()
         assert Client().get("/").status_code == 200  # pages that hash nothing are served
     assert sign_in("lovelace").status_code == 302
 

@@ -488,7 +488,7 @@ def test_a_version_that_comes_into_use_while_it_is_deleted_stays(style: Style, i
     caption = make_captions(style, images, 1)[0]
     writes = partial(Caption.objects.filter(pk=caption.pk).update, version=version)
     with (
-        pytest.raises(Refused, match="came into use at this very moment"),
+        pytest.raises(Refused, match="has just come into use"),
         just_before('DELETE FROM "captioner_mapperversion"', writes),
     ):
         services.delete_version(MapperVersion.objects.get(pk=version.pk))
@@ -518,7 +518,10 @@ def small_disk() -> Iterator[None]:
 
 def test_a_mapper_for_which_there_is_no_room_is_refused(style: Style) -> None:
     file = SimpleUploadedFile("romantic.safetensors", SHIPPED.read_bytes())
-    with small_disk(), pytest.raises(Refused, match=r"could not be stored \(File too large\); make room") as refusal:
+    with (
+        small_disk(),
+        pytest.raises(Refused, match=r"could not be stored \(File too large\); free some space") as refusal,
+    ):
         services.import_version(style=style, file=file, name=str(file.name))
     assert refusal.value.status == 507
 
@@ -765,7 +768,7 @@ def test_failed_captions_are_tried_again_and_queued_ones_canceled_from_the_list(
     address = reverse("admin:captioner_caption_changelist")
     chosen = {"_selected_action": [caption.pk for caption in failed + done]}
     page = text_of(boss.post(address, {**chosen, "action": "retry_chosen"}, follow=True))
-    assert "3 captions are queued again" in page
+    assert "3 captions were queued again" in page
     assert "2 could not be" in page
     boss.post(address, {**chosen, "action": "cancel_chosen"})
     assert Caption.objects.filter(status=Status.CANCELED).count() == 3
@@ -1015,7 +1018,7 @@ def test_no_page_needs_more_than_the_content_security_policy_allows(
 
 
 def test_drawings_hold_strange_numbers_and_names() -> None:
-    assert "No step" in loss_curves([], [])
+    assert "No training steps" in loss_curves([], [])
     assert "polyline" in loss_curves([[1, 4.0, 0.0]], [])
     assert "circle" in loss_curves([], [(5, 2.0, 2.0)])
     assert "nothing yet" in bars([], {"captions": []}, "Lengths")
@@ -1058,5 +1061,5 @@ def test_tries_that_failed_and_workers_that_paused_themselves_are_told(
 
     Worker.objects.create(name="w1@host", queue="captions", trouble="the worker has too little memory")
     page = text_of(boss.get(reverse("admin:dashboard")))
-    assert "paused itself" in page
+    assert "paused automatically" in page
     assert "the worker has too little memory" in page

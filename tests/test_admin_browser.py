@@ -176,7 +176,7 @@ def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_wr
     services.promote(version=other, reason="to see")
     page.goto(f"/admin/captioner/style/{styles['factual'].pk}/change/")
     page.get_by_role("link", name="Regenerate captions").click()
-    page.get_by_role("button", name="Write them anew").click()
+    page.get_by_role("button", name="Regenerate captions").click()
     expect(page.locator("#drafts .figures")).to_contain_text("0 of 1 written")
     while engine.work():
         pass
@@ -200,7 +200,7 @@ def test_thirty_corrections_in_the_browser_are_learned_from_evaluated_and_promot
         page.goto(f"/admin/captioner/caption/{row.pk}/change/")
         page.locator("textarea[name=text]").fill(truth[row.name])
         page.locator("form.correction button").click()
-        expect(page.locator(".messagelist")).to_contain_text("correction is kept")
+        expect(page.locator(".messagelist")).to_contain_text("correction was saved")
     style = Style.objects.get(slug="factual")
     page.goto(f"/admin/captioner/style/{style.pk}/change/")
     expect(page.locator(".cards")).to_contain_text("30 not in the dataset yet")

@@ -403,7 +403,7 @@ def test_a_failed_caption_says_why(client: Client, styles: dict[str, Style], eng
     caption = client.get(url).json()
     assert caption["status"] == "failed"
     assert caption["error"]["code"] == "image_not_an_image"
-    assert "this is no picture" in caption["error"]["detail"]
+    assert "this is not a picture" in caption["error"]["detail"]
 
 
 def test_a_correction_stands_beside_the_machines_text(

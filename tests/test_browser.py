@@ -188,7 +188,7 @@ def test_files_that_are_no_photos_fail_alone_each_with_its_cause(
     failed = page.locator("#uploads li.failed")
     expect(failed).to_have_count(2)
     expect(failed.first).to_contain_text("notes.jpg")
-    expect(failed.first).to_contain_text("This is no picture")
+    expect(failed.first).to_contain_text("This is not a picture")
     expect(failed.last).to_contain_text("empty.png")
     failed.first.get_by_role("button", name="Dismiss").click()
     expect(failed).to_have_count(1)

@@ -177,8 +177,8 @@ def test_tensors_that_are_no_weights_are_refused(tmp_path: Path) -> None:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
     for odd, message in (
         (torch.tensor(1.0), "damaged"),
-        (torch.tensor([True]), "something else than weights"),
-        (torch.tensor([1 + 1j]), "something else than weights"),
+        (torch.tensor([True]), "something other than weights"),
+        (torch.tensor([1 + 1j]), "something other than weights"),
     ):
         save_file(tensors | {"odd": odd}, path, metadata)
         with pytest.raises(CheckpointError, match=message):
@@ -292,7 +292,7 @@ def test_the_authors_mappers_take_embeddings_of_the_encoders_norm(
     stored = load_mapper(path)
     assert stored.mapper.config.normalize == (kind == "transformer")
     assert torch.allclose(stored.mapper(embeddings), prefixes, atol=1e-4)
-    assert "does not tell whether it was trained on embeddings divided by their norm" in caplog.text
+    assert "does not tell whether it was trained on embeddings normalized to unit length" in caplog.text
     said = f"embeddings {'divided by their norm' if kind == 'transformer' else 'as the encoder gives them'} (guessed)"
     assert said.removesuffix(" (guessed)") in caplog.text
     save_mapper(stored, tmp_path / "ours.safetensors")
@@ -317,9 +317,7 @@ def test_whoever_knows_how_a_mapper_of_the_authors_was_trained_can_say_so(
 def test_a_file_that_says_how_its_mapper_was_trained_is_not_contradicted(tmp_path: Path) -> None:
     path, _ = written(tmp_path)
     assert not load_mapper(path, normalize=False).mapper.config.normalize
-    with pytest.raises(
-        CheckpointError, match="says itself that it was trained on embeddings as the encoder gives them"
-    ):
+    with pytest.raises(CheckpointError, match="records that it was trained on embeddings as the encoder gives them"):
         load_mapper(path, normalize=True)
 
 
@@ -422,7 +420,7 @@ def test_a_mapper_with_weights_that_are_no_numbers_is_refused_by_tensor(number: 
     with torch.no_grad():
         mapper.first_layer.bias[0] = number
     save_mapper(MapperCheckpoint(mapper, None, None), path)
-    with pytest.raises(CheckpointError, match=r"linear\.bias holds what is no number"):
+    with pytest.raises(CheckpointError, match=r"linear\.bias contains values that are not finite"):
         load_mapper(path)
 
 

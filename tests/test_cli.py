@@ -76,7 +76,7 @@ def test_a_training_that_is_stopped_goes_on_from_its_folder_to_the_same_bytes(
 
         patched.setattr("clipcap.training.trainer.validation_loss", interrupted)
         assert main([*common, *work]) == 130
-    assert "the same command goes on from" in capsys.readouterr().err
+    assert "the same command continues from" in capsys.readouterr().err
     assert main([*common, *work]) == 0
     straight, resumed = (load_mapper(tmp_path / f"{name}.safetensors").mapper for name in ("straight", "resumed"))
     assert all((a == b).all() for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
@@ -89,12 +89,16 @@ def test_a_training_that_is_stopped_goes_on_from_its_folder_to_the_same_bytes(
         (b"", [], "holds no captions"),
         (b"\xff\xfe", [], "is not UTF-8"),
         (b"{", [], "line 1 is not valid JSON"),
-        (b'{"image": "red.png"}', [], 'needs "image", a name, and "caption", a text'),
-        (b'["red.png"]', [], 'needs "image", a name, and "caption", a text'),
-        (b'{"image": "a.png", "caption": "a"}', [], "a.png does not exist; name the folder of photos by --photos"),
-        (b'{"image": "bad.png", "caption": "a"}', [], "take it out of the captions"),
+        (b'{"image": "red.png"}', [], 'needs "image", a file name, and "caption", a text'),
+        (b'["red.png"]', [], 'needs "image", a file name, and "caption", a text'),
+        (
+            b'{"image": "a.png", "caption": "a"}',
+            [],
+            "a.png does not exist; give the folder of the photos with --photos",
+        ),
+        (b'{"image": "bad.png", "caption": "a"}', [], "remove it from the captions"),
         (b'{"image": "red.png", "caption": "a"}', ["--start", "x"], "no styles in"),
-        (b'{"image": "red.png", "caption": "a"}', ["--start", "x", "--scratch"], "exclude each other"),
+        (b'{"image": "red.png", "caption": "a"}', ["--start", "x", "--scratch"], "cannot be used together"),
         (b'{"image": "red.png", "caption": "a"}', ["--threads", "0"], "--threads must be at least 1"),
         (b'{"image": "red.png", "caption": "a"}', ["--out", "x.pt"], "--out must end in .safetensors"),
     ],

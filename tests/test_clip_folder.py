@@ -177,7 +177,7 @@ def test_a_folder_without_a_text_tower_says_what_to_do(broken: Path) -> None:
     (broken / TEXT).unlink()
     encoder = Encoder.load(f"local-dir:{broken}", device="cpu")
     assert encoder.text_identity is None
-    with pytest.raises(EncoderError, match=r"ViT-B-16/openai has no text half.*load a CLIP model that has one"):
+    with pytest.raises(EncoderError, match=r"ViT-B-16/openai has no text tower.*load a CLIP model that has one"):
         encoder.encode_text(["a dog"])
 
 
@@ -207,7 +207,7 @@ def refused(folder: Path) -> str:
 def test_a_missing_file_is_named(broken: Path, number: int) -> None:
     path = image_files(broken)[number]
     path.unlink()
-    assert f"{path} is missing; copy the folder again" in refused(broken)
+    assert f"{path} is missing; copy the complete folder again" in refused(broken)
 
 
 def test_files_of_two_models_are_not_mixed(broken: Path) -> None:
@@ -224,7 +224,7 @@ def test_files_of_two_models_are_not_mixed(broken: Path) -> None:
 def test_a_file_cut_short_is_named(broken: Path, name: str, length: int) -> None:
     path = broken / name
     path.write_bytes(path.read_bytes()[:length])
-    assert f"{path} is damaged or cut short" in refused(broken)
+    assert f"{path} is damaged or truncated" in refused(broken)
 
 
 @pytest.mark.parametrize("name", ["open_clip_image-00002-of-00004.safetensors", TEXT])

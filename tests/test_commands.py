@@ -66,7 +66,7 @@ def test_a_folder_is_captioned_into_json_lines(working: None, folder: Path, tmp_
     assert all(line["caption"] and line["log_probability"] < 0 for line in found)
     assert all(0 < line["confidence"] < 1 for line in found)
     assert {line["mapper"] for line in found} == {"factual v1", "romantic v1"}
-    assert "3 photos, 0 of them done already; 1 other files left aside" in said.getvalue()
+    assert "3 photos, 0 of them done already; 1 other files skipped" in said.getvalue()
 
 
 def test_what_the_models_are_less_sure_of_than_asked_has_a_line_without_words(
@@ -135,7 +135,7 @@ def test_a_folder_is_done_whatever_its_photos_are_called(
     assert "bad\\u2029.jpg: " in capsys.readouterr().err
     said = io.StringIO()
     call_command("caption_folder", folder, "--out", out, stderr=said)
-    assert "8 photos, 8 of them done already; 2 other files left aside" in said.getvalue()
+    assert "8 photos, 8 of them done already; 2 other files skipped" in said.getvalue()
     assert len(lines(out)) == 8
 
 
@@ -153,7 +153,7 @@ def test_ctrl_c_leaves_whole_lines_and_nothing_in_the_queue(
 
     monkeypatch.setattr(caption_folder.Work, "_wait", interrupted)
     monkeypatch.setattr(engine, "batch_size", 1)
-    with pytest.raises(CommandError, match="the same command goes on from here"):
+    with pytest.raises(CommandError, match="the same command continues from here"):
         call_command("caption_folder", folder, "--out", out, stderr=io.StringIO())
     assert len(lines(out)) == 2  # the bad photo and the one that the engine got to
     assert not Caption.objects.unfinished().exists()
@@ -168,7 +168,7 @@ def test_a_missing_worker_is_told_at_once(
     monkeypatch.setattr(services, "rescue_stale", interrupted)
     with pytest.raises(CommandError):
         call_command("caption_folder", folder, stderr=io.StringIO())
-    assert "No caption worker was heard from" in capsys.readouterr().err
+    assert "No caption worker reported" in capsys.readouterr().err
 
 
 def test_the_captions_belong_to_the_user_named_and_let_others_pass(
@@ -188,12 +188,12 @@ def test_a_full_queue_is_waited_for(working: None, folder: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["nowhere"], "nowhere is no folder"),
+        (["nowhere"], "nowhere is not a directory"),
         ([".", "--style", "baroque"], "there is no style 'baroque' in service; there are factual, humorous, romantic"),
         ([".", "--min-confidence", "1.5"], "--min-confidence must be from 0 to 1, not 1.5"),
         ([".", "--user", "nobody"], "there is no user 'nobody'"),
-        (["empty"], "holds no photo"),
-        ([".", "--out", "notes.txt"], "holds other lines than this command's"),
+        (["empty"], "contains no photos"),
+        ([".", "--out", "notes.txt"], "contains lines that this command did not write"),
         ([".", "--out", "a.jpg/out.jsonl"], "cannot be written"),
     ],
 )

@@ -124,11 +124,11 @@ def test_each_refused_row_is_told_with_line_and_reason(style: Style) -> None:
     assert set(style.examples.values_list("text", flat=True)) == {"good and tidy", "two lines", "good again"}
     told = [(line, reason[:35]) for line, reason in reasons(batch)]
     assert told == [
-        (3, "a caption has between 1 and 500 cha"),
-        (4, "it names no image; the name belongs"),
+        (3, "a caption must have 1 to 500 cha"),
+        (4, "it has no image name; put the name"),
         (7, "it has 3 columns and the header 2; "),
-        (8, "it cannot be divided into columns ("),
-        (9, "a caption has between 1 and 500 cha"),
+        (8, "it cannot be split into columns ("),
+        (9, "a caption must have 1 to 500 cha"),
         (10, "'gone.jpg': there is no such file b"),
         (11, "'broken.jpg': the JPEG picture is d"),
         (12, "'notes.jpg': this is no picture in "),
@@ -180,7 +180,7 @@ def test_annotations_are_told_from_others_by_their_content(style: Style) -> None
     assert examples(style) == expected()
     ((file, reason),) = batch.refused.values_list("file", "reason")
     assert file == "broken.json"
-    assert "no sound JSON" in reason
+    assert "not valid JSON" in reason
 
 
 @pytest.mark.parametrize("content", [b"hello", b"PK\5\6" + bytes(18), b"[]", b"{}", b"[[1], 2]", b"image\none.jpg\n"])
@@ -226,9 +226,7 @@ def test_a_quote_that_nobody_closes_costs_its_own_line_alone(style: Style) -> No
 def test_quotes_do_not_swallow_the_rows_between_them(style: Style) -> None:
     found, refused = rows(style, "a.csv", b'image,caption\n1.jpg,"a man\n2.jpg,b dog\n3.jpg,c cat"\n')
     assert found == {("2.jpg", "b dog"), ("3.jpg", 'c cat"')}
-    assert refused == [
-        (2, 'its quotes enclose lines that look like rows of their own; write "" for a quote within a cell')
-    ]
+    assert refused == [(2, 'its quotes enclose lines that look like separate rows; write "" for a quote within a cell')]
 
 
 def test_in_a_tsv_a_cell_holds_no_tab_and_a_backslash_means_nothing(style: Style) -> None:

@@ -51,20 +51,20 @@ def member(name: str, *, mode: int = 0, flags: int = 0, method: int = zipfile.ZI
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (member("../evil.jpg"), "leads out"),
-        (member("a/../../evil.jpg"), "leads out"),
-        (member("..\\evil.jpg"), "leads out"),
-        (member("/etc/passwd"), "leads out"),
-        (member("C:\\evil.jpg"), "leads out"),
+        (member("../evil.jpg"), "points outside"),
+        (member("a/../../evil.jpg"), "points outside"),
+        (member("..\\evil.jpg"), "points outside"),
+        (member("/etc/passwd"), "points outside"),
+        (member("C:\\evil.jpg"), "points outside"),
         (member("link.jpg", mode=stat.S_IFLNK | 0o777), "link or a device"),
         (member("null.jpg", mode=stat.S_IFCHR | 0o666), "link or a device"),
         (member("pipe.jpg", mode=stat.S_IFIFO | 0o666), "link or a device"),
         (member("secret.jpg", flags=1), "encrypted"),
-        (member("inner.zip"), "archive inside"),
-        (member("inner.tar.gz"), "archive inside"),
-        (member("odd.jpg", method=zipfile.ZIP_LZMA), "uncommon"),
+        (member("inner.zip"), "is an archive"),
+        (member("inner.tar.gz"), "is an archive"),
+        (member("odd.jpg", method=zipfile.ZIP_LZMA), "unsupported compression"),
         (member("captions.jsonX").replace(b"jsonX", b"jsonl"), "twice"),
-        (packed({"inner": packed({"captions.jsonl": b""})}), "archive inside"),
+        (packed({"inner": packed({"captions.jsonl": b""})}), "is an archive"),
         (member("a.jpg")[:-30], "damaged"),
         (b"PK\3\4" + b"x" * 100, "damaged"),
     ],
@@ -121,7 +121,7 @@ def test_a_picture_whose_bytes_are_damaged_in_the_zip_is_refused_alone(style: St
         for name, data in {"a.jsonl": json_lines(pairs()), **pictures()}.items():
             archive.writestr(name, data)
     batch = imported(style, out.getvalue().replace(picture(0), bytes(len(picture(0)))))
-    assert [reason for _, reason in reasons(batch)] == ["'one.jpg': it is damaged in the zip; pack it again"] * 2
+    assert [reason for _, reason in reasons(batch)] == ["'one.jpg': it is damaged in the zip; create the zip again"] * 2
     assert batch.accepted == 2
 
 

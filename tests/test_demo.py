@@ -193,7 +193,7 @@ def test_a_second_one_in_the_same_folder_is_refused_with_the_address_of_the_firs
     process = demo.command("--port", "0")
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert said.startswith(f"run demo: a demo runs in {demo.home} already, at {demo.url}/; ")
+    assert said.startswith(f"run demo: a demo is already running in {demo.home}, at {demo.url}/; ")
     assert said.count("\n") == 1
 
 
@@ -227,7 +227,7 @@ def test_it_stops_without_a_process_left_and_the_next_start_finds_everything(dem
 
 @pytest.mark.parametrize("number", ["-1", "65536", "http"])
 def test_what_is_no_port_is_refused(tmp_path: Path, number: str) -> None:
-    refused(Demo(tmp_path / "home"), "is no port; give a number from 0 to 65535", PORT=number)
+    refused(Demo(tmp_path / "home"), "is not a port; give a number from 0 to 65535", PORT=number)
 
 
 def test_a_port_that_is_taken_is_named_with_another(tmp_path: Path) -> None:
@@ -245,7 +245,9 @@ def test_a_folder_that_cannot_be_written_to_is_named_with_the_remedy(tmp_path: P
 
 
 def test_models_that_are_missing_are_named(tmp_path: Path) -> None:
-    said = refused(Demo(tmp_path / "home"), "restore the folder models/base", CLIPCAP_MODELS="/nowhere", PORT="0")
+    said = refused(
+        Demo(tmp_path / "home"), "restore the project's folder models/base", CLIPCAP_MODELS="/nowhere", PORT="0"
+    )
     assert "there is no encoder in /nowhere/encoder" in said
 
 
@@ -293,7 +295,7 @@ def test_a_child_that_does_not_stop_is_killed_with_all_that_it_has_started(
     stubborn = Child("web", [sys.executable, "-c", program], tmp_path / "web.log")
     with Supervisor([stubborn], cwd=tmp_path, say=said.append) as supervisor:
         look_until(supervisor, lambda: (tmp_path / "web.log").exists() and len(pids(tmp_path / "web.log")) == 2)
-    assert said == ["web did not stop in time and is killed."]
+    assert said == ["web did not stop in time and was killed."]
     wait_until(lambda: not alive(pids(tmp_path / "web.log")), "their end")
 
 

@@ -130,7 +130,7 @@ def test_too_much_or_nothing_to_compare_is_refused(style: Style, settings: Any) 
         services.compare_versions(versions=[active(style)], images=[])
     with pytest.raises(Refused, match="between 1 and 6 versions"):
         services.compare_versions(versions=[], images=uploads(1))
-    with pytest.raises(Refused, match="this is no picture"):
+    with pytest.raises(Refused, match="this is not a picture"):
         services.compare_versions(versions=[active(style)], images=[services.Upload(b"nonsense")])
     assert not DraftRequest.objects.exists()
 
@@ -170,7 +170,7 @@ def test_captions_of_another_version_are_written_anew_and_corrections_stay(
     now = Caption.objects.get(pk=rows[0].pk)
     assert (now.best_text, now.corrections.get()) == (kept.text, kept)
     assert Caption.objects.get(pk=fresh[0].pk).text == fresh[0].text
-    with pytest.raises(Refused, match="wrote all captions"):
+    with pytest.raises(Refused, match="has already written all captions"):
         services.rewrite_captions(style=style)
 
 
@@ -197,11 +197,11 @@ def test_more_captions_than_fit_into_one_transaction_are_all_written_anew(
     request = services.rewrite_captions(style=style)
     assert request.drafts.count() == 2, "the rest is looked up by the workers"
     address = reverse("admin:captioner_draftrequest_live", args=[request.pk])
-    assert "more are being looked up" in boss.get(address).content.decode()
+    assert "more are being queued" in boss.get(address).content.decode()
     while services.list_rewritings():
         pass
     assert set(request.drafts.values_list("caption", flat=True)) == {row.pk for row in rows}
-    assert "more are being looked up" not in boss.get(address).content.decode()
+    assert "more are being queued" not in boss.get(address).content.decode()
     while engine.work():
         pass
     assert set(Caption.objects.values_list("version", flat=True)) == {other.pk}

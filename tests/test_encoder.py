@@ -245,7 +245,7 @@ def test_a_published_model_embeds_texts_by_its_own_tower_and_tokenizer(
 
 def test_a_text_tower_that_is_there_for_the_form_is_none(encoder: Encoder) -> None:
     assert encoder.text_identity is None
-    with pytest.raises(EncoderError, match=r"tiny-clip@.* has no text half.*such as ViT-B-32/openai"):
+    with pytest.raises(EncoderError, match=r"tiny-clip@.* has no text tower.*such as ViT-B-32/openai"):
         encoder.encode_text(["a dog"])
 
 
@@ -267,10 +267,10 @@ def test_weights_trained_with_quick_gelu_get_it(encoder: Encoder, named_model: s
     [
         ("ViT-B-23/openai", "did you mean ViT-B-32"),
         ("vit-b-32/openai", "did you mean ViT-B-32"),
-        ("coca_ViT-B-32", "alone does not say which weights; write coca_ViT-B-32/TAG with one of: laion2b"),
+        ("coca_ViT-B-32", "does not say which weights to load; write coca_ViT-B-32/TAG with one of: laion2b"),
         ("ViT-B-32/opnai", "no pretrained weights 'opnai'; write ViT-B-32/TAG with one of: openai"),
-        ("zzzzzz", "'zzzzzz' is not a model that open_clip knows .an encoder is named"),
-        ("", "is not a model that open_clip knows"),
+        ("zzzzzz", "'zzzzzz' is not a model of open_clip .an encoder is named"),
+        ("", "is not a model of open_clip"),
         ("local-dir:/no/such/folder", "'/no/such/folder' cannot be used: it does not exist"),
     ],
 )

@@ -274,7 +274,7 @@ def test_weights_that_lack_a_layer_are_refused_by_its_name(tiny_lm_dir: Path, tm
     whole = load_file(weights)
     layer = [name for name in whole if "h.0." in name]
     save_file({name: tensor for name, tensor in whole.items() if name not in layer}, weights, {"format": "pt"})
-    with pytest.raises(LanguageModelError, match=r"not whole: its weights lack \S*h\.0\."):
+    with pytest.raises(LanguageModelError, match=r"incomplete: its weights lack \S*h\.0\."):
         LanguageModel.load(f"local-dir:{tmp_path}")
 
 

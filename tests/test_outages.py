@@ -139,7 +139,7 @@ def test_ready_answers_whatever_hangs(client: Client, name: str, monkeypatch: py
         for _ in range(2):
             answer = client.get("/api/health/ready")
             assert answer.status_code == 503
-            assert answer.json()["checks"][name] == "it does not answer"
+            assert answer.json()["checks"][name] == "no answer"
         assert begun == [name], "what hangs is not begun again"
     finally:
         released.set()
@@ -220,7 +220,7 @@ def test_without_its_database_it_says_when_to_come_again(
         assert b"does not answer" in answer.content
         assert b"Traceback" not in answer.content
     assert answers["/api/captions/"].json()["code"] == "database_unavailable"
-    assert "Nothing that was queued is lost" in answers["/"].content.decode()
+    assert "Nothing in the queue is lost" in answers["/"].content.decode()
     connection.close()
     assert client.get("/api/captions/").status_code == 200, "it is back"
 

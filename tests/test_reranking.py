@@ -325,7 +325,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_weights_that_are_missing_are_an_error_that_names_file_and_remedy(tmp_path: Path) -> None:
-    with pytest.raises(RerankingError, match=r"nowhere\.json cannot be read.*copy the models again"):
+    with pytest.raises(RerankingError, match=r"nowhere\.json cannot be read.*copy all models again"):
         Reranker.load(tmp_path / "nowhere.json")
 
 

@@ -58,7 +58,7 @@ def test_whoever_has_one_is_asked_for_its_code_before_anything_else(boss: User) 
     assert second.get("/api/captions/").json()["code"] == "second_factor_required"
     assert second.post("/sign-out/").status_code == 302
     third = signed_in(boss)
-    assert "not the code of now" in third.post(PAGE, {"code": "000000"}).content.decode()
+    assert "code is not valid now" in third.post(PAGE, {"code": "000000"}).content.decode()
     assert third.get("/admin/").status_code == 302
     answer = third.post(f"{PAGE}?next=/admin/", {"code": code(device)})
     assert (answer.status_code, answer.url) == (302, "/admin/")

@@ -113,7 +113,7 @@ def test_nothing_is_swept_where_not_one_file_has_a_row(media: Path, photo: bytes
         grow_old(media / name)
     Image.objects.filter(pk=image.pk).delete()  # as in a database that belongs to another storage
 
-    with pytest.raises(CommandError, match="another site's"):
+    with pytest.raises(CommandError, match="another site"):
         check_storage("--sweep")
     assert files_in(media) == names
 
@@ -155,7 +155,7 @@ def test_a_picture_deleted_while_the_storage_is_away_is_finished_later(
 
     assert not Image.objects.exists()
     assert set(DiscardedFile.objects.values_list("name", flat=True)) == names
-    assert "there is no folder" in DiscardedFile.objects.earliest("pk").error
+    assert "does not exist" in DiscardedFile.objects.earliest("pk").error
     assert "2 deleted files are still there" in said_though_missing()
 
     media.rmdir()

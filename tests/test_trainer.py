@@ -245,7 +245,7 @@ def test_a_damaged_state_is_an_error_that_says_what_to_do(train: Train, tmp_path
     with pytest.raises(TrainingError, match="delete it"):
         train()
     torch.save([1], state)
-    with pytest.raises(TrainingError, match="no state of a training run"):
+    with pytest.raises(TrainingError, match="not the state of a training run"):
         train()
 
 

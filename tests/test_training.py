@@ -581,7 +581,7 @@ def test_what_was_compared_with_another_version_than_serves_by_now_is_not_promot
     run.refresh_from_db()
     assert (run.status, run.verdict) == (Status.SUCCEEDED, TrainingRun.Verdict.BETTER)
     assert factual.active_version == newer
-    assert run.events.filter(level="warning", message__contains="now another serves").exists()
+    assert run.events.filter(level="warning", message__contains="the version in service has changed").exists()
 
 
 @pytest.mark.usefixtures("easy_gate")
@@ -627,7 +627,7 @@ def test_a_resumed_run_whose_examples_were_deleted_begins_anew(factual: Style, e
     TrainingEngine(engine).work()
     run.refresh_from_db()
     assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
-    assert run.events.filter(message__contains="beginning anew").exists()
+    assert run.events.filter(message__contains="starting over").exists()
     assert [checkpoint.epoch for checkpoint in run.checkpoints.all()] == [1, 2]
 
 

@@ -223,7 +223,7 @@ def test_a_server_that_is_too_slow_is_given_up(
 ) -> None:
     monkeypatch.setattr(webhooks, "TIMEOUT", 0.3)
     receiver.answer = answer
-    with pytest.raises(webhooks.DeliveryError, match="no answer within"):
+    with pytest.raises(webhooks.DeliveryError, match="no response within"):
         webhooks.deliver(receiver.url, webhooks.check_secret(""), "id", {})
 
 

@@ -359,7 +359,9 @@ def test_a_row_that_is_answered_with_no_numbers_fails_and_the_others_of_its_batc
     engine.work()
     assert statuses(rows) == ["succeeded", "not_possible", "succeeded"]
     assert batches == [3], "nothing was written twice"
-    assert "factual v1 answers to this image with numbers that are none" in again(rows)[1].error_detail
+    assert (
+        "factual v1 returns values that are not finite (NaN or infinity) for this image" in again(rows)[1].error_detail
+    )
 
 
 def test_a_picture_whose_embedding_is_no_numbers_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

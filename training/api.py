@@ -83,9 +83,7 @@ class NewRunSerializer(serializers.Serializer[Any]):
     def to_internal_value(self, data: Any) -> Any:
         unknown = [name for name in data if name not in self.fields] if isinstance(data, dict) else []
         if unknown:
-            raise serializers.ValidationError(
-                {unknown[0]: f"there is no such option; there are {', '.join(self.fields)}"}
-            )
+            raise serializers.ValidationError({unknown[0]: f"unknown option; the options are {', '.join(self.fields)}"})
         return super().to_internal_value(data)
 
 
@@ -123,7 +121,7 @@ class StyleRunViewSet(Api):
                 "Idempotency-Key",
                 {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
                 OpenApiParameter.HEADER,
-                description="A repetition with the same key and options gets the first run.",
+                description="A retry with the same key and options gets the first run.",
             ),
             OpenApiParameter("Location", OpenApiTypes.URI_REF, OpenApiParameter.HEADER, response=[202]),
         ],

@@ -14,7 +14,7 @@ from training.models import Import, TrainingRun
 
 PHASES = {
     "reading": "reading the examples",
-    "embedding": "computing what the encoder makes of the photos",
+    "embedding": "encoding the photos",
     "tokenizing": "tokenizing the captions",
     "training": "training",
     "evaluating": "comparing on the held-out photos",

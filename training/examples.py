@@ -57,7 +57,7 @@ def captioned_images(
     def part(held_out: bool) -> CaptionedImages:
         images = [image for image in captions[held_out] if image in vectors]
         if not images:
-            raise TrainingError("no image of the examples can be read; import them again")
+            raise TrainingError("none of the examples' images can be read; import them again")
         embeddings = torch.stack([vectors[image] for image in images])[:, None]
         return CaptionedImages([str(i) for i in images], embeddings, [captions[held_out][i] for i in images])
 
@@ -93,7 +93,9 @@ def captions_of(
         report(len(texts))
         answers = captioner.caption(part, [mapper] * len(part), DecodingOptions())
         if not all(answers):
-            raise ValueError("the mapper answers with numbers that are none: train it with a lower learning rate")
+            raise ValueError(
+                "the mapper returns values that are not finite (NaN or infinity): train it with a lower learning rate"
+            )
         texts += [best.text for best, *_ in answers]
     return texts
 

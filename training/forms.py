@@ -19,7 +19,7 @@ class RetrainForm(forms.Form):
     start = forms.ChoiceField(
         label="Start from",
         choices=(("active", "the version in service"), ("scratch", "scratch")),
-        help_text="The version in service learns the new examples on top of what it knows; from scratch takes longer.",
+        help_text="The version in service is trained further on the examples; from scratch takes longer.",
     )
     sources = forms.MultipleChoiceField(
         choices=[
@@ -30,20 +30,23 @@ class RetrainForm(forms.Form):
         help_text="Which of the style's examples to learn from.",
     )
     epochs = forms.IntegerField(
-        help_text="How often every example is seen; 0 for automatic: until the held-out photos are described no better."
+        help_text="Number of passes over the examples; 0 for automatic: until the loss on the held-out photos stops "
+        "improving."
     )
     learning_rate = forms.FloatField(
         help_text="0 for automatic: 0.001 from scratch, 0.0003 from the version in service. Lower it if the loss jumps."
     )
-    batch_size = forms.IntegerField(help_text="Captions a step.")
+    batch_size = forms.IntegerField(help_text="Captions per step.")
     noise = forms.FloatField(
-        help_text="Blurs what the encoder sees, so that few examples are not learned by heart; 0 for none."
+        help_text="Noise added to the photo embeddings, against overfitting on few examples; 0 for none."
     )
     seed = forms.IntegerField(help_text="The same seed, options and examples give the same mapper.")
     mapper = forms.ChoiceField(
-        choices=(("transformer", "Transformer"), ("mlp", "MLP")), help_text="From scratch only: the network's kind."
+        choices=(("transformer", "Transformer"), ("mlp", "MLP")), help_text="From scratch only: kind of network."
     )
-    prefix_length = forms.IntegerField(help_text="From scratch only: vectors given to the language model; 1 to 64.")
+    prefix_length = forms.IntegerField(
+        help_text="From scratch only: number of vectors given to the language model; 1 to 64."
+    )
     layers = forms.IntegerField(help_text="From scratch only, of a Transformer: 1 to 16.")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -75,6 +78,6 @@ class ImportForm(forms.Form):
 
     file = forms.FileField(
         help_text="A zip of photos with their captions: as COCO or Karpathy JSON, CSV, TSV, JSONL, Flickr8k's or "
-        "Flickr30k's tokens, or a .txt beside each photo. Rows that cannot be used are listed and leave the others "
-        "alone."
+        "Flickr30k's tokens, or a .txt beside each photo. Rows that cannot be used are listed; the others are "
+        "imported."
     )

@@ -24,7 +24,7 @@ def too_long(style: Style, encode: Callable[[str], Sequence[int]], max_length: i
         if count <= room:
             return ""
         return (
-            f"the caption has {count} tokens, and the language model has room for {room} behind a prefix of {prefix}; "
+            f"the caption has {count} tokens, and the language model has room for {room} after a prefix of {prefix}; "
             f"shorten it"
         )
 

@@ -36,7 +36,7 @@ class Example(models.Model):
     image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="examples")
     text = models.CharField(max_length=500)
     source = models.CharField(max_length=10, choices=Source)
-    held_out = models.BooleanField(editable=False, help_text="for validation: never trained on")
+    held_out = models.BooleanField(editable=False, help_text="used for validation, never for training")
     correction = models.OneToOneField(Correction, null=True, blank=True, on_delete=models.SET_NULL, editable=False)
     batch = models.ForeignKey(
         "Import", null=True, blank=True, on_delete=models.SET_NULL, related_name="examples", editable=False
@@ -62,11 +62,11 @@ class Import(Job):
 
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="imports")
     file = models.FileField(upload_to="imports/", blank=True, max_length=200)
-    name = models.CharField(max_length=255, help_text="of the file as uploaded, or the folder")
+    name = models.CharField(max_length=255, help_text="name of the uploaded file or folder")
     person = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", editable=False
     )
-    rows = models.PositiveIntegerField(default=0, editable=False, help_text="read so far; where it goes on")
+    rows = models.PositiveIntegerField(default=0, editable=False, help_text="rows read so far; it resumes here")
     total = models.PositiveIntegerField(null=True, editable=False)
     accepted = models.PositiveIntegerField(default=0, editable=False)
     duplicates = models.PositiveIntegerField(default=0, editable=False)
@@ -107,17 +107,21 @@ class TrainingRun(Job):
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="runs")
     options = models.JSONField(default=dict, help_text="RunOptions")
     base = models.ForeignKey(
-        MapperVersion, null=True, on_delete=models.PROTECT, related_name="+", help_text="whose weights it starts from"
+        MapperVersion,
+        null=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="version whose weights it starts from",
     )
-    last_example = models.BigIntegerField(default=0, help_text="the dataset is what was there up to this example")
+    last_example = models.BigIntegerField(default=0, help_text="the dataset includes examples up to this one")
     examples = models.PositiveIntegerField(default=0)
     person = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
-    reason = models.CharField(max_length=200, blank=True, help_text="why it was started, if by no person")
-    reached = models.PositiveIntegerField(default=0, db_default=0, help_text="the furthest epoch it ever came to")
+    reason = models.CharField(max_length=200, blank=True, help_text="why it was started, if not by a person")
+    reached = models.PositiveIntegerField(default=0, db_default=0, help_text="the highest epoch reached")
     progress = models.JSONField(default=dict, help_text="step, steps, epoch, eta_seconds, samples_per_second …")
     curve = models.JSONField(default=list, help_text="[[step, training loss, learning rate]]")
     metrics = models.JSONField(default=dict, help_text="candidate, active, difference and its interval")
-    comparison = models.JSONField(default=list, help_text="held-out images, the largest differences first")
+    comparison = models.JSONField(default=list, help_text="held-out images, largest differences first")
     verdict = models.CharField(max_length=20, choices=Verdict, blank=True)
     version = models.OneToOneField(MapperVersion, null=True, on_delete=models.SET_NULL, related_name="run")
     idempotency_key = models.CharField(max_length=255, null=True)
@@ -180,8 +184,8 @@ class Policy(models.Model):
     """When a style is retrained by itself, and what becomes of the result."""
 
     class Action(models.TextChoices):
-        PROMOTE = "promote", "promote it at once"
-        ASK = "ask", "wait for a person"
+        PROMOTE = "promote", "promote automatically"
+        ASK = "ask", "wait for approval"
 
     METRICS = ("CIDEr", "Bleu_4", "ROUGE_L", "METEOR")
 
@@ -190,14 +194,14 @@ class Policy(models.Model):
     margin = models.FloatField(
         default=0.0,
         validators=[MinValueValidator(0)],
-        help_text="by how much the difference's interval must clear zero",
+        help_text="margin by which the confidence interval of the difference must clear zero",
     )
     if_better = models.CharField(max_length=7, choices=Action, default=Action.ASK)
     after_corrections = models.PositiveIntegerField(
-        null=True, blank=True, help_text="retrain when this many new corrections are there; empty for never"
+        null=True, blank=True, help_text="retrain after this many new corrections; empty for never"
     )
-    every_night = models.BooleanField(default=False, help_text="retrain at night if there are new examples")
-    refusal = models.TextField(blank=True, editable=False, help_text="why a run that was due could not be started")
+    every_night = models.BooleanField(default=False, help_text="retrain nightly if there are new examples")
+    refusal = models.TextField(blank=True, editable=False, help_text="why a scheduled run could not be started")
     refused_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:

@@ -44,7 +44,7 @@ class RunOptions:
         if self.start == "active":
             for name in ("mapper", "prefix_length", "layers"):
                 if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                    raise ValueError(f"{name} is the active version's own; to choose it, set start to 'scratch'")
+                    raise ValueError(f"{name} is fixed by the version in service; to choose it, set start to 'scratch'")
         whole = {
             "prefix_length": (1, 64),
             "layers": (1, 16),

@@ -111,26 +111,30 @@ class TrainingEngine:
             _Training(self.models, run, folder, stopping, self.tell_every).complete()
         except Stopped:
             if TrainingRun.objects.hand_back(_token(run)):
-                _tell(run, "handed back: the worker has to end; another goes on from here")
+                _tell(run, "handed back: the worker is stopping; another one will continue from here")
             return
         except Unavailable as error:
             self.breaker.note(0, 1, error.failure.detail)
             if retry_on_lost_database(partial(run.hand_back, error.failure)):
-                _tell(run, f"handed back, to be tried again later: {error}", "warning")
+                _tell(run, f"handed back, to be retried later: {error}", "warning")
             return
         except (TrainingError, CheckpointError, ValueError) as error:
             _fail(run, "not_trainable", str(error))
         except OSError as error:
             code = "disk_full" if is_full(error) else "file_error"
-            _fail(run, code, f"{cause_of(error)}; what was trained is kept: mend it and resume")
+            _fail(run, code, f"{cause_of(error)}; training progress is kept: fix the problem and resume")
         except DatabaseError:
             raise
         except Exception as error:
             log.exception("a training run failed", extra={"run": run.pk})
             if is_out_of_memory(error):
-                _fail(run, "out_of_memory", "the worker has too little memory; lower the batch size or prefix length")
+                _fail(
+                    run,
+                    "out_of_memory",
+                    "the worker does not have enough memory; lower the batch size or prefix length",
+                )
             else:
-                _fail(run, "internal_error", f"something unforeseen went wrong ({type(error).__name__}); see the log")
+                _fail(run, "internal_error", f"unexpected error ({type(error).__name__}); see the log")
         else:
             shutil.rmtree(folder, ignore_errors=True)
         self.breaker.note(1, 0)
@@ -155,7 +159,7 @@ class _Training:
         """
         stored = (self.folder / STATE).exists()
         if self.run.attempts > 1:
-            how = "going on from the last checkpoint" if stored else "beginning anew, since no checkpoint is there"
+            how = "continuing from the last checkpoint" if stored else "starting over, since there is no checkpoint"
             _tell(self.run, f"taken over from a lost worker; {how}")
         if not stored:  # pruned, or on another machine, or lost before the first: what is shown is of another training
             self._forget()
@@ -164,7 +168,7 @@ class _Training:
         try:
             result = self._train(self._start(training), training, held_out)
         except ForeignState:
-            _tell(self.run, "what was stored does not fit the examples that are left; beginning anew", "warning")
+            _tell(self.run, "the stored state does not match the remaining examples; starting over", "warning")
             self._forget()
             result = self._train(self._start(training), training, held_out)
         for reason, count in result.left_out.items():
@@ -380,7 +384,8 @@ class _Training:
                 # Filing has locked the style: nobody promotes anything between this look and the end.
                 if promising and run.style.active_version != opponent:
                     message = (
-                        f"not put in service: it was compared with {opponent or 'nothing'}, and now another serves"
+                        f"not put in service: it was compared with {opponent or 'nothing'}, and the version in "
+                        "service has changed"
                     )
                     RunEvent.objects.create(run=run, message=message, level="warning")
                 elif promising and policy.if_better == Policy.Action.PROMOTE:

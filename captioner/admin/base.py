@@ -210,7 +210,7 @@ def counted(rows: QuerySet[Any]) -> int:
 
 def so_many(count: int) -> str:
     """What `counted` found, for people."""
-    return f"{COUNTED:,} and more" if count > COUNTED else f"{count:,}"
+    return f"{COUNTED:,} or more" if count > COUNTED else f"{count:,}"
 
 
 def thumbnail(image: Image | None, size: int = 64) -> SafeString:
@@ -230,7 +230,7 @@ def each(request: HttpRequest, rows: Sequence[Any] | QuerySet[Any], action: Call
     """Do an action on each row, and tell of how many were done and why others were not."""
     chosen = list(rows[: MOST_AT_ONCE + 1])
     if len(chosen) > MOST_AT_ONCE:
-        messages.error(request, f"More than {MOST_AT_ONCE:,} rows are chosen; narrow the list first.")
+        messages.error(request, f"More than {MOST_AT_ONCE:,} rows are selected; narrow the list first.")
         return
     refused: list[Refused] = []
     for row in chosen:
@@ -241,7 +241,7 @@ def each(request: HttpRequest, rows: Sequence[Any] | QuerySet[Any], action: Call
     if count := len(chosen) - len(refused):
         messages.success(request, f"{count:,} {done}.")
     if refused:
-        messages.warning(request, f"{len(refused):,} could not be: {refused[0].detail}.")
+        messages.warning(request, f"{len(refused):,} failed: {refused[0].detail}.")
 
 
 def sentence(error: Refused) -> str:

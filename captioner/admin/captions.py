@@ -44,7 +44,7 @@ class CaptionAdmin(BigTable, ReadOnly):
     list_filter = ("status", "style", UnsureFilter)
     list_select_related = ("image", "style", "version__style")
     search_fields = ("text", "name")
-    search_help_text = "Words of the caption or the file's name."
+    search_help_text = "Searches the caption and the file name."
     actions = ("retry_chosen", "cancel_chosen")
 
     @admin.display(description="")
@@ -78,12 +78,14 @@ class CaptionAdmin(BigTable, ReadOnly):
     @admin.action(description="Try again", permissions=["change"])
     def retry_chosen(self, request: HttpRequest, queryset: QuerySet[Caption]) -> None:
         viewer = Viewer(request.user)
-        each(request, queryset, lambda caption: services.retry_caption(viewer, caption.pk), "captions are queued again")
+        each(
+            request, queryset, lambda caption: services.retry_caption(viewer, caption.pk), "captions were queued again"
+        )
 
     @admin.action(description="Cancel", permissions=["change"])
     def cancel_chosen(self, request: HttpRequest, queryset: QuerySet[Caption]) -> None:
         count = services.cancel_captions(Viewer(request.user), queryset)
-        messages.success(request, f"{count:,} captions are canceled; what was finished stays.")
+        messages.success(request, f"{count:,} captions were canceled; finished captions stay.")
 
     def get_urls(self) -> list[URLPattern]:
         """With a caption's buttons."""
@@ -114,12 +116,12 @@ class CaptionAdmin(BigTable, ReadOnly):
     def correct(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
         """Keep what a person writes in place of a caption."""
         correction = services.correct_caption(Viewer(request.user), pk, request.POST.get("text", ""))
-        return self.done(request, correction.caption, "the correction is kept")
+        return self.done(request, correction.caption, "the correction was saved")
 
     def retry(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
         """Queue a failed or canceled caption again."""
-        return self.done(request, services.retry_caption(Viewer(request.user), pk), "the caption is queued again")
+        return self.done(request, services.retry_caption(Viewer(request.user), pk), "the caption was queued again")
 
     def cancel(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
         """Cancel an unfinished caption."""
-        return self.done(request, services.cancel_caption(Viewer(request.user), pk), "the caption is canceled")
+        return self.done(request, services.cancel_caption(Viewer(request.user), pk), "the caption was canceled")

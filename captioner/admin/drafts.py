@@ -38,7 +38,7 @@ class DraftRequestAdmin(BigTable, ReadOnly):
     ) -> HttpResponse:
         """Photos and what each version writes about them, or how far a style's captions are."""
         drafts = self.viewed(request, as_uuid(object_id))
-        title = f"The captions of {drafts.style}, written anew" if drafts.style else "Versions compared on photos"
+        title = f"Captions of {drafts.style}, regenerated" if drafts.style else "Versions compared on photos"
         return self.page(request, "admin/captioner/drafts.html", title, up=drafts.style, **standing(drafts))
 
     def live(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
@@ -48,4 +48,4 @@ class DraftRequestAdmin(BigTable, ReadOnly):
     def cancel(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
         """Cancel what is not written yet."""
         drafts = self.viewed(request, pk)
-        return self.done(request, drafts, f"{services.cancel_drafts(drafts):,} that were not written yet are canceled")
+        return self.done(request, drafts, f"{services.cancel_drafts(drafts):,} unfinished captions were canceled")

@@ -25,7 +25,7 @@ class ImageAdmin(BigTable, ReadOnly):
     list_display = ("picture", "__str__", "kilobytes", "credit", "created_at")
     list_display_links = ("__str__",)
     search_fields = ("sha256__startswith", "credit")
-    search_help_text = "By credit, or the beginning of the SHA-256."
+    search_help_text = "Searches the credit and the beginning of the SHA-256."
 
     @admin.display(description="")
     def picture(self, image: Image) -> SafeString:
@@ -65,7 +65,7 @@ class ImageAdmin(BigTable, ReadOnly):
             try:
                 response = FileResponse(file.storage.open(file.name, "rb"), content_type="image/jpeg")
             except OSError as error:
-                raise Http404("the file is not in the storage") from error
+                raise Http404("the file is missing from the storage") from error
             response["Cache-Control"] = "private, max-age=86400"
             return response
 

@@ -33,11 +33,11 @@ class WorkerAdmin(ReadOnly):
     def memory(self, worker: Worker) -> str:
         return f"{worker.memory_mb:,} MB"
 
-    @admin.display(description="running for")
+    @admin.display(description="uptime")
     def running_for(self, worker: Worker) -> str:
         return duration((worker.seen_at - worker.started_at).total_seconds())
 
-    @admin.display(description="last heard from")
+    @admin.display(description="last seen")
     def heard_from(self, worker: Worker) -> str:
         return since(worker.seen_at)
 
@@ -76,7 +76,7 @@ class WebhookDeliveryAdmin(BigTable, ReadOnly):
 
     @admin.action(description="Send again", permissions=["send"])
     def send_again(self, request: HttpRequest, queryset: QuerySet[WebhookDelivery]) -> None:
-        messages.success(request, f"{services.redeliver_all(queryset):,} webhooks are sent again.")
+        messages.success(request, f"{services.redeliver_all(queryset):,} webhooks were queued to be sent again.")
 
 
 @admin.register(WebhookHost)
@@ -93,7 +93,7 @@ class AuditEntryAdmin(BigTable, ReadOnly):
     list_display = ("created_at", "who", "action", "subject", "shortened", "address")
     list_filter = ("action",)
     search_fields = ("who", "subject", "detail")
-    search_help_text = "A user name, or words of what was done to what."
+    search_help_text = "Searches user names, actions and objects."
 
     @admin.display(description="detail")
     def shortened(self, entry: AuditEntry) -> str:

@@ -27,7 +27,7 @@ def loss_curves(curve: Sequence[Sequence[float]], checkpoints: Sequence[Sequence
     losses = [row[1] for row in curve] + [loss for row in checkpoints for loss in row[1:]]
     steps = [row[0] for row in curve] + [row[0] for row in checkpoints]
     if not losses:
-        return format_html('<p class="quiet">{}</p>', "No step was trained yet.")
+        return format_html('<p class="quiet">{}</p>', "No training steps yet.")
     height, right = 280, 56
     low, high = min(losses), max(losses)
     ticks = _ticks(low, high)

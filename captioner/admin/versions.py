@@ -33,14 +33,15 @@ class ImportVersionForm(forms.Form):
 
     style = forms.ModelChoiceField(Style.objects.all())
     file = forms.FileField(
-        help_text="A mapper of this software (.safetensors) or a checkpoint of the authors' ClipCap code (.pt). It is "
-        "checked before it is filed, which takes some seconds, and serves nobody until it is promoted."
+        help_text="A mapper file of this software (.safetensors) or a checkpoint of the ClipCap authors' code (.pt). "
+        "It is "
+        "checked first, which takes a few seconds, and is not used until it is promoted."
     )
     normalize = forms.TypedChoiceField(
         label="Trained on embeddings",
         choices=(
-            ("", "as the file says, or guess"),
-            ("yes", "divided by their norm"),
+            ("", "detect automatically"),
+            ("yes", "normalized to unit length"),
             ("no", "as the encoder gives them"),
         ),
         coerce=lambda choice: choice == "yes",
@@ -178,7 +179,7 @@ class MapperVersionAdmin(ReadOnly):
             else:
                 trained_on = version.config.get("trained_on")
                 how = f", a mapper that was trained on {trained_on}" if trained_on else ""
-                self.done(request, version, f"filed as {version}{how}; it serves when it is promoted")
+                self.done(request, version, f"filed as {version}{how}; promote it to put it in service")
                 return redirect("admin:captioner_mapperversion_change", version.pk)
         return self.page(request, "admin/form_page.html", "Import a version", form=form, button="Check and file")
 
@@ -192,7 +193,7 @@ class MapperVersionAdmin(ReadOnly):
             except Refused as error:
                 form.add_error("reason", error.detail)
             else:
-                self.done(request, version, f"{version} is in service; workers use it from their next batch on")
+                self.done(request, version, f"{version} is in service; workers use it from their next batch")
                 return redirect("admin:captioner_style_change", version.style_id)
         active = MapperVersion.objects.filter(pk=version.serving).select_related("style").first()
         return self.page(
@@ -212,7 +213,7 @@ class MapperVersionAdmin(ReadOnly):
         try:
             content = version.file.storage.open(version.file.name, "rb")
         except OSError as error:
-            raise Refused("file_missing", f"the file of {version} is not in the storage", status=404) from error
+            raise Refused("file_missing", f"the file of {version} is missing from the storage", status=404) from error
         audit.record(audit.Action.EXPORTED, f"the mapper of {version}")
         name = f"{version.style.slug}-v{version.number}{PurePath(version.file.name).suffix}"
         return FileResponse(content, as_attachment=True, filename=name, content_type="application/octet-stream")
@@ -223,13 +224,13 @@ class MapperVersionAdmin(ReadOnly):
         if request.method == "POST":
             style, name = version.style, str(version)
             services.delete_version(version)
-            return self.done(request, style, f"{name} is deleted")
+            return self.done(request, style, f"{name} was deleted")
         return self.page(
             request,
             "admin/form_page.html",
             f"Delete {version}?",
             form=forms.Form(),
             button="Delete it and its file",
-            text="A version is deleted for good. One in service or in the history of promotions, and one that wrote "
-            "captions, stays.",
+            text="This cannot be undone. A version that is or was in service, or that wrote captions, cannot be "
+            "deleted.",
         )

@@ -30,25 +30,26 @@ KEY = OpenApiParameter(
     "Idempotency-Key",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     OpenApiParameter.HEADER,
-    description="Of your choice, new for each request; kept for 24 hours. A repetition with the same key and body gets "
-    "the first answer and queues nothing; with another body it is refused.",
+    description="A value of your choice, different for each request; kept for 24 hours. A retry with the same key "
+    "and body gets "
+    "the first response and queues nothing; with another body it is refused.",
 )
 PREFER_WAIT = {"type": "string", "examples": ["wait=30"]}
 PREFER = OpenApiParameter(
     "Prefer",
     PREFER_WAIT,
     OpenApiParameter.HEADER,
-    description=f"`wait=N`: answer when all is finished, or after N seconds, {LONGEST_WAIT} at most. Where too many "
-    "clients wait already, the answer comes at once and without Preference-Applied.",
+    description=f"`wait=N`: respond when everything is finished, or after N seconds, {LONGEST_WAIT} at most. If too "
+    "many clients are waiting already, the response comes at once and without Preference-Applied.",
 )
-SEARCH = OpenApiParameter("search", str, description="words that its text, or a person's correction, has to hold")
+SEARCH = OpenApiParameter("search", str, description="words that its text, or a person's correction, must contain")
 
 
 def header(name: str, type_: Any, description: str, *statuses: int) -> OpenApiParameter:
     return OpenApiParameter(name, type_, OpenApiParameter.HEADER, description=description, response=list(statuses))
 
 
-RETRY_AFTER_HEADER = header("Retry-After", int, "seconds until it is worth asking again; not when finished", 200)
+RETRY_AFTER_HEADER = header("Retry-After", int, "seconds to wait before the next request; absent when finished", 200)
 
 
 class Json(JSONParser):
@@ -90,7 +91,7 @@ def picture(image: Image, kind: str) -> FileResponse:
     try:
         file = getattr(image, kind).open("rb")
     except FileNotFoundError as error:
-        raise Refused("file_missing", "the picture's file is gone; upload it again", status=404) from error
+        raise Refused("file_missing", "the picture's file is missing; upload it again", status=404) from error
     return FileResponse(
         file,
         content_type="image/jpeg",

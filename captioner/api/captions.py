@@ -63,13 +63,13 @@ class CaptionViewSet(Api):
         parameters=[
             KEY,
             PREFER,
-            header("Location", OpenApiTypes.URI_REF, "the request's address", 200, 202),
-            header("Retry-After", int, "seconds until it is worth asking", 202),
-            header("Preference-Applied", str, "`wait=N`, where that was done", 200, 202),
+            header("Location", OpenApiTypes.URI_REF, "URL of the request", 200, 202),
+            header("Retry-After", int, "seconds to wait before the next request", 202),
+            header("Preference-Applied", str, "`wait=N`, if the server waited", 200, 202),
         ],
         request={"multipart/form-data": NewCaptionsFormSerializer, "application/json": NewCaptionsSerializer},
         responses={
-            200: OpenApiResponse(AnswerSerializer, "finished in the time waited"),
+            200: OpenApiResponse(AnswerSerializer, "finished within the waiting time"),
             202: OpenApiResponse(AnswerSerializer, "queued"),
             409: PROBLEM,
             503: PROBLEM,
@@ -79,7 +79,7 @@ class CaptionViewSet(Api):
     def create(self, request: Request) -> Response:
         """Ask for captions: of each image in each style.
 
-        Ids and addresses are known at once. Poll the request's address until its status is final, wait with `Prefer`,
+        Ids and addresses are known at once. Poll URL of the request until its status is final, wait with `Prefer`,
         or be told by a webhook.
         """
         form = request.content_type.startswith("multipart/")
@@ -165,7 +165,7 @@ class CaptionViewSet(Api):
         request=None,
         operation_id="captions_retry",
         responses={202: CaptionSerializer, 409: PROBLEM},
-        parameters=[header("Retry-After", int, "seconds until it is worth asking", 202)],
+        parameters=[header("Retry-After", int, "seconds to wait before the next request", 202)],
     )
     @action(detail=True, methods=["post"])
     def retry(self, request: Request, pk: UUID) -> Response:

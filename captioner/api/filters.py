@@ -26,7 +26,7 @@ def _within_time(value: datetime) -> None:
     try:
         value.astimezone(UTC)
     except OverflowError as error:
-        raise BadValue("this is before the year 1 or after 9999", code="invalid") from error
+        raise BadValue("the year must be from 1 to 9999", code="invalid") from error
 
 
 @extend_schema_field({"type": "boolean"})
@@ -38,11 +38,11 @@ class YesOrNo(filters.ChoiceFilter):
 
 
 class CaptionFilter(filters.FilterSet):
-    status = filters.MultipleChoiceFilter(choices=Status.choices, help_text="one or, repeated, several")
+    status = filters.MultipleChoiceFilter(choices=Status.choices, help_text="may be repeated")
     style = filters.CharFilter("style__slug", max_length=50, help_text="a style's slug")
     image = filters.UUIDFilter("image_id")
     request = filters.UUIDFilter("request_id")
-    unsure = YesOrNo(method="of_confidence", help_text="whether its confidence is below what the site calls sure")
+    unsure = YesOrNo(method="of_confidence", help_text="whether its confidence is below the site's threshold")
     created_after = filters.IsoDateTimeFilter("created_at", "gte", validators=[_within_time])
     created_before = filters.IsoDateTimeFilter("created_at", "lt", validators=[_within_time])
 
@@ -63,7 +63,7 @@ def refuse_unknown(request: Request, known: Set[str]) -> None:
     """
     unknown = [name for name in request.query_params if name not in known]
     if unknown:
-        raise ValidationError({unknown[0]: f"there is no such parameter; there are {', '.join(sorted(known))}"})
+        raise ValidationError({unknown[0]: f"unknown parameter; the parameters are {', '.join(sorted(known))}"})
 
 
 class Pages(CursorPagination):
@@ -130,7 +130,7 @@ class FoundPages(Pages):
         its place, should it be gone."""
         self.refuse_unknown(request, view)
         if "ordering" in request.query_params:
-            raise ValidationError({"ordering": "a search is ordered by how well photos match; leave it out"})
+            raise ValidationError({"ordering": "search results are ordered by how well photos match; leave this out"})
         size = self.get_page_size(request)
         start = place_after(search.hits, request.query_params.get(self.cursor_query_param, ""))
         if start is None:
@@ -157,8 +157,8 @@ class FoundPages(Pages):
         paginated: dict[str, Any] = super().get_paginated_response_schema(schema)
         paginated["properties"]["meaning"] = {
             "type": ["object", "null"],
-            "description": "of a search: whether photos were compared with the text by what they show. `pending`: not "
-            "yet, the same search finds more in a moment; `unavailable`: not now. `detail` says why.",
+            "description": "For a search: whether photos were compared with the text by meaning. `pending`: not yet, "
+            "the same search finds more in a moment; `unavailable`: not now. `detail` says why.",
             "properties": {
                 "status": {"type": "string", "enum": list(get_args(MeaningStatus))},
                 "detail": {"type": "string"},
@@ -190,4 +190,4 @@ def cursor_of(hits: Sequence[Hit], place: int) -> str:
 
 
 def _bad_cursor() -> ValidationError:
-    return ValidationError({"cursor": "it is not one that a list gave; begin again without it"})
+    return ValidationError({"cursor": "this cursor is not valid; start again without it"})

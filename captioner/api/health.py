@@ -108,17 +108,19 @@ def metrics(request: Request) -> HttpResponse:
         recent = rows.filter(status__in=FINISHED, created_at__gte=hour_ago, finished_at__isnull=False)
         ended = dict(recent.order_by().values_list("status").annotate(Count("pk")))
         gauge = Gauge(
-            f"clipcap_{name}_of_last_hour", f"finished {name} asked for in the last hour", ["status"], registry=registry
+            f"clipcap_{name}_of_last_hour", f"finished {name} requested in the last hour", ["status"], registry=registry
         )
         for status in FINISHED:
             gauge.labels(status).set(ended.get(status, 0))
     oldest = Caption.objects.filter(status=Status.QUEUED).aggregate(at=Min("created_at"))["at"]
-    Gauge("clipcap_oldest_queued_seconds", "how long the oldest queued caption waits", registry=registry).set(
+    Gauge("clipcap_oldest_queued_seconds", "waiting time of the oldest queued caption", registry=registry).set(
         max(0.0, (now - oldest).total_seconds()) if oldest else 0
     )
-    workers = Gauge("clipcap_workers", "workers heard from lately, by queue", ["queue"], registry=registry)
-    paused = Gauge("clipcap_workers_paused", "those that paused themselves", ["queue"], registry=registry)
-    memory = Gauge("clipcap_worker_memory_megabytes", "the most a worker has used", ["worker"], registry=registry)
+    workers = Gauge("clipcap_workers", "workers seen recently, by queue", ["queue"], registry=registry)
+    paused = Gauge("clipcap_workers_paused", "workers that are paused after failures", ["queue"], registry=registry)
+    memory = Gauge(
+        "clipcap_worker_memory_megabytes", "the highest memory use of a worker", ["worker"], registry=registry
+    )
     workers.labels("captions").set(0)
     paused.labels("captions").set(0)
     for worker in Worker.objects.alive():
@@ -141,7 +143,7 @@ def _outcomes() -> dict[str, str]:
                 threading.Thread(target=_run, args=(name, check, _running[name]), name=name, daemon=True).start()
         checks = dict(_running)
     wait_for(checks.values(), READY_WITHIN)
-    return {name: check.result() if check.done() else "it does not answer" for name, check in checks.items()}
+    return {name: check.result() if check.done() else "no answer" for name, check in checks.items()}
 
 
 def _run(name: str, check: Callable[[], str], outcome: Future[str]) -> None:
@@ -150,7 +152,7 @@ def _run(name: str, check: Callable[[], str], outcome: Future[str]) -> None:
         outcome.set_result(check())
     except Exception as error:  # databases, brokers and storages raise all kinds
         log.warning("not ready", extra={"check": name, "error": error})
-        outcome.set_result("it cannot be reached or does not work; the server's log says why")
+        outcome.set_result("unreachable or not working; see the server's log")
     finally:
         connection.close()
 
@@ -175,7 +177,7 @@ def _broker() -> str:
 def _cache() -> str:
     """The shared one itself: what the site uses does without it where it fails."""
     caches["shared"].set("ready", True, timeout=60)
-    return "ok" if caches["shared"].get("ready") else "it keeps nothing"
+    return "ok" if caches["shared"].get("ready") else "stored values are lost"
 
 
 def _storage() -> str:
@@ -187,15 +189,15 @@ def _storage() -> str:
 def _warnings() -> list[str]:
     """What does not stand in the way of captions, and should be looked into."""
     paused = Worker.objects.alive("captions").exclude(trouble="").values_list("trouble", flat=True)
-    return [f"a caption worker keeps failing and has paused itself: {trouble}" for trouble in paused]
+    return [f"a caption worker keeps failing and is paused: {trouble}" for trouble in paused]
 
 
 def _worker() -> str:
     troubles = list(Worker.objects.alive("captions").values_list("trouble", flat=True))
     if not troubles:
-        return "no caption worker was heard from in the last 30 seconds; start one"
+        return "no caption worker reported in the last 30 seconds; start one"
     if all(troubles):
-        return f"all caption workers keep failing and have paused themselves for a while: {troubles[0]}"
+        return f"all caption workers keep failing and are paused for a while: {troubles[0]}"
     return "ok"
 
 

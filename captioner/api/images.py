@@ -21,7 +21,7 @@ from captioner.models import Caption, Image
 _QUERY = OpenApiParameter(
     "q",
     {"type": "string", "maxLength": services.LONGEST_SEARCH, "examples": ["a dog on the beach"]},
-    description="words that a photo's captions have to hold, or what it has to show. Not with `ordering`.",
+    description="words in a photo's captions, or what the photo shows. Not with `ordering`.",
 )
 
 
@@ -44,7 +44,7 @@ class ImageViewSet(Api):
                 description=f"`wait=N`: how long to wait, at most, for a worker to look up what is searched for; "
                 f"{services.PATIENCE:g} s without it.",
             ),
-            header("Retry-After", int, "seconds until it is worth asking again; with `pending` only", 200),
+            header("Retry-After", int, "seconds to wait before the next request; with `pending` only", 200),
         ],
         responses=FoundImageSerializer(many=True),
     )

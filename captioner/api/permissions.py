@@ -53,8 +53,8 @@ class BrowserSession(SessionAuthentication):
 class Scope(TextChoices):
     """What an API token is good for. Beside that, its user has to be allowed it."""
 
-    READ = "read", "look at captions, photos and training runs"
-    CAPTION = "caption", "ask for captions, cancel, retry and delete them"
+    READ = "read", "view captions, photos and training runs"
+    CAPTION = "caption", "request, cancel, retry and delete captions"
     LABEL = "label", "correct captions"
     TRAIN = "train", "start, cancel and resume training runs"
 

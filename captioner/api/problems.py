@@ -33,11 +33,11 @@ _WITH_BODIES = ("POST", "PUT", "PATCH", "DELETE")
 
 # What Django says by itself, by status; anything else gets the status's own words.
 _SENTENCES = {
-    400: ("malformed", "the request cannot be understood; check its address, headers and body"),
-    403: ("forbidden", "this may not be done by you"),
-    404: ("not_found", "there is nothing at {path}; /api/docs/ lists what there is"),
-    405: ("method_not_allowed", "{method} cannot be done at {path}; /api/docs/ lists what can"),
-    500: ("internal_error", "something unforeseen went wrong; the server's log has the details. Try again later"),
+    400: ("malformed", "the request is not valid; check its address, headers and body"),
+    403: ("forbidden", "you do not have permission to do this"),
+    404: ("not_found", "there is nothing at {path}; see /api/docs/"),
+    405: ("method_not_allowed", "{method} is not allowed at {path}; see /api/docs/"),
+    500: ("internal_error", "unexpected error; the server's log has the details. Try again later"),
 }
 
 
@@ -63,7 +63,7 @@ def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
         return _told(_too_big(settings.DATA_UPLOAD_MAX_MEMORY_SIZE))
     if isinstance(error, TooManyFilesSent):
         most = settings.DATA_UPLOAD_MAX_NUMBER_FILES
-        return problem(422, "too_many_images", f"a request can bring at most {most} files; send several requests")
+        return problem(422, "too_many_images", f"a request can have at most {most} files; send several requests")
     if isinstance(error, BadRequest | MultiPartParserError | UnreadablePostError):
         return problem(400, *_SENTENCES[400])
     if not isinstance(error, exceptions.APIException):
@@ -84,10 +84,10 @@ def outage(error: BaseException | None) -> Refused | None:
     if full or (isinstance(error, OperationalError) and "disk is full" in str(error)):
         return Refused("storage_full", "the server's disk is full; nothing was changed; try again later", status=507)
     if isinstance(error, OperationalError | InterfaceError):
-        detail = "the database does not answer; nothing was changed; try again in a few seconds"
+        detail = "the database does not respond; nothing was changed; try again in a few seconds"
         return Refused("database_unavailable", detail, status=503, wait=RETRY)
     if isinstance(error, BotoCoreError | ClientError):
-        detail = "the storage of files does not answer; try again in a few seconds"
+        detail = "the file storage does not respond; try again in a few seconds"
         return Refused("storage_unavailable", detail, status=503, wait=RETRY)
     return outage(error.__cause__)
 
@@ -157,7 +157,7 @@ def _refusal(request: HttpRequest) -> Refused | None:
         return Refused("not_found", f"there is nothing at {request.path}; try {request.path}/", status=404)
     # Our own server takes bodies in chunks and tells their length; of others' Django would read nothing.
     if "HTTP_TRANSFER_ENCODING" in request.META and not request.META.get("CONTENT_LENGTH"):
-        detail = "a body in chunks cannot be read; send it with its Content-Length"
+        detail = "chunked bodies are not supported; send a Content-Length header"
         return Refused("length_required", detail, status=411)
     try:
         size = int(request.META.get("CONTENT_LENGTH") or 0)
@@ -180,11 +180,11 @@ def _code(error: exceptions.APIException) -> str:
 def _detail(error: exceptions.APIException) -> str:
     match error:
         case exceptions.NotAuthenticated():
-            return "sign in, or send a token: `Authorization: Token …`; the page /tokens/ makes one"
+            return "sign in, or send a token: `Authorization: Token …`; create one at /tokens/"
         case exceptions.AuthenticationFailed():
-            return "the token is not valid; make a new one on the page /tokens/, or leave the header out"
+            return "the token is not valid; create a new one at /tokens/, or leave the header out"
         case exceptions.Throttled():
-            return "too many requests; wait as long as Retry-After says, or sign in for a higher limit"
+            return "too many requests; wait for the time in Retry-After, or sign in for a higher limit"
     return str(error.detail)
 
 

@@ -14,19 +14,22 @@ from captioner.api.problems import MEDIA_TYPE
 _TEXT = {"type": "string"}
 PROBLEM: dict[str, Any] = {
     "type": "object",
-    "description": "What went wrong (RFC 9457). `code` is stable; `detail` is for people.",
+    "description": "What went wrong (RFC 9457). `code` is stable; `detail` is meant for people.",
     "properties": {
         "type": {"type": "string", "const": "about:blank"},
-        "title": {**_TEXT, "description": "the status in words"},
+        "title": {**_TEXT, "description": "the HTTP status as text"},
         "status": {"type": "integer"},
         "code": {**_TEXT, "examples": ["not_found"]},
         "detail": {**_TEXT, "description": "cause and remedy"},
-        "field": {**_TEXT, "description": "the one that is wrong"},
-        "index": {"type": "integer", "description": "which image it was: files, ids and base64 count on in this order"},
-        "name": {**_TEXT, "description": "of that image's file"},
+        "field": {**_TEXT, "description": "the invalid field"},
+        "index": {
+            "type": "integer",
+            "description": "index of the image; files, ids and base64 are counted in this order",
+        },
+        "name": {**_TEXT, "description": "name of that image's file"},
         "errors": {
             "type": "array",
-            "description": "all fields that are wrong",
+            "description": "all invalid fields",
             "items": {
                 "type": "object",
                 "properties": {"field": _TEXT, "code": _TEXT, "detail": _TEXT},
@@ -37,18 +40,18 @@ PROBLEM: dict[str, Any] = {
     "required": ["type", "title", "status", "code", "detail"],
 }
 _WHY = {
-    "400": "It cannot be understood.",
+    "400": "The request is not valid.",
     "401": "Anonymous use is not allowed here, or the token is not valid.",
     "403": "Not allowed; with a token: outside its scopes; with a session: without its CSRF token.",
-    "404": "There is none that you may see.",
-    "406": "No media type that is accepted can be answered.",
-    "409": "Not in the state that it is in.",
-    "411": "The body comes in chunks, without its Content-Length.",
+    "404": "Not found, or you don't have access.",
+    "406": "None of the accepted media types is available.",
+    "409": "Not possible in the current state.",
+    "411": "The body is chunked and has no Content-Length.",
     "413": "Too many bytes or pixels.",
-    "415": "Not a media type, or not a picture format, that is accepted.",
-    "422": "Understood, but wrong; `errors` or `field` say where.",
-    "429": "Too many requests; Retry-After says when to come again.",
-    "503": "Nothing that could do it is ready.",
+    "415": "Unsupported media type or picture format.",
+    "422": "Validation failed; `errors` or `field` say where.",
+    "429": "Too many requests; Retry-After says when to try again.",
+    "503": "The service is temporarily unavailable.",
     "507": "The storage is full.",
 }
 
@@ -90,7 +93,7 @@ class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-ca
             "type": "apiKey",
             "in": "header",
             "name": "Authorization",
-            "description": "`Token` and a token that the page /tokens/ made: `Authorization: Token 0123…`. Its scopes "
+            "description": "`Token` and a token created at /tokens/: `Authorization: Token 0123…`. Its scopes "
             "are `read` (GET), `caption`, `label` (corrections) and `train` (training runs).",
         }
 
@@ -104,7 +107,7 @@ class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-
             "type": "apiKey",
             "in": "cookie",
             "name": settings.SESSION_COOKIE_NAME,
-            "description": "of a browser; writing also takes the CSRF token as X-CSRFToken",
+            "description": "session cookie of a browser; write requests also need the CSRF token in X-CSRFToken",
         }
 
 

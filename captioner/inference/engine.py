@@ -213,7 +213,7 @@ class Engine:
                 with self._hold(rows):
                     self._process(rows)
         except Exception:  # the batch at hand is not to blame; what was claimed comes back by itself
-            log.exception("a batch could not be passed")
+            log.exception("urgent captions could not be processed ahead of a batch")
         finally:
             self._flows = flows
 
@@ -320,7 +320,9 @@ class Engine:
                 part = keys[first : first + encoder.together]
                 made = encoder.encode_pixels(torch.stack([pixels[k] for k in part]))
                 if not bool(made.isfinite().all()):
-                    raise ValueError(f"{encoder.identity} answers to this image with numbers that are none")
+                    raise ValueError(
+                        f"{encoder.identity} returns values that are not finite (NaN or infinity) for this image"
+                    )
                 vectors.update(zip(part, made, strict=True))
 
         for keys, cause in bisect_failures(list(pixels), encode, self.captioner.backend.release):
@@ -336,7 +338,7 @@ class Engine:
         try:
             retry_on_lost_database(lambda: Embedding.objects.bulk_create(fresh, ignore_conflicts=True))
         except DatabaseError as error:  # an image deleted meanwhile; the embeddings were only to save time
-            log.info("embeddings were not kept", extra={"error": error})
+            log.info("embeddings were not stored", extra={"error": error})
         return Embedded(vectors, took, failures)
 
     def _decode(self, items: list[tuple[Row, Writer]], embedded: Embedded) -> None:
@@ -383,7 +385,7 @@ class Engine:
             retry_on_lost_database(record)
             for (row, (version, _)), answer in zip(part, answers, strict=True):
                 if not answer:
-                    detail = f"{version} answers to this image with numbers that are none"
+                    detail = f"{version} returns values that are not finite (NaN or infinity) for this image"
                     self._end(row, Failure("not_possible", detail, own=True))
             log.info(
                 "captioned",

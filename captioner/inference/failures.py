@@ -48,7 +48,7 @@ def bisect_failures(
     if len(items) == 1:
         log.error("work failed on one item", exc_info=reason, extra={"item": str(items[0])})
         return [(items, reason.with_traceback(None))]
-    log.warning("a batch failed and is halved", extra={"size": len(items), "error": repr(reason)})
+    log.warning("a batch failed and is split in half", extra={"size": len(items), "error": repr(reason)})
     # The frames of what failed hold on to its tensors, and the halves need that memory.
     del reason
     release()
@@ -71,21 +71,21 @@ def storage_gives_others(than: Collection[uuid.UUID] = ()) -> bool:
         others = Image.objects.exclude(pk__in=than).order_by("-created_at")[:CONTROLS]
         return any(image.file.storage.exists(str(image.file.name)) for image in others)
     except Exception as error:  # whatever a storage raises
-        log.warning("the storage does not answer", extra={"error": error})
+        log.warning("the storage does not respond", extra={"error": error})
         return False
 
 
 def failure_of(error: Exception, *, others_succeeded: bool = False) -> Failure:
     """What is told of an error that came up over a row."""
     if is_out_of_memory(error):
-        code, detail = "out_of_memory", "the worker has too little memory even for this caption alone"
+        code, detail = "out_of_memory", "the worker does not have enough memory even for this single caption"
     elif isinstance(error, DatabaseError):
-        code, detail = "database_error", "the database did not answer"
+        code, detail = "database_error", "the database did not respond"
     elif isinstance(error, ValueError):
         return Failure("not_possible", str(error)[:500], own=True)
     else:
         code = "internal_error"
-        detail = "something unforeseen went wrong; the worker's log has the details under this caption's id"
+        detail = "unexpected error; the worker's log has the details under this caption's id"
     return Failure(code, detail, others_succeeded=others_succeeded)
 
 

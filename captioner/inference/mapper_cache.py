@@ -54,7 +54,9 @@ class MapperCache:
                     log.exception("a version cannot be loaded", extra={"version": version.pk})
                     MapperVersion.objects.filter(pk=version.pk).update(load_error=message)
         style = Style.objects.get(pk=style_id)
-        reason = f"no version of {style.name!r} could be loaded; if that lasts, an administrator has to promote another"
+        reason = (
+            f"no version of {style.name!r} could be loaded; if this persists, an administrator must promote another"
+        )
         return Failure("style_unavailable", reason, others_succeeded=storage_gives_others())
 
     def load(self, version: MapperVersion, *, fresh: bool = False) -> Mapper:

@@ -165,17 +165,19 @@ class JobQuerySet(models.QuerySet[J]):
             lost = self.lost(now).filter(pk=row.pk, lease_token=row.lease_token)
             told = row.failures_with(now, row.lease_holder, _LOST)
             if row.attempts >= MAX_ATTEMPTS:
-                detail = f"{MAX_ATTEMPTS} workers were lost while they worked on this; try again."
+                detail = f"{MAX_ATTEMPTS} workers were lost while working on this; try again."
                 ended += lost.update(**_failed(now, _LOST.code, detail), failures=told)
             else:  # at once after the first: it may have been told to end in a hurry
                 ready_at = now + back_off(row.attempts - 1) if row.attempts > 1 else None
                 ended += lost.update(**{**_QUEUED_AGAIN, "ready_at": ready_at}, failures=told)
         late = self.filter(status=Status.QUEUED, deadline_at__lte=now)
         ended += late.exclude(failures=[]).update(
-            **_failed(now, "deadline_exceeded", "every try until its deadline failed, see the causes; try again.")
+            **_failed(
+                now, "deadline_exceeded", "every attempt before its deadline failed; see the causes and try again."
+            )
         )
         return ended + late.update(
-            **_failed(now, "deadline_exceeded", "no worker got to this before its deadline; try again.")
+            **_failed(now, "deadline_exceeded", "no worker was free before its deadline; try again.")
         )
 
     def cancel(self) -> int:
@@ -213,9 +215,9 @@ class Job(models.Model):
     status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     rank_at = models.DateTimeField(
-        default=timezone.now, editable=False, help_text="the earlier, the sooner its turn; bulk work ranks later"
+        default=timezone.now, editable=False, help_text="earlier times go first; bulk work ranks later"
     )
-    deadline_at = models.DateTimeField(editable=False, help_text="still queued by then, it fails")
+    deadline_at = models.DateTimeField(editable=False, help_text="fails if it is still queued at this time")
     started_at = models.DateTimeField(null=True, editable=False)
     finished_at = models.DateTimeField(null=True, editable=False)
     attempts = models.PositiveSmallIntegerField(default=0, editable=False)
@@ -224,12 +226,14 @@ class Job(models.Model):
     lease_expires_at = models.DateTimeField(null=True, editable=False)
     error_code = models.CharField(max_length=40, blank=True, editable=False)
     error_detail = models.TextField(blank=True, editable=False)
-    ready_at = models.DateTimeField(null=True, editable=False, help_text="tried again then; empty for at once")
+    ready_at = models.DateTimeField(
+        null=True, editable=False, help_text="time of the next attempt; empty for immediately"
+    )
     failures = models.JSONField(
         default=list,
         db_default=Value([], models.JSONField()),
         editable=False,
-        help_text='what became of tries without a result: [{"at", "worker", "code", "detail", "others_succeeded"}]',
+        help_text='failed attempts: [{"at", "worker", "code", "detail", "others_succeeded"}]',
     )
 
     class Meta:
@@ -346,7 +350,7 @@ _QUEUED_AGAIN: dict[str, Any] = {
     "ready_at": None,
 }
 
-_LOST = Failure("worker_lost", "the worker was lost while it worked on this")
+_LOST = Failure("worker_lost", "the worker was lost while working on this")
 
 
 def _failed(now: datetime, code: str, detail: str) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def take(flow: str, count: int, *, bulk: bool) -> range:
     if count and waiting + count > most:
         raise Refused(
             "too_many_queued",
-            f"{waiting:,} of your captions are waiting, and {most:,} may; try again when some are written, or cancel "
+            f"{waiting:,} of your captions are queued, and the limit is {most:,}; try again when some are finished, "
+            "or cancel "
             "some",
             status=429,
             wait=ROOM_AFTER,

@@ -40,5 +40,5 @@ def _carry() -> None:
                 app.send_task(task, retry=False, expires=60)
             except Exception as error:  # each transport raises its own kinds
                 log.warning(
-                    "the broker cannot be reached; workers will find the work by themselves", extra={"error": error}
+                    "the broker cannot be reached; workers will find the work by polling", extra={"error": error}
                 )

@@ -126,7 +126,7 @@ class WorkerProcess:
                 close_old_connections()
                 more = action()
             except Exception:  # the database or the network is away; nothing is lost, and it will be back
-                log.exception("a worker's thread has to try again")
+                log.exception("a worker thread has to try again")
                 connection.close()
                 ended.wait(1.0)
             if not more:

@@ -12,10 +12,10 @@ class AuditEntries(models.QuerySet["AuditEntry"]):
     """Entries can be read and added."""
 
     def update(self, **_: Any) -> int:
-        raise TypeError("the audit log is never changed")
+        raise TypeError("the audit log cannot be changed")
 
     def delete(self) -> tuple[int, dict[str, int]]:
-        raise TypeError("the audit log is never changed")
+        raise TypeError("the audit log cannot be changed")
 
 
 class AuditEntry(models.Model):
@@ -58,8 +58,8 @@ class AuditEntry(models.Model):
             TypeError: it is there already.
         """
         if not self._state.adding:
-            raise TypeError("the audit log is never changed")
+            raise TypeError("the audit log cannot be changed")
         super().save(*args, **kwargs)
 
     def delete(self, *_: Any, **__: Any) -> tuple[int, dict[str, int]]:
-        raise TypeError("the audit log is never changed")
+        raise TypeError("the audit log cannot be changed")

@@ -24,10 +24,10 @@ class CaptionRequest(models.Model):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+")
     visitor = models.CharField(max_length=40, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-    idempotency_scope = models.CharField(max_length=80, blank=True, help_text="whose the key is")
+    idempotency_scope = models.CharField(max_length=80, blank=True, help_text="owner of the key")
     idempotency_key = models.CharField(max_length=255, null=True)
     body_sha256 = models.CharField(max_length=64, blank=True)
-    answer = models.JSONField(default=dict, help_text="what the call was answered; given again to the same key")
+    answer = models.JSONField(default=dict, help_text="the response; returned again for the same key")
 
     class Meta:
         ordering = ("-created_at", "-id")
@@ -68,30 +68,36 @@ class Caption(Job):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+")
     visitor = models.CharField(max_length=40, blank=True)
     flow = models.CharField(
-        max_length=50, blank=True, db_default="", editable=False, help_text="among whose captions it takes its turn"
+        max_length=50,
+        blank=True,
+        db_default="",
+        editable=False,
+        help_text="the owner whose captions it takes turns with",
     )
-    bulk = models.BooleanField(default=False, db_default=False, editable=False, help_text="lets others pass")
+    bulk = models.BooleanField(
+        default=False, db_default=False, editable=False, help_text="low priority: others go first"
+    )
     turn = models.BigIntegerField(
         default=0,
         db_default=0,
         editable=False,
-        help_text="the lower, the sooner it is claimed; see captioner.jobs.turns",
+        help_text="lower values are claimed first; see captioner.jobs.turns",
     )
-    name = models.CharField(max_length=255, blank=True, help_text="the file's, as it was uploaded")
+    name = models.CharField(max_length=255, blank=True, help_text="name of the uploaded file")
     # The order in which a request's captions were asked for; unknown of those from before it was kept.
-    index = models.PositiveSmallIntegerField(null=True, help_text="which image of its request: files, ids, base64")
-    place = models.PositiveSmallIntegerField(null=True, help_text="the style's place among those asked for")
+    index = models.PositiveSmallIntegerField(
+        null=True, help_text="index of the image in its request: files, ids, base64"
+    )
+    place = models.PositiveSmallIntegerField(null=True, help_text="index of the style among those requested")
     options = models.JSONField(default=dict, help_text="DecodingOptions")
-    min_confidence = models.FloatField(null=True, help_text="of a caption less sure than that no words are kept")
+    min_confidence = models.FloatField(null=True, help_text="a caption with a lower confidence is stored without text")
     version = models.ForeignKey(MapperVersion, null=True, on_delete=models.PROTECT, related_name="captions")
     text = models.TextField(blank=True)
     confidence = ProbabilityField(null=True, help_text="estimated probability that it is right; null if unknown")
-    log_probability = FiniteField(null=True, help_text="mean log-probability of a token; 0 at best")
-    alternatives = models.JSONField(
-        default=list, help_text='[{"text", "confidence", "log_probability"}], the next best first'
-    )
-    encode_ms = models.FloatField(null=True, help_text="0 where the embedding was there already")
-    decode_ms = models.FloatField(null=True, help_text="of the whole batch that it was in")
+    log_probability = FiniteField(null=True, help_text="mean log-probability per token; 0 is the maximum")
+    alternatives = models.JSONField(default=list, help_text='[{"text", "confidence", "log_probability"}], best first')
+    encode_ms = models.FloatField(null=True, help_text="0 if the embedding was cached")
+    decode_ms = models.FloatField(null=True, help_text="of the whole batch it was in")
 
     objects = CaptionQuerySet.as_manager()
 
@@ -153,9 +159,9 @@ class Caption(Job):
         if self.confidence is None:
             return {
                 "code": "unknown_confidence",
-                "detail": "the models cannot tell how likely it is right, and a least confidence was asked for",
+                "detail": "the models cannot estimate its confidence, and a minimum confidence was requested",
             }
-        return {"code": "low_confidence", "detail": "its confidence is below the least that was asked for"}
+        return {"code": "low_confidence", "detail": "its confidence is below the requested minimum"}
 
     def kept(self, written: dict[str, Any]) -> dict[str, Any]:
         """What is kept of what a worker has `written`: no words, where these are less sure than the request wants."""
@@ -174,7 +180,7 @@ class Correction(models.Model):
     author = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     considered_at = models.DateTimeField(
-        null=True, editable=False, help_text="when it became an example to learn from, or was left out"
+        null=True, editable=False, help_text="when it was added to the examples, or left out"
     )
 
     class Meta:

@@ -27,11 +27,15 @@ class DraftRequest(models.Model):
         Style, null=True, on_delete=models.CASCADE, related_name="rewritings", help_text="whose captions are replaced"
     )
     version = models.ForeignKey(
-        MapperVersion, null=True, on_delete=models.CASCADE, related_name="+", help_text="which writes them anew"
+        MapperVersion,
+        null=True,
+        on_delete=models.CASCADE,
+        related_name="+",
+        help_text="the version that regenerates them",
     )
     # A style may have a million captions: workers look them up, the newest first, part by part.
-    listing = models.BooleanField(default=False, help_text="there may be captions that are not queued yet")
-    listed_to = models.DateTimeField(null=True, help_text="when the last caption queued was asked for")
+    listing = models.BooleanField(default=False, help_text="some captions may not be queued yet")
+    listed_to = models.DateTimeField(null=True, help_text="creation time of the last caption queued")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -51,14 +55,18 @@ class Draft(Job):
     image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="+")
     version = models.ForeignKey(MapperVersion, on_delete=models.CASCADE, related_name="drafts")
     caption = models.ForeignKey(
-        Caption, null=True, on_delete=models.CASCADE, related_name="drafts", help_text="which takes the draft over"
+        Caption,
+        null=True,
+        on_delete=models.CASCADE,
+        related_name="drafts",
+        help_text="the caption that gets the draft's text",
     )
     options = models.JSONField(default=dict, help_text="DecodingOptions")
     text = models.TextField(blank=True)
     confidence = ProbabilityField(null=True, help_text="estimated probability that it is right; null if unknown")
-    log_probability = FiniteField(null=True, help_text="mean log-probability of a token; 0 at best")
+    log_probability = FiniteField(null=True, help_text="mean log-probability per token; 0 is the maximum")
     prefix_words = models.JSONField(
-        default=list, help_text="of each prefix vector, the nearest words of the vocabulary: [[[word, similarity]]]"
+        default=list, help_text="the nearest vocabulary words of each prefix vector: [[[word, similarity]]]"
     )
     prefix = models.BinaryField(null=True, help_text="(K, D) float16, little-endian; of comparisons")
 

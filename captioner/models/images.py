@@ -26,8 +26,10 @@ class Image(models.Model):
     thumbnail = models.FileField(upload_to="thumbnails/", max_length=200)
     width = models.PositiveIntegerField()
     height = models.PositiveIntegerField()
-    size = models.PositiveIntegerField(help_text="of the file kept, in bytes")
-    credit = models.CharField(max_length=300, blank=True, help_text="shown beside the picture, as its licence asks")
+    size = models.PositiveIntegerField(help_text="size of the stored file, in bytes")
+    credit = models.CharField(
+        max_length=300, blank=True, help_text="shown next to the picture, as its licence requires"
+    )
     credit_url = models.URLField(blank=True, max_length=500)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 

@@ -20,7 +20,7 @@ class Style(models.Model):
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=80)
     description = models.TextField(blank=True)
-    is_default = models.BooleanField(default=False, help_text="used where a request names no style")
+    is_default = models.BooleanField(default=False, help_text="used when a request names no style")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -92,7 +92,7 @@ class MapperVersion(models.Model):
             while chunk := source.read(1 << 20):
                 copy.write(chunk)
         if file_sha256(path) != self.sha256:
-            raise ValueError(f"the stored file of {self} is damaged: its SHA-256 is another")
+            raise ValueError(f"the stored file of {self} is damaged: its SHA-256 does not match")
         return path
 
 

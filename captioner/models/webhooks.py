@@ -20,8 +20,8 @@ class WebhookHost(models.Model):
     """A host that gave no answer lately: the circuit breaker of its deliveries. One that answers has no row."""
 
     host = models.CharField(max_length=300, unique=True)
-    failures = models.PositiveIntegerField(default=0, help_text="one after the other")
-    open_until = models.DateTimeField(help_text="until then nobody tries to reach it")
+    failures = models.PositiveIntegerField(default=0, help_text="tried one after another")
+    open_until = models.DateTimeField(help_text="no attempts before this time")
     error = models.TextField(blank=True)
 
     class Meta:
@@ -70,10 +70,10 @@ class WebhookDelivery(Job):
     host = models.CharField(max_length=300, blank=True, db_default="", editable=False)
     secret = models.CharField(max_length=100, help_text="whsec_ and the key in base64, which signs the message")
     previous_secret = models.CharField(
-        max_length=100, blank=True, db_default="", help_text="signs it too, while the receiver changes secrets"
+        max_length=100, blank=True, db_default="", help_text="a second secret, while the receiver changes secrets"
     )
     failed_tries = models.PositiveSmallIntegerField(default=0, db_default=0, editable=False)
-    log = models.JSONField(default=list, editable=False, help_text="the tries of earlier releases; see DeliveryAttempt")
+    log = models.JSONField(default=list, editable=False, help_text="attempts of earlier releases; see DeliveryAttempt")
 
     objects = DeliveryQuerySet.as_manager()
 
@@ -100,9 +100,9 @@ class DeliveryAttempt(models.Model):
 
     delivery = models.ForeignKey(WebhookDelivery, on_delete=models.CASCADE, related_name="tries")
     at = models.DateTimeField()
-    status = models.PositiveSmallIntegerField(null=True, help_text="of the answer")
-    error = models.TextField(blank=True, default="there is no result: it is being made, or its worker was lost")
-    ms = models.PositiveIntegerField(null=True, help_text="null while it is being made, or where its worker was lost")
+    status = models.PositiveSmallIntegerField(null=True, help_text="HTTP status of the response")
+    error = models.TextField(blank=True, default="no result: it is in progress, or its worker was lost")
+    ms = models.PositiveIntegerField(null=True, help_text="null while it is in progress, or if its worker was lost")
 
     class Meta:
         ordering = ("pk",)

@@ -55,7 +55,7 @@ class Worker(models.Model):
     memory_mb = models.PositiveIntegerField(default=0)
     capacity = models.JSONField(default=dict, help_text="memory_mb of its device, and the sizes of its models")
     trouble = models.CharField(
-        max_length=500, blank=True, db_default="", help_text="what it kept failing with, so that it has paused itself"
+        max_length=500, blank=True, db_default="", help_text="the repeated error for which it is paused"
     )
     tries_again_at = models.DateTimeField(null=True)
     started_at = models.DateTimeField(default=timezone.now)

@@ -135,7 +135,7 @@ def _compare(encoder: str, vector: Vectors) -> tuple[Images, Vectors, bool]:
         complete = _feed(index, encoder)
         return (*index.compare(vector), complete)
     except BrokenIndex as error:
-        log.warning("an index is made anew", extra={"index": index.path, "error": error})
+        log.warning("an index is rebuilt", extra={"index": index.path, "error": error})
         with index.growing() as mine:
             if mine:
                 index.path.unlink(missing_ok=True)
@@ -175,7 +175,7 @@ def _missing(index: VectorFile, encoder: str) -> list[int]:
         if pk not in known:
             missing.append(pk)
         elif known[pk] != int.from_bytes(image.bytes[:8], "little"):
-            raise BrokenIndex("its rows are not those of this database")
+            raise BrokenIndex("its rows belong to another database")
     return missing[:PART]
 
 

@@ -50,7 +50,9 @@ def decoding_options(given: dict[str, Any]) -> DecodingOptions:
     names = [field.name for field in fields(DecodingOptions)]
     unknown = [name for name in given if name not in names]
     if unknown:
-        raise Refused("invalid_options", f"there is no option {unknown[0]!r}; there are {', '.join(names)}", status=422)
+        raise Refused(
+            "invalid_options", f"unknown option {unknown[0]!r}; the options are {', '.join(names)}", status=422
+        )
     try:
         options = DecodingOptions(**given)
     except (TypeError, ValueError) as error:
@@ -208,7 +210,7 @@ def cancel_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
     """
     caption = get_caption(viewer, pk, to="change")
     if not Caption.objects.filter(pk=caption.pk).cancel():
-        raise Refused("already_finished", f"the caption has {caption.status} and cannot be canceled", status=409)
+        raise Refused("already_finished", f"the caption is {caption.status} and cannot be canceled", status=409)
     return get_caption(viewer, pk)
 
 
@@ -266,9 +268,11 @@ def correct_caption(viewer: Viewer, pk: uuid.UUID, text: str) -> Correction:
     caption = get_caption(viewer, pk, to="change")
     text = " ".join(text.replace("\0", "").split())
     if not 1 <= len(text) <= 500:
-        raise Refused("invalid_text", "a caption has between 1 and 500 characters", status=422, field="text")
+        raise Refused("invalid_text", "a caption must have 1 to 500 characters", status=422, field="text")
     if not caption.finished:
-        raise Refused("not_finished", f"the caption is {caption.status}; correct it when it is finished", status=409)
+        raise Refused(
+            "not_finished", f"the caption is {caption.status}; it can be corrected when it is finished", status=409
+        )
     return Correction.objects.create(caption=caption, text=text, author=viewer.user)
 
 
@@ -296,7 +300,7 @@ def lock_images(pks: set[uuid.UUID]) -> None:
     """
     locked = Image.objects.select_for_update().filter(pk__in=pks).order_by("pk")
     if len(locked.values_list("pk", flat=True)) < len(pks):
-        raise Refused("conflict", "an image was deleted at this very moment; send the request again", status=409)
+        raise Refused("conflict", "an image was deleted in the meantime; send the request again", status=409)
 
 
 def _already_in(
@@ -315,7 +319,7 @@ def _already_in(
     if len(there.keys() | wanted) > MAX_CAPTIONS_PER_REQUEST:
         raise Refused(
             "too_many_images",
-            f"a request holds at most {MAX_CAPTIONS_PER_REQUEST} captions; start another for further photos",
+            f"a request can have at most {MAX_CAPTIONS_PER_REQUEST} captions; create another request for more photos",
             status=422,
         )
     return there

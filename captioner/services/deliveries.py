@@ -32,7 +32,7 @@ def redeliver(viewer: Viewer, pk: uuid.UUID, *, secret: str = "", previous_secre
         changes["secret"] = webhooks.check_secret(secret)
         changes["previous_secret"] = webhooks.check_secret(previous_secret) if previous_secret else ""
     if not redeliver_all(delivery, **changes):
-        raise Refused("being_sent", "the webhook is being sent at this very moment; look at its attempts", status=409)
+        raise Refused("being_sent", "the webhook is being sent right now; see its attempts", status=409)
     return delivery.get()
 
 

@@ -83,10 +83,10 @@ def rewrite_captions(*, style: Style, person: Any = None) -> DraftRequest:
         raise Refused("no_active_version", f"{style.name} has no version in service; promote one first", status=409)
     now = clock("default")
     if not to_rewrite(style, version).exists():
-        raise Refused("nothing_to_rewrite", f"{version} wrote all captions of {style.name}", status=409)
+        raise Refused("nothing_to_rewrite", f"{version} has already written all captions of {style.name}", status=409)
     with transaction.atomic():
         request = DraftRequest.objects.create(person=person, style=style, version=version, listing=True, created_at=now)
-        audit.record(audit.Action.SERVICE, f"captions of {style}", f"to be written anew by {version}", person)
+        audit.record(audit.Action.SERVICE, f"captions of {style}", f"queued for regeneration by {version}", person)
     list_rewritings()  # the first part at once, the others by the workers
     return request
 
@@ -147,5 +147,5 @@ def cancel_drafts(request: DraftRequest) -> int:
         stopped = DraftRequest.objects.filter(pk=request.pk, listing=True).update(listing=False)
         count: int = Draft.objects.filter(request=request).cancel()
     if not count and not stopped:
-        raise Refused("already_finished", "everything is written already", status=409)
+        raise Refused("already_finished", "everything is already finished", status=409)
     return count

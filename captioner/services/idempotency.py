@@ -33,7 +33,8 @@ def earlier_request(once: IdempotencyKey) -> CaptionRequest | None:
     if earlier and earlier.body_sha256 != once.body_sha256:
         raise Refused(
             "idempotency_key_reused",
-            "this Idempotency-Key was used for another request in the last 24 hours; give each request its own",
+            "this Idempotency-Key was used for another request in the last 24 hours; use a different key for each "
+            "request",
             status=422,
         )
     return earlier

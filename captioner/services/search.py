@@ -80,7 +80,9 @@ def tidy_search(text: str) -> str:
     """
     text = " ".join(text.replace("\0", "").split())
     if len(text) > LONGEST_SEARCH:
-        raise Refused("search_too_long", f"a search has at most {LONGEST_SEARCH} characters", status=422, field="q")
+        raise Refused(
+            "search_too_long", f"a search can have at most {LONGEST_SEARCH} characters", status=422, field="q"
+        )
     return text
 
 
@@ -136,14 +138,14 @@ def similar_images(viewer: Viewer, pk: uuid.UUID) -> list[Image]:
     image = get_image(viewer, pk)
     embedding = Embedding.objects.filter(image=image).order_by("-pk").first()
     if embedding is None:
-        raise Refused("not_looked_at", "no worker has looked at this photo yet; try again in a moment", status=409)
+        raise Refused("not_looked_at", "no worker has processed this photo yet; try again in a moment", status=409)
     listed = [Caption.objects.filter(part) for part in viewer.listed_parts()]
     try:
         near, _ = meaning.near(embedding.encoder, meaning.vector_of(embedding), listed, SIMILAR + 1, stand_out=False)
     except (BrokenIndex, OSError) as error:
         log.exception("the index of photos cannot be used")
         raise Refused(
-            "index_unavailable", "the index of photos cannot be used now; the server's log says why", status=503
+            "index_unavailable", "photo search is not available now; see the server's log", status=503
         ) from error
     found = visible_images(viewer).exclude(pk=pk).in_bulk([key for key, _ in near])
     similar = [(found[key], cosine) for key, cosine in near if key in found][:SIMILAR]
@@ -178,23 +180,23 @@ def _images_that_show(
     """The images that show what a text means, the nearest first; then the state of that search, and why it is so."""
     worker = Worker.objects.alive("captions").order_by("-started_at").first()
     if worker is None:
-        return [], "unavailable", "no worker is there to look up what it means"
+        return [], "unavailable", "no worker is available to search by meaning"
     if not worker.text_encoder:
-        return [], "unavailable", "the encoder in use has no text half, so photos cannot be compared with text"
+        return [], "unavailable", "the encoder has no text tower, so photos cannot be compared with text"
     try:
         row = _looked_up(worker.text_encoder, text.lower(), seconds, may_ask)
         if row is None:
-            return [], "unavailable", "there were too many new searches in a short time; try again in a minute"
+            return [], "unavailable", "too many new searches in a short time; try again in a minute"
         if not row.finished:
-            return [], "pending", "what it means is still being looked up"
+            return [], "pending", "the search by meaning is still in progress"
         if row.status != Status.SUCCEEDED:
-            return [], "unavailable", "a worker failed to look up what it means; try again in a minute"
+            return [], "unavailable", "the search by meaning failed; try again in a minute"
         listed = [Caption.objects.filter(part) for part in viewer.listed_parts()]
         most = MOST_FOUND["meaning"]
         near, complete = meaning.near(worker.encoder, meaning.vector_of(row), listed, most, stand_out=True)
     except (DatabaseError, BrokenIndex, OSError):  # words are searched all the same
-        log.exception("photos cannot be searched by what they show")
-        return [], "unavailable", "the index of photos cannot be used now"
+        log.exception("photos cannot be searched by meaning")
+        return [], "unavailable", "photo search is not available now"
     images = [image for image, _ in near]
     return (images, "searched", "") if complete else (images, "pending", "not all photos are in the index yet")
 

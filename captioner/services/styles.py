@@ -38,7 +38,7 @@ def choose_styles(names: Sequence[str]) -> list[Style]:
     """
     in_service = styles_in_service()
     if not in_service:
-        raise Refused("no_styles", "no style is in service; an administrator has to promote a version", status=503)
+        raise Refused("no_styles", "no style is in service; an administrator must promote a version first", status=503)
     if "all" in names:
         return list(in_service)
     if not names:
@@ -47,7 +47,9 @@ def choose_styles(names: Sequence[str]) -> list[Style]:
     missing = [name for name in names if name not in found]
     if missing:
         slugs = ", ".join(in_service.values_list("slug", flat=True))
-        raise Refused("unknown_style", f"there is no style {missing[0]!r} in service; there are {slugs}", status=422)
+        raise Refused(
+            "unknown_style", f"style {missing[0]!r} is not in service; the styles in service are {slugs}", status=422
+        )
     return [found[name] for name in dict.fromkeys(names)]
 
 
@@ -56,4 +58,4 @@ def set_default_style(style: Style) -> None:
     with transaction.atomic():
         Style.objects.filter(is_default=True).update(is_default=False)
         Style.objects.filter(pk=style.pk).update(is_default=True)
-        audit.record(audit.Action.SERVICE, f"style {style}", "used where a request names none")
+        audit.record(audit.Action.SERVICE, f"style {style}", "used when a request names none")

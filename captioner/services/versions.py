@@ -140,9 +140,7 @@ def check_mapper(path: Path, name: str, *options: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(done.stdout)
     except ValueError as error:
         log.warning("a mapper could not be checked", extra={"rc": done.returncode, "said": done.stderr[-2000:]})
-        raise Refused(
-            "check_failed", "the file could not be checked; the web server's log has the details", status=500
-        ) from error
+        raise Refused("check_failed", "the file could not be checked; see the web server's log", status=500) from error
     if "error" in found:
         raise Refused("invalid_mapper", found["error"].replace(str(path), name), status=422, field="file")
     return found
@@ -160,7 +158,7 @@ def _room() -> Iterator[None]:
     except OSError as error:
         raise Refused(
             "storage_full",
-            f"the file could not be stored ({error.strerror or error}); make room and try again",
+            f"the file could not be stored ({error.strerror or error}); free some space and try again",
             status=507,
         ) from error
 
@@ -183,7 +181,7 @@ def _stored_file(style: Style, path: Path, suffix: str, **fields: Any) -> Iterat
 
 
 def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> Promotion:
-    """Put a version in service; workers use it from their next batch on. Promoting an older one is a rollback.
+    """Put a version in service; workers use it from their next batch. Promoting an older one is a rollback.
 
     Raises:
         Refused: it is in service already, it or its file is gone, or it was judged worse, never served before, and
@@ -193,21 +191,23 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
     if judged_worse and not reason.strip() and not version.promotions.exists():
         raise Refused(
             "reason_required",
-            f"{version} was judged worse than the version in service; give the reason why it should serve all the same",
+            f"{version} was judged worse than the version in service; give a reason to promote it anyway",
             status=422,
             field="reason",
         )
     if not version.file.storage.exists(str(version.file.name)):
-        raise Refused("file_missing", f"the file of {version} is not in the storage; it cannot serve", status=409)
+        raise Refused(
+            "file_missing", f"the file of {version} is missing from the storage; it cannot be promoted", status=409
+        )
     imported = version.origin == MapperVersion.Origin.IMPORTED  # others were tried by their tests, or by their run
     if version.load_error or (imported and not version.promotions.exists()):
         _check_stored(version)
     with transaction.atomic():
         style = Style.objects.select_for_update().get(pk=version.style_id)
         if style.active_version == version:
-            raise Refused("already_active", f"{version} is in service already", status=409)
+            raise Refused("already_active", f"{version} is already in service", status=409)
         if not style.versions.filter(pk=version.pk).exists():
-            raise Refused("not_found", f"{version} was deleted at this very moment; promote another", status=404)
+            raise Refused("not_found", f"{version} was deleted in the meantime; promote another version", status=404)
         audit.record(audit.Action.PROMOTED, version, reason.strip(), person)
         return Promotion.objects.create(style=style, version=version, person=person, reason=reason.strip())
 
@@ -232,17 +232,17 @@ def delete_version(version: MapperVersion) -> None:
         with transaction.atomic():
             Style.objects.select_for_update().get(pk=version.style_id)  # nobody promotes it meanwhile
             if version.promotions.exists():
-                raise Refused(
-                    "version_in_use", f"{version} is in service or in the history of promotions; it stays", status=409
-                )
+                raise Refused("version_in_use", f"{version} is or was in service and cannot be deleted", status=409)
             if version.captions.exists():
-                raise Refused("version_in_use", f"{version} wrote captions that are kept; it stays", status=409)
+                raise Refused(
+                    "version_in_use", f"{version} wrote captions that are kept and cannot be deleted", status=409
+                )
             audit.record(audit.Action.DELETED, f"version {version}")
             version.delete()
             storage.discard([str(version.file.name)])
     except (ProtectedError, IntegrityError) as error:
         raise Refused(
             "version_in_use",
-            f"a training run started from {version}, or it came into use at this very moment; it stays",
+            f"{version} cannot be deleted: a training run started from it, or it has just come into use",
             status=409,
         ) from error

@@ -108,4 +108,4 @@ def with_captions(requests: QuerySet[CaptionRequest]) -> QuerySet[CaptionRequest
 
 
 def not_found(what: str, pk: uuid.UUID | str) -> Refused:
-    return Refused("not_found", f"there is no {what} {pk} that you may see", status=404)
+    return Refused("not_found", f"{what} {pk} was not found, or you don't have access", status=404)

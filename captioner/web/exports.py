@@ -27,7 +27,7 @@ def serve_image(request: HttpRequest, viewer: Viewer, pk: uuid.UUID, kind: str) 
     try:
         content = file.storage.open(file.name, "rb")
     except OSError as error:
-        raise Http404("the file is not in the storage") from error
+        raise Http404("the file is missing from the storage") from error
     response = FileResponse(content, content_type="image/jpeg")
     response["X-Content-Type-Options"] = "nosniff"
     response["Cache-Control"] = "private, max-age=86400"

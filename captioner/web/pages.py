@@ -47,7 +47,9 @@ def page(view: Callable[Concatenate[HttpRequest, Viewer, P], HttpResponseBase]) 
 def _sign_in(request: HttpRequest) -> HttpResponse:
     if request.headers.get("HX-Request") or wants_json(request):
         url = resolve_url(settings.LOGIN_URL)
-        return JsonResponse({"detail": "you are signed out; sign in again"}, status=401, headers={"HX-Redirect": url})
+        return JsonResponse(
+            {"detail": "you have been signed out; sign in again"}, status=401, headers={"HX-Redirect": url}
+        )
     return redirect_to_login(request.get_full_path() if request.method == "GET" else resolve_url("home"))
 
 
@@ -82,7 +84,7 @@ def throttle(request: HttpRequest) -> None:
     throttle = WritesThrottle()
     if not throttle.allow_request(request, SimpleNamespace(action="create")):
         wait = max(1, round(throttle.wait() or 1))
-        raise Refused("throttled", f"too many photos in a short time; go on in {wait} s", status=429, wait=wait)
+        raise Refused("throttled", f"too many photos in a short time; try again in {wait} s", status=429, wait=wait)
 
 
 def of_style(caption: Caption) -> tuple[bool, str]:

@@ -76,15 +76,15 @@ def check_url(url: str) -> None:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise _refused(f"it cannot be understood ({error})") from error
+        raise _refused(f"it is not a valid URL ({error})") from error
     if parts.scheme not in _PORTS or not host or len(url) > 2000:
-        raise _refused("it must be an http or https address of at most 2,000 characters")
+        raise _refused("it must be an http or https URL of at most 2,000 characters")
     if not re.fullmatch("[!-~]+", url):
-        raise _refused("it must not contain spaces or characters beyond ASCII; percent-encode them")
+        raise _refused("it must not contain spaces or non-ASCII characters; percent-encode them")
     if parts.username is not None or parts.password is not None:
         raise _refused("it must not contain a user name or password")
     if port == 0:
-        raise _refused("its port must be between 1 and 65535")
+        raise _refused("its port must be from 1 to 65535")
     name = host.rstrip(".")
     if name == "localhost" or name.endswith((".localhost", ".local", ".internal")):
         name = "127.0.0.1"
@@ -96,7 +96,7 @@ def check_url(url: str) -> None:
         except OSError:
             return  # a name, which is looked at when it is resolved
     if not _allowed(address):
-        raise _refused("it leads into a private network")
+        raise _refused("it points to a private network")
 
 
 def check_secret(secret: str) -> str:
@@ -153,12 +153,12 @@ def deliver(url: str, secret: str, message_id: str, payload: dict[str, Any], pre
     try:
         status = _post(parts, body, headers)
     except TimeoutError as error:
-        raise DeliveryError(f"there was no answer within {TIMEOUT:.0f} seconds") from error
+        raise DeliveryError(f"no response within {TIMEOUT:.0f} seconds") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise DeliveryError(f"{type(error).__name__}: {error}"[:300]) from error
     if not 200 <= status < 300:
         hint = "; redirects are not followed" if 300 <= status < 400 else ""
-        raise DeliveryError(f"the answer was {status}{hint}", answered=True)
+        raise DeliveryError(f"the response was {status}{hint}", answered=True)
     return status
 
 
@@ -195,7 +195,7 @@ def _post(parts: SplitResult, body: bytes, headers: dict[str, str]) -> int:
         connection.close()
     status = re.match(rb"HTTP/1\.[01] (\d{3})\b", answer)
     if status is None:
-        raise http.client.BadStatusLine("the answer was not HTTP")
+        raise http.client.BadStatusLine("the response was not HTTP")
     return int(status[1])
 
 
@@ -222,7 +222,7 @@ def _resolve(host: str, port: int, seconds: float) -> str:
         raise DeliveryError(f"{host} cannot be resolved ({failure[0]})") from failure[0]
     addresses = [str(entry[4][0]).split("%")[0] for entry in found]
     if not addresses or not all(_allowed(ipaddress.ip_address(address)) for address in addresses):
-        raise DeliveryError(f"{host} leads into a private network, which is not allowed")
+        raise DeliveryError(f"{host} points to a private network, which is not allowed")
     return addresses[0]
 
 

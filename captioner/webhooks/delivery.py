@@ -108,7 +108,7 @@ def _file(
             pause = webhooks.jittered(webhooks.PAUSES[failed - 1])
             delivery.postpone(now + pause, failed_tries=failed, host=host)
         else:
-            detail = f"{failed} tries failed; the last: {found['error']}"
+            detail = f"{failed} attempts failed; last error: {found['error']}"
             delivery.fail("not_delivered", detail, failed_tries=failed, host=host)
         if answered:
             WebhookHost.objects.filter(host=host).delete()

@@ -39,7 +39,6 @@ def load_mapper(path: Path, *, lm_size: int | None = None, normalize: bool | Non
     recorded = checkpoint.mapper.config.normalize
     if normalize not in (None, recorded):
         raise CheckpointError(
-            f"mapper file {path} says itself that it was trained on embeddings {as_trained(recorded)}; leave the "
-            f"choice to the file"
+            f"mapper file {path} records that it was trained on embeddings {as_trained(recorded)}; do not override it"
         )
     return checkpoint

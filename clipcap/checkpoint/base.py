@@ -94,7 +94,7 @@ def same_weights(identity: str, other: str) -> bool:
 
 def as_trained(normalize: bool) -> str:
     """In words, what embeddings a mapper was trained on."""
-    return "divided by their norm" if normalize else "as the encoder gives them"
+    return "normalized to unit length" if normalize else "as the encoder gives them"
 
 
 def filled_mapper(config: MapperConfig, state: Mapping[str, Tensor], path: Path) -> Mapper:
@@ -107,7 +107,7 @@ def filled_mapper(config: MapperConfig, state: Mapping[str, Tensor], path: Path)
         try:
             mapper = build_mapper(config)
         except RuntimeError as error:  # together the sizes are more than can be counted
-            raise CheckpointError(f"mapper file {path} claims impossible sizes ({error}); export it again") from error
+            raise CheckpointError(f"mapper file {path} declares impossible sizes ({error}); export it again") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in mapper.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wanted != found:
@@ -119,7 +119,8 @@ def filled_mapper(config: MapperConfig, state: Mapping[str, Tensor], path: Path)
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(
-                f"mapper file {path} is useless: {name} holds what is no number, as after a training that diverged; "
+                f"mapper file {path} cannot be used: {name} contains values that are not finite (NaN or infinity), "
+                "as after a training run that diverged; "
                 f"train it again with a lower learning rate"
             )
     mapper.load_state_dict(dict(state), assign=True)

@@ -47,7 +47,7 @@ def read_native(path: Path) -> MapperCheckpoint:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"mapper file {path} is damaged or cut short, or is no safetensors file ({error}); copy it again"
+            f"mapper file {path} is damaged, truncated or not a safetensors file ({error}); copy it again"
         ) from error
     try:
         header = json.loads(metadata[HEADER])
@@ -68,7 +68,7 @@ def read_native(path: Path) -> MapperCheckpoint:
             f"choose a file that save_mapper or the trainer wrote"
         ) from error
     if any(not tensor.is_floating_point() for tensor in tensors.values()):
-        raise CheckpointError(f"mapper file {path} holds something else than weights; export it again")
+        raise CheckpointError(f"mapper file {path} contains something other than weights; export it again")
     if tensors_sha256(tensors) != sha256:
         raise CheckpointError(f"mapper file {path} is damaged: its weights do not match their SHA-256; copy it again")
     mapper = filled_mapper(config, {name: tensor.float() for name, tensor in tensors.items()}, path)

@@ -84,7 +84,7 @@ class OriginalCheckpoint:
             model.load_state_dict(state, strict=True)
         except RuntimeError as error:
             raise CheckpointError(
-                f"the GPT-2 inside the file is not whole: {str(error).splitlines()[1].strip()}"
+                f"the GPT-2 inside the file is incomplete: {str(error).splitlines()[1].strip()}"
             ) from error
         model.eval()
         return model
@@ -138,17 +138,19 @@ def read_original(
         ) from error
     except Exception as error:  # pickle, zip and torch each have their own
         raise CheckpointError(
-            f"checkpoint {path} is damaged or cut short, or holds something else than tensors; "
+            f"checkpoint {path} is damaged or truncated, or contains something other than tensors; "
             f"it is not unpickled further ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
             f"save it with torch.save(model.state_dict(), path)"
         ) from error
     state = _state_dict(state, path)
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
-            raise CheckpointError(f"checkpoint {path} holds something else than plain weights: {name}; export it again")
+            raise CheckpointError(
+                f"checkpoint {path} contains something other than plain weights: {name}; export it again"
+            )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(
-                f"checkpoint {path} inflates: {name} is larger than what is stored of it; "
+                f"checkpoint {path} is malformed: {name} is larger than its stored data; "
                 f"save it with torch.save(model.state_dict(), path)"
             )
     mapper_state = {
@@ -165,7 +167,7 @@ def read_original(
     if normalize is None:
         log.warning(
             "%s does not tell whether it was trained on embeddings divided by their norm; it is taken for trained on "
-            "embeddings %s, as the authors' own %s are; if that is wrong, say so (normalize=%s)",
+            "embeddings %s, as the authors' own %s are; if that is wrong, pass normalize=%s",
             path.name,
             as_trained(config.normalize),
             "MLPs" if config.kind == "mlp" else "Transformers",
@@ -237,7 +239,7 @@ def _original_config(
     else:
         lm_size = next((size for size in (wanted or out + 1, 768, 1024, 1280, 1600) if out % size == 0), 0)
         if not lm_size:
-            raise ValueError(f"the MLP's {out} outputs fit no GPT-2, and the file holds none")
+            raise ValueError(f"the MLP's {out} outputs do not match any GPT-2, and the file contains none")
     return MapperConfig(
         "mlp",
         embedding_size=embedding_size,

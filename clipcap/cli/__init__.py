@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from clipcap.cli import caption, evaluate, train
 
 COMMANDS = {
-    "caption": (caption, "print a caption of each photo in each style"),
-    "train": (train, "train a style of your own on captioned photos"),
-    "evaluate": (evaluate, "compare a style's captions with what people wrote"),
+    "caption": (caption, "print a caption for each photo in each style"),
+    "train": (train, "train your own style on captioned photos"),
+    "evaluate": (evaluate, "compare a style's captions with reference captions"),
 }
 
 

@@ -21,20 +21,24 @@ BATCH = 32
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `clipcap caption` takes."""
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file, or a folder of them; any number")
-    parser.add_argument("--style", action="append", metavar="SLUG", help="only this style (may be repeated)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files or folders")
+    parser.add_argument("--style", action="append", metavar="SLUG", help="use only this style (may be repeated)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     add_models(parser)
-    parser.add_argument("--method", choices=("greedy", "beam", "nucleus"), default="beam", help="how to decode (beam)")
-    parser.add_argument("--captions", type=int, metavar="N", help="the caption and N - 1 alternatives (beam: 5)")
-    parser.add_argument("--max-length", type=int, default=40, metavar="N", help="tokens at most (40)")
-    parser.add_argument("--beam-size", type=int, metavar="N", help="hypotheses kept by beam search (5)")
-    parser.add_argument("--temperature", type=float, metavar="T", help="of nucleus sampling (1.0)")
-    parser.add_argument("--top-p", type=float, metavar="P", help="of nucleus sampling (0.9)")
-    parser.add_argument("--seed", type=int, metavar="N", help="makes nucleus sampling repeatable")
-    parser.add_argument("--no-rerank", action="store_true", help="take the beam's captions as they come: faster")
     parser.add_argument(
-        "--min-confidence", type=float, metavar="P", help="withhold captions that are less likely right, from 0 to 1"
+        "--method", choices=("greedy", "beam", "nucleus"), default="beam", help="decoding method (beam)"
+    )
+    parser.add_argument("--captions", type=int, metavar="N", help="the caption and N - 1 alternatives (beam: 5)")
+    parser.add_argument("--max-length", type=int, default=40, metavar="N", help="maximum number of tokens (40)")
+    parser.add_argument("--beam-size", type=int, metavar="N", help="beam size (5)")
+    parser.add_argument("--temperature", type=float, metavar="T", help="temperature of nucleus sampling (1.0)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="top_p of nucleus sampling (0.9)")
+    parser.add_argument("--seed", type=int, metavar="N", help="makes nucleus sampling repeatable")
+    parser.add_argument(
+        "--no-rerank", action="store_true", help="use the captions of beam search without reranking: faster"
+    )
+    parser.add_argument(
+        "--min-confidence", type=float, metavar="P", help="withhold captions with a lower confidence, from 0 to 1"
     )
 
 
@@ -104,8 +108,8 @@ def run(options: argparse.Namespace) -> int:
                 for (photo, _, slug), answer in zip(rows, answers, strict=True):
                     if not answer:
                         failed += 1
-                        cause = f"{jsonl.shown(photo)}: {slug} answers to it with numbers that are none"
-                        progress.write(f"error: {cause}; train it again")
+                        cause = f"{slug} returns values that are not finite (NaN or infinity) for it"
+                        progress.write(f"error: {jsonl.shown(photo)}: {cause}; train it again")
                         continue
                     best, *others = answer
                     withheld = None
@@ -134,7 +138,7 @@ def _photos(named: list[str]) -> list[str]:
         if Path(name).is_dir():
             found, _ = jsonl.photos_in(Path(name))
             if not found:
-                raise ValueError(f"{name!r} holds no photo ({', '.join(SUFFIXES)})")
+                raise ValueError(f"{name!r} contains no photos ({', '.join(SUFFIXES)})")
             photos += map(str, found)
         else:
             photos.append(name)

@@ -20,10 +20,10 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "captions",
         type=Path,
         metavar="CAPTIONS.jsonl",
-        help='a line for each caption or photo: {"image": "a.jpg", "caption": "…"} or {…, "captions": ["…", "…"]}',
+        help='one line per caption or photo: {"image": "a.jpg", "caption": "…"} or {…, "captions": ["…", "…"]}',
     )
     parser.add_argument(
-        "--photos", type=Path, metavar="DIR", help="where the photos are (the folder of the captions' file)"
+        "--photos", type=Path, metavar="DIR", help="folder of the photos (the folder of the captions file)"
     )
 
 
@@ -50,7 +50,9 @@ def read_captions(path: Path, folder: Path | None) -> dict[Path, list[str]]:
         name, captions = _parsed(line, f"{path}, line {number}")
         photo = root / name
         if photo not in found and not photo.is_file():
-            raise ValueError(f"{path}, line {number}: {photo} does not exist; name the folder of photos by --photos")
+            raise ValueError(
+                f"{path}, line {number}: {photo} does not exist; give the folder of the photos with --photos"
+            )
         found.setdefault(photo, []).extend(captions)
     if not found:
         raise ValueError(f"{path} holds no captions")
@@ -74,7 +76,7 @@ def embedded(captioner: "Captioner", photos: Sequence[Path]) -> "Tensor":
             try:
                 made.append(captioner.encoder.encode([photo]))
             except ImageError as error:
-                raise ValueError(f"{photo}: {error}; take it out of the captions") from error
+                raise ValueError(f"{photo}: {error}; remove it from the captions") from error
     return torch.cat(made)
 
 
@@ -86,5 +88,5 @@ def _parsed(line: str, where: str) -> tuple[str, Sequence[str]]:
     name = entry.get("image") if isinstance(entry, dict) else None
     captions = entry.get("captions", [entry.get("caption")]) if isinstance(entry, dict) else None
     if not isinstance(name, str) or not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
-        raise ValueError(f'{where} needs "image", a name, and "caption", a text, or "captions", a list of texts')
+        raise ValueError(f'{where} needs "image", a file name, and "caption", a text, or "captions", a list of texts')
     return name, captions

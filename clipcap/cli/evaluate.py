@@ -13,9 +13,9 @@ SHOWN = ("Bleu_4", "ROUGE_L", "CIDEr")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `clipcap evaluate` takes."""
     add_data(parser)
-    parser.add_argument("--style", metavar="SLUG", default="factual", help="of the models (factual)")
-    parser.add_argument("--mapper", type=Path, metavar="FILE", help="a mapper's file in place of a style's")
-    parser.add_argument("--json", action="store_true", help="print all figures, and each photo's, as JSON")
+    parser.add_argument("--style", metavar="SLUG", default="factual", help="a style of the models (factual)")
+    parser.add_argument("--mapper", type=Path, metavar="FILE", help="a mapper file to use in place of a style")
+    parser.add_argument("--json", action="store_true", help="print all scores, including those of each photo, as JSON")
     add_models(parser)
 
 

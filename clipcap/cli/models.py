@@ -16,7 +16,8 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         default=Path(named) if named else BASE,
-        help="encoder/, lm/, styles/ and perhaps reranking.json (CLIPCAP_MODELS, or models/base of the clone)",
+        help="folder with encoder/, lm/, styles/ and optionally reranking.json (CLIPCAP_MODELS, or models/base of "
+        "the clone)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
     parser.add_argument(
@@ -25,7 +26,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         # More threads than free cores wait for each other: a busy machine of two cores ran a hundred times slower.
         default=max(1, (os.cpu_count() or 1) // 2),
-        help="of the CPU (half its cores)",
+        help="number of CPU threads (half the cores)",
     )
 
 
@@ -50,8 +51,10 @@ def style_files(models: Path, wanted: Sequence[str] | None) -> dict[str, Path]:
     """
     found = {path.stem: path for path in sorted((models / "styles").glob("*.safetensors"))}
     if not found:
-        raise ValueError(f"no styles in {models / 'styles'}; name a folder with encoder/, lm/ and styles/ by --models")
+        raise ValueError(
+            f"no styles in {models / 'styles'}; give a folder with encoder/, lm/ and styles/ with --models"
+        )
     unknown = [slug for slug in wanted or [] if slug not in found]
     if unknown:
-        raise ValueError(f"no style {unknown[0]!r}; there are {', '.join(found)}")
+        raise ValueError(f"unknown style {unknown[0]!r}; the styles are {', '.join(found)}")
     return {slug: found[slug] for slug in wanted or found}

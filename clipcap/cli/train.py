@@ -24,19 +24,22 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `clipcap train` takes."""
     add_data(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="where the style goes")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="keeps what an interrupted training goes on from")
-    parser.add_argument("--start", metavar="SLUG", help="begin with this style's mapper (factual, where there is one)")
-    parser.add_argument("--scratch", action="store_true", help="begin with a new mapper")
-    parser.add_argument("--mapper", choices=("transformer", "mlp"), default="transformer", help="of a new one")
-    parser.add_argument("--prefix-length", type=int, default=10, metavar="K", help="of a new mapper (10)")
-    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="at most (10)")
-    parser.add_argument("--batch-size", type=int, default=40, metavar="N", help="captions a step (40)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="output file of the style")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="folder for the state of an interrupted training run")
+    parser.add_argument("--start", metavar="SLUG", help="start from this style's mapper (factual, if available)")
+    parser.add_argument("--scratch", action="store_true", help="start from a new mapper")
+    parser.add_argument("--mapper", choices=("transformer", "mlp"), default="transformer", help="kind of a new mapper")
+    parser.add_argument("--prefix-length", type=int, default=10, metavar="K", help="prefix length of a new mapper (10)")
+    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="maximum number of epochs (10)")
+    parser.add_argument("--batch-size", type=int, default=40, metavar="N", help="captions per step (40)")
     parser.add_argument(
-        "--learning-rate", type=float, metavar="R", help="1e-3 of a new mapper, 3e-4 of one that goes on"
+        "--learning-rate",
+        type=float,
+        metavar="R",
+        help="1e-3 for a new mapper, 3e-4 when starting from an existing one",
     )
     parser.add_argument("--validation", type=float, default=0.1, metavar="P", help="share of photos held out (0.1)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and order (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of weights and order (0)")
     add_models(parser)
 
 
@@ -94,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
                 show,
             )
         except TrainingCanceled:
-            go_on = f"the same command goes on from {options.work}" if options.work else "--work keeps what is done"
+            go_on = f"the same command continues from {options.work}" if options.work else "use --work to keep progress"
             print(f"stopped; {go_on}", file=sys.stderr)
             return 130
     notes = {"captions": sum(map(len, captions.values())), "validation_loss": result.best_validation_loss}
@@ -123,7 +126,7 @@ def _start(captioner: "Captioner", images: "CaptionedImages", options: argparse.
 
     slug = options.start or (None if options.scratch else "factual")
     if options.start and options.scratch:
-        raise ValueError("--start and --scratch exclude each other")
+        raise ValueError("--start and --scratch cannot be used together")
     if slug and (options.start or (options.models / "styles" / f"{slug}.safetensors").is_file()):
         mapper = captioner.load_mapper(style_files(options.models, [slug])[slug])
         return mapper, True

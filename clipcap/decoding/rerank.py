@@ -116,7 +116,7 @@ class Reranker:
         """Why it says nothing about these models' captions, None where it does."""
         for what, needed, loaded in (
             ("encoder", self.encoder, encoder.identity),
-            ("text half of the encoder", self.text, encoder.text_identity),
+            ("text tower of the encoder", self.text, encoder.text_identity),
             ("language model", self.language_model, language_model.identity),
         ):
             if loaded is None or not same_weights(needed, loaded):
@@ -206,19 +206,19 @@ class Reranker:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise RerankingError(f"{path} cannot be read ({error.strerror}); copy the models again, whole") from error
+            raise RerankingError(f"{path} cannot be read ({error.strerror}); copy all models again") from error
         except (ValueError, RecursionError) as error:
-            raise RerankingError(f"{path} is damaged, it is no JSON ({error}); copy it again") from error
+            raise RerankingError(f"{path} is damaged or not valid JSON ({error}); copy it again") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else None
             raise RerankingError(
-                f"{path} has format {found!r}, this version reads {FORMAT!r}; fit it anew by recipes.reranking"
+                f"{path} has format {found!r}, this version reads {FORMAT!r}; fit it again with recipes.reranking"
             )
         try:
             return cls._read(content)
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             cause = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise RerankingError(f"{path} cannot be used: {cause}; copy it again, or fit it anew") from error
+            raise RerankingError(f"{path} cannot be used: {cause}; copy it again, or fit it again") from error
 
     @classmethod
     def _read(cls, content: Mapping[str, Any]) -> "Reranker":
@@ -254,7 +254,7 @@ def find_reranker(path: Path) -> Reranker | None:
     try:
         return Reranker.load(path)
     except RerankingError as error:
-        log.warning("captions are taken from the beam as they come, and have no confidence: %s", error)
+        log.warning("captions are taken from beam search without reranking and have no confidence: %s", error)
         return None
 
 
@@ -311,7 +311,7 @@ def _unpacked(value: Any, name: str, dimensions: int) -> Tensor:
         raise ValueError(f"{name} has {len(data)} bytes, which its shape {shape} does not ask for")
     tensor = torch.frombuffer(data, dtype=torch.float16).double().view(shape)
     if not bool(tensor.isfinite().all()):
-        raise ValueError(f"{name} holds what is no number")
+        raise ValueError(f"{name} contains values that are not finite (NaN or infinity)")
     return tensor
 
 
@@ -340,5 +340,5 @@ def _number(value: Any, name: str) -> float:
 def _numbers(value: Any, name: str, known: Sequence[str] = ()) -> dict[str, float]:
     found = {key: _number(number, f"{name}[{key!r}]") for key, number in _object(value, name).items()}
     if known and (unknown := [key for key in found if key not in known]):
-        raise ValueError(f"{name} has {unknown[0]!r}, which is none of {', '.join(known)}")
+        raise ValueError(f"{name} has {unknown[0]!r}, which is not one of {', '.join(known)}")
     return found

@@ -73,7 +73,7 @@ def decode_together(
             )
         if way.method == "beam" and (way.beam_size or 5) > backend.vocabulary:
             raise ValueError(
-                f"beam_size must be at most {backend.vocabulary}, the tokens that {backend.identity} knows"
+                f"beam_size must be at most {backend.vocabulary}, the vocabulary size of {backend.identity}"
             )
     generation = backend.start(prefixes)
     searches: list[Search] = []

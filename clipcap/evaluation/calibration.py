@@ -67,7 +67,7 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float:
 
 def _ranks(values: Sequence[float]) -> npt.NDArray[np.float64]:
     if np.isnan(values).any():
-        raise ValueError("what is not a number has no rank")
+        raise ValueError("values that are not numbers have no rank")
     _, group, sizes = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
     mean_rank = sizes.cumsum() - (sizes - 1) / 2
     return np.asarray(mean_rank[group])

@@ -152,7 +152,7 @@ def commonest_phrase(captions: Sequence[str], words: int = 5) -> tuple[str, floa
         ValueError: there are no captions.
     """
     if not captions:
-        raise ValueError("there are no captions to look for a phrase in")
+        raise ValueError("there are no captions to search")
     containing: Counter[str] = Counter()
     for caption in captions:
         tokens = _words(caption).split()

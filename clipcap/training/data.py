@@ -71,14 +71,16 @@ def tokenized_rows(
     """Tokenize, and refuse early what would fail late."""
     config = mapper.config
     if len(images.names) == 0:
-        raise TrainingError(f"the {what} part has no images; add examples, or choose another validation share")
+        raise TrainingError(f"the {what} split has no images; add examples, or choose another validation share")
     if images.embeddings.shape[2] != config.embedding_size:
         raise TrainingError(
             f"the embeddings have size {images.embeddings.shape[2]}, the mapper expects {config.embedding_size}; "
             f"compute them with the encoder the mapper is for"
         )
     if not bool(images.embeddings.isfinite().all()):
-        raise TrainingError(f"embeddings of the {what} part are not all numbers; compute them again")
+        raise TrainingError(
+            f"embeddings of the {what} part contain values that are not finite (NaN or infinity); compute them again"
+        )
     if config.lm_size != lm.size:
         raise TrainingError(f"the mapper writes prefixes of size {config.lm_size}, the language model reads {lm.size}")
     if lm.dtype == torch.float16:
@@ -95,7 +97,7 @@ def tokenized_rows(
     rows: list[Row] = []
     for index, captions in enumerate(images.captions):
         if index % _LOOK == 0 and not on_tokens(index, len(images.captions)):
-            raise TrainingCanceled("canceled before the first step; call again to begin anew")
+            raise TrainingCanceled("canceled before the first step; call again to start over")
         seen: set[str] = set()
         packed: list[list[int]] = []
         for caption in captions:
@@ -116,9 +118,9 @@ def tokenized_rows(
             rows.append((index, packed))
     if not rows:
         raise TrainingError(
-            f"the {what} part has no caption that can be trained: "
+            f"the {what} split has no caption that can be used: "
             + ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-            + f" (at most {longest} tokens fit); mend the captions"
+            + f" (at most {longest} tokens fit); fix the captions"
         )
     return rows, left_out
 

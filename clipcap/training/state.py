@@ -81,12 +81,14 @@ def restore_state(
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ForeignState(f"{path} cannot be read ({error}); delete it to start the run anew") from error
+        raise ForeignState(f"{path} cannot be read ({error}); delete it to restart the run") from error
     if not isinstance(stored, dict) or not {"run", "state", "mapper", "optimizer", "best"} <= stored.keys():
-        raise ForeignState(f"{path} is no state of a training run; choose another folder, or delete it to start anew")
+        raise ForeignState(
+            f"{path} is not the state of a training run; choose another folder, or delete it to start over"
+        )
     if stored["run"] != run:
         raise ForeignState(
-            f"{path} belongs to a run with other options or examples; choose another folder, or delete it to start anew"
+            f"{path} belongs to a run with other options or examples; choose another folder, or delete it to start over"
         )
     mapper.load_state_dict(stored["mapper"])
     optimizer.load_state_dict(stored["optimizer"])

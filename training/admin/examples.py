@@ -60,7 +60,7 @@ class ExampleAdmin(BigTable):
             queryset = queryset.filter(pk__lte=newest)
         chosen = list(queryset.order_by().values_list("pk", flat=True)[: COUNTED + 1])
         if len(chosen) > COUNTED:
-            messages.error(request, f"More than {COUNTED:,} rows are chosen; narrow the list first.")
+            messages.error(request, f"More than {COUNTED:,} rows are selected; narrow the list first.")
             return None
         if "sure" not in request.POST:
             return self.page(
@@ -73,14 +73,14 @@ class ExampleAdmin(BigTable):
                     *((name, value) for name, values in request.POST.lists() for value in values),
                 ],
                 button="Delete them",
-                text="They are deleted for good; their photos stay. Versions that learned from them stay as they are.",
+                text="This cannot be undone. Their photos stay, and versions that were trained on them do not change.",
             )
         for start in range(0, len(chosen), PART):
             part = Example.objects.filter(pk__in=chosen[start : start + PART])
             with transaction.atomic():
                 self.log_deletions(request, part)
                 part.delete()
-        messages.success(request, f"{len(chosen):,} examples are deleted.")
+        messages.success(request, f"{len(chosen):,} examples were deleted.")
         return None
 
     @admin.display(description="")
@@ -167,16 +167,16 @@ class CorrectionAdmin(BigTable, ReadOnly):
     def has_take_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("training.add_example")
 
-    @admin.action(description="Take into the dataset of their style", permissions=["take"])
+    @admin.action(description="Add to the dataset of their style", permissions=["take"])
     def take_chosen(self, request: HttpRequest, queryset: QuerySet[Correction]) -> None:
         chosen = list(queryset.order_by().values_list("pk", flat=True)[: MOST_AT_ONCE + 1])
         if len(chosen) > MOST_AT_ONCE:
-            messages.error(request, f"More than {MOST_AT_ONCE:,} rows are chosen; narrow the list first.")
+            messages.error(request, f"More than {MOST_AT_ONCE:,} rows are selected; narrow the list first.")
             return
         corrections = Correction.objects.filter(pk__in=chosen).select_related("caption__image", "caption__style")
         new = services.take_corrections(corrections)
-        messages.success(request, f"{new:,} of {len(chosen):,} corrections are new in the dataset of their style.")
+        messages.success(request, f"{new:,} of {len(chosen):,} corrections were added to the dataset of their style.")
 
-    @admin.action(description="Leave out for good", permissions=["take"])
+    @admin.action(description="Leave out permanently", permissions=["take"])
     def leave_out_chosen(self, request: HttpRequest, queryset: QuerySet[Correction]) -> None:
-        each(request, queryset, lambda correction: services.leave_out([correction]), "corrections are left out")
+        each(request, queryset, lambda correction: services.leave_out([correction]), "corrections were left out")

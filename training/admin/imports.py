@@ -41,7 +41,7 @@ class ImportAdmin(ReadOnly):
 
     def resume(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Queue a stopped import again, to go on behind its last row."""
-        return self.done(request, services.resume_import(self.viewed(request, pk)), "the import is queued again")
+        return self.done(request, services.resume_import(self.viewed(request, pk)), "the import was queued again")
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
@@ -67,7 +67,7 @@ class ImportAdmin(ReadOnly):
         """Cancel an unfinished import; what came in stays."""
         batch = self.viewed(request, pk)
         services.cancel_import(batch)
-        return self.done(request, batch, "the import is canceled; what came in stays")
+        return self.done(request, batch, "the import was canceled; examples already imported stay")
 
     def _standing(self, batch: Import) -> dict[str, Any]:
         stopped = batch.status in (Status.FAILED, Status.CANCELED)

@@ -36,7 +36,7 @@ class TrainingRunAdmin(ReadOnly):
 
     @admin.action(description="Cancel", permissions=["steer"])
     def cancel_chosen(self, request: HttpRequest, queryset: QuerySet[TrainingRun]) -> None:
-        each(request, queryset, services.cancel_run, "runs are canceled")
+        each(request, queryset, services.cancel_run, "runs were canceled")
 
     def get_urls(self) -> list[URLPattern]:
         """With the live part of a run's page and its buttons."""
@@ -63,11 +63,11 @@ class TrainingRunAdmin(ReadOnly):
 
     def cancel(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Cancel an unfinished run."""
-        return self.done(request, services.cancel_run(self.viewed(request, pk)), "the run is canceled")
+        return self.done(request, services.cancel_run(self.viewed(request, pk)), "the run was canceled")
 
     def resume(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Queue a stopped run again, to go on from its last checkpoint."""
-        return self.done(request, services.resume_run(self.viewed(request, pk)), "the run is queued again")
+        return self.done(request, services.resume_run(self.viewed(request, pk)), "the run was queued again")
 
 
 RUNS = TrainingRun.objects.select_related("style", "person", "version__style", "base__style")

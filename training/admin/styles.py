@@ -97,9 +97,9 @@ class StyleAdmin(Page):
     def has_train_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm(START)
 
-    @admin.action(description="Retrain with the usual options", permissions=["train"])
+    @admin.action(description="Retrain with default options", permissions=["train"])
     def retrain_chosen(self, request: HttpRequest, queryset: QuerySet[Style]) -> None:
-        each(request, queryset, lambda s: services.start_run(style=s, person=request.user), "runs are queued")
+        each(request, queryset, lambda s: services.start_run(style=s, person=request.user), "runs were queued")
 
     def get_urls(self) -> list[URLPattern]:
         """With a style's forms and its dataset."""
@@ -137,7 +137,7 @@ class StyleAdmin(Page):
         """Use the style wherever a request names none."""
         style = self.viewed(request, pk)
         captioner_services.set_default_style(style)
-        return self.done(request, style, f"{style} is used where a request names no style")
+        return self.done(request, style, f"{style} is now the default style")
 
     def rewrite(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Have the version in service write the style's captions anew, after asking."""
@@ -146,18 +146,18 @@ class StyleAdmin(Page):
             raise PermissionDenied
         if request.method == "POST":
             drafts = captioner_services.rewrite_captions(style=style, person=request.user)
-            self.log_change(request, style, "had its captions written anew")
+            self.log_change(request, style, "had its captions regenerated")
             return redirect("admin:captioner_draftrequest_change", drafts.pk)
         count = so_many(counted(captioner_services.to_rewrite(style, style.active_version)))
         return self.page(
             request,
             "admin/form_page.html",
-            f"Write the captions of {style} anew?",
+            f"Regenerate the captions of {style}?",
             form=Form(),
-            button="Write them anew",
+            button="Regenerate captions",
             text=f"{count} captions were written by another version than the one in service, {style.active_version}. "
-            "Each keeps its text until the new one is there, and people's corrections stay. Captions that somebody "
-            "waits for come first.",
+            "Each keeps its text until the new one is ready, and people's corrections stay. Captions that someone "
+            "is waiting for go first.",
             up=style,
         )
 
@@ -199,7 +199,7 @@ class StyleAdmin(Page):
         """Make examples of all corrections that are none yet."""
         style = self.viewed(request, pk)
         count = services.take_corrections(services.open_corrections(style))
-        return self.done(request, style, f"{count:,} corrections are new in the dataset of {style}")
+        return self.done(request, style, f"{count:,} corrections were added to the dataset of {style}")
 
     def dataset(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """What a style learns from, in numbers and samples."""
@@ -214,5 +214,7 @@ class StyleAdmin(Page):
             style=style,
             up=style,
             found=found,
-            lengths=bars([str(n) for n in words], {"captions": [lengths.get(n, 0) for n in words]}, "Words a caption"),
+            lengths=bars(
+                [str(n) for n in words], {"captions": [lengths.get(n, 0) for n in words]}, "Words per caption"
+            ),
         )

@@ -71,7 +71,7 @@ def find_annotations(files: Files, check: Callable[[], None]) -> Found:
     if all(isinstance(annotations, Unreadable) for annotations in found.annotations):
         if problems:
             raise problems[0]
-        seen = f"; there is {', '.join(map(shown, others[:5]))}, which is none of it" if others else ""
+        seen = f"; there is {', '.join(map(shown, others[:5]))}, which is not one of these" if others else ""
         raise Refused("no_annotations", f"no file with captions was found{seen}; send {ACCEPTED}", status=422)
     return found
 
@@ -80,7 +80,7 @@ def _recognised(files: Files, name: str, found: Found) -> Annotations | None:
     # Before anything of it is read: packed well, a few kilobytes become gigabytes to look through.
     if files.size(name) > MAX_ANNOTATIONS:
         raise Refused(
-            "annotations_too_large", f"{shown(name)} has more than {MAX_ANNOTATIONS:,} bytes; divide it", status=413
+            "annotations_too_large", f"{shown(name)} has more than {MAX_ANNOTATIONS:,} bytes; split it", status=413
         )
     alone = len(files.names.all) == 1  # then it is meant, whatever it is called
     prose = not alone and not name.lower().endswith(_DATA)
@@ -107,9 +107,7 @@ def _recognised(files: Files, name: str, found: Found) -> Annotations | None:
 
 def _check_encoding(name: str, head: bytes) -> None:
     if head.startswith(PACKED):
-        raise Refused(
-            "nested_archive", f"{shown(name)} is an archive inside; unpack it and send what is in it", status=422
-        )
+        raise Refused("nested_archive", f"{shown(name)} is an archive; unpack it and send its contents", status=422)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise not_utf8(name, 1)
 

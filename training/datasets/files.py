@@ -70,7 +70,7 @@ class _Zip(Files):
             raise
         except Exception as error:  # a hostile table of contents makes zipfile raise nearly anything
             raise Refused(
-                "bad_zip", f"the zip is damaged ({type(error).__name__}); pack it again", status=422
+                "bad_zip", f"the zip is damaged ({type(error).__name__}); create it again", status=422
             ) from error
         entries = self._zip.infolist()
         if len(entries) > refusals.MAX_FILES:
@@ -84,7 +84,7 @@ class _Zip(Files):
                 continue
             if name in self._members:
                 raise Refused(
-                    "unsafe_zip", f"the zip is refused: it holds {shown(name)} twice; pack it again", status=422
+                    "unsafe_zip", f"the zip is refused: it holds {shown(name)} twice; create it again", status=422
                 )
             self._members[name] = entry
         unpacked = sum(entry.file_size for entry in entries)
@@ -92,7 +92,7 @@ class _Zip(Files):
             raise Refused(
                 "zip_too_large",
                 f"the zip is refused: it would unpack to {unpacked:,} bytes, {MAX_RATIO} times its size or more than "
-                f"{MAX_UNPACKED:,}; pack pictures and captions alone, and divide what is bigger",
+                f"{MAX_UNPACKED:,}; include only pictures and captions, and split larger data sets",
                 status=413,
             )
         super().__init__(self._members)
@@ -213,15 +213,15 @@ def _problem(entry: zipfile.ZipInfo, name: str) -> str:
     """What speaks against a member of a zip."""
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
-        return "leads out of its folder; pack it with plain paths"
+        return "points outside its folder; create the zip with relative paths"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "is a link or a device; pack plain files"
+        return "is a link or a device; include only regular files"
     if entry.flag_bits & 0x2041:
-        return "is encrypted; pack it without a password"
+        return "is encrypted; create the zip without a password"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is packed in an uncommon way; pack it with the customary one (deflate)"
+        return "uses an unsupported compression method; create the zip with the usual one (deflate)"
     if name.lower().endswith(_ARCHIVES) and not _is_left_by_macos(name):
-        return "is an archive inside; unpack it and pack what is in it"
+        return "is an archive; unpack it and add its contents to the zip"
     return ""
 
 

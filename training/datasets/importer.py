@@ -68,17 +68,17 @@ def run_import(batch: Import, stopping: Callable[[], bool], unfit: Callable[[str
     except Refused as error:
         batch.fail(error.code, error.detail)
     except _DAMAGE as error:
-        batch.fail("damaged", f"the file is damaged ({type(error).__name__}); make it anew and send it again")
+        batch.fail("damaged", f"the file is damaged ({type(error).__name__}); create it again and resend it")
     except OSError as error:
         code = "disk_full" if is_full(error) else "file_error"
         # Of an upload the name on this disk says nothing to anyone.
         told = OSError(error.errno, "", batch.name) if batch.file and error.filename else error
-        batch.fail(code, f"{cause_of(told)}; what was imported is kept: mend it and resume")
+        batch.fail(code, f"{cause_of(told)}; imported examples are kept: fix the problem and resume")
     except DatabaseError:
         raise
     except Exception as error:
         log.exception("an import failed", extra={"import": batch.pk})
-        batch.fail("internal_error", f"something unforeseen went wrong ({type(error).__name__}); see the log")
+        batch.fail("internal_error", f"unexpected error ({type(error).__name__}); see the log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class _Importer:
             self._check()
             total += 1
             if total > MAX_ROWS:
-                raise Refused("too_many_rows", f"there are more than {MAX_ROWS:,} captions; divide them", status=413)
+                raise Refused("too_many_rows", f"there are more than {MAX_ROWS:,} captions; split them", status=413)
             with suppress(Refused):
                 match = None if row.problem else self._match(file, row)
                 if match and left_out.setdefault(match.name, match.left_out) != match.left_out:
@@ -162,7 +162,7 @@ class _Importer:
         if not file:
             folder = Path(self.batch.name)
             if not folder.is_absolute() or not folder.is_dir():  # no upload's name is absolute; its file is gone
-                raise Refused("file_missing", "the file or folder of this import is gone; send it again", status=409)
+                raise Refused("file_missing", "the file or folder of this import is missing; send it again", status=409)
             yield folder
             return
         with ExitStack() as stack:
@@ -220,7 +220,9 @@ class _Importer:
         if match is None:
             return _Read(row, file)
         if match.left_out and match.name in self.contested:
-            problem = f"{shown(row.ref)} is not there, and {shown(match.name)} may belong to another; write the path"
+            problem = (
+                f"{shown(row.ref)} does not exist, and {shown(match.name)} may belong to another row; give the path"
+            )
             return _Read(Row(row.line, problem=problem), file)
         if match.name not in self.pictures:
             self.pictures[match.name] = _picture(self.files, match.name)
@@ -280,7 +282,7 @@ class _Importer:
         batch.rows, batch.accepted, batch.duplicates = batch.rows + len(chunk), counts["accepted"], counts["duplicates"]
 
 
-_NO_FILE = "there is no such file beside the annotations, and no stored image of this id or SHA-256"
+_NO_FILE = "there is no such file next to the annotations, and no stored image with this id or SHA-256"
 
 
 def _picture(files: Files, name: str) -> tuple[uuid.UUID, bool] | str:
@@ -299,7 +301,7 @@ def _picture(files: Files, name: str) -> tuple[uuid.UUID, bool] | str:
             raise
         return error.detail
     except _DAMAGE:
-        return "it is damaged in the zip; pack it again"
+        return "it is damaged in the zip; create the zip again"
     except OSError as error:
         if not files.is_there():
             raise

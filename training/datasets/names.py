@@ -157,6 +157,6 @@ def _only(meant: list[str], ref: str) -> str | None:
     """
     if len(meant) > 1:
         raise Refused(
-            "ambiguous_file", f"{shown(ref)} may be {shown(meant[0])} or {shown(meant[1])}; write the path as it is"
+            "ambiguous_file", f"{shown(ref)} may be {shown(meant[0])} or {shown(meant[1])}; write the exact path"
         )
     return meant[0] if meant else None

@@ -33,7 +33,7 @@ def lines(file: BinaryIO, name: str, check: Callable[[], None]) -> Iterator[str]
         if len(line) > MAX_LINE:
             raise Refused(
                 "line_too_long",
-                f"line {number} of {shown(name)} has more than {MAX_LINE:,} bytes; divide it",
+                f"line {number} of {shown(name)} has more than {MAX_LINE:,} bytes; split it",
                 status=422,
             )
         try:
@@ -68,7 +68,7 @@ def entries(file: BinaryIO, name: str, check: Callable[[], None]) -> Iterator[tu
         while text.next() != "}":
             key = text.value()
             if not isinstance(key, str):
-                raise text.broken("a key is no text")
+                raise text.broken("a key is not a text")
             text.expect(":")
             if text.next() == "[":
                 for entry in text.items():
@@ -81,7 +81,7 @@ def entries(file: BinaryIO, name: str, check: Callable[[], None]) -> Iterator[tu
     else:
         yield "", text.value()
     if text.next():
-        raise text.broken("more follows where it should end")
+        raise text.broken("there is more data after the end")
 
 
 class _Json:
@@ -116,7 +116,7 @@ class _Json:
             Refused: there is another.
         """
         if self.next() != letter:
-            raise self.broken(f"{letter!r} is expected, not {self.next()!r}" if self.next() else "it breaks off")
+            raise self.broken(f"expected {letter!r}, not {self.next()!r}" if self.next() else "it is truncated")
         self.skip()
 
     def items(self) -> Iterator[Any]:
@@ -137,18 +137,18 @@ class _Json:
                 found, end = self._decoder.raw_decode(self._text, self._place)
                 if end + _SURE <= len(self._text) or self._ended:
                     if end - self._place > MAX_LINE:
-                        raise self.broken("it is too big")
+                        raise self.broken("it is too large")
                     self._place = end
                     return found
             except json.JSONDecodeError as error:
                 if self._ended:
                     raise self.broken(error.msg) from error
             except RecursionError as error:
-                raise self.broken("it is nested too deep") from error
+                raise self.broken("it is nested too deeply") from error
             except ValueError as error:
                 raise self.broken("a number is too long") from error
             if len(self._text) - self._place > MAX_LINE + _SURE:
-                raise self.broken("it is broken, or too big")
+                raise self.broken("it is malformed or too large")
             self._more()
 
     def _more(self) -> None:

@@ -12,7 +12,7 @@ def shown(name: str) -> str:
 
 def too_many_files() -> Refused:
     """There are more than `MAX_FILES`."""
-    return Refused("too_many_files", f"there are more than {MAX_FILES:,} files; divide them", status=413)
+    return Refused("too_many_files", f"there are more than {MAX_FILES:,} files; split them", status=413)
 
 
 def not_utf8(name: str, line: int) -> Refused:
@@ -27,4 +27,4 @@ def bad_json(name: str, count: int, cause: str) -> Refused:
     count: how many entries were read before it broke off.
     """
     after = f"after {count:,} entries" if count else "at its start"
-    return Refused("bad_json", f"{shown(name)} is no sound JSON in UTF-8, {after}: {cause}", status=422)
+    return Refused("bad_json", f"{shown(name)} is not valid JSON in UTF-8, {after}: {cause}", status=422)

@@ -28,11 +28,11 @@ def caption_text(text: str) -> str:
     """
     text = " ".join(text.replace("\0", "").split())
     if not 1 <= len(text) <= 500:
-        raise Refused("invalid_text", "a caption has between 1 and 500 characters", status=422)
+        raise Refused("invalid_text", "a caption must have 1 to 500 characters", status=422)
     if not has_word(text):
-        raise Refused("invalid_text", "the caption has no word, and nothing can be learned from it", status=422)
+        raise Refused("invalid_text", "the caption contains no words, so nothing can be learned from it", status=422)
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):  # halves of characters, from \u in JSON
-        raise Refused("invalid_text", "the caption holds broken characters; write it in UTF-8", status=422)
+        raise Refused("invalid_text", "the caption contains invalid characters; write it in UTF-8", status=422)
     return text
 
 

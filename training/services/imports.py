@@ -46,7 +46,7 @@ def start_import(*, style: Style, file: File[bytes], name: str, person: Any = No
         if isinstance(error, OSError):
             raise Refused(
                 "storage_full",
-                f"the file could not be stored ({error.strerror or error}); make room and try again",
+                f"the file could not be stored ({error.strerror or error}); free some space and try again",
                 status=507,
             ) from error
         raise
@@ -68,7 +68,7 @@ def start_folder_import(*, style: Style, folder: Path, person: Any = None, holde
     if name.encode(errors="replace").decode() != name:  # it could not be stored
         raise Refused("no_folder", f"the name of {name!r} is not UTF-8; rename it", status=422)
     if not folder.is_dir() or len(name) > 255:
-        raise Refused("no_folder", f"{name!r} is no folder that can be read; name another", status=422)
+        raise Refused("no_folder", f"{name!r} is not a directory or cannot be read; choose another", status=422)
     batch = _import(style, name, person)
     with transaction.atomic():
         batch.save()
@@ -96,7 +96,7 @@ def cancel_import(batch: Import) -> Import:
         Refused: it has finished.
     """
     if not Import.objects.filter(pk=batch.pk).cancel():
-        raise Refused("already_finished", f"the import has {batch.status} and cannot be canceled", status=409)
+        raise Refused("already_finished", f"the import is {batch.status} and cannot be canceled", status=409)
     batch.refresh_from_db()
     return batch
 
@@ -119,12 +119,14 @@ def resume_import(batch: Import, holder: str = "") -> Import:
     """
     if batch.status in (Status.FAILED, Status.CANCELED) and not is_there(batch):
         raise Refused(
-            "file_missing", "what was to be imported is gone, so this cannot be resumed; send it again", status=409
+            "file_missing", "the data of this import is gone, so it cannot be resumed; send it again", status=409
         )
     with transaction.atomic():
         if not batch.retry(clock("default") + RUN_DEADLINE):
             raise Refused(
-                "not_stopped", f"only a failed or canceled import can be resumed; this has {batch.status}", status=409
+                "not_stopped",
+                f"only a failed or canceled import can be resumed; this one is {batch.status}",
+                status=409,
             )
         batch = _claimed(batch, holder)
     transaction.on_commit(wake_workers)

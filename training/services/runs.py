@@ -32,7 +32,9 @@ def run_options(given: dict[str, Any]) -> RunOptions:
     names = [field.name for field in fields(RunOptions)]
     unknown = [name for name in given if name not in names]
     if unknown:
-        raise Refused("invalid_options", f"there is no option {unknown[0]!r}; there are {', '.join(names)}", status=422)
+        raise Refused(
+            "invalid_options", f"unknown option {unknown[0]!r}; the options are {', '.join(names)}", status=422
+        )
     values = dict(given)
     if isinstance(values.get("sources"), list):
         values["sources"] = tuple(values["sources"])
@@ -66,7 +68,7 @@ def start_run(
         if base is None:
             raise Refused(
                 "no_active_version",
-                f"{style.name} has no version in service to go on from; start from scratch",
+                f"{style.name} has no version in service to start from; start from scratch",
                 status=409,
             )
         if not base.file.storage.exists(str(base.file.name)):
@@ -152,7 +154,7 @@ def cancel_run(run: TrainingRun) -> TrainingRun:
         Refused: it has finished.
     """
     if not TrainingRun.objects.filter(pk=run.pk).cancel():
-        raise Refused("already_finished", f"{run} has {run.status} and cannot be canceled", status=409)
+        raise Refused("already_finished", f"{run} is {run.status} and cannot be canceled", status=409)
     RunEvent.objects.create(run=run, message="canceled")
     audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} canceled")
     run.refresh_from_db()
@@ -169,7 +171,7 @@ def resume_run(run: TrainingRun) -> TrainingRun:
         with transaction.atomic():
             if not run.retry(clock("default") + RUN_DEADLINE):
                 raise Refused(
-                    "not_stopped", f"only a failed or canceled run can be resumed; this has {run.status}", status=409
+                    "not_stopped", f"only a failed or canceled run can be resumed; this one is {run.status}", status=409
                 )
             RunEvent.objects.create(run=run, message="resumed")
             audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} resumed")

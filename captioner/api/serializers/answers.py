@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 class TimingsSerializer(serializers.Serializer[Caption]):
     """In milliseconds; null where that has not happened."""
 
-    queued_ms = serializers.FloatField(allow_null=True, help_text="until a worker began")
-    encode_ms = serializers.FloatField(allow_null=True, help_text="0 where the image's embedding was there already")
-    decode_ms = serializers.FloatField(allow_null=True, help_text="of the whole batch that it was in")
-    total_ms = serializers.FloatField(allow_null=True, help_text="from the request to the end")
+    queued_ms = serializers.FloatField(allow_null=True, help_text="until a worker started")
+    encode_ms = serializers.FloatField(allow_null=True, help_text="0 if the image's embedding was cached")
+    decode_ms = serializers.FloatField(allow_null=True, help_text="of the whole batch it was in")
+    total_ms = serializers.FloatField(allow_null=True, help_text="from the request to the result")
 
     def to_representation(self, caption: Caption) -> dict[str, float | None]:
         return {
@@ -82,20 +82,20 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
     style = serializers.SlugRelatedField[Style](slug_field="slug", read_only=True)
     version = serializers.SerializerMethodField()
     confidence = ProbabilityField(
-        source="shown_confidence", help_text=f"{CONFIDENCE}, and where a person has corrected it"
+        source="shown_confidence", help_text=f"{CONFIDENCE}, and if a person has corrected it"
     )
     log_probability = serializers.FloatField(read_only=True, allow_null=True, help_text=LOG_PROBABILITY)
     unsure = serializers.BooleanField(
-        read_only=True, help_text="whether its confidence is below what the site calls sure; false where it is null"
+        read_only=True, help_text="whether its confidence is below the site's threshold; false where it is null"
     )
     withheld = WithheldSerializer(read_only=True, allow_null=True)
     alternatives = AlternativeSerializer(many=True, read_only=True)
     timings = TimingsSerializer(source="*", read_only=True)
     error = serializers.SerializerMethodField()
     failures = FailureSerializer(
-        many=True, read_only=True, help_text="the newest tries that came to nothing; it is tried again by itself"
+        many=True, read_only=True, help_text="the most recent failed attempts; it is retried automatically"
     )
-    next_try_at = serializers.SerializerMethodField(help_text="null unless it waits to be tried again")
+    next_try_at = serializers.SerializerMethodField(help_text="null unless it is waiting for a retry")
     correction = serializers.SerializerMethodField()
 
     class Meta:
@@ -152,7 +152,7 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
 
 
 class CanceledSerializer(serializers.Serializer[Any]):
-    canceled = serializers.IntegerField(help_text="how many captions were; what was finished stays")
+    canceled = serializers.IntegerField(help_text="number of captions canceled; finished captions stay")
 
 
 class WebhookSerializer(serializers.ModelSerializer[WebhookDelivery]):
@@ -187,9 +187,9 @@ class AnswerSerializer(RequestSerializer):
 
 class TrySerializer(serializers.Serializer[Any]):
     at = serializers.DateTimeField()
-    status = serializers.IntegerField(allow_null=True, help_text="of the answer")
+    status = serializers.IntegerField(allow_null=True, help_text="HTTP status of the response")
     error = serializers.CharField(allow_blank=True)
-    ms = serializers.IntegerField(allow_null=True, help_text="null without a result")
+    ms = serializers.IntegerField(allow_null=True, help_text="null if there was no response")
 
 
 class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
@@ -223,7 +223,7 @@ class ImageSerializer(serializers.ModelSerializer[Image]):
     captions_url = Address("image-captions")
     file_url = Address("image-file")
     thumbnail_url = Address("image-thumbnail")
-    credit_url = serializers.CharField(read_only=True, help_text="empty where there is none")
+    credit_url = serializers.CharField(read_only=True, help_text="empty if there is none")
 
     class Meta:
         model = Image
@@ -249,7 +249,7 @@ class FoundImageSerializer(ImageSerializer):
         read_only=True,
         allow_null=True,
         default=None,
-        help_text="what a search found it by: words in its captions, what it shows, or both; null without a search",
+        help_text="how a search found it: by words in its captions, by what it shows, or both; null without a search",
     )
 
     class Meta(ImageSerializer.Meta):
@@ -258,7 +258,7 @@ class FoundImageSerializer(ImageSerializer):
 
 
 class SimilarImageSerializer(ImageSerializer):
-    similarity = serializers.FloatField(read_only=True, help_text="of what the two show: a cosine, 1 at most")
+    similarity = serializers.FloatField(read_only=True, help_text="cosine similarity of what the two show, 1 at most")
 
     class Meta(ImageSerializer.Meta):
         fields = (*ImageSerializer.Meta.fields, "similarity")

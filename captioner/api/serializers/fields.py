@@ -30,8 +30,8 @@ class Address(serializers.ReadOnlyField):
         return request.build_absolute_uri(path) if request else path
 
 
-CONFIDENCE = "estimated probability, 0 to 1, that the caption is right; null where the models cannot tell"
-LOG_PROBABILITY = "mean log-probability of a token, as the language model has it; 0 at best"
+CONFIDENCE = "estimated probability, 0 to 1, that the caption is right; null if the models cannot estimate it"
+LOG_PROBABILITY = "mean log-probability per token by the language model; 0 is the maximum"
 
 
 @extend_schema_field({"type": ["number", "null"], "minimum": 0, "maximum": 1})
@@ -48,7 +48,7 @@ class Strict(serializers.Serializer[Any]):
             unknown = [name for name in data if name not in self.fields]
             if unknown:
                 raise serializers.ValidationError(
-                    {str(unknown[0]): [f"there is no such field; there are {', '.join(self.fields)}"]}, code="unknown"
+                    {str(unknown[0]): [f"unknown field; the fields are {', '.join(self.fields)}"]}, code="unknown"
                 )
         return super().to_internal_value(data)
 
@@ -76,7 +76,7 @@ class Base64Field(serializers.CharField):
             self.fail("invalid")
         raise AssertionError  # `fail` has raised
 
-    default_error_messages = {"invalid": "it must be the bytes of a picture in base64, or a data: URL of them"}  # noqa: RUF012
+    default_error_messages = {"invalid": "it must be a picture in base64, or a data: URL"}  # noqa: RUF012
 
 
 class NamedFileSerializer(Strict):

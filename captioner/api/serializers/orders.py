@@ -26,7 +26,7 @@ class NewCaptionsSerializer(Strict):
         help_text='files in base64; data: URLs are accepted too, and {"data", "name"} of a file that has a name',
     )
     style = StylesField(
-        required=False, allow_empty=False, help_text="slugs; `all` is every style, none the default style"
+        required=False, allow_empty=False, help_text="slugs; `all` means every style; the default style if left out"
     )
     method = serializers.ChoiceField(choices=METHODS, required=False)
     captions = serializers.IntegerField(
@@ -40,34 +40,38 @@ class NewCaptionsSerializer(Strict):
     rerank = serializers.BooleanField(
         required=False,
         allow_null=True,
-        help_text="choose captions by how well they fit the photo (beam only); null: yes, where the models can tell",
+        help_text="choose captions by how well they fit the photo (beam only); null: yes, if the models support it",
     )
     min_confidence = serializers.FloatField(
         min_value=0,
         max_value=1,
         required=False,
-        help_text="a caption less likely to be right succeeds without text, and `withheld` says why",
+        help_text="a caption with a lower confidence succeeds without text, and `withheld` says why",
     )
     bulk = serializers.BooleanField(
-        required=False, default=False, help_text="lets your other captions and those of others pass"
+        required=False, default=False, help_text="low priority: your other captions and those of others go first"
     )
     deadline_seconds = serializers.IntegerField(
-        min_value=1, max_value=LONGEST_DEADLINE, required=False, help_text="what is still queued by then fails"
+        min_value=1, max_value=LONGEST_DEADLINE, required=False, help_text="captions still queued at that time fail"
     )
-    webhook_url = serializers.CharField(max_length=2000, required=False, help_text="told when all is finished")
+    webhook_url = serializers.CharField(
+        max_length=2000, required=False, help_text="called when all captions are finished"
+    )
     webhook_secret = serializers.CharField(
-        max_length=100, required=False, help_text="`whsec_` and 24 to 64 bytes in base64; made up if left out"
+        max_length=100, required=False, help_text="`whsec_` and 24 to 64 bytes in base64; generated if left out"
     )
 
     webhook_previous_secret = serializers.CharField(
-        max_length=100, required=False, help_text="signs it too, while your server changes to another `webhook_secret`"
+        max_length=100,
+        required=False,
+        help_text="a second secret to sign with while your server changes to another `webhook_secret`",
     )
 
     def validate(self, data: dict[str, Any]) -> dict[str, Any]:
         needs = {"webhook_secret": "webhook_url", "webhook_previous_secret": "webhook_secret"}
         for field, other in needs.items():
             if field in data and other not in data:
-                raise serializers.ValidationError({field: f"it means nothing without {other}"})
+                raise serializers.ValidationError({field: f"it has no effect without {other}"})
         return data
 
 
@@ -78,13 +82,15 @@ class NewCaptionsFormSerializer(NewCaptionsSerializer):
         child=UploadField(),
         required=False,
         allow_empty=False,
-        help_text="picture files; their names come back with the captions",
+        help_text="picture files; their names are returned with the captions",
     )
 
 
 class RedeliverySerializer(Strict):
-    secret = serializers.CharField(max_length=100, required=False, help_text="signs it from now on")
-    previous_secret = serializers.CharField(max_length=100, required=False, help_text="signs it too, beside `secret`")
+    secret = serializers.CharField(max_length=100, required=False, help_text="the secret to sign with from now on")
+    previous_secret = serializers.CharField(
+        max_length=100, required=False, help_text="a second secret to sign with, next to `secret`"
+    )
 
 
 class NewCorrectionSerializer(Strict):

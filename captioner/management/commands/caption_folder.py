@@ -29,27 +29,30 @@ SILENCE = timedelta(seconds=30)
 
 class Command(BaseCommand):
     help = (
-        "Caption all photos below a folder in one style or several, one JSON line for each photo and style. With "
-        "--out, a command that was interrupted goes on where it stopped when it is given again: what has a line is "
+        "Caption all photos below a folder in one or more styles, with one JSON line for each photo and style. With "
+        "--out, an interrupted command continues where it stopped when it is run again: what has a line is "
         "not captioned again."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("folder", type=Path)
-        parser.add_argument("--style", nargs="+", default=[], help="slugs, or all; the default style if none is named")
+        parser.add_argument("--style", nargs="+", default=[], help="slugs, or all; the default style if left out")
         parser.add_argument(
-            "--min-confidence", type=float, metavar="P", help="0 to 1; a caption less likely to be right is left empty"
+            "--min-confidence", type=float, metavar="P", help="0 to 1; a caption with a lower confidence is left empty"
         )
-        parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="standard output if none is named")
-        parser.add_argument("--user", help="whose captions they are; nobody's if none is named")
+        parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="standard output if left out")
+        parser.add_argument("--user", help="owner of the captions; nobody if left out")
         parser.add_argument(
-            "--bulk", action=BooleanOptionalAction, default=True, help="let what people wait for at the page pass"
+            "--bulk",
+            action=BooleanOptionalAction,
+            default=True,
+            help="low priority: captions that people are waiting for go first",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         folder: Path = options["folder"]
         if not folder.is_dir():
-            raise CommandError(f"{folder} is no folder; name one that holds photos")
+            raise CommandError(f"{folder} is not a directory; give one that contains photos")
         least = options["min_confidence"]
         if least is not None and not 0 <= least <= 1:
             raise CommandError(f"--min-confidence must be from 0 to 1, not {least:g}")
@@ -60,18 +63,18 @@ class Command(BaseCommand):
             raise CommandError(error.detail) from error
         photos, others = jsonl.photos_in(folder)
         if not photos:
-            raise CommandError(f"{folder} holds no photo ({', '.join(SUFFIXES)})")
+            raise CommandError(f"{folder} contains no photos ({', '.join(SUFFIXES)})")
         with _lines(options["out"]) as (out, there):
             names = [path.relative_to(folder).as_posix() for path in photos]
             missing = {name: [slug for slug in styles if not {(name, slug), (name, None)} & there] for name in names}
             todo = {name: wanted for name, wanted in missing.items() if wanted}
             self.stderr.write(
-                f"{len(photos)} photos, {len(photos) - len(todo)} of them done already; {others} other files left aside"
+                f"{len(photos)} photos, {len(photos) - len(todo)} of them done already; {others} other files skipped"
             )
             wishes = {"bulk": options["bulk"], "min_confidence": least}
             failed = Work(self, folder, viewer, wishes, out).do(todo)
         if failed:
-            raise CommandError(f"{failed} of {len(todo)} photos could not be captioned; their lines say why")
+            raise CommandError(f"{failed} of {len(todo)} photos could not be captioned; their lines give the reason")
 
 
 class Work:
@@ -107,7 +110,7 @@ class Work:
                         self._wait()
         except KeyboardInterrupt:
             Caption.objects.filter(request__in=self.waiting).cancel()
-            raise CommandError("stopped; with --out, the same command goes on from here") from None
+            raise CommandError("stopped; with --out, the same command continues from here") from None
 
     def _ask(self, name: str, styles: list[str]) -> bool:
         """Queue a photo, or tell why not; False where too much is queued already."""
@@ -120,7 +123,7 @@ class Work:
             if error.code == "too_many_queued":
                 return False
             if error.status >= 500:  # the service's fault, not the photo's
-                raise CommandError(f"{error.detail}; with --out, the same command goes on from here") from error
+                raise CommandError(f"{error.detail}; with --out, the same command continues from here") from error
             self._tell(name, [_failure(name, error.code, error.detail)])
         else:
             self.waiting[request.pk] = name
@@ -138,7 +141,7 @@ class Work:
             lines[caption.request_id].append(_line(self.waiting[caption.request_id], caption))
         for pk in finished:
             name = self.waiting.pop(pk)
-            self._tell(name, lines[pk] or [_failure(name, "deleted", "somebody deleted the request")])
+            self._tell(name, lines[pk] or [_failure(name, "deleted", "the request was deleted")])
         return bool(finished)
 
     def _wait(self) -> None:
@@ -147,8 +150,8 @@ class Work:
             self.heard_at = now
             if not Worker.objects.alive("captions").exists():
                 self.progress.write(
-                    "No caption worker was heard from in the last 30 seconds: the captions wait until one runs. Start "
-                    "one beside this command: ./run worker captions"
+                    "No caption worker reported in the last 30 seconds: the captions wait until one runs. Start "
+                    "one in another terminal: ./run worker captions"
                 )
         services.rescue_stale(Caption.objects.filter(request__in=self.waiting).unfinished()[:1])
         time.sleep(0.2)
@@ -175,9 +178,11 @@ def _lines(path: Path | None) -> Iterator[tuple[TextIO, set[tuple[str, str | Non
         with path.open("a", encoding="utf-8") as file:
             yield file, there
     except OSError as error:
-        raise CommandError(f"{path} cannot be written ({error.strerror}); name another file as --out") from error
+        raise CommandError(f"{path} cannot be written ({error.strerror}); choose another file for --out") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"{path} holds other lines than this command's; name another file as --out") from error
+        raise CommandError(
+            f"{path} contains lines that this command did not write; choose another file for --out"
+        ) from error
 
 
 def _cut_and_read(path: Path) -> set[tuple[str, str | None]]:
@@ -188,7 +193,7 @@ def _cut_and_read(path: Path) -> set[tuple[str, str | None]]:
     there = {(line["image"], line.get("style")) for line in jsonl.read(whole)}
     if rest := data[len(whole) :]:  # a write that was cut off, or a file of somebody else's
         if not rest.startswith(BEGINNING[: len(rest)]):
-            raise ValueError("not this command's line")
+            raise ValueError("not a line of this command")
         with path.open("r+b") as file:
             file.truncate(len(whole))
     return there
@@ -196,7 +201,7 @@ def _cut_and_read(path: Path) -> set[tuple[str, str | None]]:
 
 def _line(name: str, caption: Caption) -> dict[str, Any]:
     if caption.status != "succeeded":
-        code, detail = caption.error_code or "canceled", caption.error_detail or "somebody canceled it"
+        code, detail = caption.error_code or "canceled", caption.error_detail or "it was canceled"
         return {**_failure(name, code, detail), "style": caption.style.slug}
     told = [jsonl.caption(caption.text, caption.shown_confidence, caption.log_probability, caption.unsure)]
     for other in caption.alternatives:
@@ -215,5 +220,5 @@ def _user(name: str | None) -> Any:
         return None
     user = get_user_model()._default_manager.filter(username=name).first()
     if user is None:
-        raise CommandError(f"there is no user {name!r}; ./run manage createsuperuser makes one")
+        raise CommandError(f"there is no user {name!r}; create one with ./run manage createsuperuser")
     return user

@@ -12,18 +12,20 @@ from django.core.management.base import BaseCommand
 
 
 class Command(BaseCommand):
-    help = "Say as JSON what a mapper's file holds, or why it cannot be used here."
+    help = "Print as JSON what a mapper file contains, or why it cannot be used here."
     requires_system_checks = ()  # it touches neither the database nor the site
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", type=Path, help="ours (*.safetensors) or the authors' (*.pt)")
+        parser.add_argument(
+            "file", type=Path, help="a mapper file (*.safetensors) or a checkpoint of the ClipCap authors' code (*.pt)"
+        )
         parser.add_argument(
             "--normalize",
             action=BooleanOptionalAction,
-            help="whether it was trained on embeddings divided by their norm, which the authors' files do not tell "
+            help="whether it was trained on embeddings divided by their norm, which the authors' files do not record "
             "(guessed: yes for a Transformer, no for an MLP)",
         )
-        parser.add_argument("--write", type=Path, metavar="FILE", help="where to store the authors' in our format")
+        parser.add_argument("--write", type=Path, metavar="FILE", help="output file (*.safetensors)")
 
     def handle(self, *args: Any, **options: Any) -> None:
         # Imported late: they load torch, which `manage.py help` should not wait for.

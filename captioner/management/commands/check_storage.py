@@ -12,19 +12,19 @@ from captioner.errors import Refused
 
 class Command(BaseCommand):
     help = (
-        "Compare the storage with the database: tell of rows whose file is missing, of files that no row names, and of "
-        "temporary files of uploads that were killed. The exit code is 1 if a file is missing."
+        "Compare the storage with the database: report rows whose file is missing, files without a row, and "
+        "temporary files of interrupted uploads. The exit code is 1 if a file is missing."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--sweep", action="store_true", help="delete the files that no row names")
+        parser.add_argument("--sweep", action="store_true", help="delete the files without a row")
         parser.add_argument(
             "--older-than",
             type=_hours,
             default=timedelta(days=1),
             metavar="HOURS",
-            help="the least age of files without a row, at least 1; 24 if not given. Younger ones are left alone: they "
-            "may be uploads that get their row in a moment",
+            help="minimum age in hours of files without a row, at least 1; 24 if not given. Newer files are left "
+            "alone: they may belong to uploads in progress",
         )
 
     def handle(self, *args: Any, sweep: bool, older_than: timedelta, **options: Any) -> None:
@@ -49,11 +49,11 @@ class Command(BaseCommand):
         for row in found.waiting:
             say(f"  {row.name} (tried {row.attempts} times, {row.error or 'interrupted'})")
         if found.missing:
-            raise CommandError("restore the missing files from a backup, or delete the rows that name them")
+            raise CommandError("restore the missing files from a backup, or delete the rows that refer to them")
 
 
 def _hours(text: str) -> timedelta:
     try:
         return timedelta(hours=float(text))
     except (ValueError, OverflowError) as error:
-        raise ArgumentTypeError(f"{text!r} is no number of hours") from error
+        raise ArgumentTypeError(f"{text!r} is not a number of hours") from error

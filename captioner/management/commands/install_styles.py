@@ -13,9 +13,9 @@ from captioner.models import MapperVersion, Style
 from clipcap.fingerprint import file_sha256
 
 DESCRIPTIONS = {
-    "factual": "What is to be seen, plainly.",
-    "humorous": "What is to be seen, with a wink.",
-    "romantic": "What is to be seen, with feeling.",
+    "factual": "What the photo shows, in plain words.",
+    "humorous": "What the photo shows, with a wink.",
+    "romantic": "What the photo shows, with feeling.",
 }
 
 
@@ -31,7 +31,7 @@ class Command(BaseCommand):
         paths = sorted(options["folder"].glob("*.safetensors"))
         if not paths:
             raise CommandError(
-                f"there is no mapper (*.safetensors) in {options['folder']}; name a folder that has some"
+                f"there is no mapper (*.safetensors) in {options['folder']}; choose a folder that has some"
             )
         for path in paths:
             style, _ = Style.objects.get_or_create(

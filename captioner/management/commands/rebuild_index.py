@@ -9,8 +9,8 @@ from captioner import services
 
 class Command(BaseCommand):
     help = (
-        "Make the index by which photos are found by what they show, anew: without what deleted photos have left in "
-        "it, and without those of other encoders. Searches go on with the old one meanwhile."
+        "Rebuild the index for searching photos by meaning, without deleted photos and without those of other "
+        "encoders. Searches use the old index in the meantime."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:

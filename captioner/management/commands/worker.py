@@ -11,12 +11,14 @@ from captioner.jobs.registry import QUEUES
 
 
 class Command(BaseCommand):
-    help = "Work off a queue until SIGTERM or Ctrl-C; what is begun then is finished first. One process per GPU."
+    help = "Process a queue until SIGTERM or Ctrl-C; work in progress is finished first. One process per GPU."
     requires_system_checks = (TAG,)  # the others load the web process's modules
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("queue", choices=sorted(QUEUES))
-        parser.add_argument("--name", help="where several work on one machine, each needs its own; the queue's if none")
+        parser.add_argument(
+            "--name", help="name of the worker; must be unique on a machine; the queue's name if left out"
+        )
 
     def handle(self, *args: Any, queue: str, name: str | None, **options: Any) -> None:
         # The models live in this very process: nothing is forked, and threads of its own do the work.

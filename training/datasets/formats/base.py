@@ -77,7 +77,7 @@ def rows_of(line: int, ref: Any, captions: Any, *, folder: str = "", split: Any 
     """One row for each caption of an entry; at least one."""
     ref = identifier(ref)
     if not ref or len(ref) > _LONGEST_REF:
-        yield Row(line, problem=f"it names no image; the name belongs in {', '.join(FILE_KEYS)}")
+        yield Row(line, problem=f"it has no image name; put the name in {', '.join(FILE_KEYS)}")
         return
     held_out = held_out_by(split)
     if not isinstance(captions, list):
@@ -85,7 +85,7 @@ def rows_of(line: int, ref: Any, captions: Any, *, folder: str = "", split: Any 
     for caption in captions or [None]:
         text = caption.get("raw") if isinstance(caption, dict) else caption
         if not isinstance(text, str):
-            yield Row(line, problem="it has no caption, or one that is no text")
+            yield Row(line, problem="it has no caption, or the caption is not a text")
             continue
         try:
             yield Row(line, ref, caption_text(text), folder=folder, held_out=held_out)

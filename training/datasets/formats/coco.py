@@ -36,15 +36,15 @@ class Coco(Annotations):
                     continue
                 number += 1
                 if not isinstance(entry, dict):
-                    yield Row(number, problem="this is no JSON object")
+                    yield Row(number, problem="this is not a JSON object")
                     continue
                 key = number_or_name(entry.get("image_id"))
                 named = self._named.get(key, key)
                 if isinstance(named, tuple):
                     yield Row(
                         number,
-                        problem=f"image id {shown(key)} stands for {shown(named[0])} and {shown(named[1])}; give each "
-                        f"image an id of its own",
+                        problem=f"image id {shown(key)} is used for {shown(named[0])} and {shown(named[1])}; give each "
+                        f"image its own id",
                     )
                 else:
                     yield from rows_of(number, named, entry.get("caption"))

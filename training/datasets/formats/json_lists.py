@@ -51,4 +51,4 @@ def _rows(number: int, entry: Any) -> Iterator[Row]:
         ref, captions = file_and_captions(entry)
         yield from rows_of(number, ref, captions, split=entry.get(SPLIT_KEY))
     else:
-        yield Row(number, problem="this is no JSON object")
+        yield Row(number, problem="this is not a JSON object")

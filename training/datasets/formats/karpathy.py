@@ -26,7 +26,7 @@ class Karpathy(Annotations):
                     continue
                 number += 1
                 if not isinstance(entry, dict):
-                    yield Row(number, problem="this is no JSON object")
+                    yield Row(number, problem="this is not a JSON object")
                     continue
                 folder = entry.get("filepath")
                 yield from rows_of(

@@ -69,12 +69,12 @@ class Table(Annotations):
                     columns = _columns(cells)
                     if columns is None:  # it was recognised by this line
                         raise Refused(
-                            "bad_header", "the header's columns cannot be told apart; see to its quotes", status=422
+                            "bad_header", "the header's columns cannot be told apart; check its quotes", status=422
                         )
                 elif len(cells) != columns.width:
                     remedy = f"put cells with {self.dialect.delimiter!r} in quotes"
                     if not self.dialect.quoting:
-                        remedy = f"no cell can hold {self.dialect.delimiter!r}"
+                        remedy = f"no cell can contain {self.dialect.delimiter!r}"
                     yield Row(line, problem=f"it has {len(cells)} columns and the header {columns.width}; {remedy}")
                 else:
                     split = None if columns.split is None else cells[columns.split]
@@ -128,7 +128,7 @@ def _records(
         if not taken:
             return
         if not isinstance(cells, str) and any(is_row(_divided(line, dialect, strict=False)) for line in taken[1:]):
-            cells = 'its quotes enclose lines that look like rows of their own; write "" for a quote within a cell'
+            cells = 'its quotes enclose lines that look like separate rows; write "" for a quote within a cell'
         if isinstance(cells, str):  # which costs one line: the others may be sound
             waiting.extendleft(reversed(taken[1:]))
             del taken[1:]
@@ -151,7 +151,7 @@ def _record(text: Iterator[str], dialect: Dialect) -> list[str] | str:
         return next(csv.reader(text, delimiter=dialect.delimiter, strict=True), [])
     except csv.Error as error:
         cause = f"a quote is not closed within {MAX_LINES} lines" if "end of data" in str(error) else str(error)
-        return f"it cannot be divided into columns ({cause}); see to its quotes"
+        return f"it cannot be split into columns ({cause}); check its quotes"
 
 
 def _divided(line: str, dialect: Dialect, *, strict: bool) -> list[str]:

@@ -30,17 +30,15 @@ LOOK, BEAT = 0.5, 5.0  # seconds between two looks at the progress, and two rene
 class Command(BaseCommand):
     help = (
         f"Add captioned images to a style's dataset from {ACCEPTED}: in a zip or folder with the images, or alone, "
-        f"about images stored already. Ctrl-C stops between two rows, and --resume goes on from there."
+        f"about images stored already. Ctrl-C stops between two rows, and --resume continues from there."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("style", metavar="STYLE", nargs="?", help="its slug")
+        parser.add_argument("style", metavar="STYLE", nargs="?", help="slug of the style")
         parser.add_argument("path", metavar="FILE_OR_FOLDER", nargs="?", type=Path)
-        parser.add_argument("--user", metavar="NAME", help="in whose name")
-        parser.add_argument("--resume", metavar="IMPORT_ID", type=int, help="go on with an import that was stopped")
-        parser.add_argument(
-            "--refused", metavar="FILE.csv", type=Path, help="where to write the rows that were refused"
-        )
+        parser.add_argument("--user", metavar="NAME", help="user name to record")
+        parser.add_argument("--resume", metavar="IMPORT_ID", type=int, help="resume a stopped import")
+        parser.add_argument("--refused", metavar="FILE.csv", type=Path, help="CSV file for the refused rows")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -57,7 +55,7 @@ class Command(BaseCommand):
         batch.refresh_from_db()
         refused = batch.refused.count()
         self.stdout.write(
-            f"{batch.rows} rows: {batch.accepted} examples are new, {batch.duplicates} were there, {refused} refused"
+            f"{batch.rows} rows: {batch.accepted} new examples, {batch.duplicates} already present, {refused} refused"
         )
         if refused and options["refused"]:
             with options["refused"].open("w", encoding="utf-8", newline="") as file:
@@ -65,7 +63,7 @@ class Command(BaseCommand):
             self.stdout.write(f"the refused rows are in {options['refused']}")
         elif refused:
             self.stdout.write(f"the first refused row is {batch.refused.first()}; --refused FILE.csv writes them all")
-        again = f"to go on: import_examples --resume {batch.pk}"
+        again = f"to resume: import_examples --resume {batch.pk}"
         if batch.status == Status.FAILED:
             raise CommandError(f"{batch.error_detail}\n{again}")
         if batch.status != Status.SUCCEEDED:
@@ -78,7 +76,7 @@ class Command(BaseCommand):
         try:
             return too_long(batch.style, *load_tokenizer(settings.LANGUAGE_MODEL))
         except LanguageModelError as error:
-            self.stderr.write(f"captions that are too long will be told when the style is trained, not here: {error}")
+            self.stderr.write(f"captions that are too long are reported when the style is trained, not here: {error}")
             return lambda text: ""
 
 
@@ -119,7 +117,7 @@ def _started(options: dict[str, Any]) -> Import:
     style = Style.objects.filter(slug=options["style"]).first()
     if style is None:
         raise CommandError(
-            f"there is no style {options['style']!r}; there are "
+            f"there is no style {options['style']!r}; the styles are "
             f"{', '.join(Style.objects.values_list('slug', flat=True)) or 'none yet'}"
         )
     person = None
@@ -145,7 +143,5 @@ def _resumed(number: int) -> Import:
         return services.resume_import(batch, holder=HOLDER)
     claimed: list[Import] = Import.objects.filter(pk=batch.pk).claim(HOLDER, 1)
     if not claimed:
-        raise CommandError(
-            f"import {batch.pk} is being worked on; if that was here and was killed, try again in half a minute"
-        )
+        raise CommandError(f"import {batch.pk} is in progress; if its process was killed, try again in half a minute")
     return claimed[0]

@@ -11,15 +11,15 @@ from captioner.models import Style
 
 class Command(BaseCommand):
     help = (
-        "Print the vocabulary's words nearest to each vector of the photos' prefixes, and how far the prefixes differ. "
-        "With a frozen language model they are hardly readable: the mapper steers it by directions that are no words."
+        "Print the vocabulary's words nearest to each vector of the photos' prefixes, and how far they differ. "
+        "With a frozen language model they are hardly readable: the mapper steers it along directions that are not words."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("style", metavar="STYLE", help="its slug")
+        parser.add_argument("style", metavar="STYLE", help="slug of the style")
         parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
-        parser.add_argument("--number", type=int, help="of the version; that in service")
-        parser.add_argument("--words", type=int, default=5, help="a vector (5)")
+        parser.add_argument("--number", type=int, help="version number; the one in service if left out")
+        parser.add_argument("--words", type=int, default=5, help="number of words per vector (5)")
 
     def handle(self, *args: Any, **options: Any) -> None:
         import torch

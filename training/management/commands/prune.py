@@ -13,8 +13,8 @@ from training import services as training_services
 
 class Command(BaseCommand):
     help = (
-        "Delete finished requests with their captions, but no corrected ones; then images that nothing refers to, "
-        "expired Idempotency-Keys, and what failed imports and training runs left to go on from. For a daily timer."
+        "Delete finished requests with their captions, except corrected ones; then images that nothing refers to, "
+        "expired Idempotency-Keys, and the saved state of failed imports and training runs. Run it daily."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -22,7 +22,7 @@ class Command(BaseCommand):
             "--older-than",
             type=_days,
             metavar="DAYS",
-            help="CLIPCAP_KEEP_DAYS if not given, whose 0 keeps all requests",
+            help="default: CLIPCAP_KEEP_DAYS; 0 there keeps all requests",
         )
 
     def handle(self, *args: Any, older_than: timedelta | None, **options: Any) -> None:
@@ -36,7 +36,7 @@ def _days(text: str) -> timedelta:
     try:
         days = timedelta(days=float(text))
     except (ValueError, OverflowError) as error:
-        raise ArgumentTypeError(f"{text!r} is no number of days") from error
+        raise ArgumentTypeError(f"{text!r} is not a number of days") from error
     if days <= timedelta():
-        raise ArgumentTypeError("it has to be more than 0 days; 0.001 is a minute and a half")
+        raise ArgumentTypeError("it must be more than 0 days; 0.001 is about a minute and a half")
     return days

@@ -22,10 +22,10 @@ class Command(BaseCommand):
     help = "Train mappers of several kinds and prefix lengths on a style's examples; print and draw how they score."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("style", metavar="STYLE", help="its slug")
+        parser.add_argument("style", metavar="STYLE", help="slug of the style")
         parser.add_argument("--prefix-lengths", nargs="+", type=int, default=[1, 5, 10, 20], metavar="K")
         parser.add_argument("--mappers", nargs="+", choices=("transformer", "mlp"), default=["transformer", "mlp"])
-        parser.add_argument("--layers", type=int, default=4, help="of the Transformer (4)")
+        parser.add_argument("--layers", type=int, default=4, help="layers of the Transformer (4)")
         parser.add_argument("--epochs", type=int, default=5)
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--plot", type=Path, default=Path("sweep.svg"), metavar="FILE", help="(sweep.svg)")
@@ -43,7 +43,7 @@ class Command(BaseCommand):
             raise CommandError(f"there is no style {options['style']!r}")
         plot: Path = options["plot"]
         if not plot.parent.is_dir():  # better told now than after hours
-            raise CommandError(f"{plot.parent} is no folder; name a file in one with --plot")
+            raise CommandError(f"{plot.parent} is not a directory; give a file in an existing one with --plot")
         try:
             models = Engine.load("sweep")
             captioner = models.captioner

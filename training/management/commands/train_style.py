@@ -20,26 +20,26 @@ class Command(BaseCommand):
     help = "Retrain a style on its examples; a training worker does it. Ctrl-C leaves the run going."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("style", metavar="STYLE", help="its slug")
+        parser.add_argument("style", metavar="STYLE", help="slug of the style")
         parser.add_argument("--start", choices=("active", "scratch"), default=DEFAULTS.start)
         parser.add_argument("--mapper", choices=("transformer", "mlp"), default=DEFAULTS.mapper)
         parser.add_argument("--prefix-length", type=int, default=DEFAULTS.prefix_length, metavar="N")
         parser.add_argument("--layers", type=int, default=DEFAULTS.layers, metavar="N")
-        parser.add_argument("--epochs", type=int, default=DEFAULTS.epochs, metavar="N", help="0 is auto")
+        parser.add_argument("--epochs", type=int, default=DEFAULTS.epochs, metavar="N", help="0: automatic")
         parser.add_argument(
-            "--learning-rate", type=float, default=DEFAULTS.learning_rate, metavar="X", help="0 is auto"
+            "--learning-rate", type=float, default=DEFAULTS.learning_rate, metavar="X", help="0: automatic"
         )
         parser.add_argument("--batch-size", type=int, default=DEFAULTS.batch_size, metavar="N")
         parser.add_argument("--noise", type=float, default=DEFAULTS.noise, metavar="X")
         parser.add_argument("--seed", type=int, default=DEFAULTS.seed, metavar="N")
         parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
-        parser.add_argument("--user", metavar="NAME", help="in whose name")
-        parser.add_argument("--no-wait", action="store_true", help="queue it and return")
+        parser.add_argument("--user", metavar="NAME", help="user name to record")
+        parser.add_argument("--no-wait", action="store_true", help="queue the run and exit")
 
     def handle(self, *args: Any, **options: Any) -> None:
         style = Style.objects.filter(slug=options["style"]).first()
         if style is None:
-            raise CommandError(f"there is no style {options['style']!r}; there are {', '.join(_slugs())}")
+            raise CommandError(f"there is no style {options['style']!r}; the styles are {', '.join(_slugs())}")
         person = None
         if options["user"]:
             person = get_user_model().objects.filter(username=options["user"]).first()
@@ -58,7 +58,7 @@ class Command(BaseCommand):
         if options["no_wait"]:
             return
         if not Worker.objects.filter(queue="training").exists():
-            self.stderr.write("no training worker was heard of; start one with ./run worker training")
+            self.stderr.write("no training worker is running; start one with ./run worker training")
         with Progress("step", file=self.stderr) as progress:
             while not run.finished:
                 time.sleep(1)
@@ -67,7 +67,7 @@ class Command(BaseCommand):
                 progress.show(now.get("step", 0), now.get("steps"), str(now.get("phase", run.status)))
         if run.error_code:
             raise CommandError(run.error_detail)
-        self.stdout.write(f"{run} has {run.status}: {run.verdict} ({run.version})")
+        self.stdout.write(f"{run} {run.status}: {run.verdict} ({run.version})")
 
 
 def _slugs() -> list[str]:
