@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Error, Warning, register
 
 TAG = "captioner"
 SHORTEST_KEY = 32
-SHORTEST_LEASE = 30  # seconds: longer than shift.retry_on_lost_database holds out, and than a webhook may take
+SHORTEST_LEASE = 30  # seconds: longer than worker_process.retry_on_lost_database or a webhook may take
 
 
 @register(TAG)

@@ -1,8 +1,8 @@
-"""What Celery carries: a bell. It says that there may be work, never which; the database knows that.
+"""What Celery carries: a wake-up message. It says that there may be work, never which; the database knows that.
 
-A lost, doubled or late bell loses nothing: whoever hears one looks, and a worker looks every few seconds anyway.
+A lost, duplicate or late message does no harm: workers look for work when they get one, and every few seconds anyway.
 The models of a worker process live in a thread of their own (captioner/inference/engine.py), so its consumer is always
-free to hear bells, answer `celery inspect` and stop when it is told to.
+free to receive messages, answer `celery inspect` and stop when it is told to.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run_beside_celery(instance: Any, start: Callable[[str], WorkerProcess]) -> N
     """Start the process of a Celery worker, and see to it that it ends in order.
 
     Raises:
-        SystemExit: it cannot start. Celery would log any other error and go on, as a worker that hears bells and does
+        SystemExit: it cannot start. Celery would log any other error and go on, as a worker that gets messages and does
             nothing.
     """
     # Celery handles signals from somewhat later on. Until then, SIGTERM would kill this process with work in its hands.

@@ -13,6 +13,6 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
 # A broker that is a folder can be away like any other. Workers then wait for it, where they would otherwise end.
-# So they do (ValueError) when they read a message that is not yet written: it is a bell, and they look by themselves.
+# They also wait (ValueError) when they read a message that is not yet complete: they look for work anyway.
 transport: Any = filesystem.Transport
 transport.connection_errors = (*transport.connection_errors, OSError, ValueError)

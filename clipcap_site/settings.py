@@ -275,7 +275,7 @@ WEBHOOKS_TO_PRIVATE_NETWORKS = env.bool("CLIPCAP_WEBHOOKS_TO_PRIVATE_NETWORKS", 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * MAX_UPLOAD_BYTES // 3 + 100_000
 DATA_UPLOAD_MAX_NUMBER_FILES = MAX_IMAGES_PER_REQUEST
 
-# Celery carries bells and nothing else: see captioner/tasks.py.
+# Celery carries wake-up messages and nothing else: see captioner/tasks.py.
 CELERY_BROKER_URL = env.str("CLIPCAP_BROKER_URL", "filesystem://localhost")
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = "json"

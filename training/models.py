@@ -102,7 +102,7 @@ class TrainingRun(Job):
         BETTER = "better"
         UNCLEAR = "unclear"
         WORSE = "worse"
-        FIRST = "first", "first version"
+        FIRST = "first"
 
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="runs")
     options = models.JSONField(default=dict, help_text="RunOptions")

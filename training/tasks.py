@@ -1,4 +1,4 @@
-"""The training worker's bell; see captioner/tasks.py."""
+"""The training worker's wake-up message; see captioner/tasks.py."""
 
 from typing import Any
 

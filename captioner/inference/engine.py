@@ -195,7 +195,7 @@ class Engine:
             self._flows = None
 
     def _let_pass(self) -> None:
-        """Between two steps of a batch, if the bell has rung meanwhile: look up what people search for, and write the
+        """Between two steps of a batch, if a wake-up message has arrived meanwhile: embed searched texts, and write the
         captions of those who have nothing in the batch and whose turn it is. They would wait for all of it otherwise.
         """
         flows = self._flows

@@ -1,4 +1,4 @@
-"""Wakes the workers. Nobody waits for the broker: a thread of its own carries the bells, many rung at once as one."""
+"""Wakes the workers: a separate thread sends the messages and merges bursts, so that nobody waits for the broker."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ _carrier: threading.Thread | None = None
 def wake_workers(task: str = "captioner.wake") -> None:
     """Wake the workers that hear `task`, soon.
 
-    A bell that is lost, with the broker or at the end of this process, costs nothing but time: workers also look for
+    A lost message, with the broker or at the end of this process, costs nothing but time: workers also look for
     rows by themselves.
     """
     global _carrier
@@ -25,7 +25,7 @@ def wake_workers(task: str = "captioner.wake") -> None:
         _due.add(task)
         _rung.notify()
         if _carrier is None or not _carrier.is_alive():  # the first time, and in a process that was forked since
-            _carrier = threading.Thread(target=_carry, name="bells", daemon=True)
+            _carrier = threading.Thread(target=_carry, name="wake-up messages", daemon=True)
             _carrier.start()
 
 

@@ -29,7 +29,7 @@ from clipcap.device import memory_mb
 
 log = logging.getLogger(__name__)
 
-LOOK = 2.0  # seconds after which an idle worker looks for work that no bell told of
+LOOK = 2.0  # seconds after which an idle worker looks for work without a wake-up message
 BEAT = settings.LEASE.total_seconds() / 6  # between renewals; a lease outlives several missed ones
 GRACE = 20.0  # seconds to finish the work in hand after SIGTERM; Celery and the interpreter take some more to end
 
@@ -134,7 +134,7 @@ class WorkerProcess:
         connection.close()
 
     def _work(self) -> int:
-        WAKE_UP.clear()  # before looking, so that a bell rung while looking is heard
+        WAKE_UP.clear()  # before looking, so that a message sent while looking is noticed
         return self.engine.work() or self.engine.idle()
 
     def _keep(self) -> None:

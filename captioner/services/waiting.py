@@ -50,8 +50,8 @@ def wait_while(unfinished: Callable[[], bool], seconds: float) -> bool:
 
 
 def rescue_stale(captions: Iterable[Caption]) -> None:
-    """Whoever looks at unfinished captions calls this: it ends what a lost worker left behind, and rings again where
-    a bell may have been lost."""
+    """Rescue the rows of a lost worker among captions that someone is looking at, and send another wake-up message
+    where one may have been lost."""
     waiting = [c for c in captions if not c.finished and timezone.now() - c.created_at > timedelta(seconds=3)]
     if waiting and cache.add("looked-after", True, timeout=3):
         Caption.objects.reap()

@@ -54,7 +54,7 @@ class StyleClassifier:
         )
 
     def share(self, captions: Sequence[str], style: str) -> float:
-        """The share of the captions, from 0 to 1, that are told as being in `style`.
+        """The share of the captions, from 0 to 1, that are classified as `style`.
 
         Raises:
             ValueError: there are no captions, or no captions of that style were fitted.

@@ -12,7 +12,7 @@ from captioner.models import Style
 class Command(BaseCommand):
     help = (
         "Print the vocabulary's words nearest to each vector of the photos' prefixes, and how far they differ. "
-        "With a frozen language model they are hardly readable: the mapper steers it along directions that are not words."
+        "With a frozen language model they are hardly readable: the mapper steers it along directions, not words."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
