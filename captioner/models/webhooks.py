@@ -20,7 +20,7 @@ class WebhookHost(models.Model):
     """A host that gave no answer lately: the circuit breaker of its deliveries. One that answers has no row."""
 
     host = models.CharField(max_length=300, unique=True)
-    failures = models.PositiveIntegerField(default=0, help_text="tried one after another")
+    failures = models.PositiveIntegerField(default=0, help_text="consecutive failures")
     open_until = models.DateTimeField(help_text="no attempts before this time")
     error = models.TextField(blank=True)
 
@@ -101,7 +101,7 @@ class DeliveryAttempt(models.Model):
     delivery = models.ForeignKey(WebhookDelivery, on_delete=models.CASCADE, related_name="tries")
     at = models.DateTimeField()
     status = models.PositiveSmallIntegerField(null=True, help_text="HTTP status of the response")
-    error = models.TextField(blank=True, default="no result: it is in progress, or its worker was lost")
+    error = models.TextField(blank=True, default="there is no result: it is being made, or its worker was lost")
     ms = models.PositiveIntegerField(null=True, help_text="null while it is in progress, or if its worker was lost")
 
     class Meta:

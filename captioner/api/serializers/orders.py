@@ -52,7 +52,7 @@ class NewCaptionsSerializer(Strict):
         required=False, default=False, help_text="low priority: your other captions and those of others go first"
     )
     deadline_seconds = serializers.IntegerField(
-        min_value=1, max_value=LONGEST_DEADLINE, required=False, help_text="captions still queued at that time fail"
+        min_value=1, max_value=LONGEST_DEADLINE, required=False, help_text="captions still queued after this time fail"
     )
     webhook_url = serializers.CharField(
         max_length=2000, required=False, help_text="called when all captions are finished"
