@@ -1,1 +1,1 @@
-"""People's accounts: how they sign in, their passwords and API tokens. What they may do is Django's permissions."""
+"""Accounts: signing in, passwords and API tokens. Permissions are Django's."""

@@ -1,4 +1,4 @@
-"""Tokens in the admin: whose they are, what they may do, when they were used. Their hashes stay where they are."""
+"""Tokens in the admin: owner, scopes, last use. Hashes are never shown."""
 
 from __future__ import annotations
 

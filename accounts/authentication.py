@@ -1,4 +1,4 @@
-"""How programs show whose they are: with a token in the Authorization header."""
+"""Authentication of programs: a token in the Authorization header."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ApiToken(TokenAuthentication):
     """`Authorization: Token …`. Which scope an address takes is `captioner.api.permissions`'s to say."""
 
     def authenticate(self, request: Request) -> tuple[Any, Token] | None:
-        """Whose token it is.
+        """The owner of the token.
 
         Raises:
             AuthenticationFailed: nobody's, or it has expired.

@@ -8,7 +8,7 @@ from accounts.throttles import count_sign_in
 
 
 class AddressLimit:
-    """Knows nobody. Refuses an address that tries too often, whoever it wants to be."""
+    """Authenticates nobody. Refuses an address that tries too often, for whatever account."""
 
     def authenticate(self, request: Any, **_: Any) -> None:
         """Count a try.

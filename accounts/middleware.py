@@ -1,4 +1,4 @@
-"""What is refused while somebody signs in, deep within Django, becomes a page."""
+"""Turns errors that are raised while someone signs in, deep within Django, into a page."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def enter(request: HttpRequest, code: str) -> None:
 
 
 def remove(user: Any) -> None:
-    """Ask the user for no more codes."""
+    """Turn off two-factor authentication for the user."""
     TOTPDevice.objects.filter(user=user).delete()
 
 

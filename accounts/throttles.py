@@ -1,4 +1,4 @@
-"""How often an address may try to be somebody. By account and address, tries are counted by django-axes."""
+"""How often an address may try to sign in. Attempts by account and address are counted by django-axes."""
 
 from __future__ import annotations
 

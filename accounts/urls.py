@@ -1,4 +1,4 @@
-"""The addresses of people's accounts."""
+"""The URLs of accounts."""
 
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path

@@ -1,4 +1,4 @@
-"""What Django tells of new passwords, however they were given: by a page, the admin or a command."""
+"""Called by Django for every new password, whether set on a page, in the admin or by a command."""
 
 from __future__ import annotations
 

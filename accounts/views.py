@@ -58,7 +58,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
 
 @method_decorator(never_cache, name="dispatch")
 class Password(PasswordChangeView):
-    """A new password, for whoever knows the old one. Other browsers and all tokens of the account end with it."""
+    """Change the password, given the old one. This signs out other browsers and deletes all tokens of the account."""
 
     template_name = "accounts/password.html"
     success_url = reverse_lazy("home")

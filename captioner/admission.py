@@ -1,4 +1,4 @@
-"""Big pictures are decoded a few at a time: memory, and not threads, is what this process has least of."""
+"""Limits how many large pictures are decoded at a time: memory is this process's scarcest resource, not threads."""
 
 import ctypes
 import threading

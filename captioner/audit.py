@@ -1,4 +1,4 @@
-"""The audit log: what staff and trainers did. Entries are written beside the deed, in its transaction, and stay."""
+"""The audit log: what staff and trainers did. Entries are written in the same transaction and are never changed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Acting:
 
 
 def record(action: AuditEntry.Action, subject: object, detail: str = "", person: Any = None) -> None:
-    """Write down that something was done.
+    """Record an action.
 
     Args:
         subject: what it was done to.

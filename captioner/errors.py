@@ -1,4 +1,4 @@
-"""What a user is told when something cannot be done."""
+"""Errors that are shown to the user."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ def is_full(error: OSError) -> bool:
 
 
 def cause_of(error: Exception) -> str:
-    """What may be told of an error: of a file its name alone, never where on this server it lies."""
+    """The part of an error that may be shown: of a file only its name, never its path on this server."""
     if not isinstance(error, OSError):
         return str(error)
     cause = os.strerror(error.errno) if error.errno else type(error).__name__

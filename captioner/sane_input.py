@@ -1,4 +1,4 @@
-"""Pages and admin: what is asked with values that no database can hold is a bad request, not a fault of the server.
+"""Pages and admin: values that no database can store are answered with 400 instead of a server error.
 
 Below /api/ every value is checked by its field. Lists of the admin hand names and values to the database as they come:
 a NUL in a text, a number of forty digits, a lookup that takes two values and was given none.

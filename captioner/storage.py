@@ -1,4 +1,4 @@
-"""Files and the rows that name them, kept together: files go after their rows, and whatever lost the other is found.
+"""Keeps files and rows consistent: files are deleted after their rows, and files or rows without the other are found.
 
 A file is written before the row that names it and deleted after it, so a process killed in between leaves a file too
 many, never a row without its file.

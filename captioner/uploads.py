@@ -1,4 +1,4 @@
-"""From hostile bytes to a stored picture.
+"""From untrusted bytes to a stored picture.
 
 Nothing of an upload is kept but its pixels: they are decoded within limits, turned upright and written as a new JPEG.
 Metadata (where a photo was taken, say), appended archives, scripts and the file's name end here.

@@ -1,4 +1,4 @@
-"""Files that decoders refuse although the picture in them is there: what is broken in them is left out or made up for.
+"""Repairs files that decoders refuse although the picture in them is intact.
 
 The same holds for every format. What carries no pixels may be missing or wrong: the end mark, the file's length,
 texts, dates, their checksums. Of the pixels a corner at the end may be missing (`MOST_LOST`), which viewers show grey

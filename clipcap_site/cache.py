@@ -1,4 +1,4 @@
-"""The cache that the site uses: nothing is kept in it that a request could not do without."""
+"""The cache of the site: it holds nothing that a request could not do without."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Keeps child processes running: starts them, starts again those that die, stops them all.
+"""Keeps child processes running: starts them, restarts those that die, stops them all.
 
 Each child writes its whole output to a log file of its own, so nothing is lost if the supervisor dies; of what it
 writes, the supervisor repeats warnings and errors, one line each. On Linux the kernel tells the children to stop when

@@ -1,4 +1,4 @@
-"""The addresses of the site: the API, the administration, and the pages."""
+"""The URLs of the site: the API, the administration, and the pages."""
 
 from django.contrib import admin
 from django.urls import include, path

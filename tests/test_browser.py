@@ -379,7 +379,7 @@ def test_without_javascript_photos_are_captioned_too(
     page.get_by_label("Humorous").check()
     page.locator("#photos").set_input_files([PHOTOS[0], bad_file(tmp_path), PHOTOS[1]])
     page.get_by_role("button", name="Caption them").click()
-    expect(page.get_by_text("notes.jpg: this is no picture")).to_be_visible()
+    expect(page.get_by_text("notes.jpg: this is not a picture")).to_be_visible()
     expect(page.locator(".caption.is-succeeded")).to_have_count(4)
     page.locator(".caption").first.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Delete it").click()

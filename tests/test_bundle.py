@@ -235,7 +235,7 @@ def test_forty_photos_draw_no_bar_where_there_is_no_terminal(photos: list[Path])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--style", "pirate"], "no style 'pirate'; there are factual, humorous, romantic"),
+        (["--style", "pirate"], "unknown style 'pirate'; the styles are factual, humorous, romantic"),
         (["--method", "greedy", "--beam-size", "3"], "beam_size"),
         (["--models", "nowhere"], "no styles in nowhere"),
         (["--device", "cuda:99"], "device 'cuda:99'"),

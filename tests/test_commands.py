@@ -189,7 +189,7 @@ def test_a_full_queue_is_waited_for(working: None, folder: Path, tmp_path: Path,
     ("arguments", "complaint"),
     [
         (["nowhere"], "nowhere is not a directory"),
-        ([".", "--style", "baroque"], "there is no style 'baroque' in service; there are factual, humorous, romantic"),
+        ([".", "--style", "baroque"], "style 'baroque' is not in service; the styles in service are factual, humorous"),
         ([".", "--min-confidence", "1.5"], "--min-confidence must be from 0 to 1, not 1.5"),
         ([".", "--user", "nobody"], "there is no user 'nobody'"),
         (["empty"], "contains no photos"),

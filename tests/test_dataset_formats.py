@@ -124,14 +124,14 @@ def test_each_refused_row_is_told_with_line_and_reason(style: Style) -> None:
     assert set(style.examples.values_list("text", flat=True)) == {"good and tidy", "two lines", "good again"}
     told = [(line, reason[:35]) for line, reason in reasons(batch)]
     assert told == [
-        (3, "a caption must have 1 to 500 cha"),
+        (3, "a caption must have 1 to 500 charac"),
         (4, "it has no image name; put the name"),
         (7, "it has 3 columns and the header 2; "),
         (8, "it cannot be split into columns ("),
-        (9, "a caption must have 1 to 500 cha"),
+        (9, "a caption must have 1 to 500 charac"),
         (10, "'gone.jpg': there is no such file b"),
         (11, "'broken.jpg': the JPEG picture is d"),
-        (12, "'notes.jpg': this is no picture in "),
+        (12, "'notes.jpg': this is not a picture "),
     ]
     assert_consistent(batch)
     assert {row.file for row in batch.refused.all()} == {"captions.csv"}
@@ -232,7 +232,7 @@ def test_quotes_do_not_swallow_the_rows_between_them(style: Style) -> None:
 def test_in_a_tsv_a_cell_holds_no_tab_and_a_backslash_means_nothing(style: Style) -> None:
     found, refused = rows(style, "a.tsv", b"image\tcaption\r\n1.jpg\ta\\tb\r\n2.jpg\ta\tb\r\n")
     assert found == {("1.jpg", "a\\tb")}
-    assert refused == [(3, "it has 3 columns and the header 2; no cell can hold '\\t'")]
+    assert refused == [(3, "it has 3 columns and the header 2; no cell can contain '\\t'")]
 
 
 def test_a_header_among_the_words_of_a_text_makes_no_table(style: Style) -> None:

@@ -262,7 +262,7 @@ def test_a_file_is_stored_before_the_transaction_and_deleted_if_that_fails(
     monkeypatch.setattr(default_storage, "_wrapped", storage)
     archive = tmp_path / "set.zip"
     archive.write_bytes(packed({"a.jsonl": json_lines(pairs())} | pictures()))
-    assert "4 examples are new" in run_command("plain", str(archive))
+    assert "4 new examples" in run_command("plain", str(archive))
     assert storage.locked == [False]
     with pytest.raises(IntegrityError):
         queued(Style(pk=style.pk + 1), b"x")  # deleted meanwhile
@@ -306,7 +306,7 @@ def test_the_command_imports_and_writes_what_was_refused(style: Style, tmp_path:
     archive = tmp_path / "set.zip"
     archive.write_bytes(packed({"a.jsonl": json_lines([*pairs(), ("gone.jpg", "x")])} | pictures()))
     told = run_command("plain", str(archive), "--refused", str(tmp_path / "refused.csv"))
-    assert "5 rows: 4 examples are new, 0 were there, 1 refused" in told
+    assert "5 rows: 4 new examples, 0 already present, 1 refused" in told
     assert (tmp_path / "refused.csv").read_text().splitlines()[1].startswith("a.jsonl,5,\"'gone.jpg': there")
     assert examples(style) == expected()
     for arguments, reason in (
@@ -314,7 +314,7 @@ def test_the_command_imports_and_writes_what_was_refused(style: Style, tmp_path:
         (["fancy", str(archive)], "there is no style 'fancy'; there are plain"),
         (["plain", str(archive), "--user", "nobody"], "there is no user"),
         (["plain"], "name a style and a file"),
-        (["--resume", str(Import.objects.get().pk)], "has succeeded"),
+        (["--resume", str(Import.objects.get().pk)], "the status of this one is succeeded"),
         (["--resume", "0"], "there is no import 0"),
     ):
         with pytest.raises(CommandError, match=reason):
@@ -364,7 +364,7 @@ def test_after_a_kill_nothing_is_lost_or_doubled(style: Style, many: Path) -> No
     with pytest.raises(CommandError, match="is in progress"):
         run_command("--resume", str(batch.pk))
     Import.objects.update(lease_expires_at=batch.created_at)
-    assert "10000 rows: 10000 examples are new" in run_command("--resume", str(batch.pk))
+    assert "10000 rows: 10000 new examples" in run_command("--resume", str(batch.pk))
     assert_consistent(batch)
 
 
@@ -379,7 +379,7 @@ def test_ctrl_c_stops_the_command_and_resume_goes_on(style: Style, many: Path) -
     assert "Traceback" not in told
     assert 0 < batch.rows < 10_000
     assert_consistent(batch)
-    assert "10000 rows: 10000 examples are new" in run_command("--resume", str(batch.pk))
+    assert "10000 rows: 10000 new examples" in run_command("--resume", str(batch.pk))
 
 
 def test_statistics_tell_what_a_dataset_holds(style: Style) -> None:
@@ -422,7 +422,7 @@ def test_a_failed_import_is_resumed_from_its_page_until_its_file_is_pruned(
     boss.post(f"{page}resume/")
     assert worked_off(batch).status == Status.SUCCEEDED
     assert examples(style) == expected()
-    with pytest.raises(Refused, match="only a failed or canceled import can be resumed; this has succeeded"):
+    with pytest.raises(Refused, match="only failed or canceled imports can be resumed"):
         services.resume_import(batch)
 
     other = queued(style, packed(pictures() | {"captions.jsonl": json_lines(pairs())}))

@@ -38,7 +38,7 @@ def test_the_command_tells_captions_that_are_too_long(style: Style, tmp_path: Pa
     archive = tmp_path / "hindi.zip"
     archive.write_bytes(packed({"hindi.jsonl": HINDI.read_bytes()} | dict.fromkeys(names, picture(1))))
     said = run_command("plain", str(archive))
-    assert "50 rows: 0 examples are new, 0 were there, 50 refused" in said
+    assert "50 rows: 0 new examples, 0 already present, 50 refused" in said
     assert "tokens, and the language model has room for 118 behind a prefix of 10" in said
 
 
@@ -56,5 +56,5 @@ def test_without_a_tokenizer_everything_is_imported(style: Style, tmp_path: Path
     settings.LANGUAGE_MODEL = f"local-dir:{tmp_path / 'none'}"
     archive = tmp_path / "set.zip"
     archive.write_bytes(packed({"a.jsonl": json_lines([("1.jpg", "\u0916 " * 100)])} | pictures(["1.jpg"])))
-    assert "1 examples are new" in run_command("plain", str(archive))
+    assert "1 new examples" in run_command("plain", str(archive))
     assert Import.objects.get().refused.count() == 0

@@ -149,7 +149,7 @@ def test_a_bad_file_among_good_ones_is_named_and_loses_none_of_them(client: Clie
     worse = SimpleUploadedFile("worse.jpg", b"")
     response = client.post("/upload/", {"photos": [jpeg("a.jpg"), bad, worse, jpeg("b.jpg", "blue")]}, follow=True)
     page = body(response)
-    assert "bad &lt;b&gt;.jpg: this is no picture" in page
+    assert "bad &lt;b&gt;.jpg: this is not a picture" in page
     assert "worse.jpg: " in page
     assert Caption.objects.count() == 2
 
@@ -157,7 +157,7 @@ def test_a_bad_file_among_good_ones_is_named_and_loses_none_of_them(client: Clie
 def test_only_bad_files_lead_back_to_the_form(client: Client, styles: dict[str, Style]) -> None:
     response = client.post("/upload/", {"photos": SimpleUploadedFile("bad.jpg", b"no")}, follow=True)
     assert response.redirect_chain == [("/", 302)]
-    assert "bad.jpg: this is no picture" in body(response)
+    assert "bad.jpg: this is not a picture" in body(response)
 
 
 def test_a_file_over_the_limit_is_refused(client: Client, styles: dict[str, Style], settings: Any) -> None:

@@ -65,7 +65,7 @@ class RunSerializer(serializers.ModelSerializer[TrainingRun]):
 
 
 class NewRunSerializer(serializers.Serializer[Any]):
-    """How to train; what is left out takes its default, 0 is `auto`."""
+    """Training options; those left out take their defaults, 0 is `auto`."""
 
     start = serializers.ChoiceField(("active", "scratch"), required=False)
     mapper = serializers.ChoiceField(("transformer", "mlp"), required=False)
@@ -110,7 +110,7 @@ class StyleRunViewSet(Api):
     scope = Scope.TRAIN
 
     def list(self, request: Request, slug: str) -> Response:
-        """The style's runs, the newest first."""
+        """The style's runs, newest first."""
         return self.page(_runs().filter(style=_style(slug)))
 
     @extend_schema(
@@ -127,7 +127,7 @@ class StyleRunViewSet(Api):
         ],
     )
     def create(self, request: Request, slug: str) -> Response:
-        """Start a retraining of the style. One run of a style is unfinished at a time."""
+        """Start retraining the style. A style can have only one unfinished run at a time."""
         taken = NewRunSerializer(data=request.data)
         taken.is_valid(raise_exception=True)
         run = services.start_run(
@@ -141,7 +141,7 @@ class StyleRunViewSet(Api):
 
 
 class RunViewSet(Api):
-    """Training runs: looked up, canceled, resumed."""
+    """Training runs: read, cancel and resume them."""
 
     queryset = TrainingRun.objects.none()
     serializer_class = RunSerializer
@@ -150,7 +150,7 @@ class RunViewSet(Api):
     lookup_value_converter = "int"
 
     def retrieve(self, request: Request, pk: int) -> Response:
-        """One run: its progress, and when it has succeeded its metrics, verdict and version."""
+        """One run: its progress and, once it has succeeded, its metrics, verdict and version."""
         run = _run(pk)
         return Response(self.get_serializer(run).data, headers={} if run.finished else RETRY_AFTER)
 
@@ -163,13 +163,13 @@ class RunViewSet(Api):
     @extend_schema(request=None, responses={202: RunSerializer, 409: PROBLEM})
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, pk: int) -> Response:
-        """Go on with a failed or canceled run from its last checkpoint."""
+        """Resume a failed or canceled run from its last checkpoint."""
         return Response(self.get_serializer(services.resume_run(_run(pk))).data, status=202, headers=RETRY_AFTER)
 
     @extend_schema(responses=EventSerializer(many=True), filters=False)
     @action(detail=True, pagination_class=None)
     def events(self, request: Request, pk: int) -> Response:
-        """What happened in the run, in order."""
+        """The events of the run, in order."""
         return Response(EventSerializer(_run(pk).events.all(), many=True).data)
 
     @extend_schema(responses=CheckpointSerializer(many=True), filters=False)

@@ -1,4 +1,4 @@
-"""What the dashboard and a run's page say of runs."""
+"""What the dashboard and a run's page show about runs."""
 
 from __future__ import annotations
 

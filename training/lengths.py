@@ -1,4 +1,4 @@
-"""How long a caption may be to be trained: what the language model has room for behind a style's prefix."""
+"""How long a training caption may be: what the language model has room for after a style's prefix."""
 
 from collections.abc import Callable, Sequence
 

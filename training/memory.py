@@ -1,4 +1,4 @@
-"""How much memory a run takes, told before it is queued. Without torch, so that the web process can ask.
+"""How much memory a run needs, estimated before it is queued. Without torch, so that the web process can ask.
 
 A training step keeps what the frozen LM and the mapper computed of every caption until the gradient has come back to
 the prefix. How often each part is kept was measured on a CPU in float32, with prefixes of 10 to 64 vectors, both kinds

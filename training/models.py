@@ -1,4 +1,4 @@
-"""The nouns of training: Example, Import, TrainingRun and what it leaves, Policy."""
+"""The models of training: Example, Import, TrainingRun and what it leaves, Policy."""
 
 from __future__ import annotations
 

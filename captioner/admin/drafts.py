@@ -19,7 +19,7 @@ from captioner.models import DraftRequest
 
 @admin.register(DraftRequest)
 class DraftRequestAdmin(BigTable, ReadOnly):
-    """What versions were asked to write: comparisons on photos, and styles' captions written anew. Live."""
+    """Drafts of versions: comparisons on photos, and regenerated captions of a style. Updated live."""
 
     list_display = ("__str__", "style", "person", "created_at")
     list_select_related = ("style", "person")

@@ -43,7 +43,7 @@ class WorkerAdmin(ReadOnly):
 
 
 class AttemptInline(admin.TabularInline):  # type: ignore[type-arg]  # generic for type checkers only
-    """Each try to deliver a message."""
+    """Each attempt to deliver a message."""
 
     model = DeliveryAttempt
     fields = readonly_fields = ("at", "status", "error", "ms")
@@ -61,7 +61,7 @@ class AttemptInline(admin.TabularInline):  # type: ignore[type-arg]  # generic f
 
 @admin.register(WebhookDelivery)
 class WebhookDeliveryAdmin(BigTable, ReadOnly):
-    """Messages to clients, with what became of each try."""
+    """Messages to clients, with the result of each attempt."""
 
     list_display = ("url", "status", "failed_tries", "error_detail", "created_at")
     list_filter = ("status",)
@@ -81,7 +81,7 @@ class WebhookDeliveryAdmin(BigTable, ReadOnly):
 
 @admin.register(WebhookHost)
 class WebhookHostAdmin(ReadOnly):
-    """Hosts that gave no answer lately, and until when they are left alone."""
+    """Hosts that did not respond recently, and how long they are skipped."""
 
     list_display = ("host", "failures", "open_until", "error")
 

@@ -1,4 +1,4 @@
-"""How versions stand beside each other, in numbers."""
+"""Comparison of versions in numbers."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Json(JSONParser):
 
 
 class Jpeg(BaseRenderer):
-    """Says that a view answers pictures, which it hands out itself."""
+    """Declares that a view returns pictures."""
 
     media_type = "image/jpeg"
     format = "jpg"

@@ -1,4 +1,4 @@
-"""/api/captions/: requested, looked up, canceled, tried again, corrected."""
+"""/api/captions/: request, read, cancel, retry and correct captions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from captioner.models import Caption, CaptionRequest, Image, Viewer
 
 @extend_schema_view(list=extend_schema(parameters=[SEARCH]))
 class CaptionViewSet(Api):
-    """Captions: asked for, looked up, canceled, tried again, corrected, deleted."""
+    """Captions: request, read, cancel, retry, correct and delete them."""
 
     queryset = Caption.objects.none()
     serializer_class = CaptionSerializer
@@ -77,10 +77,10 @@ class CaptionViewSet(Api):
         },
     )
     def create(self, request: Request) -> Response:
-        """Ask for captions: of each image in each style.
+        """Request captions for each image in each style.
 
-        Ids and addresses are known at once. Poll URL of the request until its status is final, wait with `Prefer`,
-        or be told by a webhook.
+        Ids and URLs are returned immediately. Poll the URL of the request until its status is final, wait with
+        `Prefer`, or use a webhook.
         """
         form = request.content_type.startswith("multipart/")
         taken = (NewCaptionsFormSerializer if form else NewCaptionsSerializer)(data=request.data)
@@ -123,20 +123,20 @@ class CaptionViewSet(Api):
         return Response(made.answer, status=202, headers=headers | RETRY_AFTER)
 
     def list(self, request: Request) -> Response:
-        """Your captions and the examples that everybody sees."""
+        """Your captions and the public examples."""
         search = request.query_params.get("search", "")
         return self.page(self.filter_queryset(services.search_captions(self.viewer, text=search)))
 
     @extend_schema(parameters=[RETRY_AFTER_HEADER])
     def retrieve(self, request: Request, pk: UUID) -> Response:
-        """One caption: its status and, when it has succeeded, its text."""
+        """One caption: its status and, once it has succeeded, its text."""
         caption = services.get_caption(self.viewer, pk)
         services.rescue_stale([caption])
         return Response(self.get_serializer(caption).data, headers={} if caption.finished else RETRY_AFTER)
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, pk: UUID) -> Response:
-        """Delete a caption, and its image if nothing else refers to that."""
+        """Delete a caption, and its image if nothing else refers to the image."""
         services.delete_caption(self.viewer, pk)
         return Response(status=204)
 
@@ -155,7 +155,7 @@ class CaptionViewSet(Api):
     )
     @action(detail=False, methods=["post"], url_path="cancel")
     def cancel_all(self, request: Request) -> Response:
-        """Cancel all of your own queued and running captions, or those of them that pass the filters of the list."""
+        """Cancel all your own queued and running captions, or those that match the filters of the list."""
         refuse_unknown(request, self.query_parameters)
         search = request.query_params.get("search", "")
         captions = self.filter_queryset(services.search_captions(self.viewer, text=search, mine=True))
@@ -180,7 +180,7 @@ class CaptionViewSet(Api):
     )
     @action(detail=True, methods=["post"], parser_classes=[Json], scope=Scope.LABEL)
     def corrections(self, request: Request, pk: UUID) -> Response:
-        """Write what a caption should be. The newest correction counts; the machine's text is kept beside it."""
+        """Correct a caption. The newest correction counts; the original caption is kept."""
         taken = NewCorrectionSerializer(data=request.data)
         taken.is_valid(raise_exception=True)
         correction = services.correct_caption(self.viewer, pk, taken.validated_data["text"])

@@ -1,4 +1,4 @@
-"""What lists can be narrowed down by, and how they are cut into pages."""
+"""Filters and pagination of lists."""
 
 from collections.abc import Sequence, Set
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Whether the service lives and is ready, and its numbers."""
+"""Health checks (live, ready) and metrics."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class PlainText(BaseRenderer):
 @authentication_classes([])
 @permission_classes([AllowAny])
 def live(request: Request) -> Response:
-    """The web process answers."""
+    """The web process responds."""
     return Response({"status": "alive"})
 
 
@@ -78,9 +78,9 @@ def live(request: Request) -> Response:
 @authentication_classes([])
 @permission_classes([AllowAny])
 def ready(request: Request) -> HttpResponse | Response:
-    """Captions can be asked for and will be written: database, broker, cache, storage and a worker with loaded models.
+    """Captions can be requested and will be written: checks database, broker, cache, storage and a loaded worker.
 
-    It answers within two seconds, whatever hangs.
+    It responds within two seconds, whatever hangs.
     """
     checks = _outcomes()
     bad = [name for name, outcome in checks.items() if outcome != "ok"]
@@ -95,7 +95,7 @@ def ready(request: Request) -> HttpResponse | Response:
 @permission_classes([AllowAny])
 @renderer_classes([PlainText])
 def metrics(request: Request) -> HttpResponse:
-    """The service's numbers, for Prometheus. They come from the database, so any web process tells the same."""
+    """Metrics for Prometheus. They come from the database, so every web process returns the same."""
     registry, now = CollectorRegistry(), clock("default")
     hour_ago = now - timedelta(hours=1)
     for name, model in (("captions", Caption), ("webhook_deliveries", WebhookDelivery)):

@@ -26,7 +26,7 @@ _QUERY = OpenApiParameter(
 
 
 class ImageViewSet(Api):
-    """Stored pictures: JPEG, upright, without whatever else the upload held."""
+    """Stored pictures: JPEG, upright, without the metadata of the upload."""
 
     queryset = Image.objects.none()
     serializer_class = FoundImageSerializer
@@ -49,11 +49,11 @@ class ImageViewSet(Api):
         responses=FoundImageSerializer(many=True),
     )
     def list(self, request: Request) -> Response:
-        """The images of your captions and of the examples, or what a search finds among them.
+        """The images of your captions and of the examples, or search results among them.
 
-        Of a search, the photos come first that match best, by the words in their captions and by what they show
-        together; the newest otherwise. `meaning` says whether photos were compared with the text by what they show,
-        which a worker has to look up: while that is `pending` the photos are those that words have found.
+        Search results are ordered by relevance, combining the words in captions and what the photos show; other lists
+        are ordered newest first. `meaning` says whether photos were compared with the text by what they show, which
+        needs a worker: while it is `pending`, the results are those found by words.
         """
         text = services.tidy_search(request.query_params.get("q", ""))
         if not text:
@@ -73,7 +73,7 @@ class ImageViewSet(Api):
     @extend_schema(responses={200: SimilarImageSerializer(many=True), 409: PROBLEM, 503: PROBLEM}, filters=False)
     @action(detail=True, serializer_class=SimilarImageSerializer, pagination_class=None)
     def similar(self, request: Request, pk: UUID) -> Response:
-        """Those of the images in your lists that show what is most like an image, the likest first."""
+        """The images in your lists that are most similar to an image, most similar first."""
         return Response(self.get_serializer(services.similar_images(self.viewer, pk), many=True).data)
 
     @extend_schema(responses=ImageSerializer)
@@ -91,7 +91,7 @@ class ImageViewSet(Api):
         query_parameters=frozenset(),
     )
     def captions(self, request: Request, pk: UUID) -> Response:
-        """Your captions of an image and, where it is an example, those that everybody sees."""
+        """Your captions of an image and, if it is an example, the public ones."""
         image = services.get_image(self.viewer, pk)
         return self.page(services.visible_captions(self.viewer).filter(image=image))
 
@@ -104,5 +104,5 @@ class ImageViewSet(Api):
     @extend_schema(responses={(200, "image/jpeg"): OpenApiTypes.BINARY}, filters=False)
     @action(detail=True, renderer_classes=[Jpeg], pagination_class=None)
     def thumbnail(self, request: Request, pk: UUID) -> FileResponse:
-        """The picture, small."""
+        """A thumbnail of the picture."""
         return picture(services.get_image(self.viewer, pk), "thumbnail")

@@ -1,4 +1,4 @@
-"""Who may call the API, how they show who they are, and how often they may write."""
+"""Who may call the API, how callers authenticate, and how often they may write."""
 
 from __future__ import annotations
 

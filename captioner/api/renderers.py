@@ -1,4 +1,4 @@
-"""The API's answers in JSON without NaN, whatever is stored."""
+"""The API's responses as JSON without NaN, whatever is stored."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from clipcap.strict_json import finite
 
 
 class StrictRenderer(JSONRenderer):
-    """One number that is none costs itself, not the list that it stands in."""
+    """A NaN becomes null and does not break the list it is in."""
 
     def render(self, data: Any, *args: Any, **options: Any) -> bytes:
         try:

@@ -1,4 +1,4 @@
-"""/api/requests/: what was asked for together, and its webhook's deliveries."""
+"""/api/requests/: the captions requested in one call, and webhook deliveries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from captioner.models import Caption, CaptionRequest, WebhookDelivery
 
 
 class RequestViewSet(Api):
-    """What was asked for in one call: one caption or many."""
+    """The captions requested in one call."""
 
     queryset = CaptionRequest.objects.none()
     serializer_class = RequestSerializer
@@ -45,7 +45,7 @@ class RequestViewSet(Api):
     @extend_schema(responses=DeliverySerializer(many=True), filters=False)
     @action(detail=True, pagination_class=None)
     def deliveries(self, request: Request, pk: UUID) -> Response:
-        """What became of the request's webhook: one entry where it has one, with all tries."""
+        """Deliveries of the request's webhook, with all attempts; one entry if the request has a webhook."""
         rows = WebhookDelivery.objects.filter(request=services.get_request(self.viewer, pk))
         return Response(DeliverySerializer(rows, many=True).data)
 
@@ -57,7 +57,7 @@ class RequestViewSet(Api):
     )
     @deliveries.mapping.post
     def redeliver(self, request: Request, pk: UUID) -> Response:
-        """Send the request's webhook again, whether it arrived or not; with other secrets, if they are given."""
+        """Send the request's webhook again, whether it was delivered or not, optionally with other secrets."""
         taken = RedeliverySerializer(data=request.data)
         taken.is_valid(raise_exception=True)
         return Response(

@@ -12,7 +12,7 @@ from captioner.models import Style
 
 
 class StyleViewSet(Api):
-    """The styles in service, the default one first."""
+    """The styles in service, default style first."""
 
     queryset = Style.objects.none()
     serializer_class = StyleSerializer

@@ -1,4 +1,4 @@
-"""Whose fault a failure is, and how a batch goes on without the rows that are to blame."""
+"""Finds the rows of a batch that cause a failure, and processes the batch without them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def storage_gives_others(than: Collection[uuid.UUID] = ()) -> bool:
 
 
 def failure_of(error: Exception, *, others_succeeded: bool = False) -> Failure:
-    """What is told of an error that came up over a row."""
+    """The failure to record for an error while working on a row."""
     if is_out_of_memory(error):
         code, detail = "out_of_memory", "the worker does not have enough memory even for this single caption"
     elif isinstance(error, DatabaseError):
@@ -90,7 +90,7 @@ def failure_of(error: Exception, *, others_succeeded: bool = False) -> Failure:
 
 
 def unread_failure(error: Exception, *, others_succeeded: bool) -> Failure:
-    """What is told of an image that the storage did not give."""
+    """The failure to record for an image that could not be read from the storage."""
     if is_out_of_memory(error):
         return failure_of(error, others_succeeded=others_succeeded)
     # That there is no such file is said of this one; any other error, of a connection say, is the storage's.

@@ -1,4 +1,4 @@
-"""Which version writes a row, and the mappers of the versions that wrote lately."""
+"""Which version captions a row, and a cache of the mappers used recently."""
 
 from __future__ import annotations
 

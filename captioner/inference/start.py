@@ -1,4 +1,4 @@
-"""A caption worker, with the threads beside its engine."""
+"""A caption worker, with the threads around its engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queues that there are. Each app registers its own when it is ready, so none has to know the others."""
+"""The registered queues. Each app registers its own when it is ready, so apps do not need to know each other."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: captions that are queued take turns between those who asked for them.
+"""Fair queueing: queued captions take turns between their owners.
 
 Start-time fair queueing (Goyal, Vin and Cheng, 1996). Each queued caption has the number of its **turn**, given once,
 when it is queued, and workers claim by the lowest. Whoever has nothing queued is given the turn after the one that is

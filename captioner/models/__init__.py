@@ -1,4 +1,4 @@
-"""The nouns: photos, styles and their versions, captions, deliveries, workers; and `Viewer`, who may see what."""
+"""The models: photos, styles and versions, captions, deliveries, workers; and `Viewer`: who may see what."""
 
 from captioner.models.audit import (
     AuditEntries,

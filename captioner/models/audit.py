@@ -19,7 +19,7 @@ class AuditEntries(models.QuerySet["AuditEntry"]):
 
 
 class AuditEntry(models.Model):
-    """Something that somebody did who may do more than caption photos. It refers to no row, so that it outlives all."""
+    """An action of a privileged user. It has no foreign keys, so that it outlives the rows."""
 
     class Action(models.TextChoices):
         PROMOTED = "promoted"

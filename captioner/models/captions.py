@@ -18,7 +18,7 @@ from clipcap.options import is_unsure
 
 
 class CaptionRequest(models.Model):
-    """What one call asked for: one caption or many, with an address of its own."""
+    """The captions requested in one call, with their own URL."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+")

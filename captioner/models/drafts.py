@@ -19,7 +19,7 @@ from captioner.models.styles import MapperVersion, Style
 
 
 class DraftRequest(models.Model):
-    """What an administrator has versions write: about some photos, to compare; or a style's captions, all anew."""
+    """Drafts requested by an administrator: a comparison on some photos, or the regeneration of a style's captions."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     person = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")

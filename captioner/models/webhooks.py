@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class WebhookHost(models.Model):
-    """A host that gave no answer lately: the circuit breaker of its deliveries. One that answers has no row."""
+    """A host that did not respond recently: the circuit breaker of its deliveries. A host that responds has no row."""
 
     host = models.CharField(max_length=300, unique=True)
     failures = models.PositiveIntegerField(default=0, help_text="consecutive failures")
@@ -46,7 +46,7 @@ class DeliveryQuerySet(JobQuerySet["WebhookDelivery"]):
         return self.exclude(host__in=WebhookHost.objects.values("host"))
 
     def send_again(self, now: datetime, until: datetime, **changes: Any) -> int:
-        """Queue deliveries anew, whatever became of them; not those that are being sent at this moment."""
+        """Queue deliveries again, whatever their result; except those that are being sent right now."""
         return self.exclude(status=Status.RUNNING).update(
             status=Status.QUEUED,
             rank_at=now,
@@ -62,7 +62,7 @@ class DeliveryQuerySet(JobQuerySet["WebhookDelivery"]):
 
 
 class WebhookDelivery(Job):
-    """The message that tells a client that its request is finished; tried again with growing pauses."""
+    """The message to a client that its request is finished; retried with increasing delays."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     request = models.OneToOneField(CaptionRequest, on_delete=models.CASCADE, related_name="webhook")
@@ -91,7 +91,7 @@ class WebhookDelivery(Job):
 
     @property
     def every_try(self) -> list[dict[str, Any]]:
-        """What became of each try, the first one first: `at`, `status`, `error` and `ms`."""
+        """The result of each attempt, oldest first: `at`, `status`, `error` and `ms`."""
         return [*self.log, *self.tries.values("at", "status", "error", "ms")]
 
 

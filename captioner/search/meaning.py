@@ -98,7 +98,7 @@ def fuse(*rankings: Sequence[uuid.UUID]) -> list[uuid.UUID]:
 
 
 def rebuild() -> int:
-    """Make the index of the encoder in use anew, without what deleted images left in it, and remove those of others.
+    """Rebuild the index of the encoder in use, without deleted images, and remove the indexes of other encoders.
 
     Returns:
         How many embeddings it has.

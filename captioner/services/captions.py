@@ -210,7 +210,7 @@ def cancel_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
     """
     caption = get_caption(viewer, pk, to="change")
     if not Caption.objects.filter(pk=caption.pk).cancel():
-        raise Refused("already_finished", f"the caption is {caption.status} and cannot be canceled", status=409)
+        raise Refused("already_finished", f"a caption with the status {caption.status} cannot be canceled", status=409)
     return get_caption(viewer, pk)
 
 
@@ -236,7 +236,7 @@ def retry_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
         if not caption.retry(clock("default") + settings.DEADLINE, turn=turn):
             raise Refused(
                 "not_failed",
-                f"only a failed or canceled caption can be tried again; this one is {caption.status}",
+                f"only failed or canceled captions can be retried; the status of this one is {caption.status}",
                 status=409,
             )
     wake_workers()

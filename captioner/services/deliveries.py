@@ -1,4 +1,4 @@
-"""Webhook deliveries, sent again."""
+"""Sends webhook deliveries again."""
 
 from __future__ import annotations
 

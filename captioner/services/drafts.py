@@ -70,7 +70,7 @@ def to_rewrite(style: Style, version: MapperVersion | None) -> QuerySet[Caption]
 
 
 def rewrite_captions(*, style: Style, person: Any = None) -> DraftRequest:
-    """Have the version in service write all captions of its style anew, when there is nothing else to do.
+    """Regenerate all captions of a style with the version in service, at low priority.
 
     Each caption keeps its text until the new one is there, and its corrections for good. Called again, it goes on with
     what is left.
@@ -92,7 +92,7 @@ def rewrite_captions(*, style: Style, person: Any = None) -> DraftRequest:
 
 
 def list_rewritings() -> int:
-    """Queue the next part of the captions that are to be written anew, of one request. Workers do it again and again;
+    """Queue the next part of the captions to regenerate, of one request. Workers do it again and again;
     safe to call by anyone, at any time.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What is deleted when its time is over, and files and rows kept together."""
+"""Deletes expired data, and keeps files and rows consistent."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check_storage(older_than: timedelta, *, sweep: bool = False) -> storage.Find
 
 
 def rebuild_index() -> int:
-    """Make the index of photos anew on this machine, without what deleted photos have left in it.
+    """Rebuild the index of photos on this machine, without deleted photos.
 
     Returns:
         How many photos it has.

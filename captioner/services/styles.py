@@ -1,4 +1,4 @@
-"""Which styles there are to choose from."""
+"""The styles that can be requested."""
 
 from __future__ import annotations
 

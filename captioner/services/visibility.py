@@ -14,7 +14,7 @@ from captioner.models import Caption, CaptionRequest, Image, Viewer
 
 
 def note_export(viewer: Viewer, what: str, detail: str = "") -> None:
-    """Record what somebody exports who may see more than what is theirs."""
+    """Record exports by users who may see more than their own data."""
     if viewer.sees_all:
         audit.record(audit.Action.EXPORTED, what, detail, viewer.user)
 

@@ -1,4 +1,4 @@
-"""Waiting for captions, without taking every thread of the server, and rescuing those that nobody works at."""
+"""Waiting for captions without taking every thread of the server, and rescuing stale ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to a caption from a page."""
+"""Actions on a caption from a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all pages have in common: who asks, what may go wrong, filters."""
+"""What all pages share: the viewer, error handling, filters."""
 
 from __future__ import annotations
 

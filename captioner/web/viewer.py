@@ -1,4 +1,4 @@
-"""Who looks: the signed-in user, or the visitor that this browser's session names."""
+"""The viewer: the signed-in user, or the visitor that the browser's session identifies."""
 
 import secrets
 

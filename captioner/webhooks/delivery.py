@@ -1,4 +1,4 @@
-"""Delivers webhooks: claims what is due, posts it, and tries again with growing pauses.
+"""Delivers webhooks: claims due deliveries, sends them, and retries with increasing delays.
 
 Of each host one delivery is under way at a time. A host that gives no answer, `BREAKS_AFTER` times in a row, is left
 alone for a while (a circuit breaker): all its deliveries wait, one of them finds out whether it is back. So however

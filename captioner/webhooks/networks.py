@@ -1,4 +1,4 @@
-"""Networks that no webhook goes to: those that are no part of the public internet.
+"""Networks that webhooks never reach: those that are not part of the public internet.
 
 The two registries of special-purpose addresses that IANA keeps (RFC 6890), whole, as they were in November 2025, and
 multicast. They are written down here because what a Python release knows of them changes: some have called

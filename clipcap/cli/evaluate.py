@@ -1,4 +1,4 @@
-"""`clipcap evaluate CAPTIONS.jsonl`: how near a style's captions come to people's."""
+"""`clipcap evaluate CAPTIONS.jsonl`: how close a style's captions are to people's."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`clipcap train CAPTIONS.jsonl --out FILE`: a style of one's own, the language model frozen."""
+"""`clipcap train CAPTIONS.jsonl --out FILE`: train a style, with the language model frozen."""
 
 import argparse
 import signal

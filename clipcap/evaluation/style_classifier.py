@@ -1,4 +1,4 @@
-"""Whether a caption is told in a style: a plain classifier, to judge styles by."""
+"""Classifies the style of captions: a simple classifier for evaluating styles."""
 
 import math
 from collections import Counter

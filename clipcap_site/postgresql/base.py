@@ -1,4 +1,4 @@
-"""PostgreSQL that is given up after some seconds without an answer.
+"""PostgreSQL connections that are given up after some seconds without a response.
 
 The server's own `statement_timeout` ends what is slow or waits for a lock, and TCP notices a network that is cut.
 Neither helps where the server is frozen while its kernel goes on answering, as in a paused container.

@@ -1,4 +1,4 @@
-"""What is told of files that cannot be used."""
+"""Error messages for files that cannot be used."""
 
 from captioner.errors import Refused
 

@@ -1,4 +1,4 @@
-"""What a style's dataset holds, for people to judge it."""
+"""Statistics of a style's dataset, for people to judge it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
 def statistics(style: Style) -> dict[str, Any]:
-    """What a style's dataset holds, for people to judge it.
+    """Statistics of a style's dataset, for people to judge it.
 
     `splits` and `sources` count examples and images; `words` tells how long captions are; `duplicates` are texts that
     several images have; `vocabulary` has the most frequent words; `samples` are the same examples every time, as long

@@ -96,7 +96,7 @@ def cancel_import(batch: Import) -> Import:
         Refused: it has finished.
     """
     if not Import.objects.filter(pk=batch.pk).cancel():
-        raise Refused("already_finished", f"the import is {batch.status} and cannot be canceled", status=409)
+        raise Refused("already_finished", f"an import with the status {batch.status} cannot be canceled", status=409)
     batch.refresh_from_db()
     return batch
 
@@ -125,7 +125,7 @@ def resume_import(batch: Import, holder: str = "") -> Import:
         if not batch.retry(clock("default") + RUN_DEADLINE):
             raise Refused(
                 "not_stopped",
-                f"only a failed or canceled import can be resumed; this one is {batch.status}",
+                f"only failed or canceled imports can be resumed; the status of this one is {batch.status}",
                 status=409,
             )
         batch = _claimed(batch, holder)

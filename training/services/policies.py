@@ -1,4 +1,4 @@
-"""Runs that start by themselves."""
+"""Runs that start automatically."""
 
 from __future__ import annotations
 

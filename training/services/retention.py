@@ -1,4 +1,4 @@
-"""What is deleted when its time is over."""
+"""Deletes expired data."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def cancel_run(run: TrainingRun) -> TrainingRun:
         Refused: it has finished.
     """
     if not TrainingRun.objects.filter(pk=run.pk).cancel():
-        raise Refused("already_finished", f"{run} is {run.status} and cannot be canceled", status=409)
+        raise Refused("already_finished", f"{run} cannot be canceled, its status is {run.status}", status=409)
     RunEvent.objects.create(run=run, message="canceled")
     audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} canceled")
     run.refresh_from_db()
@@ -171,7 +171,9 @@ def resume_run(run: TrainingRun) -> TrainingRun:
         with transaction.atomic():
             if not run.retry(clock("default") + RUN_DEADLINE):
                 raise Refused(
-                    "not_stopped", f"only a failed or canceled run can be resumed; this one is {run.status}", status=409
+                    "not_stopped",
+                    f"only failed or canceled runs can be resumed; the status of this one is {run.status}",
+                    status=409,
                 )
             RunEvent.objects.create(run=run, message="resumed")
             audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} resumed")

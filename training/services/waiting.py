@@ -1,4 +1,4 @@
-"""Waking the training workers, and rescuing what nobody works at."""
+"""Waking the training workers, and rescuing stale rows."""
 
 from __future__ import annotations
 

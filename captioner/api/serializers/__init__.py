@@ -1,4 +1,4 @@
-"""What the API answers and takes."""
+"""Serializers of requests and responses."""
 
 from captioner.api.serializers.answers import (
     AlternativeSerializer,

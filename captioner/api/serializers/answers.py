@@ -1,4 +1,4 @@
-"""What the API answers."""
+"""Serializers of responses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class TimingsSerializer(serializers.Serializer[Caption]):
-    """In milliseconds; null where that has not happened."""
+    """In milliseconds; null if that has not happened yet."""
 
     queued_ms = serializers.FloatField(allow_null=True, help_text="until a worker started")
     encode_ms = serializers.FloatField(allow_null=True, help_text="0 if the image's embedding was cached")
@@ -42,7 +42,7 @@ class ErrorSerializer(serializers.Serializer[Caption]):
 
 
 class FailureSerializer(serializers.Serializer[Any]):
-    """A try that came to nothing, for which the row itself may not be to blame."""
+    """A failed attempt, which the row itself may not have caused."""
 
     at = serializers.DateTimeField()
     code = serializers.CharField()
@@ -50,7 +50,7 @@ class FailureSerializer(serializers.Serializer[Any]):
 
 
 class WithheldSerializer(serializers.Serializer[Any]):
-    """Why a caption has succeeded and yet has no text."""
+    """Why a caption has succeeded but has no text."""
 
     code = serializers.ChoiceField(choices=("low_confidence", "unknown_confidence"))
     detail = serializers.CharField()
@@ -63,7 +63,7 @@ class AlternativeSerializer(serializers.Serializer[Any]):
 
 
 class CorrectionSerializer(serializers.ModelSerializer[Correction]):
-    """What a person wrote in place of a caption."""
+    """A person's correction of a caption."""
 
     author = serializers.CharField(
         source="author.get_username", default=None, read_only=True, allow_null=True, help_text="null if anonymous"
@@ -176,7 +176,7 @@ class RequestSerializer(serializers.ModelSerializer[CaptionRequest]):
 
 
 class AnswerSerializer(RequestSerializer):
-    """The answer to a new request: also where its webhook goes and what signs it, which is said only here."""
+    """The response to a new request; only this one contains the webhook's URL and secret."""
 
     webhook = WebhookSerializer(read_only=True, allow_null=True, default=None)
 
@@ -193,7 +193,7 @@ class TrySerializer(serializers.Serializer[Any]):
 
 
 class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
-    """What became of a webhook."""
+    """A webhook delivery."""
 
     url = serializers.CharField(read_only=True)
     next_try_at = serializers.SerializerMethodField()

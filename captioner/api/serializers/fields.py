@@ -1,4 +1,4 @@
-"""Fields of their own kinds."""
+"""Serializer fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the API takes."""
+"""Serializers of requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_DEADLINE = 24 * 3600
 
 
 class NewCaptionsSerializer(Strict):
-    """Images and what is to be made of them. Every image is captioned in every style."""
+    """Images and options. Every image is captioned in every style."""
 
     image_id = ImageIdsField(required=False, allow_empty=False, help_text="stored images, by id")
     image_base64 = Base64FilesField(
@@ -76,7 +76,7 @@ class NewCaptionsSerializer(Strict):
 
 
 class NewCaptionsFormSerializer(NewCaptionsSerializer):
-    """The same as a form, which can bring files. A field is repeated where it has several values."""
+    """The same as a form, which can contain files. Repeat a field to give several values."""
 
     image = serializers.ListField(
         child=UploadField(),

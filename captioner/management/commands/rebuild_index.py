@@ -1,4 +1,4 @@
-"""`./run manage rebuild_index`: make the index of photos on this machine anew."""
+"""`./run manage rebuild_index`: rebuild the index of photos on this machine."""
 
 from typing import Any
 
