@@ -86,7 +86,7 @@ def test_a_training_that_is_stopped_goes_on_from_its_folder_to_the_same_bytes(
     ("content", "arguments", "told"),
     [
         (None, [], "cannot be read (No such file or directory); check the path"),
-        (b"", [], "holds no captions"),
+        (b"", [], "contains no captions"),
         (b"\xff\xfe", [], "is not UTF-8"),
         (b"{", [], "line 1 is not valid JSON"),
         (b'{"image": "red.png"}', [], 'needs "image", a file name, and "caption", a text'),

@@ -78,6 +78,6 @@ class ImportForm(forms.Form):
 
     file = forms.FileField(
         help_text="A zip of photos with their captions: as COCO or Karpathy JSON, CSV, TSV, JSONL, Flickr8k's or "
-        "Flickr30k's tokens, or a .txt beside each photo. Rows that cannot be used are listed; the others are "
+        "Flickr30k's tokens, or a .txt next to each photo. Rows that cannot be used are listed; the others are "
         "imported."
     )

@@ -47,9 +47,9 @@ class ImportVersionForm(forms.Form):
         coerce=lambda choice: choice == "yes",
         empty_value=None,
         required=False,
-        help_text="A file of the authors' code does not tell whether it was trained with --normalize_prefix. The guess "
-        "is yes for a Transformer and no for an MLP, as for the weights that the authors published. Where it is wrong, "
-        "nothing fails, but every caption is.",
+        help_text="A checkpoint does not record whether it was trained with --normalize_prefix. The guess "
+        "is yes for a Transformer and no for an MLP, as for the weights that the authors published. If it is wrong, "
+        "nothing fails, but every caption is wrong.",
     )
 
 

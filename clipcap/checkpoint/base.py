@@ -57,7 +57,7 @@ class MapperCheckpoint:
                 or not torch.allclose(loaded.float().cpu(), tensor, rtol=0.01, atol=0.001)
             ):
                 raise CheckpointError(
-                    f"the mapper was trained along with a GPT-2, which its file holds and which is not "
+                    f"the mapper was trained along with a GPT-2, which its file contains and which is not "
                     f"{language_model} ({name} differs); load that one: read_original(path).build_gpt2()"
                 )
 

@@ -166,7 +166,7 @@ def read_original(
         ) from error
     if normalize is None:
         log.warning(
-            "%s does not tell whether it was trained on embeddings divided by their norm; it is taken for trained on "
+            "%s does not record whether it was trained on embeddings divided by their norm; it is taken for trained on "
             "embeddings %s, as the authors' own %s are; if that is wrong, pass normalize=%s",
             path.name,
             as_trained(config.normalize),
@@ -190,7 +190,7 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     if len(modules) != 1:
         raise CheckpointError(
             f"checkpoint {path} holds {len(modules) or 'no'} mapping network{'s' if modules else ''} of the authors' "
-            f"ClipCap code (clip_project.*), and one is wanted; save it with torch.save(model.state_dict(), path)"
+            f"ClipCap code (clip_project.*), and one is needed; save it with torch.save(model.state_dict(), path)"
         )
     (module,) = modules
     if not all(isinstance(tensor, Tensor) for tensor in module.values()):

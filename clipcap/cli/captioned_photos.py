@@ -55,7 +55,7 @@ def read_captions(path: Path, folder: Path | None) -> dict[Path, list[str]]:
             )
         found.setdefault(photo, []).extend(captions)
     if not found:
-        raise ValueError(f"{path} holds no captions")
+        raise ValueError(f"{path} contains no captions")
     return found
 
 

@@ -231,7 +231,7 @@ def _java_scores(
                 os.killpg(scorer.pid, signal.SIGKILL)
     if scorer.returncode != 0:
         cause = errors.strip().splitlines()[-1:] or [f"exit status {scorer.returncode}"]
-        raise _NotComputedError(f"its Java program failed ({cause[0]}): `java -version` tells whether Java works")
+        raise _NotComputedError(f"its Java program failed ({cause[0]}): check with `java -version` that Java works")
     score, item_scores = json.loads(output.splitlines()[-1])
     return score, item_scores
 

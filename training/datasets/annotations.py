@@ -22,7 +22,7 @@ MAX_ANNOTATIONS = 1_000_000_000  # bytes of a file that holds captions
 
 ACCEPTED = (
     "COCO or Karpathy JSON, CSV or TSV with a header, JSONL, a JSON list of files with their captions, Flickr8k's or "
-    f"Flickr30k's tokens, or a .txt beside each picture; columns and keys may be {KEYS}"
+    f"Flickr30k's tokens, or a .txt next to each picture; columns and keys may be {KEYS}"
 )
 
 _TABLES = (".csv", ".tsv", ".tab")

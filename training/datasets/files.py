@@ -84,7 +84,7 @@ class _Zip(Files):
                 continue
             if name in self._members:
                 raise Refused(
-                    "unsafe_zip", f"the zip is refused: it holds {shown(name)} twice; create it again", status=422
+                    "unsafe_zip", f"the zip is refused: it contains {shown(name)} twice; create it again", status=422
                 )
             self._members[name] = entry
         unpacked = sum(entry.file_size for entry in entries)
