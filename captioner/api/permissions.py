@@ -70,8 +70,8 @@ def check_scope(request: Request, scope: str) -> None:
     if scopes is not None and wanted not in scopes:
         raise Refused(
             "out_of_scope",
-            f"this takes a token with the scope `{wanted}`, and yours has {', '.join(scopes) or 'none'}; create another "
-            f"at /tokens/",
+            f"this takes a token with the scope `{wanted}`, and yours has {', '.join(scopes) or 'none'}; create "
+            "another at /tokens/",
             status=403,
         )
 
