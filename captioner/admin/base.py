@@ -101,7 +101,7 @@ class Page(ModelAdmin):
         return get_object_or_404(self.get_queryset(request) if queryset is None else queryset, pk=pk)
 
     def done(self, request: HttpRequest, changed: Model, message: str) -> HttpResponseRedirect:
-        """Tell the person and the object's history what was done."""
+        """Show a message, and record the action in the object's history."""
         self.log_change(request, changed, message)
         messages.success(request, capfirst(message) + ".")
         return self.back(request)
@@ -117,7 +117,7 @@ class Page(ModelAdmin):
 
 
 class ReadOnly(Page):
-    """Rows that the admin shows and nobody writes by hand."""
+    """Read-only rows in the admin."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -214,7 +214,7 @@ def so_many(count: int) -> str:
 
 
 def thumbnail(image: Image | None, size: int = 64) -> SafeString:
-    """The picture, small; fetched when it is scrolled to. Pressed, it leads to the image's page."""
+    """A thumbnail of the picture, loaded lazily. Pressed, it leads to the image's page."""
     if image is None:
         return format_html("{}", "")
     return format_html(
@@ -227,7 +227,7 @@ def thumbnail(image: Image | None, size: int = 64) -> SafeString:
 
 
 def each(request: HttpRequest, rows: Sequence[Any] | QuerySet[Any], action: Callable[[Any], object], done: str) -> None:
-    """Do an action on each row, and tell of how many were done and why others were not."""
+    """Apply an action to each row, and report how many succeeded and why others did not."""
     chosen = list(rows[: MOST_AT_ONCE + 1])
     if len(chosen) > MOST_AT_ONCE:
         messages.error(request, f"More than {MOST_AT_ONCE:,} rows are selected; narrow the list first.")
@@ -245,7 +245,7 @@ def each(request: HttpRequest, rows: Sequence[Any] | QuerySet[Any], action: Call
 
 
 def sentence(error: Refused) -> str:
-    """What was refused, as a sentence on a page."""
+    """An error as a sentence on a page."""
     return capfirst(error.detail) + "."
 
 

@@ -114,7 +114,7 @@ class CaptionAdmin(BigTable, ReadOnly):
         )
 
     def correct(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
-        """Keep what a person writes in place of a caption."""
+        """Save a person's correction of a caption."""
         correction = services.correct_caption(Viewer(request.user), pk, request.POST.get("text", ""))
         return self.done(request, correction.caption, "the correction was saved")
 

@@ -54,7 +54,7 @@ class ImportVersionForm(forms.Form):
 
 
 class PromoteForm(forms.Form):
-    """Why a version is put in service."""
+    """Form: the reason for putting a version in service."""
 
     reason = forms.CharField(widget=forms.Textarea(attrs={"rows": 2}), required=False, max_length=1000)
 
@@ -113,7 +113,7 @@ class MapperVersionAdmin(ReadOnly):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """What a version is, where it came from, how good it is, and when it served."""
+        """What a version is, where it came from, its scores, and when it was in service."""
         version = self.viewed(request, as_int(object_id))
         candidate = version.metrics.get("candidate", {})
         return self.page(
@@ -130,7 +130,7 @@ class MapperVersionAdmin(ReadOnly):
         )
 
     def compare(self, request: HttpRequest) -> HttpResponseBase:
-        """Scores of versions side by side, and what they wrote about the same photos."""
+        """Scores of versions side by side, and their captions of the same photos."""
         versions = self._chosen(request.GET)
         photos = Image.objects.all()[:PHOTOS_OFFERED] if request.user.has_perm("captioner.view_image") else []
         return self.page(
@@ -145,7 +145,7 @@ class MapperVersionAdmin(ReadOnly):
         )
 
     def compare_on_photos(self, request: HttpRequest) -> HttpResponseBase:
-        """Have versions write about stored and uploaded photos."""
+        """Compare versions on stored and uploaded photos."""
         stored = Image.objects.filter(pk__in=[as_uuid(text) for text in request.POST.getlist("photo")])
         if not request.user.has_perm("captioner.view_image"):
             stored = stored.none()
@@ -219,7 +219,7 @@ class MapperVersionAdmin(ReadOnly):
         return FileResponse(content, as_attachment=True, filename=name, content_type="application/octet-stream")
 
     def remove(self, request: HttpRequest, pk: int) -> HttpResponseBase:
-        """Delete a version that never served, after asking."""
+        """Delete a version that was never in service, after confirmation."""
         version = self.viewed(request, pk)
         if request.method == "POST":
             style, name = version.style, str(version)

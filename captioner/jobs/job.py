@@ -1,4 +1,4 @@
-"""What every queued row can do: be claimed, renewed, handed back, succeed, fail, be canceled, be tried again.
+"""Jobs, the base of every queued row: claim, renew, hand back, succeed, fail, cancel, retry.
 
 The database owns the state. A worker **claims** ready rows for the length of a **lease**, which it renews while it
 works; every claim has a **token** of its own, and only who holds the token of a row can record a result in it. So
@@ -81,7 +81,7 @@ J = TypeVar("J", bound="Job")
 
 
 class JobQuerySet(models.QuerySet[J]):
-    """Verbs on many rows."""
+    """Operations on many rows."""
 
     order: tuple[str, ...] = ("rank_at", "pk")  # in which rows are claimed
 
@@ -89,7 +89,7 @@ class JobQuerySet(models.QuerySet[J]):
         return self.filter(status__in=UNFINISHED)
 
     def ready(self, now: datetime) -> Self:
-        """Rows that a worker may claim, the most pressing first.
+        """Rows that a worker may claim, most urgent first.
 
         A pause that ends later than any can was written before the clock was set back, and is over.
         """
@@ -138,7 +138,7 @@ class JobQuerySet(models.QuerySet[J]):
         return list(claimed.order_by(*self.order)) if chosen else []
 
     def held(self, token: uuid.UUID) -> Self:
-        """What is left of a claim: rows that nobody has canceled, deleted, finished or reaped since."""
+        """The rows of a claim that have not been canceled, deleted, finished or rescued since."""
         return self.filter(lease_token=token, status=Status.RUNNING)
 
     def renew(self, token: uuid.UUID) -> int:
@@ -154,7 +154,7 @@ class JobQuerySet(models.QuerySet[J]):
         return self.held(token).update(attempts=F("attempts") - 1, **_QUEUED_AGAIN)
 
     def reap(self) -> int:
-        """End what can no longer end by itself: lost leases and missed deadlines. Safe to call by anyone, at any time.
+        """End rows with lost leases or missed deadlines. Safe to call by anyone, at any time.
 
         Returns:
             The number of rows that changed.

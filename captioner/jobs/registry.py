@@ -15,5 +15,5 @@ QUEUES: dict[str, RegisteredQueue] = {}
 
 
 def register(name: str, wake_task: str) -> None:
-    """Make a queue known: to the command that starts workers, to the admin, to whoever pauses and resumes it."""
+    """Register a queue for the worker command, the admin, and pausing and resuming."""
     QUEUES[name] = RegisteredQueue(name, wake_task)

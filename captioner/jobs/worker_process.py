@@ -1,8 +1,8 @@
 """A worker process from its start to its end: the threads around an engine.
 
 The **engine** works off what it claims, woken by messages; the **heartbeat** renews the lease on what the engine holds,
-tells that the process lives and rescues what other workers lost; further threads have chores of their own. None of them
-ends before the process does: a database that is away is waited for.
+reports that the process is alive and rescues what other workers lost; further threads have chores of their own. None of
+them ends before the process does: a database that is away is waited for.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ LOOK = 2.0  # seconds after which an idle worker looks for work without a wake-u
 BEAT = settings.LEASE.total_seconds() / 6  # between renewals; a lease outlives several missed ones
 GRACE = 20.0  # seconds to finish the work in hand after SIGTERM; Celery and the interpreter take some more to end
 
-# The data is to blame for these: no waiting mends them.
+# Errors of the data: waiting does not fix them.
 FAULTY_DATA = (DataError, IntegrityError)
 
 T = TypeVar("T")
 
 
 class Engine(Protocol):
-    """What does the work."""
+    """Does the work of a worker process."""
 
     name: str
     captioner: Captioner
@@ -48,10 +48,10 @@ class Engine(Protocol):
     breaker: Breaker
 
     def work(self) -> int:
-        """Claim something and bring it to an end; 0 if there was nothing to do."""
+        """Claim some rows and finish them; 0 if there was nothing to do."""
 
     def idle(self) -> int:
-        """A little of what can be done when there is nothing to claim; 0 if nothing can."""
+        """Do some background work while there is nothing to claim; 0 if there is none."""
 
 
 class WorkerProcess:
@@ -106,7 +106,7 @@ class WorkerProcess:
         WAKE_UP.set()
 
     def join(self, **_: object) -> None:
-        """Wait for the work in hand; hand back what is not finished after the time of grace."""
+        """Wait for the current work; hand back what is not finished after the grace period."""
         self._stop()
         ends = time.monotonic() + GRACE
         *working, heartbeat = self.threads
@@ -165,7 +165,7 @@ class WorkerProcess:
 
 
 def retry_on_lost_database(action: Callable[[], T], seconds: float = 20.0) -> T:
-    """Do something to the database, again and again while that is away: computed results should not be lost to a
+    """Do something with the database, and retry while it is unavailable: computed results should not be lost to a
     restart. `seconds` is less than a lease lasts.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What versions write without being asked by a user."""
+"""Drafts of versions: comparisons and regenerated captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos found by what they show: the texts that people search for, and the index of the photos' embeddings.
+"""Search by meaning: the texts that people search for, and the index of the photos' embeddings.
 
 A text is embedded by a caption worker and kept (`TextEmbedding`); what is near to it is told by a file of all images'
 embeddings (`vectors.py`), which whoever searches feeds from the database. So the web process needs no model. Nothing
@@ -53,7 +53,7 @@ def known_text(encoder: str, text: str) -> TextEmbedding | None:
 
 
 def queue_text(encoder: str, text: str) -> TextEmbedding:
-    """Have a text embedded by the next worker that looks."""
+    """Queue a text to be embedded by the next free worker."""
     now = clock("default")
     fresh = {"created_at": now, "rank_at": now, "deadline_at": now + LOOKED_UP}
     row, made = TextEmbedding.objects.get_or_create(encoder=encoder, text=text, defaults=fresh)

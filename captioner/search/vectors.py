@@ -35,7 +35,7 @@ Images = NDArray[np.uint64]  # an id's 16 bytes as two numbers
 
 
 class BrokenIndex(Exception):
-    """The file is cut off, garbled or of another kind; remove it and fill it anew."""
+    """The file is truncated, malformed or of another kind; remove it and fill it again."""
 
 
 class VectorFile:

@@ -1,4 +1,4 @@
-"""Captions: requested, canceled, tried again, corrected, deleted."""
+"""Captions: request, cancel, retry, correct and delete them."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Upload:
 
 
 def decoding_options(given: dict[str, Any]) -> DecodingOptions:
-    """The options of a request, checked.
+    """The validated options of a request.
 
     Raises:
-        Refused: an option that does not exist, has no sense or contradicts another.
+        Refused: an option does not exist, is not valid or contradicts another.
     """
     names = [field.name for field in fields(DecodingOptions)]
     unknown = [name for name in given if name not in names]
@@ -203,7 +203,7 @@ def request_captions(
 
 
 def cancel_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
-    """Cancel a queued or running caption; what a worker still finds is not recorded.
+    """Cancel a queued or running caption; a later result of a worker is not recorded.
 
     Raises:
         Refused: not there, or finished already.
@@ -244,7 +244,7 @@ def retry_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
 
 
 def delete_caption(viewer: Viewer, pk: uuid.UUID) -> None:
-    """Delete a caption, and its image with it if nothing else refers to that.
+    """Delete a caption, and its image if nothing else refers to the image.
 
     Raises:
         Refused: not there.
@@ -260,7 +260,7 @@ def delete_caption(viewer: Viewer, pk: uuid.UUID) -> None:
 
 
 def correct_caption(viewer: Viewer, pk: uuid.UUID, text: str) -> Correction:
-    """Keep what a person writes in place of a caption.
+    """Save a person's correction of a caption.
 
     Raises:
         Refused: not there, not finished, or no text.
@@ -277,7 +277,7 @@ def correct_caption(viewer: Viewer, pk: uuid.UUID, text: str) -> Correction:
 
 
 def tidy_name(name: str) -> str:
-    """The last part of a file's name, printable and not too long: it is only ever shown."""
+    """The last part of a file name, printable and not too long; for display only."""
     last = PurePath(name.replace("\\", "/")).name
     return "".join(c for c in last if c.isprintable())[:255]
 
@@ -309,7 +309,7 @@ def _already_in(
     """The pairs of image and style that a request has, to which the viewer wants to add, with the images' indices.
 
     Raises:
-        Refused: it is somebody else's, or full.
+        Refused: it belongs to someone else, or is full.
     """
     if (request.owner_id, request.visitor) != (viewer.user and viewer.user.pk, viewer.visitor):
         raise not_found("request", request.pk)

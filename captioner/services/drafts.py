@@ -1,4 +1,4 @@
-"""What versions write without being asked by a user: comparisons, and a style's captions written again."""
+"""Drafts of versions: comparisons, and a style's regenerated captions."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def list_rewritings() -> int:
                 )
                 for caption in captions
             ],
-            ignore_conflicts=True,  # somebody else may have begun the same
+            ignore_conflicts=True,  # someone else may have started the same
         )
         request.listing = len(chosen) == PART
         request.listed_to = min((caption.created_at for caption in captions), default=request.listed_to)

@@ -1,4 +1,4 @@
-"""A repeated call returns the first one's request."""
+"""Idempotency keys: a repeated call returns the first call's request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queues, paused and resumed."""
+"""Queues: pause and resume them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from captioner.models import Queue
 
 
 def pause_queue(*, name: str, person: Any = None, reason: str = "") -> None:
-    """Let workers claim no more from a queue; what they hold they finish."""
+    """Pause a queue: workers claim nothing more and finish what they hold."""
     values = {"paused": True, "reason": reason.strip()[:200], "person": person, "at": clock("default")}
     with transaction.atomic():
         Queue.objects.update_or_create(name=name, defaults=values)
@@ -23,7 +23,7 @@ def pause_queue(*, name: str, person: Any = None, reason: str = "") -> None:
 
 
 def resume_queue(*, name: str, person: Any = None) -> None:
-    """Let workers claim from a queue again; wake them on commit."""
+    """Resume a queue, and wake its workers on commit."""
     values = {"paused": False, "reason": "", "person": person, "at": clock("default")}
     with transaction.atomic():
         Queue.objects.update_or_create(name=name, defaults=values)

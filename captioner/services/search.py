@@ -35,7 +35,7 @@ MeaningStatus = Literal["searched", "pending", "unavailable"]
 
 @dataclass(frozen=True)
 class Hit:
-    """A photo that a search found, and by what: words in its captions, what it shows, or both."""
+    """A photo found by a search, and how: by words in its captions, by what it shows, or both."""
 
     image: uuid.UUID
     matched: tuple[Match, ...]
@@ -73,7 +73,7 @@ def search_captions(
 
 
 def tidy_search(text: str) -> str:
-    """What somebody searches for, with single spaces; empty if there is nothing to search for.
+    """The search text with single spaces; empty if there is nothing to search for.
 
     Raises:
         Refused: it is too long.

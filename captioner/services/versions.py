@@ -1,4 +1,4 @@
-"""Mapper versions: imported, promoted, deleted."""
+"""Mapper versions: import, promote and delete them."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from captioner.web.views import live
 @require_POST
 @page
 def correct(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpResponse:
-    """Keep what a person writes in place of a caption."""
+    """Save a person's correction of a caption."""
     services.correct_caption(viewer, pk, request.POST.get("text", ""))
     return _changed(request, viewer, services.get_caption(viewer, pk))
 

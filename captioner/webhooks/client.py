@@ -1,4 +1,4 @@
-"""Webhooks: the message to a client that its request is finished, signed as Standard Webhooks 1.0 says.
+"""Webhooks: the message to a client that its request is finished, signed according to Standard Webhooks 1.0.
 
 An address a client names is a way to make this server talk to its own network. So only http and https to public
 addresses (networks.py) are allowed, unless a setting says otherwise; the name is resolved once, every address it has is

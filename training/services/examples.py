@@ -1,4 +1,4 @@
-"""Examples: added, taken from corrections, left out."""
+"""Examples: add them, take them from corrections, leave them out."""
 
 from __future__ import annotations
 

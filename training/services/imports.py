@@ -1,4 +1,4 @@
-"""Imports of datasets: started, canceled, resumed."""
+"""Imports of datasets: start, cancel and resume them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training runs: started, canceled, resumed."""
+"""Training runs: start, cancel and resume them."""
 
 from __future__ import annotations
 
