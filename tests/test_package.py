@@ -44,7 +44,11 @@ def test_the_installed_command_captions_in_an_empty_folder(installed: Path, tmp_
     command = [installed / "site" / "bin" / "clipcap", "caption", photo, "--models", ROOT / "models" / "base"]
     environment = os.environ | {"PYTHONPATH": str(installed / "site")}
     done = subprocess.run(
-        [*command, "--style", "factual", "--json"], cwd=tmp_path, env=environment, capture_output=True, check=True
+        [*map(str, command), "--style", "factual", "--json"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        check=True,
     )
     assert json.loads(done.stdout)["caption"]
 

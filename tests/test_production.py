@@ -34,7 +34,7 @@ from django.db import connection
 from django.test import override_settings
 
 from captioner import uploads
-from captioner.api import LONGEST_WAIT
+from captioner.api.base import LONGEST_WAIT
 from captioner.models import Image
 from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, free_port, installed, wait_until
 
