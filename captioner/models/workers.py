@@ -38,7 +38,8 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
     """Workers, and those of them that live."""
 
     def alive(self, queue: str = "") -> Self:
-        """Those heard from within the last `SILENCE`, of one queue if it is named; they report once models are loaded."""
+        """Those heard from within the last `SILENCE`, of one queue if it is named. They report once models are
+        loaded."""
         heard = self.filter(seen_at__gt=clock("default") - SILENCE)
         return heard.filter(queue=queue) if queue else heard
 
