@@ -325,6 +325,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Upload an image, poll for its captions.",
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
+    "DEFAULT_GENERATOR_CLASS": "captioner.api.schema_generator.OneAtATime",
     "SERVE_INCLUDE_SCHEMA": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",

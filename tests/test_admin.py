@@ -526,6 +526,24 @@ def test_a_mapper_for_which_there_is_no_room_is_refused(style: Style) -> None:
     assert refusal.value.status == 507
 
 
+def test_a_form_says_507_where_there_is_no_room_and_200_where_the_file_is_wrong(style: Style, boss: Client) -> None:
+    version, examples = (
+        reverse("admin:captioner_mapperversion_import"),
+        reverse("admin:captioner_style_import", args=[style.pk]),
+    )
+
+    def sent(address: str, content: bytes, **more: Any) -> Any:
+        return boss.post(address, {"file": SimpleUploadedFile("a.safetensors", content), **more})
+
+    with small_disk():
+        for page in (sent(version, SHIPPED.read_bytes(), style=style.pk), sent(examples, bytes(100_000))):
+            assert page.status_code == 507
+            assert "make room and try again" in page.content.decode()
+    page = sent(version, b"no mapper", style=style.pk)
+    assert page.status_code == 200
+    assert page.context["form"].errors["file"]
+
+
 def test_a_version_that_cannot_be_filed_leaves_no_file(style: Style, media: Path) -> None:
     before = set((media / "mappers").iterdir())
     with small_disk(), pytest.raises(OSError, match="File too large"):

@@ -1,5 +1,8 @@
 """The OpenAPI document, and that the API keeps to it whatever it is sent."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -114,3 +117,25 @@ def test_no_answer_is_a_server_error_or_undocumented(document: BaseSchema, admin
                     transaction.set_rollback(True)
 
         send()
+
+
+def test_the_document_is_whole_for_all_who_ask_at_once_in_a_fresh_process() -> None:
+    program = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+import django
+django.setup()
+from django.test import Client
+answers, start = [], threading.Barrier(6)
+def ask():
+    client = Client(raise_request_exception=False)
+    start.wait()
+    answers.append(client.get("/api/schema/", headers={"host": "localhost"}))
+threads = [threading.Thread(target=ask) for _ in range(6)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print([answer.status_code for answer in answers], len({answer.content for answer in answers}))
+"""
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "clipcap_site.settings", "CLIPCAP_DEVELOPMENT": "1"}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert ended.stdout.strip() == f"{[200] * 6} 1", ended.stderr

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.exceptions import FieldDoesNotExist
 from django.core.management import call_command
 from django.db import connection
+from django.db.migrations import AddField, CreateModel
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.loader import MigrationLoader
 from django.utils import timezone
 
 from tests.servers import PostgreSQL, default_database
@@ -108,3 +111,24 @@ def test_what_is_said_of_them_is_what_they_are_read_as(name: str) -> None:
     (path,) = (Path(__file__).parent / "data/original" / name).glob("*.pt")
     config = load_mapper(path).described()["config"]
     assert migration.TRAINED_ON[config["kind"]] == (config["normalize"], config["trained_on"])
+
+
+def test_columns_that_were_added_since_have_a_default_of_the_database() -> None:
+    """So that programs of the previous release, which know nothing of a column, go on writing beside the new schema."""
+    loader = MigrationLoader(None)
+    now = loader.project_state().apps
+    without = []
+    for (app, name), migration in sorted(loader.disk_migrations.items()):
+        if app not in ("accounts", "captioner", "training"):
+            continue
+        made = {operation.name_lower for operation in migration.operations if isinstance(operation, CreateModel)}
+        for operation in migration.operations:
+            if not isinstance(operation, AddField) or operation.model_name_lower in made:
+                continue
+            try:
+                column = now.get_model(app, operation.model_name)._meta.get_field(operation.name)
+            except (LookupError, FieldDoesNotExist):
+                continue  # renamed or gone since
+            if not (column.null or column.many_to_many or column.has_db_default()):
+                without.append(f"{app}.{name}: {operation.model_name}.{operation.name}")
+    assert without == []

@@ -201,7 +201,9 @@ class Policy(models.Model):
         null=True, blank=True, help_text="retrain after this many new corrections; empty for never"
     )
     every_night = models.BooleanField(default=False, help_text="retrain nightly if there are new examples")
-    refusal = models.TextField(blank=True, editable=False, help_text="why a scheduled run could not be started")
+    refusal = models.TextField(
+        blank=True, db_default="", editable=False, help_text="why a scheduled run could not be started"
+    )
     refused_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:

@@ -78,10 +78,12 @@ class Page(ModelAdmin):
 
         return path(pattern, self.admin_site.admin_view(checked), name=f"{self._name}_{name}")
 
-    def page(self, request: HttpRequest, template: str, title: str, **context: Any) -> TemplateResponse:
+    def page(
+        self, request: HttpRequest, template: str, title: str, status: int = 200, **context: Any
+    ) -> TemplateResponse:
         """A page of this admin, in the admin's frame."""
-        shared = self.admin_site.each_context(request)
-        return TemplateResponse(request, template, {**shared, "title": title, "opts": self.opts, **context})
+        shared = {**self.admin_site.each_context(request), "title": title, "opts": self.opts}
+        return TemplateResponse(request, template, {**shared, **context}, status=status)
 
     def back(self, request: HttpRequest) -> HttpResponseRedirect:
         """To the page whose button was pressed, or to the list."""
@@ -242,6 +244,12 @@ def each(request: HttpRequest, rows: Sequence[Any] | QuerySet[Any], action: Call
         messages.success(request, f"{count:,} {done}.")
     if refused:
         messages.warning(request, f"{len(refused):,} failed: {refused[0].detail}.")
+
+
+def page_status(error: Refused) -> int:
+    """The status of a form's page that says what was refused: 200 where the form can be corrected, the error's own
+    where the server is to blame, so that proxies and monitoring see it."""
+    return error.status if error.status >= 500 else 200
 
 
 def sentence(error: Refused) -> str:

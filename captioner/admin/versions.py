@@ -18,7 +18,7 @@ from django.utils.http import urlencode
 
 from captioner import audit, services
 from captioner.admin import dashboard
-from captioner.admin.base import ReadOnly
+from captioner.admin.base import ReadOnly, page_status
 from captioner.admin.parameters import as_int, as_uuid
 from captioner.admin.plots import score_bars
 from captioner.admin.scores import scores_of, written_by
@@ -163,6 +163,7 @@ class MapperVersionAdmin(ReadOnly):
     def import_version(self, request: HttpRequest) -> HttpResponseBase:
         """File an uploaded mapper."""
         form = ImportVersionForm(request.POST or None, request.FILES or None, initial=request.GET.dict())
+        status = 200
         if request.method == "POST" and form.is_valid():
             given = form.cleaned_data
             file = given["file"]
@@ -176,12 +177,15 @@ class MapperVersionAdmin(ReadOnly):
                 )
             except Refused as error:
                 form.add_error("file", error.detail)
+                status = page_status(error)
             else:
                 trained_on = version.config.get("trained_on")
                 how = f", a mapper that was trained on {trained_on}" if trained_on else ""
                 self.done(request, version, f"filed as {version}{how}; promote it to put it in service")
                 return redirect("admin:captioner_mapperversion_change", version.pk)
-        return self.page(request, "admin/form_page.html", "Import a version", form=form, button="Check and file")
+        return self.page(
+            request, "admin/form_page.html", "Import a version", status, form=form, button="Check and file"
+        )
 
     def promote(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Put a version in service; an older one: roll back."""

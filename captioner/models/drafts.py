@@ -34,7 +34,7 @@ class DraftRequest(models.Model):
         help_text="the version that regenerates them",
     )
     # A style may have a million captions: workers look them up, the newest first, part by part.
-    listing = models.BooleanField(default=False, help_text="some captions may not be queued yet")
+    listing = models.BooleanField(default=False, db_default=False, help_text="some captions may not be queued yet")
     listed_to = models.DateTimeField(null=True, help_text="creation time of the last caption queued")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 

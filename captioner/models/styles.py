@@ -58,7 +58,7 @@ class MapperVersion(models.Model):
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField(editable=False)
     file = models.FileField(upload_to="mappers/", max_length=200)
-    size = models.PositiveBigIntegerField(default=0, editable=False, help_text="of the file, in bytes")
+    size = models.PositiveBigIntegerField(default=0, db_default=0, editable=False, help_text="of the file, in bytes")
     sha256 = models.CharField(max_length=64, validators=[RegexValidator(r"^[0-9a-f]{64}$")], editable=False)
     config = models.JSONField(default=dict, editable=False)
     encoder = models.CharField(max_length=200, blank=True, editable=False, help_text="the encoder it fits")

@@ -51,10 +51,16 @@ class Worker(models.Model):
     queue = models.CharField(max_length=40)
     device = models.CharField(max_length=40, blank=True)
     models_loaded = models.CharField(max_length=400, blank=True, help_text="identities of encoder and LM")
-    encoder = models.CharField(max_length=200, blank=True, help_text="the encoder's identity")
-    text_encoder = models.CharField(max_length=200, blank=True, help_text="that of its text half, where it has one")
+    encoder = models.CharField(max_length=200, blank=True, db_default="", help_text="the encoder's identity")
+    text_encoder = models.CharField(
+        max_length=200, blank=True, db_default="", help_text="that of its text half, where it has one"
+    )
     memory_mb = models.PositiveIntegerField(default=0)
-    capacity = models.JSONField(default=dict, help_text="memory_mb of its device, and the sizes of its models")
+    capacity = models.JSONField(
+        default=dict,
+        db_default=models.Value({}, models.JSONField()),
+        help_text="memory_mb of its device, and the sizes of its models",
+    )
     trouble = models.CharField(
         max_length=500, blank=True, db_default="", help_text="the repeated error for which it is paused"
     )

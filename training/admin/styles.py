@@ -16,7 +16,7 @@ from django.urls import URLPattern
 
 from captioner import services as captioner_services
 from captioner.admin import dashboard
-from captioner.admin.base import Page, counted, each, so_many
+from captioner.admin.base import Page, counted, each, page_status, so_many
 from captioner.admin.parameters import as_int
 from captioner.admin.plots import bars
 from captioner.errors import Refused
@@ -182,18 +182,19 @@ class StyleAdmin(Page):
     def import_examples(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Choose a file of examples, and have it imported."""
         style = self.viewed(request, pk)
-        form = ImportForm(request.POST or None, request.FILES or None)
+        form, status = ImportForm(request.POST or None, request.FILES or None), 200
         if request.method == "POST" and form.is_valid():
             file = form.cleaned_data["file"]
             try:
                 batch = services.start_import(style=style, file=file, name=file.name, person=request.user)
             except Refused as error:
                 form.add_error("file", error.detail)
+                status = page_status(error)
             else:
                 self.log_change(request, style, f"imports {batch.name}")
                 return redirect("admin:training_import_change", batch.pk)
         title = f"Import examples of {style}"
-        return self.page(request, "admin/form_page.html", title, form=form, button="Import", up=style)
+        return self.page(request, "admin/form_page.html", title, status, form=form, button="Import", up=style)
 
     def take_corrections(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Make examples of all corrections that are none yet."""
