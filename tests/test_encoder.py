@@ -297,7 +297,7 @@ def test_truncated_weights_are_refused(broken_dir: Path, length: int) -> None:
 @pytest.mark.parametrize("config", ["", "{}", "[]", '{"model_cfg": {}}', '{"model_cfg": {"embed_dim": 24}}'])
 def test_a_config_that_does_not_fit_the_weights_is_refused(broken_dir: Path, config: str) -> None:
     (broken_dir / "open_clip_config.json").write_text(config)
-    with pytest.raises(EncoderError, match=r"copy (the folder|them) again, whole"):
+    with pytest.raises(EncoderError, match=r"copy (the complete folder|all of them) again"):
         Encoder.load(f"local-dir:{broken_dir}", device="cpu")
 
 

@@ -269,7 +269,7 @@ def test_words_are_searched_where_the_encoder_has_no_text_half(style: Style, wor
     image = photo(style, "a dog", direction(0))
     found = search("dog")
     assert (by(found), found.meaning) == ({image.pk: ("words",)}, "unavailable")
-    assert "no text half" in found.detail
+    assert "no text tower" in found.detail
 
 
 def test_a_worker_that_fell_silent_is_none(style: Style, worker: Worker) -> None:
@@ -392,7 +392,7 @@ def test_an_index_that_cannot_be_written_leaves_the_words(style: Style, worker: 
     known("dog", direction(0))
     found = search("dog")
     assert (by(found), found.meaning) == ({image.pk: ("words",)}, "unavailable")
-    with pytest.raises(Refused, match="the index of photos cannot be used"):
+    with pytest.raises(Refused, match="photo search is not available now"):
         services.similar_images(VISITOR, image.pk)
     with pytest.raises(CommandError, match="cannot be written"):
         call_command("rebuild_index")
@@ -528,9 +528,9 @@ def test_similar_photos_are_the_likest_first_without_itself(style: Style) -> Non
 
 
 def test_similar_photos_need_no_worker_but_one_that_has_looked(style: Style, viewer: Viewer) -> None:
-    with pytest.raises(Refused, match="no worker has looked"):
+    with pytest.raises(Refused, match="no worker has processed"):
         services.similar_images(VISITOR, photo(style, "it", None).pk)
-    with pytest.raises(Refused, match="there is no image"):
+    with pytest.raises(Refused, match="was not found"):
         services.similar_images(VISITOR, photo(style, "it", direction(0), viewer).pk)
 
 

@@ -256,7 +256,7 @@ def test_a_damaged_state_is_an_error_that_says_what_to_do(train: Train, tmp_path
         (CaptionedImages(["a", "b"], torch.zeros(2, 1, 8), [[], [" "]]), "1 empty"),
         (CaptionedImages(["a"], torch.zeros(1, 1, 8), [["long " * 200]]), "1 too long"),
         (CaptionedImages(["a"], torch.zeros(1, 1, 9), [["x"]]), "size 9"),
-        (CaptionedImages(["a"], torch.full((1, 1, 8), torch.nan), [["x"]]), "not all numbers"),
+        (CaptionedImages(["a"], torch.full((1, 1, 8), torch.nan), [["x"]]), "not finite"),
     ],
 )
 def test_data_that_cannot_be_trained_is_refused_before_any_work(

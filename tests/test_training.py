@@ -216,8 +216,8 @@ def test_too_few_examples_are_refused_before_there_is_a_run(styles: dict[str, St
         ({"learning_rate": float("nan")}, "learning_rate must be a number"),
         ({"sources": []}, "sources must be some of"),
         ({"start": "yesterday"}, "start must be"),
-        ({"start": "active", "prefix_length": 20}, "prefix_length is the active version's own"),
-        ({"optimizer": "sgd"}, "there is no option 'optimizer'"),
+        ({"start": "active", "prefix_length": 20}, "prefix_length is fixed by the version in service"),
+        ({"optimizer": "sgd"}, "unknown option 'optimizer'"),
     ],
 )
 def test_options_without_sense_are_refused_by_name(factual: Style, options: dict[str, Any], says: str) -> None:

@@ -181,7 +181,7 @@ def test_the_claim_and_the_turns_are_read_from_indexes(queue: str) -> None:
 def test_nobody_has_more_than_so_many_queued(queue: str, settings: Any) -> None:
     settings.MAX_QUEUED = 5
     ask("ada", 3)
-    with pytest.raises(Refused, match="3 of your captions are waiting, and 5 may") as refused:
+    with pytest.raises(Refused, match="3 of your captions are queued, and the limit is 5") as refused:
         ask("ada", 3)
     assert (refused.value.status, refused.value.code) == (429, "too_many_queued")
     ask("bob", 5)
