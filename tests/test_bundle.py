@@ -191,7 +191,7 @@ def test_a_folder_means_its_photos_whatever_their_names_and_the_terminal(photos:
     (tmp_path / "empty").mkdir()
     done = subprocess.run([*command[:4], str(tmp_path / "empty")], capture_output=True, check=False, env=latin)
     assert done.returncode == 2
-    assert b"holds no photo" in done.stderr
+    assert b"contains no photos" in done.stderr
 
 
 def test_a_reader_that_has_read_enough_is_no_error_to_speak_of(photos: list[Path]) -> None:

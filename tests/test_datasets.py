@@ -311,7 +311,7 @@ def test_the_command_imports_and_writes_what_was_refused(style: Style, tmp_path:
     assert examples(style) == expected()
     for arguments, reason in (
         (["plain", str(tmp_path / "none")], "cannot be read"),
-        (["fancy", str(archive)], "there is no style 'fancy'; there are plain"),
+        (["fancy", str(archive)], "there is no style 'fancy'; the styles are plain"),
         (["plain", str(archive), "--user", "nobody"], "there is no user"),
         (["plain"], "name a style and a file"),
         (["--resume", str(Import.objects.get().pk)], "the status of this one is succeeded"),

@@ -638,7 +638,7 @@ def test_a_promotion_of_a_version_whose_file_is_gone_is_refused(factual: Style) 
         style=factual, path=Path(version.file.path), origin=MapperVersion.Origin.IMPORTED
     )
     other.file.storage.delete(str(other.file.name))
-    with pytest.raises(Refused, match="not in the storage"):
+    with pytest.raises(Refused, match="missing from the storage"):
         captioner_services.promote(version=other)
     assert factual.active_version == version
 
