@@ -424,12 +424,12 @@ def test_the_site_says_how_large_a_body_may_be_and_not_the_proxy(proxy: Proxy, t
     large = tmp_path / "large"
     for path, size, words in (
         ("/sign-in/", 3_000_000, "1,000,000 bytes"),
-        ("/api/captions/", 25_000_000, "at most 20,000,000"),
+        ("/api/captions/", 25_000_000, "the limit is 20,000,000"),
     ):
         large.write_bytes(bytes(size))
         status, _, body = proxy.call("--form", f"image=@{large};type=image/jpeg", f"https://{HOST}{path}")
         assert status in (413, 422), body
-        assert words in body.replace("20 MB", "at most 20,000,000"), body
+        assert words in body, body
 
 
 def test_a_body_is_passed_on_as_it_comes(proxy: Proxy) -> None:
