@@ -43,7 +43,7 @@ def test_it_depends_on_the_order_alone(pairs: list[tuple[float, float]]) -> None
 
 @pytest.mark.parametrize(
     ("first", "second", "message"),
-    [([1.0], [1.0], "two pairs"), ([1.0, 2.0], [1.0], "two pairs"), ([1.0, math.nan], [1.0, 2.0], "not a number")],
+    [([1.0], [1.0], "two pairs"), ([1.0, 2.0], [1.0], "two pairs"), ([1.0, math.nan], [1.0, 2.0], "not numbers")],
 )
 def test_what_has_no_rank_correlation_is_refused(first: list[float], second: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

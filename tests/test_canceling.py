@@ -118,7 +118,7 @@ def test_one_action_of_the_admin_cancels_the_whole_list(ask: Ask, bob: Any) -> N
     client.force_login(root)
     chosen = {"action": "cancel_chosen", "_selected_action": [Caption.objects.first().pk], "select_across": "1"}  # type: ignore[union-attr]
     answer = client.post(reverse("admin:captioner_caption_changelist"), chosen, follow=True)
-    assert "120 captions are canceled" in answer.content.decode()
+    assert "120 captions were canceled" in answer.content.decode()
     assert count(status="canceled") == 120
 
 

@@ -22,7 +22,7 @@ def test_a_caption_may_fill_what_the_prefix_leaves(style: Style) -> None:
     problem = too_long(style, str.encode, 100)  # a byte is a number, too
     assert problem("x" * 90) == ""
     assert problem("x" * 91) == (
-        "the caption has 91 tokens, and the language model has room for 90 behind a prefix of 10; shorten it"
+        "the caption has 91 tokens, and the language model has room for 90 after a prefix of 10; shorten it"
     )
 
 
@@ -30,7 +30,7 @@ def test_the_prefix_is_that_of_the_version_in_service(styles: dict[str, Style]) 
     MapperVersion.objects.update(config={"prefix_length": 40})
     problem = too_long(styles["factual"], str.encode, 100)
     assert problem("x" * 60) == ""
-    assert "behind a prefix of 40" in problem("x" * 61)
+    assert "after a prefix of 40" in problem("x" * 61)
 
 
 def test_the_command_tells_captions_that_are_too_long(style: Style, tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_the_command_tells_captions_that_are_too_long(style: Style, tmp_path: Pa
     archive.write_bytes(packed({"hindi.jsonl": HINDI.read_bytes()} | dict.fromkeys(names, picture(1))))
     said = run_command("plain", str(archive))
     assert "50 rows: 0 new examples, 0 already present, 50 refused" in said
-    assert "tokens, and the language model has room for 118 behind a prefix of 10" in said
+    assert "tokens, and the language model has room for 118 after a prefix of 10" in said
 
 
 def test_the_worker_tells_captions_that_are_too_long(style: Style, engine: Engine) -> None:

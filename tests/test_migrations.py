@@ -95,7 +95,7 @@ def test_mappers_of_the_authors_that_were_imported_before_say_how_workers_take_t
 
     before = {number: config for number, (_, _, config) in filed.items()}
     after = {
-        1: {"kind": "transformer", "normalize": True, "trained_on": "embeddings divided by their norm (guessed)"},
+        1: {"kind": "transformer", "normalize": True, "trained_on": "embeddings normalized to unit length (guessed)"},
         2: {"kind": "mlp", "normalize": False, "trained_on": "embeddings as the encoder gives them (guessed)"},
     }
     assert configs(migrate("captioner", "0018_how_mappers_were_trained")) == before | after

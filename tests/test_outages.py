@@ -217,7 +217,7 @@ def test_without_its_database_it_says_when_to_come_again(
         answers["create"] = client.post("/api/captions/", {"image": SimpleUploadedFile("a.jpg", photo)})
     for path, answer in answers.items():
         assert (answer.status_code, answer["Retry-After"]) == (503, "5"), path
-        assert b"does not answer" in answer.content
+        assert b"does not respond" in answer.content
         assert b"Traceback" not in answer.content
     assert answers["/api/captions/"].json()["code"] == "database_unavailable"
     assert "Nothing in the queue is lost" in answers["/"].content.decode()

@@ -7,7 +7,7 @@ for trained on embeddings divided by their norm. Earlier releases filed the cont
 from django.db import migrations
 
 TRAINED_ON = {
-    "transformer": (True, "embeddings divided by their norm (guessed)"),
+    "transformer": (True, "embeddings normalized to unit length (guessed)"),
     "mlp": (False, "embeddings as the encoder gives them (guessed)"),
 }
 
