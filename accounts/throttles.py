@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 from django.conf import settings
@@ -11,8 +12,12 @@ from captioner.errors import Refused
 
 
 def address_of(request: Any) -> str:
-    """The address a request comes from: as told by the proxy, if there is one that is believed, of the nearest hop."""
-    return str(BaseThrottle().get_ident(request))
+    """The address a request comes from: as told by the proxy, if there is one that is believed, of the nearest hop; ""
+    where that is none, which a column of addresses would not take."""
+    try:
+        return str(ip_address(str(BaseThrottle().get_ident(request))))
+    except ValueError:
+        return ""
 
 
 class ByAddress(SimpleRateThrottle):

@@ -293,7 +293,9 @@ def test_the_authors_mappers_take_embeddings_of_the_encoders_norm(
     assert stored.mapper.config.normalize == (kind == "transformer")
     assert torch.allclose(stored.mapper(embeddings), prefixes, atol=1e-4)
     assert "does not record whether it was trained on embeddings" in caplog.text
-    said = f"embeddings {'normalized to unit length' if kind == 'transformer' else 'as the encoder gives them'} (guessed)"
+    said = (
+        f"embeddings {'normalized to unit length' if kind == 'transformer' else 'as the encoder gives them'} (guessed)"
+    )
     assert said.removesuffix(" (guessed)") in caplog.text
     save_mapper(stored, tmp_path / "ours.safetensors")
     ours = load_mapper(tmp_path / "ours.safetensors")

@@ -201,7 +201,7 @@ def test_a_killed_worker_is_started_again_and_works(demo: Demo) -> None:
     demo.expect("The caption worker is ready")
     demo.said[:] = [line for line in demo.said if line.startswith("Open ")]
     os.kill(demo.worker(), signal.SIGKILL)
-    demo.expect("caption worker was killed by SIGKILL; it is started again in 1 s")
+    demo.expect("caption worker was killed by SIGKILL; restarting in 1 s")
     photo = (ROOT / "examples/coco_cc/000000349860.jpg").read_bytes()
     asked = requests.post(f"{demo.url}/api/captions/", files={"image": photo}, timeout=60).json()
     demo.expect("The caption worker is ready")
@@ -248,7 +248,7 @@ def test_models_that_are_missing_are_named(tmp_path: Path) -> None:
     said = refused(
         Demo(tmp_path / "home"), "restore the project's folder models/base", CLIPCAP_MODELS="/nowhere", PORT="0"
     )
-    assert "there is no encoder in /nowhere/encoder" in said
+    assert "no encoder in /nowhere/encoder" in said
 
 
 def test_a_database_that_is_damaged_is_told_in_a_sentence(tmp_path: Path) -> None:
@@ -275,9 +275,9 @@ def test_a_child_that_dies_at_once_is_started_after_growing_pauses_and_its_reaso
     with Supervisor([fails], cwd=tmp_path, say=said.append) as supervisor:
         look_until(supervisor, lambda: fails.quick_deaths == 3)
     assert said == [
-        "worker ended with exit code 1; it is started again in 1 s.",
-        "worker ended with exit code 1; it is started again in 2 s.",
-        "worker ended with exit code 1; it is started again in 4 s.",
+        "worker ended with exit code 1; restarting in 1 s.",
+        "worker ended with exit code 1; restarting in 2 s.",
+        "worker ended with exit code 1; restarting in 4 s.",
         "worker has ended 3 times soon after its start; its last words: no models "
         f"(its log: {tmp_path / 'worker.log'})",
     ]

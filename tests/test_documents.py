@@ -116,7 +116,7 @@ def test_every_command_that_a_document_names_exists() -> None:
     usage = (ROOT / "run").read_text()
     for path in DOCUMENTS:
         for command, argument in re.findall(r"\./run ([a-z]+)(?: ([a-z_]+))?", path.read_text()):
-            assert re.search(rf"^    {command}\)$", usage, re.MULTILINE), f"{path}: ./run {command}"
+            assert re.search(rf"^    (.* \| )?{command}( \| .*)?\)$", usage, re.MULTILINE), f"{path}: ./run {command}"
             assert command != "manage" or not argument or argument in get_commands(), f"{path}: manage {argument}"
 
 

@@ -101,7 +101,10 @@ def imported(style: Style, content: bytes, **choices: str) -> Any:
 
 @pytest.mark.parametrize(
     ("choices", "normalize", "said"),
-    [({}, True, "normalized to unit length (guessed)"), ({"normalize": "no"}, False, "as the encoder gives them (given)")],
+    [
+        ({}, True, "normalized to unit length (guessed)"),
+        ({"normalize": "no"}, False, "as the encoder gives them (given)"),
+    ],
     ids=["guessed", "given"],
 )
 def test_how_an_imported_mapper_was_trained_is_asked_recorded_and_said(

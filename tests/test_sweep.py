@@ -72,7 +72,7 @@ def test_what_is_not_there_is_named() -> None:
         said("sweep", "sad")
     with pytest.raises(CommandError, match="image"):
         said("sweep", "factual")
-    with pytest.raises(CommandError, match="no folder"):
+    with pytest.raises(CommandError, match="is not a directory"):
         said("sweep", "factual", "--plot", "/nowhere/sweep.svg")
     with pytest.raises(CommandError, match="no such version"):
         said("prefixes", "factual", "a.jpg", "--number", "99")
