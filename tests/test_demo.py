@@ -278,8 +278,7 @@ def test_a_child_that_dies_at_once_is_started_after_growing_pauses_and_its_reaso
         "worker ended with exit code 1; restarting in 1 s.",
         "worker ended with exit code 1; restarting in 2 s.",
         "worker ended with exit code 1; restarting in 4 s.",
-        "worker has ended 3 times soon after its start; its last words: no models "
-        f"(its log: {tmp_path / 'worker.log'})",
+        f"worker stopped 3 times soon after starting; its last output: no models (its log: {tmp_path / 'worker.log'})",
     ]
 
 
