@@ -205,7 +205,7 @@ def test_thirty_corrections_in_the_browser_are_learned_from_evaluated_and_promot
     page.goto(f"/admin/captioner/style/{style.pk}/change/")
     expect(page.locator(".cards")).to_contain_text("30 not in the dataset yet")
     page.get_by_role("button", name="Add all to the dataset").click()
-    expect(page.locator(".messagelist")).to_contain_text("30 corrections are new")
+    expect(page.locator(".messagelist")).to_contain_text("30 corrections were added")
     page.get_by_role("link", name="Retrain").click()
     page.get_by_label("Epochs").fill("1")
     page.get_by_role("button", name="Start the run").click()
