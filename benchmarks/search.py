@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "CLIPCAP_LOG_LEVEL": "ERROR",
             "DJANGO_SETTINGS_MODULE": "clipcap_site.settings",
         }
-        here = [sys.executable, "-P", "-m", "benchmarks.search"]
+        here = [sys.executable, "-P", __file__]  # not as a module: its package loads torch, which no web process does
         steps = [] if (home / "index").exists() else [["fill", str(options.photos)]]
         for step in [*steps, ["ask", str(options.searches)]]:
             code = subprocess.run([*here, *step], env=environment, check=False).returncode

@@ -12,7 +12,7 @@ from clipcap.checkpoint import load_mapper
 from clipcap.cli import main
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
-from clipcap.training.loss import validation_loss
+from clipcap.training.loss import caption_loss, validation_loss
 
 COLOURS = ["red", "green", "blue", "white", "black", "orange", "purple", "grey", "brown", "pink"]
 
@@ -77,7 +77,15 @@ def test_a_training_that_is_stopped_goes_on_from_its_folder_to_the_same_bytes(
         patched.setattr("clipcap.training.trainer.validation_loss", interrupted)
         assert main([*common, *work]) == 130
     assert "the same command continues from" in capsys.readouterr().err
+    steps = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        steps.append(arguments)
+        return caption_loss(*arguments, **options)
+
+    monkeypatch.setattr("clipcap.training.trainer.caption_loss", counted)
     assert main([*common, *work]) == 0
+    assert len(steps) == 1, "of two epochs of one step each, the first was done already"
     straight, resumed = (load_mapper(tmp_path / f"{name}.safetensors").mapper for name in ("straight", "resumed"))
     assert all((a == b).all() for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
 

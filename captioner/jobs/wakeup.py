@@ -5,6 +5,8 @@ import threading
 
 from celery import current_app as app
 
+from captioner.jobs.registry import QUEUES
+
 log = logging.getLogger(__name__)
 
 WAKE_UP = threading.Event()  # of this worker process: there may be work
@@ -14,15 +16,15 @@ _rung = threading.Condition()
 _carrier: threading.Thread | None = None
 
 
-def wake_workers(task: str = "captioner.wake") -> None:
-    """Wake the workers that hear `task`, soon.
+def wake_workers(queue: str = "captions") -> None:
+    """Wake the workers of a registered queue, soon.
 
     A lost message, with the broker or at the end of this process, costs nothing but time: workers also look for
     rows by themselves.
     """
     global _carrier
     with _rung:
-        _due.add(task)
+        _due.add(QUEUES[queue].wake_task)
         _rung.notify()
         if _carrier is None or not _carrier.is_alive():  # the first time, and in a process that was forked since
             _carrier = threading.Thread(target=_carry, name="wake-up messages", daemon=True)

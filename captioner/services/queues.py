@@ -9,7 +9,6 @@ from django.db import transaction
 
 from captioner import audit
 from captioner.jobs.job import clock
-from captioner.jobs.registry import QUEUES
 from captioner.jobs.wakeup import wake_workers
 from captioner.models import Queue
 
@@ -28,4 +27,4 @@ def resume_queue(*, name: str, person: Any = None) -> None:
     with transaction.atomic():
         Queue.objects.update_or_create(name=name, defaults=values)
         audit.record(audit.Action.SERVICE, f"queue {name}", "resumed", person)
-    transaction.on_commit(partial(wake_workers, QUEUES[name].wake_task))
+    transaction.on_commit(partial(wake_workers, name))

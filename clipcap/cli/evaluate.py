@@ -6,7 +6,9 @@ from pathlib import Path
 
 from clipcap.cli.captioned_photos import add_data, embedded, read_captions
 from clipcap.cli.models import add_models, set_threads, style_files
+from clipcap.progress import Progress
 
+BATCH = 32
 SHOWN = ("Bleu_4", "ROUGE_L", "CIDEr")
 
 
@@ -36,9 +38,11 @@ def run(options: argparse.Namespace) -> int:
     references = read_captions(options.captions, options.photos)
     captioner = Captioner.load(options.models, device=options.device)
     mapper = captioner.load_mapper(options.mapper or style_files(options.models, [options.style])[options.style])
-    written = captioner.caption(
-        embedded(captioner, list(references)), [mapper] * len(references), DecodingOptions("beam")
-    )
+    written = []
+    with Progress("photo", total=len(references)) as progress:
+        for part in embedded(captioner, list(references)).split(BATCH):  # in batches, for the memory that they take
+            written += captioner.caption(part, [mapper] * len(part), DecodingOptions("beam"))
+            progress.show(len(written), len(references), "captioning")
     texts = {str(path): answer[0].text if answer else "" for path, answer in zip(references, written, strict=True)}
     found = evaluate(texts, {str(path): given for path, given in references.items()}, java_metrics=False)
     if options.json:

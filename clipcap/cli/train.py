@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     chosen = TrainingOptions(
         epochs=options.epochs,
         batch_size=options.batch_size,
-        learning_rate=options.learning_rate or (3e-4 if started else 1e-3),
+        learning_rate=(3e-4 if started else 1e-3) if options.learning_rate is None else options.learning_rate,
         noise=0.25,  # of each dimension's deviation: so a small dataset is not learned by heart
         seed=options.seed,
     )

@@ -14,7 +14,7 @@ RUN_DEADLINE = timedelta(days=7)  # to be begun
 
 def wake_workers() -> None:
     """Wake the training workers."""
-    wakeup.wake_workers("training.wake")
+    wakeup.wake_workers("training")
 
 
 def rescue_stale() -> None:
