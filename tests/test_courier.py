@@ -267,7 +267,7 @@ def test_administrators_send_again_and_see_every_try(due: Callable[..., WebhookD
     assert "1 webhooks were queued to be sent again" in answer.content.decode()
     work()
     page = client.get(reverse("admin:captioner_webhookdelivery_change", args=[delivery.pk])).content.decode()
-    assert page.count("the answer was 500") >= 2
+    assert page.count("the response was 500") >= 2
     assert OLD not in page
     due("https://dead.example.org/")
     work()
