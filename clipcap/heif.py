@@ -20,7 +20,7 @@ _MOST_PROPERTIES = 64  # of an item
 _MOST_PARTS = 1 << 16  # of an item: the largest grid is 256 x 256
 
 
-class Work(NamedTuple):
+class DecodingCost(NamedTuple):
     """Pixels that are decoded for a picture, each as often as it is used, and those of its largest part."""
 
     total: int
@@ -49,7 +49,7 @@ class _Item:
         return sizes[0][0], sizes[0][1]
 
 
-def work(data: bytes) -> Work:
+def decoding_cost(data: bytes) -> DecodingCost:
     """How much a decoder has to do for the picture that the file shows.
 
     Raises:
@@ -57,7 +57,7 @@ def work(data: bytes) -> Work:
     """
     try:
         primary, items = _read(data)
-        counted: dict[int, tuple[Work, int]] = {}
+        counted: dict[int, tuple[DecodingCost, int]] = {}
         found, length = _count(data, items, primary, counted, _DEPTH)
         length += sum(item.length() for number, item in items.items() if number not in counted)
     except (struct.error, KeyError, IndexError) as error:
@@ -84,9 +84,9 @@ def colours(data: bytes) -> tuple[int, int] | None:
 
 
 def _count(
-    data: bytes, items: dict[int, _Item], number: int, counted: dict[int, tuple[Work, int]], depth: int
-) -> tuple[Work, int]:
-    """The work for an item, and how many bytes are read for it."""
+    data: bytes, items: dict[int, _Item], number: int, counted: dict[int, tuple[DecodingCost, int]], depth: int
+) -> tuple[DecodingCost, int]:
+    """What decoding an item costs, and how many bytes are read for it."""
     if number in counted:
         return counted[number]
     if not depth:
@@ -104,7 +104,7 @@ def _count(
         total += times * below.total
         largest = max(largest, below.largest)
         length += times * read
-    counted[number] = Work(max(own, total) if parts else own + total, max(own, largest)), length
+    counted[number] = DecodingCost(max(own, total) if parts else own + total, max(own, largest)), length
     return counted[number]
 
 

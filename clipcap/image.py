@@ -167,7 +167,7 @@ def pixels_to_decode(source: ImageSource, *, min_side: int) -> int | None:
             warnings.filterwarnings("ignore", module=r"PIL\.")
             if _kind(file.read(256)) == "HEIF":
                 file.seek(0)
-                return heif.work(file.read(MAX_BYTES)).total
+                return heif.decoding_cost(file.read(MAX_BYTES)).total
             file.seek(0)
             with Image.open(file, formats=_FORMATS) as image:
                 if not image.info.get("progressive"):
@@ -225,11 +225,11 @@ def _look_into(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | Non
 
     Of an AVIF file libavif checks as much itself."""
     if kind == "HEIF":
-        work = heif.work(data)
-        if work.largest > max_pixels or work.total > _PARTS * max_pixels:
+        cost = heif.decoding_cost(data)
+        if cost.largest > max_pixels or cost.total > _PARTS * max_pixels:
             raise ImageError(
                 "too_many_pixels",
-                f"the picture is put together from {work.total:,} pixels, up to {work.largest:,} in one part; at most "
+                f"the picture is put together from {cost.total:,} pixels, up to {cost.largest:,} in one part; at most "
                 f"{max_pixels:,} are accepted; make it smaller",
             )
     return heif.colours(data)

@@ -46,7 +46,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.jobs.breaker import Breaker
 from captioner.models import Style, Viewer
 from clipcap.captioner import Captioner
@@ -137,9 +137,9 @@ def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reading_engine(tiny_clip_dir: Path, tiny_lm: LanguageModel) -> Engine:
+def reading_engine(tiny_clip_dir: Path, tiny_lm: LanguageModel) -> CaptionEngine:
     """An engine whose encoder has a text half: it embeds what people search for. No style's mapper fits it."""
-    return Engine(Captioner(Encoder.load(f"local-dir:{tiny_clip_dir}", device="cpu"), tiny_lm), "reader", 8)
+    return CaptionEngine(Captioner(Encoder.load(f"local-dir:{tiny_clip_dir}", device="cpu"), tiny_lm), "reader", 8)
 
 
 @pytest.fixture(scope="session")
@@ -149,13 +149,13 @@ def django_db_modify_db_settings() -> None:
 
 
 @pytest.fixture(scope="session")
-def loaded_engine() -> Engine:
+def loaded_engine() -> CaptionEngine:
     """A caption worker's engine with the embedded models, loaded once."""
-    return Engine.load("tests")
+    return CaptionEngine.load("tests")
 
 
 @pytest.fixture
-def engine(loaded_engine: Engine) -> Engine:
+def engine(loaded_engine: CaptionEngine) -> CaptionEngine:
     """`engine.work()` captions one batch of what is queued. It knows nothing of what another test did with it."""
     loaded_engine.mappers._mappers.clear()
     loaded_engine._turn = 0

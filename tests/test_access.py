@@ -20,7 +20,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from accounts.services import make_token
 from captioner import services
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.models import (
     AuditEntry,
     Caption,
@@ -349,7 +349,7 @@ def test_who_may_change_others_captions_may_not_delete_them(clients: dict[str, C
 
 
 def test_the_same_bytes_from_two_people_tell_neither_of_the_other(
-    clients: dict[str, Client], styles: dict[str, Style], engine: Engine, photo: bytes
+    clients: dict[str, Client], styles: dict[str, Style], engine: CaptionEngine, photo: bytes
 ) -> None:
     def ask(who: str) -> tuple[dict[str, Any], Caption]:
         sent = {"image": _file(photo), "style": "factual"}

@@ -18,7 +18,7 @@ from knox.models import AuthToken
 
 from accounts import hashers, services
 from accounts.models import Token
-from captioner.api.base import Api
+from captioner.api.base import ApiViewSet
 from captioner.api.permissions import Scope
 from captioner.errors import Refused
 from captioner.models import Viewer
@@ -115,7 +115,7 @@ def api_addresses(resolver: Any) -> Iterator[URLPattern]:
     for pattern in resolver.url_patterns:
         if isinstance(pattern, URLResolver):
             yield from api_addresses(pattern)
-        elif issubclass(getattr(pattern.callback, "cls", object), Api):
+        elif issubclass(getattr(pattern.callback, "cls", object), ApiViewSet):
             yield pattern
 
 

@@ -35,7 +35,7 @@ from captioner.admin import base as admin_base
 from captioner.admin import scores as version_scores
 from captioner.admin.plots import bars, loss_curves, score_bars
 from captioner.errors import Refused
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Failure, Status
 from captioner.models import (
     Caption,
@@ -52,7 +52,7 @@ from captioner.models import (
 )
 from training import services as training_services
 from training.admin import examples as training_examples
-from training.models import Checkpoint, Example, Import, Policy, RefusedRow, RunEvent, TrainingRun
+from training.models import EpochReport, Example, Import, Policy, RejectedRow, RunEvent, TrainingRun
 from training.options import RunOptions
 from training.worker import TrainingEngine
 
@@ -110,7 +110,7 @@ def run(style: Style, images: list[Image]) -> TrainingRun:
     run.save()
     for epoch, text in ((1, "a dog"), (2, "a dog"), (3, "a dog with a plan")):
         samples = [{"image": str(images[0].pk), "text": text, "reference": "<b>two dogs</b>"}]
-        Checkpoint.objects.create(
+        EpochReport.objects.create(
             run=run, epoch=epoch, step=10 * epoch, training_loss=4.5, validation_loss=4.6, samples=samples
         )
     RunEvent.objects.create(run=run, message="the photos are ready")
@@ -583,7 +583,7 @@ def test_versions_are_compared_by_their_scores_and_on_the_same_photos(
 
 
 def test_workers_of_a_paused_queue_claim_nothing(
-    boss: Client, style: Style, viewer: Viewer, photo: bytes, engine: Engine
+    boss: Client, style: Style, viewer: Viewer, photo: bytes, engine: CaptionEngine
 ) -> None:
     request = services.request_captions(viewer=viewer, images=[services.Upload(photo)], styles=["humorous"])
     boss.post(reverse("admin:pause-queue", args=["captions"]), {"reason": "new graphics card"})
@@ -684,7 +684,7 @@ def test_an_upload_of_examples_is_queued_and_its_refused_rows_can_be_downloaded(
     answer = boss.post(address, {"file": SimpleUploadedFile("photos.zip", b"PK")})
     batch = Import.objects.get()
     assert text_of(answer) == reverse("admin:training_import_change", args=[batch.pk])
-    RefusedRow.objects.create(batch=batch, file="=captions.csv", line=3, reason="the image x.jpg is missing")
+    RejectedRow.objects.create(batch=batch, file="=captions.csv", line=3, reason="the image x.jpg is missing")
     page = text_of(boss.get(text_of(answer)))
     assert "the image x.jpg is missing" in page
     response: Any = boss.get(reverse("admin:training_import_refused", args=[batch.pk]))

@@ -19,7 +19,7 @@ from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect
 
 from captioner import services
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.models import Caption, MapperVersion, Style, Viewer
 from training.models import TrainingRun
 from training.worker import TrainingEngine
@@ -52,7 +52,7 @@ def page(browser: Browser, live_server: Any, styles: dict[str, Style]) -> Iterat
 
 
 @pytest.fixture
-def training_worker(engine: Engine, live_server: Any) -> Iterator[None]:
+def training_worker(engine: CaptionEngine, live_server: Any) -> Iterator[None]:
     """A thread that does what a training worker's engine does."""
     stopping = threading.Event()
     trainer = TrainingEngine(engine, stopping.is_set)
@@ -87,7 +87,7 @@ def examples(folder: Path) -> Path:
     return path
 
 
-def caption(style: str, photo: bytes, engine: Engine) -> Caption:
+def caption(style: str, photo: bytes, engine: CaptionEngine) -> Caption:
     request = services.request_captions(viewer=Viewer(), images=[services.Upload(photo)], styles=[style])
     assert engine.work()
     return request.captions.get()
@@ -95,7 +95,7 @@ def caption(style: str, photo: bytes, engine: Engine) -> Caption:
 
 @pytest.mark.usefixtures("training_worker")
 def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
-    page: Page, tmp_path: Path, photo: bytes, engine: Engine
+    page: Page, tmp_path: Path, photo: bytes, engine: CaptionEngine
 ) -> None:
     before = caption("humorous", photo, engine)
     page.get_by_role("link", name="Humorous").click()
@@ -145,7 +145,7 @@ def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
 
 
 def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_written_anew(
-    page: Page, photo: bytes, engine: Engine, styles: dict[str, Style]
+    page: Page, photo: bytes, engine: CaptionEngine, styles: dict[str, Style]
 ) -> None:
     row = caption("factual", photo, engine)
     other = services.register_version(
@@ -186,7 +186,9 @@ def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_wr
 
 
 @pytest.mark.usefixtures("training_worker")
-def test_thirty_corrections_in_the_browser_are_learned_from_evaluated_and_promoted(page: Page, engine: Engine) -> None:
+def test_thirty_corrections_in_the_browser_are_learned_from_evaluated_and_promoted(
+    page: Page, engine: CaptionEngine
+) -> None:
     truth = {
         row["file"]: row["captions"][0] for row in json.loads((COCO / "captions.json").read_text(encoding="utf-8"))
     }
@@ -219,7 +221,7 @@ def test_thirty_corrections_in_the_browser_are_learned_from_evaluated_and_promot
     assert style.active_version == run.version
 
 
-def test_the_dashboard_follows_what_happens_without_reloading(page: Page, photo: bytes, engine: Engine) -> None:
+def test_the_dashboard_follows_what_happens_without_reloading(page: Page, photo: bytes, engine: CaptionEngine) -> None:
     queue = page.get_by_label("Queue of captions")
     page.evaluate("window.stayed = true")
     expect(queue).to_contain_text("0 queued")

@@ -23,7 +23,7 @@ from PIL import Image as Pillow
 from accounts.services import make_token
 from captioner import services
 from captioner.api.serializers import RequestSerializer
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Failure
 from captioner.models import SILENCE, Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery, Worker
 from clipcap import strict_json
@@ -84,7 +84,7 @@ def token(viewer: Viewer) -> dict[str, str]:
 
 
 def test_an_uploaded_photo_is_captioned_in_every_style(
-    client: Client, styles: dict[str, Style], engine: Engine, photo: bytes
+    client: Client, styles: dict[str, Style], engine: CaptionEngine, photo: bytes
 ) -> None:
     answer = client.post(URL, {"image": upload(photo, "bench.jpg"), "style": "all", "captions": "3"})
 
@@ -129,7 +129,7 @@ def test_images_come_as_files_ids_and_base64_in_one_request(
 
 
 def test_answers_tell_which_image_they_are_about_and_come_as_asked(
-    as_ada: Client, viewer: Viewer, styles: dict[str, Style], engine: Engine, photo: bytes
+    as_ada: Client, viewer: Viewer, styles: dict[str, Style], engine: CaptionEngine, photo: bytes
 ) -> None:
     first = ask(as_ada, photo)["captions"][0]["image"]
     pictures = [solid(colour) for colour in ("red", "green", "blue", "black", "white")]
@@ -183,7 +183,7 @@ def test_a_deadline_is_kept(client: Client, styles: dict[str, Style], photo: byt
 
 
 def test_ten_lines_of_python_are_enough(
-    live_server: Any, transactional_db: None, styles: dict[str, Style], engine: Engine, photo: bytes
+    live_server: Any, transactional_db: None, styles: dict[str, Style], engine: CaptionEngine, photo: bytes
 ) -> None:
     import requests
 
@@ -203,7 +203,7 @@ def test_ten_lines_of_python_are_enough(
 
 @pytest.mark.django_db(transaction=True)
 def test_who_waits_gets_the_finished_captions(
-    client: Client, styles: dict[str, Style], engine: Engine, photo: bytes
+    client: Client, styles: dict[str, Style], engine: CaptionEngine, photo: bytes
 ) -> None:
     stop = threading.Event()
 
@@ -381,7 +381,7 @@ def test_too_many_requests_are_told_when_to_come_again(
 
 
 def test_a_caption_can_be_canceled_and_tried_again(
-    client: Client, styles: dict[str, Style], engine: Engine, photo: bytes
+    client: Client, styles: dict[str, Style], engine: CaptionEngine, photo: bytes
 ) -> None:
     url = ask(client, photo)["captions"][0]["url"]
     problem(client.post(f"{url}retry/"), 409, "not_failed")
@@ -395,7 +395,9 @@ def test_a_caption_can_be_canceled_and_tried_again(
     assert client.get(url).json()["status"] == "succeeded"
 
 
-def test_a_failed_caption_says_why(client: Client, styles: dict[str, Style], engine: Engine, photo: bytes) -> None:
+def test_a_failed_caption_says_why(
+    client: Client, styles: dict[str, Style], engine: CaptionEngine, photo: bytes
+) -> None:
     url = ask(client, photo)["captions"][0]["url"]
     Path(Image.objects.get().file.path).write_bytes(b"no picture at all")
     engine.work()
@@ -407,7 +409,7 @@ def test_a_failed_caption_says_why(client: Client, styles: dict[str, Style], eng
 
 
 def test_a_correction_stands_beside_the_machines_text(
-    as_ada: Client, styles: dict[str, Style], engine: Engine, photo: bytes
+    as_ada: Client, styles: dict[str, Style], engine: CaptionEngine, photo: bytes
 ) -> None:
     url = ask(as_ada, photo)["captions"][0]["url"]
     problem(as_ada.post(f"{url}corrections/", {"text": "too soon"}, "application/json"), 409, "not_finished")
@@ -448,7 +450,7 @@ def test_what_the_models_are_not_sure_about_is_marked_and_found(
 
 
 def test_a_caption_less_sure_than_asked_is_withheld_and_says_why(
-    client: Client, styles: dict[str, Style], engine: Engine, photo: bytes
+    client: Client, styles: dict[str, Style], engine: CaptionEngine, photo: bytes
 ) -> None:
     made = ask(client, photo, min_confidence="1", captions="3")
     engine.work()
@@ -511,7 +513,7 @@ def test_a_deleted_caption_takes_its_image_along(
 
 
 @pytest.fixture
-def six(as_ada: Client, styles: dict[str, Style], engine: Engine, photo: bytes) -> list[dict[str, Any]]:
+def six(as_ada: Client, styles: dict[str, Style], engine: CaptionEngine, photo: bytes) -> list[dict[str, Any]]:
     """Two photos in three styles, of which one photo's are finished."""
     captions: list[dict[str, Any]] = ask(as_ada, photo, style="all")["captions"]
     engine.work()

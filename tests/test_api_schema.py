@@ -34,7 +34,7 @@ from schemathesis.specs.openapi.checks import (
 
 from accounts.services import make_token
 from captioner import services
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, Worker
 
 # That wrong data is refused is the matter of test_api_bad_input.py; here: nothing breaks, nothing is undocumented.
@@ -51,7 +51,7 @@ ROWS: dict[str, type[Model]] = {"captions": Caption, "requests": CaptionRequest,
 
 
 @pytest.fixture
-def document(styles: dict[str, Style], engine: Engine, photo: bytes, settings: Any) -> Iterator[BaseSchema]:
+def document(styles: dict[str, Style], engine: CaptionEngine, photo: bytes, settings: Any) -> Iterator[BaseSchema]:
     """The document of a service with finished, corrected, failed and queued captions of an anonymous program."""
     rates = {"anonymous": "100000/minute", "user": "100000/minute"}
     settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_THROTTLE_RATES": rates}

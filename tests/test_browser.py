@@ -19,7 +19,7 @@ from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from captioner import services
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.models import EVERYBODY, Caption, Correction, Embedding, Image, Style, Viewer, Worker
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))
@@ -73,18 +73,18 @@ def page(context: BrowserContext) -> Page:
 
 
 @pytest.fixture
-def start_worker(engine: Engine, live_server: Any) -> Iterator[Callable[[], None]]:
+def start_worker(engine: CaptionEngine, live_server: Any) -> Iterator[Callable[[], None]]:
     """Starts a thread that does what a worker's engine does."""
     yield from thread_of(engine)
 
 
 @pytest.fixture
-def start_reader(reading_engine: Engine, live_server: Any) -> Iterator[Callable[[], None]]:
+def start_reader(reading_engine: CaptionEngine, live_server: Any) -> Iterator[Callable[[], None]]:
     """The same with an engine that can look up what people search for."""
     yield from thread_of(reading_engine)
 
 
-def thread_of(engine: Engine) -> Iterator[Callable[[], None]]:
+def thread_of(engine: CaptionEngine) -> Iterator[Callable[[], None]]:
     stopping = threading.Event()
 
     def work() -> None:
@@ -111,7 +111,7 @@ def ada(db: None) -> Viewer:
 
 
 @pytest.fixture
-def example(styles: dict[str, Style], engine: Engine) -> Caption:
+def example(styles: dict[str, Style], engine: CaptionEngine) -> Caption:
     """A photo captioned in every style, that all may see."""
     photo = services.Upload(PHOTOS[0].read_bytes(), "example.jpg")
     request = services.request_captions(viewer=Viewer(visitor=EVERYBODY), images=[photo], styles=["all"])
@@ -331,7 +331,7 @@ def test_the_gallery_is_searched_while_typing_and_goes_on_while_scrolling(
 
 
 def test_photos_are_found_by_what_they_show_and_the_page_says_so(
-    page: Page, styles: dict[str, Style], reading_engine: Engine, start_reader: Callable[[], None]
+    page: Page, styles: dict[str, Style], reading_engine: CaptionEngine, start_reader: Callable[[], None]
 ) -> None:
     photos = [services.Upload(path.read_bytes(), path.name) for path in PHOTOS[:6]]
     services.request_captions(viewer=Viewer(visitor=EVERYBODY), images=photos)

@@ -14,7 +14,7 @@ from django.db import connection
 from django.utils import timezone
 
 from captioner import services
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.management.commands import caption_folder
 from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Style, Viewer, Worker
 
@@ -23,7 +23,7 @@ PHOTOS = sorted((Path(__file__).parent.parent / "examples/coco_cc").glob("*.jpg"
 
 
 @pytest.fixture
-def working(engine: Engine, styles: dict[str, Style]) -> Iterator[None]:
+def working(engine: CaptionEngine, styles: dict[str, Style]) -> Iterator[None]:
     """A worker that writes the captions asked for while the test runs."""
     done = threading.Event()
     Worker.objects.create(name="tests", queue="captions")
@@ -140,18 +140,18 @@ def test_a_folder_is_done_whatever_its_photos_are_called(
 
 
 def test_ctrl_c_leaves_whole_lines_and_nothing_in_the_queue(
-    styles: dict[str, Style], engine: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    styles: dict[str, Style], engine: CaptionEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.jsonl"
     (folder / "bad.jpg").write_bytes(b"bad")
     waits = iter([None])
 
-    def interrupted(work: caption_folder.Work) -> None:
+    def interrupted(captions: caption_folder.FolderCaptions) -> None:
         if next(waits, "over") == "over":
             raise KeyboardInterrupt
         engine.work()
 
-    monkeypatch.setattr(caption_folder.Work, "_wait", interrupted)
+    monkeypatch.setattr(caption_folder.FolderCaptions, "_wait", interrupted)
     monkeypatch.setattr(engine, "batch_size", 1)
     with pytest.raises(CommandError, match="the same command continues from here"):
         call_command("caption_folder", folder, "--out", out, stderr=io.StringIO())
@@ -208,7 +208,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
 
 
 def test_pruning_deletes_old_requests_and_what_nothing_refers_to(
-    styles: dict[str, Style], engine: Engine, media: Path
+    styles: dict[str, Style], engine: CaptionEngine, media: Path
 ) -> None:
     _, corrected, young = [
         services.request_captions(viewer=Viewer(), images=[services.Upload(photo.read_bytes())]) for photo in PHOTOS[:3]

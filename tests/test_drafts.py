@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from captioner import services
 from captioner.errors import Refused
-from captioner.inference.engine import DRAFTS_FIRST, Engine
+from captioner.inference.engine import DRAFTS_FIRST, CaptionEngine
 from captioner.jobs.job import Status
 from captioner.models import Caption, Draft, DraftRequest, Image, MapperVersion, Style, Viewer
 from clipcap.prefixes import distances, mean_distance
@@ -53,7 +53,7 @@ def uploads(count: int) -> list[services.Upload]:
     return [services.Upload(path.read_bytes(), path.name) for path in PHOTOS[:count]]
 
 
-def captions(style: Style, count: int, engine: Engine, **more: Any) -> list[Caption]:
+def captions(style: Style, count: int, engine: CaptionEngine, **more: Any) -> list[Caption]:
     """So many photos captioned in the style."""
     request = services.request_captions(viewer=Viewer(), images=uploads(count), styles=[style.slug], **more)
     while engine.work():
@@ -71,7 +71,7 @@ def active(style: Style) -> MapperVersion:
 
 
 def test_versions_in_service_or_not_write_about_the_same_photos(
-    style: Style, styles: dict[str, Style], other: MapperVersion, engine: Engine
+    style: Style, styles: dict[str, Style], other: MapperVersion, engine: CaptionEngine
 ) -> None:
     versions = [active(style), other]
     request = services.compare_versions(versions=versions, images=uploads(2))
@@ -87,7 +87,7 @@ def test_versions_in_service_or_not_write_about_the_same_photos(
         assert written[version] == [row.text for row in sorted(rows, key=lambda row: row.image.sha256)]
 
 
-def test_a_draft_keeps_what_its_prefix_says_and_photos_have_different_ones(style: Style, engine: Engine) -> None:
+def test_a_draft_keeps_what_its_prefix_says_and_photos_have_different_ones(style: Style, engine: CaptionEngine) -> None:
     request = services.compare_versions(versions=[active(style)], images=uploads(2))
     engine.work()
     first, second = request.drafts.all()
@@ -102,7 +102,7 @@ def test_a_draft_keeps_what_its_prefix_says_and_photos_have_different_ones(style
 
 
 def test_comparisons_are_in_no_list_of_captions_and_keep_no_version_from_being_deleted(
-    other: MapperVersion, engine: Engine
+    other: MapperVersion, engine: CaptionEngine
 ) -> None:
     services.compare_versions(versions=[other], images=uploads(1))
     engine.work()
@@ -112,7 +112,7 @@ def test_comparisons_are_in_no_list_of_captions_and_keep_no_version_from_being_d
 
 
 def test_a_version_that_cannot_be_loaded_waits_alone_and_says_why(
-    style: Style, other: MapperVersion, engine: Engine
+    style: Style, other: MapperVersion, engine: CaptionEngine
 ) -> None:
     other.file.storage.delete(str(other.file.name))
     request = services.compare_versions(versions=[active(style), other], images=uploads(1))
@@ -135,7 +135,7 @@ def test_too_much_or_nothing_to_compare_is_refused(style: Style, settings: Any) 
     assert not DraftRequest.objects.exists()
 
 
-def test_captions_pass_drafts_but_not_for_ever(style: Style, engine: Engine) -> None:
+def test_captions_pass_drafts_but_not_for_ever(style: Style, engine: CaptionEngine) -> None:
     request = services.compare_versions(versions=[active(style)], images=uploads(1))
     waiting = request.drafts.get()
     for turn in range(1, DRAFTS_FIRST + 1):
@@ -149,7 +149,7 @@ def test_captions_pass_drafts_but_not_for_ever(style: Style, engine: Engine) -> 
 
 
 def test_captions_of_another_version_are_written_anew_and_corrections_stay(
-    style: Style, other: MapperVersion, engine: Engine
+    style: Style, other: MapperVersion, engine: CaptionEngine
 ) -> None:
     rows = captions(style, 3, engine)
     kept = services.correct_caption(Viewer(), rows[0].pk, "What a person wrote.")
@@ -175,7 +175,7 @@ def test_captions_of_another_version_are_written_anew_and_corrections_stay(
 
 
 def test_what_was_withheld_is_withheld_again_when_it_is_written_anew(
-    style: Style, other: MapperVersion, engine: Engine
+    style: Style, other: MapperVersion, engine: CaptionEngine
 ) -> None:
     (row,) = captions(style, 1, engine, min_confidence=1.0)
     services.promote(version=other, reason="to see")
@@ -189,7 +189,7 @@ def test_what_was_withheld_is_withheld_again_when_it_is_written_anew(
 
 
 def test_more_captions_than_fit_into_one_transaction_are_all_written_anew(
-    boss: Client, style: Style, other: MapperVersion, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    boss: Client, style: Style, other: MapperVersion, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services.drafts, "PART", 2)
     rows = captions(style, 5, engine)
@@ -208,7 +208,7 @@ def test_more_captions_than_fit_into_one_transaction_are_all_written_anew(
 
 
 def test_captions_that_were_not_looked_up_yet_are_canceled_too(
-    style: Style, other: MapperVersion, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    style: Style, other: MapperVersion, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services.drafts, "PART", 2)
     captions(style, 5, engine)
@@ -220,7 +220,7 @@ def test_captions_that_were_not_looked_up_yet_are_canceled_too(
 
 
 def test_captions_are_written_by_the_version_that_was_in_service_when_it_was_asked(
-    style: Style, other: MapperVersion, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    style: Style, other: MapperVersion, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services.drafts, "PART", 2)
     first = active(style)
@@ -234,7 +234,7 @@ def test_captions_are_written_by_the_version_that_was_in_service_when_it_was_ask
     assert request.drafts.count() == 5
 
 
-def test_begun_twice_each_caption_is_written_once(style: Style, other: MapperVersion, engine: Engine) -> None:
+def test_begun_twice_each_caption_is_written_once(style: Style, other: MapperVersion, engine: CaptionEngine) -> None:
     captions(style, 2, engine)
     services.promote(version=other, reason="to see")
     services.rewrite_captions(style=style)
@@ -243,7 +243,9 @@ def test_begun_twice_each_caption_is_written_once(style: Style, other: MapperVer
     assert Draft.objects.count() == 2
 
 
-def test_a_caption_that_is_deleted_meanwhile_stays_so(style: Style, other: MapperVersion, engine: Engine) -> None:
+def test_a_caption_that_is_deleted_meanwhile_stays_so(
+    style: Style, other: MapperVersion, engine: CaptionEngine
+) -> None:
     (row,) = captions(style, 1, engine)
     services.promote(version=other, reason="to see")
     services.rewrite_captions(style=style)
@@ -254,7 +256,7 @@ def test_a_caption_that_is_deleted_meanwhile_stays_so(style: Style, other: Mappe
 
 
 def test_a_rewriting_that_fails_leaves_the_caption_as_it_was_and_can_be_begun_again(
-    style: Style, other: MapperVersion, engine: Engine
+    style: Style, other: MapperVersion, engine: CaptionEngine
 ) -> None:
     (row,) = captions(style, 1, engine)
     services.promote(version=other, reason="to see")
@@ -268,7 +270,7 @@ def test_a_rewriting_that_fails_leaves_the_caption_as_it_was_and_can_be_begun_ag
     assert services.rewrite_captions(style=style).drafts.count() == 1
 
 
-def test_what_is_canceled_is_not_written(style: Style, other: MapperVersion, engine: Engine) -> None:
+def test_what_is_canceled_is_not_written(style: Style, other: MapperVersion, engine: CaptionEngine) -> None:
     captions(style, 2, engine)
     services.promote(version=other, reason="to see")
     request = services.rewrite_captions(style=style)
@@ -278,7 +280,7 @@ def test_what_is_canceled_is_not_written(style: Style, other: MapperVersion, eng
         services.cancel_drafts(request)
 
 
-def test_old_drafts_are_pruned_with_their_images(style: Style, engine: Engine) -> None:
+def test_old_drafts_are_pruned_with_their_images(style: Style, engine: CaptionEngine) -> None:
     request = services.compare_versions(versions=[active(style)], images=uploads(1))
     old = timezone.now() - timedelta(days=400)
     DraftRequest.objects.update(created_at=old)
@@ -295,7 +297,7 @@ def test_old_drafts_are_pruned_with_their_images(style: Style, engine: Engine) -
 
 
 def test_photos_are_chosen_and_uploaded_and_the_page_shows_what_each_version_writes(
-    boss: Client, style: Style, other: MapperVersion, engine: Engine
+    boss: Client, style: Style, other: MapperVersion, engine: CaptionEngine
 ) -> None:
     (row,) = captions(style, 1, engine)
     page = boss.get(reverse("admin:captioner_mapperversion_compare") + f"?version={other.pk}").content.decode()
@@ -329,7 +331,9 @@ def test_nothing_chosen_is_said_where_it_was_to_be_chosen(boss: Client, style: S
     assert "Choose between 1 and 24 photos, not 0." in answer.content.decode()
 
 
-def test_a_style_is_rewritten_from_its_page(boss: Client, style: Style, other: MapperVersion, engine: Engine) -> None:
+def test_a_style_is_rewritten_from_its_page(
+    boss: Client, style: Style, other: MapperVersion, engine: CaptionEngine
+) -> None:
     captions(style, 2, engine)
     services.promote(version=other, reason="to see")
     asked = boss.get(reverse("admin:captioner_style_rewrite", args=[style.pk])).content.decode()

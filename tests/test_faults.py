@@ -139,7 +139,7 @@ class Stack:
         else:
             (self.home / "broker").mkdir()
 
-    def bells_unheard(self) -> int:
+    def wake_ups_unread(self) -> int:
         if self.redis:
             with Celery(broker=self.broker_url, set_as_current=False).connection_for_read() as broker:
                 length: int = broker.default_channel.client.llen("captions")
@@ -301,12 +301,12 @@ def test_a_broker_that_comes_back_empty_loses_nothing(stack: Stack) -> None:
     requests = [ask(10)]
     stack.lose_broker()
     requests += [ask(2) for _ in range(3)]
-    wait_until(lambda: Caption.objects.unfinished().count() < 40, "workers find work without any bell")
+    wait_until(lambda: Caption.objects.unfinished().count() < 40, "workers find work without any wake-up message")
     stack.bring_broker_back()
     requests.append(ask(2))
     check_that_all_end(requests, 3 * 18, "the broker wiped")
     wakeup.wake_workers()
-    wait_until(lambda: stack.bells_unheard() == 0, "the workers hear bells again")
+    wait_until(lambda: stack.wake_ups_unread() == 0, "the workers read wake-up messages again")
 
 
 def test_a_database_that_goes_away_and_comes_back_loses_nothing(stack: Stack) -> None:
@@ -377,9 +377,9 @@ def test_a_bell_delivered_five_times_brings_each_caption_once(stack: Stack) -> N
         requests.append(ask(2))
         for _ in range(4):
             wakeup.wake_workers()
-    ended = check_that_all_end(requests, 3 * 8, "bells delivered five times")
+    ended = check_that_all_end(requests, 3 * 8, "wake-up messages delivered five times")
     assert ended["succeeded"] == 24
-    wait_until(lambda: stack.bells_unheard() == 0, "the workers hear all bells")
+    wait_until(lambda: stack.wake_ups_unread() == 0, "the workers read all wake-up messages")
 
 
 def test_a_worker_told_to_stop_finishes_or_hands_back_and_exits_cleanly(stack: Stack) -> None:

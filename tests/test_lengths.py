@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.models import MapperVersion, Style
 from tests.dataset_files import json_lines, packed, picture, pictures, queued, reasons, run_command
 from training.lengths import too_long
@@ -42,7 +42,7 @@ def test_the_command_tells_captions_that_are_too_long(style: Style, tmp_path: Pa
     assert "tokens, and the language model has room for 118 after a prefix of 10" in said
 
 
-def test_the_worker_tells_captions_that_are_too_long(style: Style, engine: Engine) -> None:
+def test_the_worker_tells_captions_that_are_too_long(style: Style, engine: CaptionEngine) -> None:
     files = {"a.jsonl": json_lines([("1.jpg", "\u0916" * 60), ("1.jpg", "short enough")])}
     batch = queued(style, packed(files | pictures(["1.jpg"])))
     assert TrainingEngine(engine).work() == 1

@@ -113,6 +113,31 @@ def test_what_is_said_of_them_is_what_they_are_read_as(name: str) -> None:
     assert migration.TRAINED_ON[config["kind"]] == (config["normalize"], config["trained_on"])
 
 
+def test_renamed_models_keep_their_rows_and_who_may_see_them(database: None) -> None:
+    apps = migrate("training", "0010_defaults_of_the_database")
+    style = apps.get_model("captioner", "Style").objects.create(slug="factual")
+    batch = apps.get_model("training", "Import").objects.create(style=style, deadline_at=timezone.now())
+    apps.get_model("training", "RefusedRow").objects.create(batch=batch, file="a.csv", line=3, reason="no caption")
+    types, permissions = apps.get_model("contenttypes", "ContentType"), apps.get_model("auth", "Permission").objects
+    for model in ("refusedrow", "checkpoint"):
+        of, _ = types.objects.get_or_create(app_label="training", model=model)
+        permissions.get_or_create(content_type=of, codename=f"view_{model}", defaults={"name": f"Can view {model}"})
+    group = apps.get_model("auth", "Group").objects.create(name="Viewers of old")
+    group.permissions.set(permissions.filter(codename__in=("view_refusedrow", "view_checkpoint")))
+
+    def held(apps: Any) -> set[tuple[str, str]]:
+        found = apps.get_model("auth", "Group").objects.get(name="Viewers of old").permissions
+        return set(found.values_list("codename", "content_type__model"))
+
+    apps = migrate("training", "0011_rejected_rows_and_epoch_reports")
+    assert apps.get_model("training", "RejectedRow").objects.get().line == 3
+    assert held(apps) == {("view_rejectedrow", "rejectedrow"), ("view_epochreport", "epochreport")}
+
+    apps = migrate("training", "0010_defaults_of_the_database")
+    assert apps.get_model("training", "RefusedRow").objects.get().line == 3
+    assert held(apps) == {("view_refusedrow", "refusedrow"), ("view_checkpoint", "checkpoint")}
+
+
 def test_columns_that_were_added_since_have_a_default_of_the_database() -> None:
     """So that programs of the previous release, which know nothing of a column, go on writing beside the new schema."""
     loader = MigrationLoader(None)

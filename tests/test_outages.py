@@ -117,10 +117,10 @@ def test_a_frozen_broker_holds_up_no_request(
         with django_capture_on_commit_callbacks(execute=True):
             answer = client.post("/api/captions/", {"image": SimpleUploadedFile("a.jpg", photo)})
         assert answer.status_code == 202
-        bell, _ = server.accept()
-        bell.settimeout(PATIENCE)
-        assert bell.recv(1), "it is still being rung"
-        bell.close()
+        sent, _ = server.accept()
+        sent.settimeout(PATIENCE)
+        assert sent.recv(1), "a wake-up message is still being sent"
+        sent.close()
 
 
 @pytest.mark.parametrize("name", list(health.CHECKS))

@@ -19,7 +19,7 @@ from django.utils import timezone
 from PIL import Image as Pillow
 
 from captioner import services
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Failure
 from captioner.models import (
     EVERYBODY,
@@ -130,7 +130,7 @@ def test_what_is_added_to_a_request_keeps_its_place(styles: dict[str, Style], vi
 
 
 def test_the_embedded_models_caption_what_the_form_posted(
-    client: Client, db: None, media: Path, engine: Engine, photo: bytes
+    client: Client, db: None, media: Path, engine: CaptionEngine, photo: bytes
 ) -> None:
     call_command("install_styles", stdout=io.StringIO())
     file = SimpleUploadedFile("table.jpg", photo)

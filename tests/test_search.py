@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from captioner import services
 from captioner.api.permissions import SearchesThrottle
 from captioner.errors import Refused
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import MAX_ATTEMPTS, Status
 from captioner.models import (
     EVERYBODY,
@@ -202,7 +202,7 @@ def test_a_search_that_is_too_long_is_refused(db: None) -> None:
 # What the search waits for
 
 
-def test_a_worker_looks_up_what_a_search_means(style: Style, reading_engine: Engine, media: Any) -> None:
+def test_a_worker_looks_up_what_a_search_means(style: Style, reading_engine: CaptionEngine, media: Any) -> None:
     encoder = reading_engine.captioner.encoder
     images = [photo(style, "it", None) for _ in range(30)]
     vectors = np.random.default_rng(0).normal(size=(30, 16)).astype("<f4")
@@ -223,7 +223,7 @@ def test_a_worker_looks_up_what_a_search_means(style: Style, reading_engine: Eng
     assert reading_engine.work() == 0
 
 
-def test_the_embedded_models_find_what_photos_show(engine: Engine, styles: dict[str, Style]) -> None:
+def test_the_embedded_models_find_what_photos_show(engine: CaptionEngine, styles: dict[str, Style]) -> None:
     shown = {
         "horses by a lake": "000000078499",
         "laptop": "000000084284",
@@ -243,7 +243,7 @@ def test_the_embedded_models_find_what_photos_show(engine: Engine, styles: dict[
     assert found == shown
 
 
-def at_work(engine: Engine) -> None:
+def at_work(engine: CaptionEngine) -> None:
     """Let an engine's worker be one that was heard from."""
     encoder = engine.captioner.encoder
     Worker.objects.create(
@@ -302,7 +302,7 @@ def test_a_text_that_failed_is_tried_again_after_a_while(style: Style, worker: W
     assert TextEmbedding.objects.get().status == "queued"
 
 
-def test_texts_come_before_captions_and_while_the_queue_is_paused(style: Style, reading_engine: Engine) -> None:
+def test_texts_come_before_captions_and_while_the_queue_is_paused(style: Style, reading_engine: CaptionEngine) -> None:
     at_work(reading_engine)
     services.pause_queue(name="captions")
     search("a dog")
@@ -311,7 +311,7 @@ def test_texts_come_before_captions_and_while_the_queue_is_paused(style: Style, 
 
 
 def test_a_text_that_cannot_be_embedded_waits_alone_to_be_tried_again(
-    style: Style, reading_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    style: Style, reading_engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_work(reading_engine)
     encode = reading_engine.captioner.encoder.encode_text
@@ -332,7 +332,9 @@ def test_a_text_that_cannot_be_embedded_waits_alone_to_be_tried_again(
     }
 
 
-def test_an_encoder_without_a_text_half_claims_none(engine: Engine, monkeypatch: pytest.MonkeyPatch, db: None) -> None:
+def test_an_encoder_without_a_text_half_claims_none(
+    engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch, db: None
+) -> None:
     monkeypatch.setattr(engine.captioner.encoder, "text_identity", None)
     TextEmbedding.objects.create(encoder="None", text="a", deadline_at=timezone.now() + timedelta(hours=1))
     assert engine.work() == 0

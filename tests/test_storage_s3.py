@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from captioner import services
 from captioner.errors import Refused
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.models import CaptionRequest, Image, Style, Viewer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -57,7 +57,7 @@ def keys(bucket: Any, folder: str) -> list[str]:
 
 
 def test_a_photo_is_uploaded_captioned_shown_and_deleted(
-    bucket: Any, styles_on_s3: list[Style], engine: Engine, photo: bytes, client: Client
+    bucket: Any, styles_on_s3: list[Style], engine: CaptionEngine, photo: bytes, client: Client
 ) -> None:
     asked = client.post("/api/captions/", {"image": io.BytesIO(photo), "style": "all"})
     assert asked.status_code == 202, asked.content
@@ -77,7 +77,9 @@ def test_a_photo_is_uploaded_captioned_shown_and_deleted(
     assert keys(bucket, "images/") == keys(bucket, "thumbnails/") == []
 
 
-def test_pruning_deletes_the_files_too(bucket: Any, styles_on_s3: list[Style], engine: Engine, photo: bytes) -> None:
+def test_pruning_deletes_the_files_too(
+    bucket: Any, styles_on_s3: list[Style], engine: CaptionEngine, photo: bytes
+) -> None:
     services.request_captions(viewer=Viewer(), images=[services.Upload(photo)])
     while engine.work():
         pass

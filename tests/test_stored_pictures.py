@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from torch.nn.functional import cosine_similarity
 
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.uploads import ENCODER_SIDE, SIDE, store
 
 
@@ -27,7 +27,7 @@ def strip(photo: bytes, side: int, times: int, *, upright: bool) -> bytes:
 @pytest.mark.parametrize("upright", [True, False])
 @pytest.mark.parametrize(("side", "times"), [(1500, 1), (300, 1), (600, 10), (600, 20), (300, 40), (300, 150)])
 def test_a_picture_of_any_shape_is_seen_stored_as_it_was_sent(
-    side: int, times: int, upright: bool, db: None, media: Any, photo: bytes, engine: Engine
+    side: int, times: int, upright: bool, db: None, media: Any, photo: bytes, engine: CaptionEngine
 ) -> None:
     data = strip(photo, side, times, upright=upright)
     image = store(data)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from captioner import services as captioner_services
 from captioner import uploads
 from captioner.errors import Refused
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
 from captioner.jobs.worker_process import WorkerProcess
 from captioner.models import Caption, CaptionRequest, Correction, Image, MapperVersion, Promotion, Style, Viewer, Worker
@@ -59,18 +59,18 @@ def factual(styles: dict[str, Style], captioned_photos: list[tuple[bytes, list[s
 
 
 @pytest.fixture
-def trainer(engine: Engine) -> TrainingEngine:
+def trainer(engine: CaptionEngine) -> TrainingEngine:
     return TrainingEngine(engine)
 
 
-def caption(style: Style, data: bytes, engine: Engine) -> Caption:
+def caption(style: Style, data: bytes, engine: CaptionEngine) -> Caption:
     request = captioner_services.request_captions(viewer=Viewer(), images=[Upload(data)], styles=[style.slug])
     assert engine.work() == 1
     return request.captions.get()
 
 
 def test_a_run_is_trained_evaluated_filed_and_its_promotion_serves_the_next_caption(
-    factual: Style, trainer: TrainingEngine, engine: Engine, photo: bytes
+    factual: Style, trainer: TrainingEngine, engine: CaptionEngine, photo: bytes
 ) -> None:
     before = caption(factual, photo, engine)
     assert before.version is not None
@@ -111,7 +111,7 @@ def test_going_on_from_the_active_version_keeps_its_architecture(factual: Style,
 
 @pytest.mark.parametrize(("look", "begun"), [(0, False), (1, False), (3, False), (8, True)])
 def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(
-    factual: Style, engine: Engine, look: int, begun: bool
+    factual: Style, engine: CaptionEngine, look: int, begun: bool
 ) -> None:
     options = {**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1}
     whole = services.start_run(style=factual, options=options)
@@ -134,7 +134,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(
 
 @pytest.mark.parametrize("phase", ["reading", "embedding", "tokenizing", "training", "evaluating"])
 def test_cancelling_is_heard_in_every_phase_and_the_run_can_be_resumed(
-    factual: Style, engine: Engine, phase: str
+    factual: Style, engine: CaptionEngine, phase: str
 ) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
 
@@ -226,10 +226,10 @@ def test_options_without_sense_are_refused_by_name(factual: Style, options: dict
 
 
 def test_a_run_for_which_no_worker_has_the_memory_is_refused_before_it_is_queued(
-    factual: Style, engine: Engine
+    factual: Style, engine: CaptionEngine
 ) -> None:
-    shift = WorkerProcess(TrainingEngine(engine), "training", {}, ())
-    shift._keep()
+    process = WorkerProcess(TrainingEngine(engine), "training", {}, ())
+    process._beat()
     large = {"start": "scratch", "batch_size": 1024, "prefix_length": 64, "layers": 16}
     worker = Worker.objects.get()
     worker.capacity["memory_mb"] = 2000
@@ -240,7 +240,7 @@ def test_a_run_for_which_no_worker_has_the_memory_is_refused_before_it_is_queued
     services.start_run(style=factual, options={"start": "scratch"})
 
 
-def test_a_long_curve_is_thinned_evenly(factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_curve_is_thinned_evenly(factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_worker, "CURVE", 4)
     run = services.start_run(style=factual, options={**QUICK, "epochs": 5, "batch_size": 5})
     TrainingEngine(engine).work()
@@ -250,7 +250,7 @@ def test_a_long_curve_is_thinned_evenly(factual: Style, engine: Engine, monkeypa
     assert len({after - before for before, after in itertools.pairwise(steps)}) == 1
 
 
-def test_more_of_anything_is_told_to_take_more_memory(engine: Engine) -> None:
+def test_more_of_anything_is_told_to_take_more_memory(engine: CaptionEngine) -> None:
     capacity = WorkerProcess(TrainingEngine(engine), "training", {}, ()).capacity
 
     def needed(batch_size: int = 40, images: int = 1000, **changes: Any) -> float:
@@ -264,8 +264,10 @@ def test_more_of_anything_is_told_to_take_more_memory(engine: Engine) -> None:
     assert needed(kind="mlp", hidden_size=9000) > needed(kind="mlp")
 
 
-def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(factual: Style, engine: Engine) -> None:
-    WorkerProcess(TrainingEngine(engine), "training", {}, ())._keep()
+def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(
+    factual: Style, engine: CaptionEngine
+) -> None:
+    WorkerProcess(TrainingEngine(engine), "training", {}, ())._beat()
     worker = Worker.objects.get()
     worker.capacity["memory_mb"] = 8000
     worker.save()
@@ -278,7 +280,7 @@ def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(fact
 
 
 def test_a_version_that_stopped_at_full_stops_learns_to_end_without(
-    factual: Style, engine: Engine, tmp_path: Path
+    factual: Style, engine: CaptionEngine, tmp_path: Path
 ) -> None:
     serving = factual.active_version
     assert serving is not None
@@ -297,7 +299,7 @@ def test_a_version_that_stopped_at_full_stops_learns_to_end_without(
 
 
 def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(
-    factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
     real = captioner_services.stored_version
@@ -319,7 +321,7 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(
 
 
 def test_a_run_whose_folder_or_temporary_files_find_no_room_says_so_without_a_path_and_can_be_resumed(
-    factual: Style, engine: Engine, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+    factual: Style, engine: CaptionEngine, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scratch = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
     home = settings.HOME
@@ -344,7 +346,7 @@ def test_a_run_whose_folder_or_temporary_files_find_no_room_says_so_without_a_pa
 
 
 def test_a_run_whose_photos_cannot_be_read_for_a_while_waits_and_leaves_none_out(
-    factual: Style, engine: Engine, media: Path
+    factual: Style, engine: CaptionEngine, media: Path
 ) -> None:
     run = services.start_run(style=factual, options={"epochs": 1, "start": "scratch", "layers": 1})
     media.rename(media.with_name("away"))
@@ -361,7 +363,9 @@ def test_a_run_whose_photos_cannot_be_read_for_a_while_waits_and_leaves_none_out
     assert not RunEvent.objects.filter(run=run, message__contains="left out").exists()
 
 
-def test_only_workers_that_a_run_lost_since_it_last_got_on_count_against_it(factual: Style, engine: Engine) -> None:
+def test_only_workers_that_a_run_lost_since_it_last_got_on_count_against_it(
+    factual: Style, engine: CaptionEngine
+) -> None:
     class Killed(BaseException):
         pass
 
@@ -396,7 +400,7 @@ def mapper_files(style: Style) -> set[str]:
 
 
 def test_a_run_canceled_while_it_is_filed_leaves_no_version_and_no_file(
-    factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file_version = captioner_services.file_version
     before = mapper_files(factual)
@@ -435,7 +439,7 @@ def test_a_database_lost_at_the_very_commit_costs_no_version_its_file(factual: S
     assert filed.file.storage.exists(str(filed.file.name))
 
 
-def test_images_that_vanish_are_left_out_and_the_log_says_so(factual: Style, engine: Engine) -> None:
+def test_images_that_vanish_are_left_out_and_the_log_says_so(factual: Style, engine: CaptionEngine) -> None:
     for image in Image.objects.all()[:3]:
         image.file.storage.delete(str(image.file.name))
     run = services.start_run(style=factual, options={"epochs": 1})
@@ -455,7 +459,9 @@ def test_a_run_that_a_lost_worker_left_behind_is_in_nobodys_way(factual: Style) 
     assert run.status == Status.QUEUED
 
 
-def test_a_run_whose_state_was_pruned_begins_anew_and_shows_nothing_of_before(factual: Style, engine: Engine) -> None:
+def test_a_run_whose_state_was_pruned_begins_anew_and_shows_nothing_of_before(
+    factual: Style, engine: CaptionEngine
+) -> None:
     run = services.start_run(style=factual, options={**QUICK, "epochs": 3, "start": "scratch", "layers": 1})
     second = threading.Event()
 
@@ -481,7 +487,7 @@ def test_a_run_whose_state_was_pruned_begins_anew_and_shows_nothing_of_before(fa
     assert [checkpoint.epoch for checkpoint in run.checkpoints.all()] == [1, 2, 3]
 
 
-def test_the_version_that_a_run_was_compared_with_gets_its_score_too(factual: Style, engine: Engine) -> None:
+def test_the_version_that_a_run_was_compared_with_gets_its_score_too(factual: Style, engine: CaptionEngine) -> None:
     shipped = factual.active_version
     assert shipped is not None
     run = services.start_run(style=factual, options={"epochs": 1})
@@ -492,7 +498,7 @@ def test_the_version_that_a_run_was_compared_with_gets_its_score_too(factual: St
 
 
 def test_a_run_learns_from_the_embeddings_that_are_stored_whoever_computed_them(
-    factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute = engine.embeddings
 
@@ -551,7 +557,7 @@ def easy_gate(factual: Style, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("easy_gate")
-def test_a_policy_promotes_what_passes_the_gate(factual: Style, engine: Engine) -> None:
+def test_a_policy_promotes_what_passes_the_gate(factual: Style, engine: CaptionEngine) -> None:
     run = services.start_run(style=factual, options={"epochs": 1})
     TrainingEngine(engine).work()
     run.refresh_from_db()
@@ -561,7 +567,7 @@ def test_a_policy_promotes_what_passes_the_gate(factual: Style, engine: Engine) 
 
 @pytest.mark.usefixtures("easy_gate")
 def test_what_was_compared_with_another_version_than_serves_by_now_is_not_promoted_by_itself(
-    factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = factual.active_version
     assert version is not None
@@ -585,7 +591,7 @@ def test_what_was_compared_with_another_version_than_serves_by_now_is_not_promot
 
 
 @pytest.mark.usefixtures("easy_gate")
-def test_what_could_not_be_compared_is_not_promoted_by_itself(factual: Style, engine: Engine) -> None:
+def test_what_could_not_be_compared_is_not_promoted_by_itself(factual: Style, engine: CaptionEngine) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
     version = factual.active_version
     assert version is not None
@@ -597,7 +603,7 @@ def test_what_could_not_be_compared_is_not_promoted_by_itself(factual: Style, en
     assert factual.active_version == version
 
 
-def test_a_few_held_out_photos_are_too_few_to_judge_by(factual: Style, engine: Engine) -> None:
+def test_a_few_held_out_photos_are_too_few_to_judge_by(factual: Style, engine: CaptionEngine) -> None:
     Policy.objects.create(style=factual, if_better=Policy.Action.PROMOTE, margin=-9.0)
     run = services.start_run(style=factual, options={"epochs": 1})
     TrainingEngine(engine).work()
@@ -607,7 +613,7 @@ def test_a_few_held_out_photos_are_too_few_to_judge_by(factual: Style, engine: E
 
 
 def test_a_metric_that_was_not_computed_judges_nothing(
-    factual: Style, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparison, "LEAST_JUDGED", 1)
     Policy.objects.create(style=factual, if_better=Policy.Action.PROMOTE, metric="METEOR", margin=-9.0)
@@ -618,7 +624,7 @@ def test_a_metric_that_was_not_computed_judges_nothing(
     assert run.events.filter(message__contains="METEOR was not computed").exists()
 
 
-def test_a_resumed_run_whose_examples_were_deleted_begins_anew(factual: Style, engine: Engine) -> None:
+def test_a_resumed_run_whose_examples_were_deleted_begins_anew(factual: Style, engine: CaptionEngine) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
     looks = iter(range(100))
     TrainingEngine(engine, stopping=lambda: next(looks) >= 8).work()
@@ -644,7 +650,7 @@ def test_a_promotion_of_a_version_whose_file_is_gone_is_refused(factual: Style) 
 
 
 def test_corrections_become_examples_once_and_start_a_run(
-    styles: dict[str, Style], factual: Style, engine: Engine, captioned_photos: list[tuple[bytes, list[str]]]
+    styles: dict[str, Style], factual: Style, engine: CaptionEngine, captioned_photos: list[tuple[bytes, list[str]]]
 ) -> None:
     Policy.objects.create(style=factual, after_corrections=2)
     for data, captions in captioned_photos[30:32]:
@@ -802,7 +808,9 @@ def test_an_image_is_in_one_split_in_all_styles(styles: dict[str, Style], photo:
     assert set(Example.objects.values_list("held_out", flat=True)) == {is_held_out(image)}
 
 
-def test_an_image_with_examples_outlives_its_captions(styles: dict[str, Style], engine: Engine, photo: bytes) -> None:
+def test_an_image_with_examples_outlives_its_captions(
+    styles: dict[str, Style], engine: CaptionEngine, photo: bytes
+) -> None:
     row = caption(styles["factual"], photo, engine)
     services.add_example(style=styles["factual"], image=row.image, text="A photo.", source=Example.Source.STORED)
     captioner_services.delete_caption(Viewer(), row.pk)

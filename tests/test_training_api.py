@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from captioner.models import Image, Style
 from training import services
-from training.models import Checkpoint, RunEvent, TrainingRun
+from training.models import EpochReport, RunEvent, TrainingRun
 
 JSON = "application/json"
 
@@ -81,7 +81,7 @@ def test_options_without_sense_are_named(trainer: Client, body: dict[str, Any]) 
 def test_events_and_checkpoints_are_listed(trainer: Client) -> None:
     address = start(trainer)["Location"]
     run = TrainingRun.objects.get()
-    Checkpoint.objects.create(run=run, epoch=1, step=9, training_loss=3.5, validation_loss=3.75)
+    EpochReport.objects.create(run=run, epoch=1, step=9, training_loss=3.5, validation_loss=3.75)
     RunEvent.objects.create(run=run, message="the photos are ready")
     assert "the photos are ready" in str(trainer.get(f"{address}events/").json())
     assert "3.75" in str(trainer.get(f"{address}checkpoints/").json())

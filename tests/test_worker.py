@@ -21,7 +21,7 @@ from torch import Tensor
 
 from captioner import services, uploads
 from captioner.api import health
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.inference.failures import bisect_failures
 from captioner.jobs import worker_process
 from captioner.jobs.breaker import STRIKES, Breaker
@@ -73,7 +73,7 @@ Captioning = Callable[[Tensor, Sequence[Mapper], DecodingOptions], Any]
 
 
 @pytest.fixture
-def instead(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], None]:
+def instead(engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], None]:
     """Let something happen whenever the engine is about to decode a batch."""
 
     def install(happening: Callable[..., None]) -> None:
@@ -88,7 +88,7 @@ def instead(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callab
     return install
 
 
-def test_mixed_styles_in_one_batch_give_the_same_captions_as_alone(engine: Engine) -> None:
+def test_mixed_styles_in_one_batch_give_the_same_captions_as_alone(engine: CaptionEngine) -> None:
     together = ask(3, "all", options={})
     assert engine.work() == 9
     alone = [row for style in ("factual", "humorous", "romantic") for row in ask(3, style, options={})]
@@ -104,7 +104,7 @@ def test_mixed_styles_in_one_batch_give_the_same_captions_as_alone(engine: Engin
     assert all(texts.values())
 
 
-def test_mixed_options_are_decoded_each_in_its_own_way(engine: Engine) -> None:
+def test_mixed_options_are_decoded_each_in_its_own_way(engine: CaptionEngine) -> None:
     beam = ask(2, options={"method": "beam", "captions": 3})
     greedy = ask(2, options=GREEDY)
     samples = ask(2, options={"method": "nucleus", "captions": 2, "seed": 1})
@@ -119,7 +119,7 @@ def test_mixed_options_are_decoded_each_in_its_own_way(engine: Engine) -> None:
     assert row.log_probability >= row.alternatives[0]["log_probability"]
 
 
-def test_a_result_says_which_version_wrote_it_and_how_long_it_took(engine: Engine) -> None:
+def test_a_result_says_which_version_wrote_it_and_how_long_it_took(engine: CaptionEngine) -> None:
     (row,) = ask()
     engine.work()
     (row,) = again([row])
@@ -131,7 +131,7 @@ def test_a_result_says_which_version_wrote_it_and_how_long_it_took(engine: Engin
     assert (row.attempts, row.lease_token) == (1, None)
 
 
-def test_a_bad_image_fails_alone(engine: Engine, media: Path) -> None:
+def test_a_bad_image_fails_alone(engine: CaptionEngine, media: Path) -> None:
     rows = ask(3, "factual", "humorous")
     spoilt = rows[0].image
     stored(spoilt.file.name, media).write_bytes(b"no picture at all")
@@ -151,7 +151,7 @@ def causes(row: Caption) -> list[str]:
 
 
 def test_an_image_whose_file_is_missing_waits_alone_and_fails_when_another_worker_has_tried(
-    engine: Engine, media: Path, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = ask(2)
     stored(rows[1].image.file.name, media).unlink()
@@ -167,7 +167,7 @@ def test_an_image_whose_file_is_missing_waits_alone_and_fails_when_another_worke
 
 
 def test_a_storage_that_is_away_costs_no_caption_however_often_it_is_tried_and_by_whom(
-    engine: Engine, media: Path, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     somebody = Viewer(visitor="somebody")
     ask(1, viewer=somebody)
@@ -187,7 +187,7 @@ def test_a_storage_that_is_away_costs_no_caption_however_often_it_is_tried_and_b
 
 
 def test_an_answer_that_the_connection_to_the_storage_broke_blames_no_image(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = ask(3)
     image = type(rows[0].image.file)
@@ -208,7 +208,7 @@ def test_an_answer_that_the_connection_to_the_storage_broke_blames_no_image(
 
 
 def test_a_decoder_that_is_short_of_memory_does_not_make_the_picture_a_damaged_one(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = ask(1)
 
@@ -226,7 +226,7 @@ def test_a_decoder_that_is_short_of_memory_does_not_make_the_picture_a_damaged_o
 
 
 def test_what_goes_wrong_between_the_rows_gives_the_batch_back_and_counts_as_no_attempt(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = ask(2)
 
@@ -240,7 +240,7 @@ def test_what_goes_wrong_between_the_rows_gives_the_batch_back_and_counts_as_no_
 
 
 def test_a_worker_that_keeps_failing_pauses_itself_says_so_and_tries_one_row_when_the_pause_is_over(
-    engine: Engine, media: Path, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = ask(5)
     media.rename(media.with_name("away"))
@@ -249,7 +249,7 @@ def test_a_worker_that_keeps_failing_pauses_itself_says_so_and_tries_one_row_whe
         pause_is_over()
     assert engine.work() == 0, "it has paused itself"
     told = "the stored image cannot be read"
-    WorkerProcess(engine, "captions", {}, (Caption,))._keep()
+    WorkerProcess(engine, "captions", {}, (Caption,))._beat()
     worker = Worker.objects.get(name=engine.name)
     assert told in worker.trouble
     assert worker.tries_again_at
@@ -263,14 +263,14 @@ def test_a_worker_that_keeps_failing_pauses_itself_says_so_and_tries_one_row_whe
     assert engine.work() == 1, "it tries one"
     assert engine.work() == 4
     assert statuses(rows) == ["succeeded"] * 5
-    WorkerProcess(engine, "captions", {}, (Caption,))._keep()
+    WorkerProcess(engine, "captions", {}, (Caption,))._beat()
     worker.refresh_from_db()
     assert worker.trouble == ""
     assert worker.tries_again_at is None
 
 
 def test_a_worker_short_of_memory_beside_sound_ones_costs_no_caption(
-    engine: Engine, instead: Any, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, instead: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def short(size: int) -> None:
         if engine.name == "short":
@@ -289,7 +289,7 @@ def test_a_worker_short_of_memory_beside_sound_ones_costs_no_caption(
 
 
 def test_an_idle_worker_embeds_ahead_what_can_be_read_and_the_rest_later(
-    engine: Engine, media: Path, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [uploads.store(path.read_bytes()) for path in PHOTOS[:2]]
     file = stored(images[0].file.name, media)
@@ -304,7 +304,7 @@ def test_an_idle_worker_embeds_ahead_what_can_be_read_and_the_rest_later(
     assert Embedding.objects.count() == 2
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(engine: Engine, instead: Any) -> None:
+def test_out_of_memory_halves_the_batch_and_goes_on(engine: CaptionEngine, instead: Any) -> None:
     sizes: list[int] = []
 
     def too_little_memory(size: int) -> None:
@@ -320,7 +320,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(engine: Engine, instead: Any
 
 
 def test_a_caption_that_alone_is_too_much_for_the_memory_is_left_to_others_and_says_so(
-    engine: Engine, instead: Any
+    engine: CaptionEngine, instead: Any
 ) -> None:
     def no_memory(size: int) -> None:
         torch.empty(10**15)
@@ -332,7 +332,7 @@ def test_a_caption_that_alone_is_too_much_for_the_memory_is_left_to_others_and_s
     assert [causes(row) for row in rows] == [["out_of_memory"]] * 2
 
 
-def test_an_unforeseen_error_is_the_users_without_its_details(engine: Engine, instead: Any) -> None:
+def test_an_unforeseen_error_is_the_users_without_its_details(engine: CaptionEngine, instead: Any) -> None:
     def break_down(size: int) -> None:
         raise RuntimeError("secret innards")
 
@@ -349,7 +349,7 @@ def test_an_unforeseen_error_is_the_users_without_its_details(engine: Engine, in
     "options", [GREEDY, {}, {"method": "nucleus", "captions": 2}], ids=["greedy", "beam", "nucleus"]
 )
 def test_a_row_that_is_answered_with_no_numbers_fails_and_the_others_of_its_batch_go_on(
-    options: dict[str, Any], engine: Engine, instead: Any
+    options: dict[str, Any], engine: CaptionEngine, instead: Any
 ) -> None:
     rows = ask(3, options=options)
     engine.embeddings([row.image for row in rows])
@@ -364,7 +364,9 @@ def test_a_row_that_is_answered_with_no_numbers_fails_and_the_others_of_its_batc
     )
 
 
-def test_a_picture_whose_embedding_is_no_numbers_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_whose_embedding_is_no_numbers_fails_alone(
+    engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = ask(3)
     encode = engine.captioner.encoder.encode_pixels
     poisoned = engine.captioner.encoder.preprocess(rows[1].image.file.read())
@@ -379,7 +381,9 @@ def test_a_picture_whose_embedding_is_no_numbers_fails_alone(engine: Engine, mon
     assert not Embedding.objects.filter(image=rows[1].image_id).exists()
 
 
-def test_a_version_with_weights_beyond_all_measure_leaves_the_old_one_serving(engine: Engine, tmp_path: Path) -> None:
+def test_a_version_with_weights_beyond_all_measure_leaves_the_old_one_serving(
+    engine: CaptionEngine, tmp_path: Path
+) -> None:
     old = Style.objects.get(slug="factual").active_version
     assert old
     stored = load_mapper(Path(old.file.path))
@@ -415,7 +419,7 @@ def test_the_halves_do_not_hold_on_to_the_memory_of_what_failed() -> None:
 
 
 def test_captions_canceled_or_deleted_in_the_midst_of_a_batch_change_nothing_for_the_others(
-    engine: Engine, instead: Any
+    engine: CaptionEngine, instead: Any
 ) -> None:
     rows = ask(4)
 
@@ -430,7 +434,7 @@ def test_captions_canceled_or_deleted_in_the_midst_of_a_batch_change_nothing_for
 
 
 def test_captions_deleted_with_their_image_right_after_the_claim_change_nothing_for_the_others(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = ask(3)
     claim = JobQuerySet.claim
@@ -455,7 +459,7 @@ def add_version(style: str, of: str, media: Path) -> MapperVersion:
     )
 
 
-def test_a_promotion_and_its_rollback_reach_the_next_batch(engine: Engine, media: Path) -> None:
+def test_a_promotion_and_its_rollback_reach_the_next_batch(engine: CaptionEngine, media: Path) -> None:
     first = Style.objects.get(slug="factual").active_version
     assert first
     (before,), (other,) = ask(1, "factual"), ask(1, "romantic")
@@ -475,7 +479,9 @@ def test_a_promotion_and_its_rollback_reach_the_next_batch(engine: Engine, media
     assert results == [(factual.text, first), (romantic.text, second), (factual.text, first)]
 
 
-def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(engine: Engine, media: Path) -> None:
+def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(
+    engine: CaptionEngine, media: Path
+) -> None:
     old = Style.objects.get(slug="factual").active_version
     broken = add_version("factual", "romantic", media)
     services.promote(version=broken)
@@ -495,7 +501,7 @@ def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(en
     assert broken.load_error == ""
 
 
-def test_a_style_of_which_no_version_loads_waits_and_the_others_go_on(engine: Engine, media: Path) -> None:
+def test_a_style_of_which_no_version_loads_waits_and_the_others_go_on(engine: CaptionEngine, media: Path) -> None:
     version = Style.objects.get(slug="humorous").active_version
     assert version
     stored(version.file.name, media).unlink()
@@ -509,7 +515,7 @@ def test_a_style_of_which_no_version_loads_waits_and_the_others_go_on(engine: En
     assert str(media) not in version.load_error
 
 
-def test_an_embedding_is_computed_once(engine: Engine, media: Path) -> None:
+def test_an_embedding_is_computed_once(engine: CaptionEngine, media: Path) -> None:
     browser = Viewer(visitor="of the same browser")
     first = ask(2, viewer=browser)
     engine.work()
@@ -523,7 +529,7 @@ def test_an_embedding_is_computed_once(engine: Engine, media: Path) -> None:
     assert Embedding.objects.count() == 2
 
 
-def test_bulk_work_lets_everything_else_pass(engine: Engine) -> None:
+def test_bulk_work_lets_everything_else_pass(engine: CaptionEngine) -> None:
     (bulk,) = ask(1, "humorous", bulk=True)
     (interactive,) = ask(1, "romantic")
     engine.batch_size, size = 1, engine.batch_size
@@ -536,7 +542,7 @@ def test_bulk_work_lets_everything_else_pass(engine: Engine) -> None:
 
 
 def test_a_caption_of_somebody_else_does_not_wait_for_the_end_of_a_batch(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two tokens it is written, and the batch goes on, its lease renewed all the while."""
     batch = ask(3, "humorous")
@@ -560,7 +566,7 @@ def test_a_caption_of_somebody_else_does_not_wait_for_the_end_of_a_batch(
     assert engine.holding is None
 
 
-def test_what_passes_a_batch_is_held_beside_it(engine: Engine, instead: Any) -> None:
+def test_what_passes_a_batch_is_held_beside_it(engine: CaptionEngine, instead: Any) -> None:
     """Both leases are renewed, and both are handed back at an orderly end."""
     (batch,) = ask(1, "humorous")
     others: list[Caption] = []
@@ -584,14 +590,14 @@ def test_what_passes_a_batch_is_held_beside_it(engine: Engine, instead: Any) -> 
     assert statuses([batch, *others]) == ["queued"] * 2
 
 
-def test_what_nobody_begins_before_its_deadline_fails(engine: Engine) -> None:
+def test_what_nobody_begins_before_its_deadline_fails(engine: CaptionEngine) -> None:
     (row,) = ask(1, deadline=timedelta(seconds=-1))
     assert engine.work() == 0
     Caption.objects.reap()
     assert statuses([row]) == ["deadline_exceeded"]
 
 
-def test_a_row_that_kills_workers_is_tried_alone_and_given_up(engine: Engine, instead: Any) -> None:
+def test_a_row_that_kills_workers_is_tried_alone_and_given_up(engine: CaptionEngine, instead: Any) -> None:
     class Killed(BaseException):
         pass
 
@@ -620,7 +626,7 @@ def test_a_row_that_kills_workers_is_tried_alone_and_given_up(engine: Engine, in
 
 @pytest.mark.django_db(transaction=True)
 def test_a_shift_that_ends_hands_back_what_it_cannot_finish(
-    engine: Engine, instead: Any, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, instead: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_process, "GRACE", 0.1)
     busy, go_on = threading.Event(), threading.Event()
@@ -649,7 +655,7 @@ def test_a_shift_that_ends_hands_back_what_it_cannot_finish(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_shift_works_until_it_is_stopped_and_survives_what_goes_wrong(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, failures = engine.work, iter([OSError("the storage is away"), ValueError("a bug")])
 
@@ -670,7 +676,9 @@ def test_a_shift_works_until_it_is_stopped_and_survives_what_goes_wrong(
     connection.close()
 
 
-def test_an_idle_worker_embeds_the_images_of_datasets_once(engine: Engine, media: Path, db: None, photo: bytes) -> None:
+def test_an_idle_worker_embeds_the_images_of_datasets_once(
+    engine: CaptionEngine, media: Path, db: None, photo: bytes
+) -> None:
     image = uploads.store(photo)
     assert engine.work() == 0
     assert engine.idle() == 1
@@ -679,7 +687,7 @@ def test_an_idle_worker_embeds_the_images_of_datasets_once(engine: Engine, media
 
 
 def test_a_picture_whose_file_is_gone_comes_back_with_its_next_upload(
-    styles: dict[str, Style], engine: Engine, photo: bytes
+    styles: dict[str, Style], engine: CaptionEngine, photo: bytes
 ) -> None:
     image = uploads.store(photo)
     image.file.storage.delete(str(image.file.name))

@@ -15,11 +15,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 
-from captioner.api.base import PROBLEM, Api, idempotency_key
+from captioner.api.base import PROBLEM, ApiViewSet, idempotency_key
 from captioner.api.permissions import Scope
 from captioner.models import Style
 from training import services
-from training.models import Checkpoint, RunEvent, TrainingRun
+from training.models import EpochReport, RunEvent, TrainingRun
 
 RETRY_AFTER = {"Retry-After": "2"}
 
@@ -94,14 +94,14 @@ class EventSerializer(serializers.ModelSerializer[RunEvent]):
         read_only_fields = fields
 
 
-class CheckpointSerializer(serializers.ModelSerializer[Checkpoint]):
+class EpochReportSerializer(serializers.ModelSerializer[EpochReport]):
     class Meta:
-        model = Checkpoint
+        model = EpochReport
         fields = ("epoch", "step", "training_loss", "validation_loss", "samples", "created_at")
         read_only_fields = fields
 
 
-class StyleRunViewSet(Api):
+class StyleRunViewSet(ApiViewSet):
     """The training runs of a style."""
 
     queryset = TrainingRun.objects.none()
@@ -140,7 +140,7 @@ class StyleRunViewSet(Api):
         return Response(self.get_serializer(run).data, status=202, headers={"Location": address, **RETRY_AFTER})
 
 
-class RunViewSet(Api):
+class RunViewSet(ApiViewSet):
     """Training runs: read, cancel and resume them."""
 
     queryset = TrainingRun.objects.none()
@@ -172,11 +172,11 @@ class RunViewSet(Api):
         """The events of the run, in order."""
         return Response(EventSerializer(_run(pk).events.all(), many=True).data)
 
-    @extend_schema(responses=CheckpointSerializer(many=True), filters=False)
+    @extend_schema(responses=EpochReportSerializer(many=True), filters=False)
     @action(detail=True, pagination_class=None)
     def checkpoints(self, request: Request, pk: int) -> Response:
         """The state of the run after each epoch, with captions of the same held-out photos."""
-        return Response(CheckpointSerializer(_run(pk).checkpoints.all(), many=True).data)
+        return Response(EpochReportSerializer(_run(pk).checkpoints.all(), many=True).data)
 
 
 def _runs() -> Any:

@@ -9,7 +9,7 @@ import torch
 from django.db.models import QuerySet
 from torch import Tensor
 
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Failure
 from captioner.models import Embedding, Image
 from clipcap.captioner import Captioner
@@ -32,7 +32,7 @@ PART = 2000  # rows read at once
 
 
 def captioned_images(
-    models: Engine, examples: QuerySet[Example], report: Callable[[str, int, int], None]
+    models: CaptionEngine, examples: QuerySet[Example], report: Callable[[str, int, int], None]
 ) -> tuple[CaptionedImages, CaptionedImages, int]:
     """The examples as training and validation part, and the number of images that cannot be read.
 
@@ -101,7 +101,7 @@ def captions_of(
 
 
 def _vectors(
-    models: Engine, images: list[uuid.UUID], report: Callable[[str, int, int], None]
+    models: CaptionEngine, images: list[uuid.UUID], report: Callable[[str, int, int], None]
 ) -> dict[uuid.UUID, Tensor]:
     """The images' embeddings, (E,) each; those still missing are computed and kept."""
     vectors: dict[uuid.UUID, Tensor] = {}
@@ -124,7 +124,7 @@ def _vectors(
     return vectors
 
 
-def _stored(models: Engine, images: list[uuid.UUID]) -> dict[uuid.UUID, Tensor]:
+def _stored(models: CaptionEngine, images: list[uuid.UUID]) -> dict[uuid.UUID, Tensor]:
     found = Embedding.objects.filter(image__in=images, encoder=models.captioner.encoder.identity)
     return {
         image: torch.from_numpy(np.frombuffer(bytes(vector), "<f4").copy())

@@ -80,7 +80,7 @@ class Import(Job):
         return f"{self.name} for {self.style}"
 
 
-class RefusedRow(models.Model):
+class RejectedRow(models.Model):
     """A row of an import that is no example, and why."""
 
     batch = models.ForeignKey(Import, on_delete=models.CASCADE, related_name="refused")
@@ -89,6 +89,7 @@ class RefusedRow(models.Model):
     reason = models.CharField(max_length=300)
 
     class Meta:
+        db_table = "training_refusedrow"  # as the release before calls it, whose workers may run beside this one
         ordering = ("pk",)
 
     def __str__(self) -> str:
@@ -161,7 +162,7 @@ class RunEvent(models.Model):
         return self.message
 
 
-class Checkpoint(models.Model):
+class EpochReport(models.Model):
     """How good a run was at the end of an epoch, and what it wrote about the same held-out photos."""
 
     run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="checkpoints")
@@ -173,6 +174,7 @@ class Checkpoint(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
+        db_table = "training_checkpoint"  # as the release before calls it, whose workers may run beside this one
         ordering = ("epoch",)
         constraints = (models.UniqueConstraint(fields=["run", "epoch"], name="one_checkpoint_an_epoch"),)
 

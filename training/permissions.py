@@ -30,7 +30,7 @@ SEEN = {
         "worker",
         "webhookdelivery",
     ),
-    "training": ("example", "import", "refusedrow", "trainingrun", "runevent", "checkpoint", "policy"),
+    "training": ("example", "import", "rejectedrow", "trainingrun", "runevent", "epochreport", "policy"),
 }
 VIEWERS = [f"{app}.view_{model}" for app, models in SEEN.items() for model in models]
 LABELLERS = [

@@ -22,7 +22,7 @@ from django.db import DatabaseError, connection, transaction
 
 from captioner import services as captioner_services
 from captioner.errors import cause_of, is_full
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.inference.failures import is_out_of_memory
 from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Job, JobQuerySet
@@ -48,7 +48,7 @@ from training import services
 from training.datasets.importer import run_import
 from training.examples import Unavailable, captioned_images, captions_of, mapper_config
 from training.lengths import too_long
-from training.models import Checkpoint, Import, Policy, RunEvent, TrainingRun
+from training.models import EpochReport, Import, Policy, RunEvent, TrainingRun
 from training.options import AUTO_EPOCHS, RunOptions
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Stopped(Exception):
 class TrainingEngine:
     """The loaded models, and the run or import in hand."""
 
-    def __init__(self, models: Engine, stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, models: CaptionEngine, stopping: Callable[[], bool] = lambda: False) -> None:
         self.models, self.captioner, self.name = models, models.captioner, models.name
         self.stopping = stopping
         self.tell_every = TELL
@@ -144,7 +144,7 @@ class _Training:
     """One run, from its examples to the version that it files."""
 
     def __init__(
-        self, models: Engine, run: TrainingRun, folder: Path, stopping: Callable[[], bool], tell_every: float
+        self, models: CaptionEngine, run: TrainingRun, folder: Path, stopping: Callable[[], bool], tell_every: float
     ) -> None:
         self.models, self.captioner, self.lm = models, models.captioner, models.captioner.language_model
         self.run, self.folder, self.stopping = run, folder, stopping
@@ -217,7 +217,7 @@ class _Training:
 
             def record() -> None:
                 losses = {"training_loss": epoch.training_loss, "validation_loss": epoch.validation_loss}
-                Checkpoint.objects.update_or_create(
+                EpochReport.objects.update_or_create(
                     run=self.run, epoch=epoch.epoch, defaults={"step": epoch.step, **losses, "samples": samples}
                 )
                 # Further than ever: whatever workers it has cost, it gets on, and they count no more.
@@ -433,7 +433,7 @@ def start(name: str) -> WorkerProcess:
         SystemExit: a model cannot be loaded; the reason is printed.
     """
     try:
-        models = Engine.load(name)
+        models = CaptionEngine.load(name)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     engine = TrainingEngine(models)

@@ -53,7 +53,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic for type
         return self._reached > COUNTED
 
 
-class Page(ModelAdmin):
+class AdminWithPages(ModelAdmin):
     """A `ModelAdmin` with pages of its own, each with the permission that it takes."""
 
     show_full_result_count = False
@@ -118,7 +118,7 @@ class Page(ModelAdmin):
         return f"{self.opts.app_label}_{self.opts.model_name}"
 
 
-class ReadOnly(Page):
+class ReadOnly(AdminWithPages):
     """Read-only rows in the admin."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -131,7 +131,7 @@ class ReadOnly(Page):
         return False
 
 
-class BigTable(Page):
+class BigTable(AdminWithPages):
     """A table that may hold millions of rows, each with its time in `created_at`: nothing here reads all of them."""
 
     paginator = BoundedPaginator

@@ -52,7 +52,7 @@ def header(name: str, type_: Any, description: str, *statuses: int) -> OpenApiPa
 RETRY_AFTER_HEADER = header("Retry-After", int, "seconds to wait before the next request; absent when finished", 200)
 
 
-class Json(JSONParser):
+class ApiJSONParser(JSONParser):
     def parse(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().parse(*args, **kwargs)
@@ -60,15 +60,15 @@ class Json(JSONParser):
             raise ParseError("the JSON is nested too deeply") from error
 
 
-class Jpeg(BaseRenderer):
+class JpegRenderer(BaseRenderer):
     """Declares that a view returns pictures."""
 
     media_type = "image/jpeg"
     format = "jpg"
 
 
-class Api(GenericViewSet[Any]):
-    parser_classes: tuple[type, ...] = (Json,)
+class ApiViewSet(GenericViewSet[Any]):
+    parser_classes: tuple[type, ...] = (ApiJSONParser,)
     pagination_class: type[Pages] | None = Pages
     filter_backends: tuple[type, ...] = ()
     query_parameters: frozenset[str] = frozenset()  # what lists take beside those of `Pages`

@@ -24,8 +24,8 @@ from captioner.api.base import (
     RETRY_AFTER,
     RETRY_AFTER_HEADER,
     SEARCH,
-    Api,
-    Json,
+    ApiJSONParser,
+    ApiViewSet,
     header,
     once,
     patience,
@@ -48,12 +48,12 @@ from captioner.models import Caption, CaptionRequest, Image, Viewer
 
 
 @extend_schema_view(list=extend_schema(parameters=[SEARCH]))
-class CaptionViewSet(Api):
+class CaptionViewSet(ApiViewSet):
     """Captions: request, read, cancel, retry, correct and delete them."""
 
     queryset = Caption.objects.none()
     serializer_class = CaptionSerializer
-    parser_classes = (Json, MultiPartParser)
+    parser_classes = (ApiJSONParser, MultiPartParser)
     lookup_value_converter = "uuid"
     query_parameters = frozenset({"search", *CaptionFilter.base_filters})
     filter_backends = (DjangoFilterBackend,)
@@ -178,7 +178,7 @@ class CaptionViewSet(Api):
         responses={201: CorrectionSerializer, 409: PROBLEM},
         operation_id="captions_correct",
     )
-    @action(detail=True, methods=["post"], parser_classes=[Json], scope=Scope.LABEL)
+    @action(detail=True, methods=["post"], parser_classes=[ApiJSONParser], scope=Scope.LABEL)
     def corrections(self, request: Request, pk: UUID) -> Response:
         """Correct a caption. The newest correction counts; the original caption is kept."""
         taken = NewCorrectionSerializer(data=request.data)

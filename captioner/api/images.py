@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from captioner import services
-from captioner.api.base import PREFER_WAIT, PROBLEM, RETRY_AFTER, Api, Jpeg, header, patience, picture
+from captioner.api.base import PREFER_WAIT, PROBLEM, RETRY_AFTER, ApiViewSet, JpegRenderer, header, patience, picture
 from captioner.api.filters import FoundPages, Pages
 from captioner.api.permissions import SearchesThrottle
 from captioner.api.serializers import CaptionSerializer, FoundImageSerializer, ImageSerializer, SimilarImageSerializer
@@ -25,7 +25,7 @@ _QUERY = OpenApiParameter(
 )
 
 
-class ImageViewSet(Api):
+class ImageViewSet(ApiViewSet):
     """Stored pictures: JPEG, upright, without the metadata of the upload."""
 
     queryset = Image.objects.none()
@@ -96,13 +96,13 @@ class ImageViewSet(Api):
         return self.page(services.visible_captions(self.viewer).filter(image=image))
 
     @extend_schema(responses={(200, "image/jpeg"): OpenApiTypes.BINARY}, filters=False)
-    @action(detail=True, renderer_classes=[Jpeg], pagination_class=None)
+    @action(detail=True, renderer_classes=[JpegRenderer], pagination_class=None)
     def file(self, request: Request, pk: UUID) -> FileResponse:
         """The picture itself."""
         return picture(services.get_image(self.viewer, pk), "file")
 
     @extend_schema(responses={(200, "image/jpeg"): OpenApiTypes.BINARY}, filters=False)
-    @action(detail=True, renderer_classes=[Jpeg], pagination_class=None)
+    @action(detail=True, renderer_classes=[JpegRenderer], pagination_class=None)
     def thumbnail(self, request: Request, pk: UUID) -> FileResponse:
         """A thumbnail of the picture."""
         return picture(services.get_image(self.viewer, pk), "thumbnail")

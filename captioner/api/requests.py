@@ -10,12 +10,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from captioner import services
-from captioner.api.base import PROBLEM, RETRY_AFTER, RETRY_AFTER_HEADER, Api
+from captioner.api.base import PROBLEM, RETRY_AFTER, RETRY_AFTER_HEADER, ApiViewSet
 from captioner.api.serializers import CanceledSerializer, DeliverySerializer, RedeliverySerializer, RequestSerializer
 from captioner.models import Caption, CaptionRequest, WebhookDelivery
 
 
-class RequestViewSet(Api):
+class RequestViewSet(ApiViewSet):
     """The captions requested in one call."""
 
     queryset = CaptionRequest.objects.none()

@@ -6,12 +6,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from captioner import services
-from captioner.api.base import Api
+from captioner.api.base import ApiViewSet
 from captioner.api.serializers import StyleSerializer
 from captioner.models import Style
 
 
-class StyleViewSet(Api):
+class StyleViewSet(ApiViewSet):
     """The styles in service, default style first."""
 
     queryset = Style.objects.none()

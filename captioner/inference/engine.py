@@ -70,7 +70,7 @@ class Embedded:
     failures: dict[uuid.UUID, Failure]
 
 
-class Engine:
+class CaptionEngine:
     """The loaded models and what they are working on."""
 
     def __init__(self, captioner: Captioner, name: str, batch_size: int) -> None:
@@ -89,7 +89,7 @@ class Engine:
         self._read_again_at = 0.0
 
     @classmethod
-    def load(cls, name: str) -> Engine:
+    def load(cls, name: str) -> CaptionEngine:
         """Load the models that the settings name.
 
         Raises:

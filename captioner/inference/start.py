@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from captioner.inference.engine import Engine
+from captioner.inference.engine import CaptionEngine
 from captioner.jobs.worker_process import WorkerProcess
 from captioner.models import Caption, Draft, TextEmbedding, WebhookDelivery
 from captioner.services import list_rewritings
@@ -21,7 +21,7 @@ def start(name: str) -> WorkerProcess:
         SystemExit: a model cannot be loaded; the reason is printed.
     """
     try:
-        engine = Engine.load(name)
+        engine = CaptionEngine.load(name)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     chores: dict[str, Callable[[], object]] = {

@@ -12,8 +12,8 @@ log = logging.getLogger(__name__)
 WAKE_UP = threading.Event()  # of this worker process: there may be work
 
 _due: set[str] = set()
-_rung = threading.Condition()
-_carrier: threading.Thread | None = None
+_condition = threading.Condition()
+_sender: threading.Thread | None = None
 
 
 def wake_workers(queue: str = "captions") -> None:
@@ -22,19 +22,19 @@ def wake_workers(queue: str = "captions") -> None:
     A lost message, with the broker or at the end of this process, costs nothing but time: workers also look for
     rows by themselves.
     """
-    global _carrier
-    with _rung:
+    global _sender
+    with _condition:
         _due.add(QUEUES[queue].wake_task)
-        _rung.notify()
-        if _carrier is None or not _carrier.is_alive():  # the first time, and in a process that was forked since
-            _carrier = threading.Thread(target=_carry, name="wake-up messages", daemon=True)
-            _carrier.start()
+        _condition.notify()
+        if _sender is None or not _sender.is_alive():  # the first time, and in a process that was forked since
+            _sender = threading.Thread(target=_send, name="wake-up messages", daemon=True)
+            _sender.start()
 
 
-def _carry() -> None:
+def _send() -> None:
     while True:
-        with _rung:
-            _rung.wait_for(lambda: _due)
+        with _condition:
+            _condition.wait_for(lambda: _due)
             tasks = sorted(_due)
             _due.clear()
         for task in tasks:

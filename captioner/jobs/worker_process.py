@@ -86,13 +86,13 @@ class WorkerProcess:
             for name, arguments in {
                 "engine": (self._work, lambda: WAKE_UP.wait(LOOK), self.stopping),
                 **{name: (chore, lambda: self.stopping.wait(LOOK), self.stopping) for name, chore in chores.items()},
-                "heartbeat": (self._keep, lambda: self.stopped.wait(BEAT), self.stopped),
+                "heartbeat": (self._beat, lambda: self.stopped.wait(BEAT), self.stopped),
             }.items()
         ]
 
     def start(self) -> None:
         """Report this process and start its threads."""
-        retry_on_lost_database(self._keep, seconds=300)
+        retry_on_lost_database(self._beat, seconds=300)
         for thread in self.threads:
             thread.start()
 
@@ -137,7 +137,7 @@ class WorkerProcess:
         WAKE_UP.clear()  # before looking, so that a message sent while looking is noticed
         return self.engine.work() or self.engine.idle()
 
-    def _keep(self) -> None:
+    def _beat(self) -> None:
         holding = self.engine.holding
         if holding:
             holding.renew()

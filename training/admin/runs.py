@@ -16,7 +16,7 @@ from captioner.admin.plots import loss_curves, score_bars
 from captioner.jobs.job import Status
 from training import services
 from training.dashboard import standing
-from training.models import Checkpoint, TrainingRun
+from training.models import EpochReport, TrainingRun
 
 
 @admin.register(TrainingRun)
@@ -105,7 +105,7 @@ def _run_context(run: TrainingRun) -> dict[str, Any]:
 NEW_ONLY = ("mapper", "prefix_length", "layers")  # options that say nothing of a run from an earlier version
 
 
-def _samples(checkpoints: list[Checkpoint]) -> list[dict[str, Any]]:
+def _samples(checkpoints: list[EpochReport]) -> list[dict[str, Any]]:
     """For each of the held-out photos, what was written about it from checkpoint to checkpoint, repetitions merged."""
     photos: dict[str, dict[str, Any]] = {}
     for checkpoint in checkpoints:

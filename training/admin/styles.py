@@ -16,7 +16,7 @@ from django.urls import URLPattern
 
 from captioner import services as captioner_services
 from captioner.admin import dashboard
-from captioner.admin.base import Page, counted, each, page_status, so_many
+from captioner.admin.base import AdminWithPages, counted, each, page_status, so_many
 from captioner.admin.parameters import as_int
 from captioner.admin.plots import bars
 from captioner.errors import Refused
@@ -50,7 +50,7 @@ class PolicyInline(StackedInline):
 
 
 @admin.register(Style)
-class StyleAdmin(Page):
+class StyleAdmin(AdminWithPages):
     """Styles: what they are, what serves, what they learn from."""
 
     list_display = ("name", "slug", "is_default", "in_service", "cider", "created_at")

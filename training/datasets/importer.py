@@ -34,7 +34,7 @@ from training.datasets.files import Files, files_of
 from training.datasets.formats.base import Row
 from training.datasets.names import Match, folded
 from training.datasets.refusals import shown
-from training.models import Example, Import, RefusedRow, is_held_out
+from training.models import Example, Import, RejectedRow, is_held_out
 from training.splits import settle
 
 log = logging.getLogger(__name__)
@@ -244,13 +244,13 @@ class _Importer:
         accepted: list[tuple[_Read, uuid.UUID]] = []
         by_bytes: dict[uuid.UUID, bool] = {}
         declared: dict[uuid.UUID, bool] = {}
-        refused: list[RefusedRow] = []
+        refused: list[RejectedRow] = []
         for read in chunk:
             row, file = read.row, repr(read.file)[1:-1][:255]
             picture = self.pictures[read.picture] if read.picture else stored.get(_key(row.ref), _NO_FILE)
             if row.problem or isinstance(picture, str):
                 reason = row.problem or f"{shown(row.ref)}: {picture}"
-                refused.append(RefusedRow(batch=batch, file=file, line=row.line, reason=reason[:300]))
+                refused.append(RejectedRow(batch=batch, file=file, line=row.line, reason=reason[:300]))
                 continue
             image, by_bytes[image] = picture
             accepted.append((read, image))
@@ -276,7 +276,7 @@ class _Importer:
             ]
             Example.objects.bulk_create(examples, ignore_conflicts=True)
             new = batch.examples.filter(pk__gt=newest).count()  # that call does not tell
-            RefusedRow.objects.bulk_create(refused)
+            RejectedRow.objects.bulk_create(refused)
             counts = {"accepted": batch.accepted + new, "duplicates": batch.duplicates + len(examples) - new}
             self._record(**counts)
         batch.rows, batch.accepted, batch.duplicates = batch.rows + len(chunk), counts["accepted"], counts["duplicates"]

@@ -59,7 +59,7 @@ def entries(file: BinaryIO, name: str, check: Callable[[], None]) -> Iterator[tu
     Raises:
         Refused: it is no JSON, or an entry is too long.
     """
-    text = _Json(file, name, check)
+    text = _JsonReader(file, name, check)
     if text.next() == "[":
         for entry in text.items():
             yield "", entry
@@ -84,7 +84,7 @@ def entries(file: BinaryIO, name: str, check: Callable[[], None]) -> Iterator[tu
         raise text.broken("there is more data after the end")
 
 
-class _Json:
+class _JsonReader:
     """A JSON file, read value by value."""
 
     _decoder = json.JSONDecoder()

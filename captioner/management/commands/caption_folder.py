@@ -72,12 +72,12 @@ class Command(BaseCommand):
                 f"{len(photos)} photos, {len(photos) - len(todo)} of them done already; {others} other files skipped"
             )
             wishes = {"bulk": options["bulk"], "min_confidence": least}
-            failed = Work(self, folder, viewer, wishes, out).do(todo)
+            failed = FolderCaptions(self, folder, viewer, wishes, out).do(todo)
         if failed:
             raise CommandError(f"{failed} of {len(todo)} photos could not be captioned; their lines give the reason")
 
 
-class Work:
+class FolderCaptions:
     """One run over the photos that have no line yet."""
 
     def __init__(self, command: Command, folder: Path, viewer: Viewer, wishes: dict[str, Any], out: TextIO) -> None:

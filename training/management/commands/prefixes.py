@@ -24,7 +24,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         import torch
 
-        from captioner.inference.engine import Engine
+        from captioner.inference.engine import CaptionEngine
         from clipcap.prefixes import mean_distance
 
         style = Style.objects.filter(slug=options["style"]).first()
@@ -34,7 +34,7 @@ class Command(BaseCommand):
         if version is None:
             raise CommandError(f"{style.name} has no such version")
         try:
-            models = Engine.load("prefixes")
+            models = CaptionEngine.load("prefixes")
             mapper = models.mappers.load(version)
             embeddings = models.captioner.encoder.encode([str(photo) for photo in options["photos"]])
         except (ValueError, OSError) as error:

@@ -33,7 +33,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         # Imported late: a mistyped option should not wait for torch.
         from captioner.admin.plots import as_file, lines
-        from captioner.inference.engine import Engine
+        from captioner.inference.engine import CaptionEngine
         from clipcap.evaluation.metrics import evaluate
         from clipcap.training import TrainingError, TrainingOptions, new_mapper, train_mapper
         from training.examples import captioned_images, captions_of, mapper_config
@@ -45,7 +45,7 @@ class Command(BaseCommand):
         if not plot.parent.is_dir():  # better told now than after hours
             raise CommandError(f"{plot.parent} is not a directory; give a file in an existing one with --plot")
         try:
-            models = Engine.load("sweep")
+            models = CaptionEngine.load("sweep")
             captioner = models.captioner
             training, held_out, _ = captioned_images(
                 models, style.examples.all(), lambda what, done, total: self.stderr.write(f"{what} {done}/{total}")

@@ -1,4 +1,4 @@
-"""Couriers: a dead address keeps no other waiting, every try is written down, and any message can be sent again."""
+"""Webhook deliveries: a dead address keeps no other waiting, each try is recorded, any message can be resent."""
 
 from __future__ import annotations
 
