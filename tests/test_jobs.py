@@ -103,7 +103,6 @@ def test_a_late_answer_changes_nothing(table: None, clock: Clock) -> None:
     (other,) = Caption.objects.claim("other", 1)
     assert not late.succeed(text="late")
     assert not late.fail("late", "late")
-    assert not late.postpone(NOON)
     assert Caption.objects.renew(token(late)) == 0
     assert Caption.objects.hand_back(token(late)) == 0
     assert other.succeed(text="in time")

@@ -60,7 +60,7 @@ def due(db: None) -> Callable[..., WebhookDelivery]:
             url=url,
             host=webhooks.host_of(url),
             secret=OLD,
-            rank_at=now,
+            not_before=now,
             deadline_at=now + webhooks.PATIENCE,
         )
 
@@ -88,7 +88,7 @@ def work() -> None:
 
 
 def everything_is_due() -> None:
-    WebhookDelivery.objects.filter(status="queued").update(rank_at=timezone.now())
+    WebhookDelivery.objects.filter(status="queued").update(not_before=timezone.now())
 
 
 def test_one_delivery_of_a_host_is_under_way_at_a_time(due: Callable[..., WebhookDelivery], sent: Sent) -> None:
@@ -113,7 +113,7 @@ def test_a_host_without_an_answer_is_left_alone_with_all_that_is_due_to_it(
     assert (outage.host, outage.failures) == ("dead.example.org", webhook_delivery.BREAKS_AFTER)
     first, most = webhook_delivery.LEFT_ALONE
     assert outage.open_until > timezone.now() + first / 2
-    assert not WebhookDelivery.objects.filter(rank_at__lt=timezone.now()).exists(), "they wait"
+    assert not WebhookDelivery.objects.filter(not_before__lt=timezone.now()).exists(), "they wait"
     everything_is_due()
     due("https://dead.example.org/another")
     work()

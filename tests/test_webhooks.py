@@ -158,9 +158,9 @@ def test_a_delivery_is_tried_again_with_growing_pauses_and_then_given_up(
         delivery = WebhookDelivery.objects.get()
         if not delivery.finished:
             assert not webhook_delivery.deliver_next(), "not before its time"
-            pauses.append(delivery.rank_at - NOON)
+            pauses.append(delivery.not_before - NOON)
             assert (delivery.status, delivery.attempts) == ("queued", 0)
-            WebhookDelivery.objects.update(rank_at=delivery.created_at)
+            WebhookDelivery.objects.update(not_before=delivery.created_at)
     for pause, wanted in zip(pauses, webhooks.PAUSES, strict=True):
         assert wanted <= pause <= wanted * (1 + webhooks.JITTER)
     assert tuple(pauses) != webhooks.PAUSES, "what failed together is not tried again together"
@@ -176,7 +176,7 @@ def test_a_delivery_that_succeeds_at_last_stays_so(receiver: Receiver, ask: Call
     finish(ask(receiver.url))
     assert webhook_delivery.deliver_next()
     receiver.answer = with_status(200)
-    WebhookDelivery.objects.update(rank_at=NOON.replace(year=2020))
+    WebhookDelivery.objects.update(not_before=NOON.replace(year=2020))
     assert webhook_delivery.deliver_next()
     delivery = WebhookDelivery.objects.get()
     assert delivery.status == "succeeded"

@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from captioner.jobs.job import Job, JobQuerySet
+from captioner.jobs.job import JobQuerySet, OrderedJob
 from captioner.models import Correction, Image, MapperVersion, Style
 
 HELD_OUT_SHARE = 0.1
@@ -57,7 +57,7 @@ class Example(models.Model):
         return self.text
 
 
-class Import(Job):
+class Import(OrderedJob):
     """A batch of examples on its way into a dataset: a file uploaded, or a folder on the server."""
 
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="imports")
@@ -73,7 +73,7 @@ class Import(Job):
 
     objects = JobQuerySet.as_manager()
 
-    class Meta(Job.Meta):
+    class Meta(OrderedJob.Meta):
         ordering = ("-created_at", "-pk")
 
     def __str__(self) -> str:
@@ -96,7 +96,7 @@ class RejectedRow(models.Model):
         return f"{self.file}:{self.line}: {self.reason}"
 
 
-class TrainingRun(Job):
+class TrainingRun(OrderedJob):
     """One retraining of a style, with what it made and how that compares."""
 
     class Verdict(models.TextChoices):
@@ -129,10 +129,10 @@ class TrainingRun(Job):
 
     objects = JobQuerySet.as_manager()
 
-    class Meta(Job.Meta):
+    class Meta(OrderedJob.Meta):
         ordering = ("-created_at", "-pk")
         constraints = [
-            *Job.Meta.constraints,
+            *OrderedJob.Meta.constraints,
             models.UniqueConstraint(
                 fields=["style"], condition=Q(status__in=("queued", "running")), name="one_run_at_a_time"
             ),

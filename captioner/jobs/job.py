@@ -83,7 +83,7 @@ J = TypeVar("J", bound="Job")
 class JobQuerySet(models.QuerySet[J]):
     """Operations on many rows."""
 
-    order: tuple[str, ...] = ("rank_at", "pk")  # in which rows are claimed
+    order: tuple[str, ...] = ("rank_at", "pk")  # in which rows are claimed: that of an `OrderedJob`
 
     def unfinished(self) -> Self:
         return self.filter(status__in=UNFINISHED)
@@ -151,7 +151,7 @@ class JobQuerySet(models.QuerySet[J]):
 
     def hand_back(self, token: uuid.UUID) -> int:
         """Return what is left of a claim to the queue; it does not count as an attempt."""
-        return self.held(token).update(attempts=F("attempts") - 1, **_QUEUED_AGAIN)
+        return self.held(token).update(attempts=F("attempts") - 1, **QUEUED_AGAIN)
 
     def reap(self) -> int:
         """End rows with lost leases or missed deadlines. Safe to call by anyone, at any time.
@@ -169,7 +169,7 @@ class JobQuerySet(models.QuerySet[J]):
                 ended += lost.update(**_failed(now, _LOST.code, detail), failures=told)
             else:  # at once after the first: it may have been told to end in a hurry
                 ready_at = now + back_off(row.attempts - 1) if row.attempts > 1 else None
-                ended += lost.update(**{**_QUEUED_AGAIN, "ready_at": ready_at}, failures=told)
+                ended += lost.update(**{**QUEUED_AGAIN, "ready_at": ready_at}, failures=told)
         late = self.filter(status=Status.QUEUED, deadline_at__lte=now)
         ended += late.exclude(failures=[]).update(
             **_failed(
@@ -214,9 +214,6 @@ class Job(models.Model):
 
     status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-    rank_at = models.DateTimeField(
-        default=timezone.now, editable=False, help_text="earlier times go first; bulk work ranks later"
-    )
     deadline_at = models.DateTimeField(editable=False, help_text="fails if it is still queued at this time")
     started_at = models.DateTimeField(null=True, editable=False)
     finished_at = models.DateTimeField(null=True, editable=False)
@@ -254,7 +251,6 @@ class Job(models.Model):
             ),
         ]
         indexes = [
-            models.Index(fields=["rank_at", "id"], condition=Q(status="queued"), name="%(class)s_ready"),
             models.Index(fields=["lease_expires_at"], condition=Q(status="running"), name="%(class)s_leases"),
             models.Index(fields=["lease_token"], condition=Q(status="running"), name="%(class)s_tokens"),
             models.Index(fields=["deadline_at"], condition=Q(status="queued"), name="%(class)s_deadlines"),
@@ -304,7 +300,7 @@ class Job(models.Model):
         if failure.own or (failure.others_succeeded and len(beside) >= MAX_ATTEMPTS and len(set(beside)) > 1):
             return self._record(**_failed(now, failure.code, failure.detail), failures=told)
         # To have been tried and given back costs no worker, and is none of the attempts that are counted.
-        again = {**_QUEUED_AGAIN, "attempts": F("attempts") - 1, "ready_at": now + back_off(len(told))}
+        again = {**QUEUED_AGAIN, "attempts": F("attempts") - 1, "ready_at": now + back_off(len(told))}
         return self._record(**again, failures=told)
 
     def failures_with(self, at: datetime, worker: str, failure: Failure) -> list[dict[str, Any]]:
@@ -313,9 +309,20 @@ class Job(models.Model):
         del entry["own"]
         return [*self.failures, entry][-FAILURES_KEPT:]
 
-    def postpone(self, until: datetime, **changes: Any) -> bool:
-        """Put a claimed row back into the queue for a later time; returns as `succeed` does."""
-        return self._record(**{**_QUEUED_AGAIN, "attempts": 0, "rank_at": until, **changes})
+
+class OrderedJob(Job):
+    """A queued row that may be claimed at once, in its order."""
+
+    rank_at = models.DateTimeField(
+        default=timezone.now, editable=False, help_text="earlier times go first; bulk work ranks later"
+    )
+
+    class Meta(Job.Meta):
+        abstract = True
+        indexes = [
+            models.Index(fields=["rank_at", "id"], condition=Q(status="queued"), name="%(class)s_ready"),
+            *Job.Meta.indexes,
+        ]
 
     def retry(self, deadline_at: datetime, **changes: Any) -> bool:
         """Queue a failed or canceled row again, as if new but for `changes`.
@@ -334,14 +341,14 @@ class Job(models.Model):
                 error_code="",
                 error_detail="",
                 failures=[],
-                **_QUEUED_AGAIN,
+                **QUEUED_AGAIN,
                 **changes,
             )
             == 1
         )
 
 
-_QUEUED_AGAIN: dict[str, Any] = {
+QUEUED_AGAIN: dict[str, Any] = {
     "status": Status.QUEUED,
     "lease_token": None,
     "lease_expires_at": None,

@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from captioner.jobs.job import Job, JobQuerySet, Status
+from captioner.jobs.job import JobQuerySet, OrderedJob, Status
 from captioner.models.fields import FiniteField, ProbabilityField
 from captioner.models.images import Image
 from captioner.models.styles import MapperVersion, Style
@@ -57,7 +57,7 @@ class CaptionQuerySet(JobQuerySet["Caption"]):
     order = ("turn", "rank_at", "pk")
 
 
-class Caption(Job):
+class Caption(OrderedJob):
     """A caption asked for, and its result."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -101,10 +101,10 @@ class Caption(Job):
 
     objects = CaptionQuerySet.as_manager()
 
-    class Meta(Job.Meta):
+    class Meta(OrderedJob.Meta):
         ordering = ("-created_at", "index", "place", "-id")
         indexes = [
-            *Job.Meta.indexes,
+            *OrderedJob.Meta.indexes,
             # Not of the queued ones alone: SQLite would rather sort what another index of the status gives it.
             models.Index(fields=["status", "turn", "rank_at", "id"], name="caption_turns"),
             models.Index(fields=["flow", "bulk", "turn"], condition=Q(status="queued"), name="caption_flows"),

@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from captioner.jobs.job import Job, JobQuerySet, Status
+from captioner.jobs.job import JobQuerySet, OrderedJob, Status
 from captioner.models.captions import Caption
 from captioner.models.fields import FiniteField, ProbabilityField
 from captioner.models.images import Image
@@ -46,7 +46,7 @@ class DraftRequest(models.Model):
         return f"{self.style or 'comparison'}, {self.created_at:%Y-%m-%d %H:%M}"
 
 
-class Draft(Job):
+class Draft(OrderedJob):
     """What one version, in service or not, writes about one image. No list of captions shows it; where it was written
     for a caption, that caption takes it over whole, when it is finished."""
 
@@ -72,9 +72,9 @@ class Draft(Job):
 
     objects = JobQuerySet.as_manager()
 
-    class Meta(Job.Meta):
+    class Meta(OrderedJob.Meta):
         constraints = [
-            *Job.Meta.constraints,
+            *OrderedJob.Meta.constraints,
             models.UniqueConstraint(
                 fields=["caption"], condition=Q(status__in=("queued", "running")), name="one_draft_at_a_time"
             ),

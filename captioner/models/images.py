@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from captioner.jobs.job import Job, JobQuerySet
+from captioner.jobs.job import JobQuerySet, OrderedJob
 
 
 class Image(models.Model):
@@ -83,7 +83,7 @@ class Embedding(models.Model):
         return f"{self.image_id} by {self.encoder}"
 
 
-class TextEmbedding(Job):
+class TextEmbedding(OrderedJob):
     """What the text half of an encoder makes of words that somebody searched for: computed once by a caption worker,
     kept for a while. Whose search it was is not kept."""
 
@@ -93,9 +93,9 @@ class TextEmbedding(Job):
 
     objects = JobQuerySet.as_manager()
 
-    class Meta(Job.Meta):
+    class Meta(OrderedJob.Meta):
         constraints = [
-            *Job.Meta.constraints,
+            *OrderedJob.Meta.constraints,
             models.UniqueConstraint(fields=["encoder", "text"], name="one_text_embedding_per_encoder"),
         ]
 

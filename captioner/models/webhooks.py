@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any, Self
 
 from django.db import models
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
 
-from captioner.jobs.job import UNFINISHED, Job, JobQuerySet, Status
+from captioner.jobs.job import QUEUED_AGAIN, UNFINISHED, Job, JobQuerySet, Status
 from captioner.models.captions import Caption, CaptionRequest
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ class WebhookHost(models.Model):
 
 
 class DeliveryQuerySet(JobQuerySet["WebhookDelivery"]):
+    order = ("not_before", "pk")
+
     def ready(self, now: datetime) -> DeliveryQuerySet:
         """Deliveries whose time has come, of requests in which nothing is left to do, one of each host at a time.
 
@@ -39,7 +42,7 @@ class DeliveryQuerySet(JobQuerySet["WebhookDelivery"]):
         """
         unfinished = Caption.objects.filter(request=OuterRef("request"), status__in=UNFINISHED)
         busy = WebhookDelivery.objects.filter(status=Status.RUNNING).exclude(host="").filter(host=OuterRef("host"))
-        return super().ready(now).filter(~Exists(unfinished), ~Exists(busy), rank_at__lte=now)
+        return super().ready(now).filter(~Exists(unfinished), ~Exists(busy), not_before__lte=now)
 
     def to_steady_hosts(self) -> Self:
         """Those to hosts that have answered when they were last called, or were not yet."""
@@ -49,7 +52,7 @@ class DeliveryQuerySet(JobQuerySet["WebhookDelivery"]):
         """Queue deliveries again, whatever their result; except those that are being sent right now."""
         return self.exclude(status=Status.RUNNING).update(
             status=Status.QUEUED,
-            rank_at=now,
+            not_before=now,
             deadline_at=until,
             attempts=0,
             failed_tries=0,
@@ -72,6 +75,10 @@ class WebhookDelivery(Job):
     previous_secret = models.CharField(
         max_length=100, blank=True, db_default="", help_text="a second secret, while the receiver changes secrets"
     )
+    # The column keeps its name: deliveries are also made and sent by the release before, beside this one's schema.
+    not_before = models.DateTimeField(
+        default=timezone.now, editable=False, db_column="rank_at", help_text="time of the next attempt"
+    )
     failed_tries = models.PositiveSmallIntegerField(default=0, db_default=0, editable=False)
     log = models.JSONField(default=list, editable=False, help_text="attempts of earlier releases; see DeliveryAttempt")
 
@@ -80,6 +87,7 @@ class WebhookDelivery(Job):
     class Meta(Job.Meta):
         verbose_name_plural = "webhook deliveries"
         indexes = [
+            models.Index(fields=["not_before", "id"], condition=Q(status="queued"), name="webhookdelivery_ready"),
             *Job.Meta.indexes,
             models.Index(fields=["-created_at", "-id"], name="delivery_newest"),
             models.Index(fields=["status", "-created_at", "-id"], name="delivery_by_status"),
@@ -88,6 +96,14 @@ class WebhookDelivery(Job):
 
     def __str__(self) -> str:
         return f"{self.status}: {self.url}"
+
+    def postpone(self, until: datetime, **changes: Any) -> bool:
+        """Put a claimed delivery back into the queue for a later time.
+
+        Returns:
+            As `succeed` does.
+        """
+        return self._record(**{**QUEUED_AGAIN, "attempts": 0, "not_before": until, **changes})
 
     @property
     def every_try(self) -> list[dict[str, Any]]:

@@ -186,7 +186,7 @@ def request_captions(
                     secret=webhook_secret,
                     previous_secret=webhook_previous_secret,
                     created_at=now,
-                    rank_at=now,
+                    not_before=now,
                     deadline_at=ends + webhooks.PATIENCE,
                 )
             if render and once:  # kept with the request, or neither is there

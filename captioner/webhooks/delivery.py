@@ -125,5 +125,5 @@ def _leave_alone(host: str, now: datetime, error: str) -> None:
         first, most = LEFT_ALONE
         until = now + webhooks.jittered(min(most, first * 2 ** min(more, 20)))
         WebhookHost.objects.filter(pk=outage.pk).update(open_until=until)
-        waiting = WebhookDelivery.objects.filter(host=host, status=Status.QUEUED, rank_at__lt=until)
-        waiting.update(rank_at=until)
+        waiting = WebhookDelivery.objects.filter(host=host, status=Status.QUEUED, not_before__lt=until)
+        waiting.update(not_before=until)

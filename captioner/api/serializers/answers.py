@@ -205,7 +205,7 @@ class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
         read_only_fields = fields
 
     def get_next_try_at(self, delivery: WebhookDelivery) -> datetime | None:
-        return None if delivery.finished else delivery.rank_at
+        return None if delivery.finished else delivery.not_before
 
 
 class StyleSerializer(serializers.ModelSerializer[Style]):
