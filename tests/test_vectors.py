@@ -205,3 +205,21 @@ def test_a_copy_of_the_file_is_as_good(index: VectorFile, tmp_path: Path) -> Non
     add(index, some(5))
     shutil.copy(index.path, tmp_path / "b.vectors")
     assert len(VectorFile(tmp_path / "b.vectors")) == 5
+
+
+@pytest.mark.usefixtures("_small_blocks")
+def test_erased_rows_hold_nothing_and_the_others_stay(index: VectorFile) -> None:
+    rows = some(30)
+    add(index, rows)
+    before = index.compare(rows[3])[1]
+    gone = [ids(30)[3], ids(30)[12], uuid.uuid4().bytes]
+    with index.growing():
+        assert index.erase(gone) == 2
+    images, cosines = index.compare(rows[3])
+    assert [image == bytes(16) for image in as_bytes(images)] == [number in (3, 12) for number in range(30)]
+    assert cosines[[3, 12]].tolist() == [0, 0]
+    assert np.delete(cosines, [3, 12]).tolist() == np.delete(before, [3, 12]).tolist()
+    keys, _ = index.newest(30)
+    assert keys.tolist() == list(range(30))  # so that nobody takes them for missing
+    raw = index.path.read_bytes()
+    assert not any(image in raw for image in gone)

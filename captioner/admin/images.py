@@ -5,17 +5,43 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from django.contrib import admin
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern
 from django.utils.safestring import SafeString
 
-from captioner.admin.base import BigTable, ReadOnly, thumbnail
+from captioner import services
+from captioner.admin.base import BigTable, ReadOnly, counted, each, page_status, so_many, thumbnail
 from captioner.admin.parameters import as_uuid
-from captioner.models import Caption, Image
+from captioner.errors import Refused
+from captioner.models import Caption, Image, Viewer
 
 CAPTIONS_OF_AN_IMAGE = 50
+DELETE = "captioner.delete_image"
+
+
+class ReasonForm(forms.Form):
+    """Why photos are deleted."""
+
+    reason = forms.CharField(
+        max_length=services.LONGEST_REASON, help_text="The reason is kept in the audit log with your name."
+    )
+
+
+def what_goes(found: services.Deletion) -> str:
+    """What is deleted with a photo, as a sentence."""
+    needed = (
+        f" A style learns from it; what it learns from is deleted too: {found.needed_by}." if found.needed_by else ""
+    )
+    return (
+        f"Its {found.captions:,} captions, their corrections, its embeddings and its files are deleted too.{needed} "
+        "This cannot be undone."
+    )
 
 
 @admin.register(Image)
@@ -26,6 +52,7 @@ class ImageAdmin(BigTable, ReadOnly):
     list_display_links = ("__str__",)
     search_fields = ("sha256__startswith", "credit")
     search_help_text = "Searches the credit and the beginning of the SHA-256."
+    actions = ("remove_chosen",)
 
     @admin.display(description="")
     def picture(self, image: Image) -> SafeString:
@@ -41,7 +68,8 @@ class ImageAdmin(BigTable, ReadOnly):
             self.route(f"<uuid:pk>/{kind}/", self._serve(kind), kind, "captioner.view_image")
             for kind in ("file", "thumbnail")
         ]
-        return [*kinds, *super().get_urls()]
+        remove = self.route("<uuid:pk>/remove/", self.remove, "remove", DELETE, "GET", "POST")
+        return [*kinds, remove, *super().get_urls()]
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
@@ -58,6 +86,53 @@ class ImageAdmin(BigTable, ReadOnly):
             image=image,
             captions=captions[:CAPTIONS_OF_AN_IMAGE],
         )
+
+    def remove(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
+        """Take a photo down, after asking why."""
+        image = self.viewed(request, pk)
+        form, status = ReasonForm(request.POST or None), 200
+        if request.method == "POST" and form.is_valid():
+            try:
+                services.delete_image(Viewer(request.user), pk, form.cleaned_data["reason"])
+            except Refused as error:
+                form.add_error("reason", error.detail)
+                status = page_status(error)
+            else:
+                messages.success(request, "The photo was deleted.")
+                return redirect("admin:captioner_image_changelist")
+        return self.page(
+            request,
+            "admin/form_page.html",
+            f"Delete the photo {image}?",
+            status,
+            form=form,
+            button="Delete it",
+            text=what_goes(services.deletion(Viewer(request.user), pk)),
+        )
+
+    def has_remove_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(DELETE)
+
+    @admin.action(description="Delete", permissions=["remove"])
+    def remove_chosen(self, request: HttpRequest, queryset: QuerySet[Image]) -> HttpResponseBase | None:
+        """Take photos down, after asking why."""
+        form = ReasonForm(request.POST if "sure" in request.POST else None)
+        if not form.is_valid():
+            own = ("reason", "sure", "csrfmiddlewaretoken")
+            kept = [(name, value) for name, values in request.POST.lists() for value in values if name not in own]
+            count = so_many(counted(queryset))
+            return self.page(
+                request,
+                "admin/form_page.html",
+                f"Delete {count} photos?",
+                form=form,
+                kept=kept,
+                button="Delete them",
+                text="Their captions, corrections, examples and files are deleted too. This cannot be undone.",
+            )
+        viewer, reason = Viewer(request.user), form.cleaned_data["reason"]
+        each(request, queryset, lambda image: services.delete_image(viewer, image.pk, reason), "photos were deleted")
+        return None
 
     def _serve(self, kind: str) -> Any:
         def serve(request: HttpRequest, pk: uuid.UUID) -> FileResponse:

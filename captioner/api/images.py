@@ -13,7 +13,7 @@ from rest_framework.response import Response
 
 from captioner import services
 from captioner.api.base import PREFER_WAIT, PROBLEM, RETRY_AFTER, ApiViewSet, JpegRenderer, header, patience, picture
-from captioner.api.filters import FoundPages, Pages
+from captioner.api.filters import FoundPages, Pages, refuse_unknown
 from captioner.api.permissions import SearchesThrottle
 from captioner.api.serializers import CaptionSerializer, FoundImageSerializer, ImageSerializer, SimilarImageSerializer
 from captioner.models import Caption, Image
@@ -81,6 +81,27 @@ class ImageViewSet(ApiViewSet):
         """One image."""
         image = services.get_image(self.viewer, pk)
         return Response(ImageSerializer(image, context=self.get_serializer_context()).data)
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "reason",
+                {"type": "string", "maxLength": services.LONGEST_REASON},
+                description="why; kept in the audit log. Needed for somebody else's photo, and for one that a style "
+                "learns from.",
+            )
+        ],
+        responses={204: None, 409: PROBLEM},
+    )
+    def destroy(self, request: Request, pk: UUID) -> Response:
+        """Delete a photo that you sent, with its captions, their corrections and its files.
+
+        Captions that are queued or running are deleted too. A photo that a style learns from can be deleted only by
+        users who may delete everybody's photos; its examples are deleted with it.
+        """
+        refuse_unknown(request, {"reason"})
+        services.delete_image(self.viewer, pk, request.query_params.get("reason", ""))
+        return Response(status=204)
 
     @extend_schema(responses=CaptionSerializer(many=True))
     @action(

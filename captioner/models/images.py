@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
@@ -47,11 +48,18 @@ class Image(models.Model):
     def unreferenced(cls) -> Q:
         """Images that nothing needs: no caption, and no other row that must not lose its image."""
         unneeded = Q()
-        for relation in cls._meta.get_fields(include_hidden=True):
-            if isinstance(relation, models.ManyToOneRel) and relation.on_delete is models.PROTECT:
-                rows = relation.related_model._base_manager.filter(**{relation.field.name: OuterRef("pk")})
-                unneeded &= ~Q(Exists(rows))
+        for rows in cls.rows_of(OuterRef("pk")):
+            unneeded &= ~Q(Exists(rows))
         return unneeded
+
+    @classmethod
+    def rows_of(cls, image: Any) -> list[models.QuerySet[Any]]:
+        """The rows that must not lose this image, by kind: captions, drafts, and those of other apps."""
+        return [
+            relation.related_model._base_manager.filter(**{relation.field.name: image})
+            for relation in cls._meta.get_fields(include_hidden=True)
+            if isinstance(relation, models.ManyToOneRel) and relation.on_delete is models.PROTECT
+        ]
 
 
 class DiscardedFile(models.Model):

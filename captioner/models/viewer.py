@@ -73,6 +73,11 @@ class Viewer:
         return f"visitor:{self.visitor}" if self.visitor else ""
 
     @property
+    def takes_down(self) -> bool:
+        """Whether the viewer may delete everybody's photos, with a reason."""
+        return self.user is not None and bool(self.user.has_perm("captioner.delete_image"))
+
+    @property
     def sees_all(self) -> bool:
         """Whether the viewer's lists show everybody's captions."""
         return self._may("view")

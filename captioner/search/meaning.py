@@ -12,7 +12,7 @@ import logging
 import statistics
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -32,6 +32,7 @@ AGAIN = timedelta(seconds=30)  # after which one that failed is tried again
 PART = 1000  # embeddings added to the index at a time
 OVERLAP = 500  # by which the numbers of rows may run ahead of their commits
 CATCH_UP = 0.15  # seconds that one search spends on feeding the index
+PATIENCE = 1.0  # seconds for which a deletion waits for those who feed the index
 STEADY = 60  # of reciprocal rank fusion: how much the first places count more than those behind them
 
 
@@ -122,6 +123,30 @@ def rebuild() -> int:
                         _add(fresh, pks)
                 return len(index)
         time.sleep(0.1)  # whoever searches at this moment feeds it for a moment only
+
+
+def forget(images: Collection[uuid.UUID]) -> None:
+    """Erase deleted images from the indexes of this machine. Where that fails, a search still does not show them, and
+    `rebuild` leaves them out."""
+    ids = [image.bytes for image in images]
+    for path in settings.INDEX.glob("*.vectors"):
+        index = VectorFile(path)
+        ends = time.monotonic() + PATIENCE
+        try:
+            while not (erased := _erase(index, ids)) and time.monotonic() < ends:
+                time.sleep(0.02)  # whoever searches at this moment feeds it for a moment only
+        except (BrokenIndex, OSError) as error:
+            log.warning("deleted photos stay in an index until it is rebuilt", extra={"index": path, "error": error})
+        else:
+            if not erased:
+                log.warning("deleted photos stay in an index until it is rebuilt", extra={"index": path})
+
+
+def _erase(index: VectorFile, ids: list[bytes]) -> bool:
+    with index.growing() as mine:
+        if mine:
+            index.erase(ids)
+        return mine
 
 
 def _index(encoder: str) -> VectorFile:

@@ -1,10 +1,10 @@
 """Unit vectors in a file that is mapped into memory: how near each is to another.
 
 The file is a header and blocks of `ROWS` rows: their keys, their images, and their vectors as 16-bit integers with a
-scale each, which numpy turns into float32 five times as fast as float16 and which lose less. Rows are appended, never
-changed, by one process at a time. How many there are stands in the header, which is written last, so a reader sees
-whole rows or none, and what a crash has left behind them is written over. The file holds nothing that cannot be made
-again: whatever is wrong with it is a `BrokenIndex`.
+scale each, which numpy turns into float32 five times as fast as float16 and which lose less. Rows are appended, and
+erased where they are, by one process at a time. How many there are stands in the header, which is written last, so a
+reader sees whole rows or none, and what a crash has left behind them is written over. The file holds nothing that
+cannot be made again: whatever is wrong with it is a `BrokenIndex`.
 
 Legend: N rows, E size of a vector.
 """
@@ -16,10 +16,10 @@ import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,6 +128,29 @@ class VectorFile:
             os.fsync(file.fileno())
             _write_header(file, count + len(units), size)
 
+    def erase(self, images: Collection[bytes]) -> int:
+        """Overwrite the rows of images with zeros, which are near to nothing. Call it while `growing`.
+
+        Args:
+            images: ids of 16 bytes.
+
+        Returns:
+            How many rows that were.
+
+        Raises:
+            BrokenIndex: the file cannot be used.
+            OSError: it cannot be written.
+        """
+        gone = np.sort(np.frombuffer(b"".join(images), "<u8")[::2])
+        erased = 0
+        for block in self._blocks(mode="r+"):
+            rows = np.flatnonzero(np.isin(block["image"][:, 0], gone))
+            for name in ("scale", "vector", "image"):  # the key stays: it says that the row is not missing
+                if len(rows):
+                    block[name][rows] = 0
+            erased += len(rows)
+        return erased
+
     @contextmanager
     def replacing(self) -> Iterator[VectorFile]:
         """An empty file, which takes this one's place when the block ends well. Call it while `growing`."""
@@ -140,26 +163,26 @@ class VectorFile:
                 self.path.unlink(missing_ok=True)
 
     @contextmanager
-    def _opened(self) -> Iterator[BinaryIO | None]:
+    def _opened(self, mode: Literal["r", "r+"] = "r") -> Iterator[BinaryIO | None]:
         try:
-            file = self.path.open("rb")
+            file: BinaryIO = self.path.open("rb" if mode == "r" else "r+b")
         except FileNotFoundError:
             yield None
         else:
             with file:
                 yield file
 
-    def _blocks(self, least: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
+    def _blocks(self, least: int | None = None, mode: Literal["r", "r+"] = "r") -> Iterator[dict[str, NDArray[Any]]]:
         """The blocks that the last rows are in; all, if None. Each is mapped for itself, so that a process that has
         gone through a file of gigabytes holds no more of it than a megabyte or two."""
-        with self._opened() as file:
+        with self._opened(mode) as file:
             if file is None:
                 return
             count, size = _shape(file.fileno())
             block = _block(size)
             first = 0 if least is None else max(0, count - least) // ROWS
             for number in range(first, _blocks_of(count)):
-                mapped = np.memmap(file, block, "r", _START + number * block.itemsize, shape=(1,))
+                mapped = np.memmap(file, block, mode, _START + number * block.itemsize, shape=(1,))
                 rows = min(ROWS, count - number * ROWS)
                 yield {name: mapped[name][0, :rows] for name in block.names or ()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from django.conf import settings
 from django.db import transaction
@@ -73,10 +74,14 @@ def rebuild_index() -> int:
 
 
 def delete_images(images: QuerySet[Image]) -> int:
-    """Delete those that nothing refers to, their files on commit. Call it within a transaction."""
+    """Delete those that nothing refers to; on commit, their files and their rows in this machine's index. Call it
+    within a transaction."""
     # Locked first and asked about then: whoever had them locked may have queued captions of them meanwhile.
     locked = [image.pk for image in images.select_for_update().order_by("pk")]
     unused = list(Image.objects.filter(Image.unreferenced(), pk__in=locked))
-    Image.objects.filter(pk__in=[image.pk for image in unused]).delete()
+    gone = [image.pk for image in unused]
+    Image.objects.filter(pk__in=gone).delete()
+    if gone:
+        transaction.on_commit(partial(meaning.forget, gone), robust=True)
     storage.discard(str(file.name) for image in unused for file in (image.file, image.thumbnail))
     return len(unused)

@@ -96,6 +96,17 @@ def get_image(viewer: Viewer, pk: uuid.UUID) -> Image:
     return image
 
 
+def own_images(viewer: Viewer, pks: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+    """Which of the images the viewer may delete as their own: those that they sent. One whose sender cannot be known
+    again is theirs who may delete every caption of it."""
+    captions = Caption.objects.filter(image=OuterRef("pk"))
+    others = captions.exclude(pk__in=Caption.objects.filter(viewer.deletable(), image=OuterRef(OuterRef("pk"))))
+    theirs = Q(sender="") & Q(Exists(captions)) & ~Q(Exists(others))
+    if viewer.sender:
+        theirs |= Q(sender=viewer.sender)
+    return set(Image.objects.filter(theirs, pk__in=list(pks)).values_list("pk", flat=True))
+
+
 def _with_parts(captions: QuerySet[Caption]) -> QuerySet[Caption]:
     return captions.select_related("image", "style", "version__style").prefetch_related("corrections__author")
 

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from captioner.web import captions, exports, views
+from captioner.web import captions, exports, photos, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -16,6 +16,7 @@ urlpatterns = [
     path("images/<uuid:pk>/similar/", views.similar, name="image-similar"),
     path("images/<uuid:pk>/file", exports.serve_image, {"kind": "file"}, name="image-file"),
     path("images/<uuid:pk>/thumbnail", exports.serve_image, {"kind": "thumbnail"}, name="image-thumbnail"),
+    path("images/<uuid:pk>/delete/", photos.delete, name="image-delete"),
     path("images/<uuid:pk>/captions/", views.caption_image, name="image-captions"),
     path("captions/<uuid:pk>/correct/", captions.correct, name="caption-correct"),
     path("captions/<uuid:pk>/retry/", captions.retry, name="caption-retry"),

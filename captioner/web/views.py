@@ -134,6 +134,7 @@ def image_page(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpRespo
         "earlier": [caption for caption in captions if caption.pk not in shown],
         "missing": [style for style in in_service() if style.pk not in newest],
         "name": next((caption.name for caption in captions if caption.name), ""),
+        "may_delete": viewer.takes_down or pk in services.own_images(viewer, [pk]),
     }
     return render(request, "captioner/image.html", context | live(viewer, captions))
 
