@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any
 
@@ -46,6 +47,34 @@ def count_sign_in(request: Any) -> None:
     if not throttle.allow_request(request, None):
         wait = max(1, round(throttle.wait() or 1))
         raise Refused("throttled", f"too many sign-ins from your address; try again in {wait} s", status=429, wait=wait)
+
+
+class PasswordMails(ByAddress):
+    """Mails with a link to a new password that an address asks for, by account; whether there is one or not."""
+
+    scope = "password_mail"
+
+    def __init__(self, account: str) -> None:
+        super().__init__()
+        self.account = sha256(account.strip().casefold().encode()).hexdigest()
+
+    def get_cache_key(self, request: Any, view: Any) -> str:
+        return f"{super().get_cache_key(request, view)}:{self.account}"
+
+
+def count_password_mail(request: Any, account: str) -> None:
+    """Count that a mail to an account was asked for.
+
+    Raises:
+        Refused: there were too many, or too many sign-ins, from this address.
+    """
+    count_sign_in(request)
+    throttle = PasswordMails(account)
+    if not throttle.allow_request(request, None):
+        wait = max(1, round(throttle.wait() or 1))
+        minutes = wait // 60 + 1
+        detail = f"too many mails to this account were requested from your address; try again in {minutes} minutes"
+        raise Refused("throttled", detail, status=429, wait=wait)
 
 
 class BadTokens(ByAddress):

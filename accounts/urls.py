@@ -1,14 +1,17 @@
 """The URLs of accounts."""
 
-from django.contrib.auth.views import LoginView, LogoutView
+from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from accounts import views
+from accounts import password_reset, views
 
 urlpatterns = [
     path("tokens/", views.tokens, name="tokens"),
     path("password/", views.Password.as_view(), name="password"),
+    path("password/forgotten/", password_reset.Forgotten.as_view(), name="password-forgotten"),
+    path("password/mail/", password_reset.MailSent.as_view(), name="password-mail-sent"),
+    path("password/new/<uidb64>/<token>/", password_reset.NewPassword.as_view(), name="password-new"),
     path("second-factor/", views.second_factor, name="second-factor"),
-    path("sign-in/", LoginView.as_view(redirect_authenticated_user=True), name="login"),
+    path("sign-in/", views.SignIn.as_view(redirect_authenticated_user=True), name="login"),
     path("sign-out/", LogoutView.as_view(), name="logout"),
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.contrib.auth.views import PasswordChangeView
+from django.contrib.auth.views import LoginView, PasswordChangeView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.templatetags.static import static
@@ -54,6 +54,13 @@ def tokens(request: HttpRequest) -> HttpResponse:
     )
     context = {"tokens": services.tokens_of(request.user), "form": form, "token": token, "made": made, "curl": curl}
     return render(request, "accounts/tokens.html", context)
+
+
+class SignIn(LoginView):
+    """Sign in, and what to do without a password."""
+
+    def get_context_data(self, **named: Any) -> dict[str, Any]:
+        return super().get_context_data(password_reset=settings.PASSWORD_RESET, **named)
 
 
 @method_decorator(never_cache, name="dispatch")

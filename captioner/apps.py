@@ -3,6 +3,7 @@ from pathlib import Path
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db.models.signals import pre_delete
 
 
 class CaptionerConfig(AppConfig):
@@ -10,12 +11,17 @@ class CaptionerConfig(AppConfig):
     verbose_name = "Captions"
 
     def ready(self) -> None:
-        """Register the system checks, have changes of permissions recorded, and make the folders of a broker that is
+        """Register the system checks, have changes of permissions recorded and a user's captions locked
+        before they are deleted, and make the folders of a broker that is
         one: it does not make them itself."""
+        from django.contrib.auth.models import User
+
         from captioner import audit, checks  # noqa: F401
         from captioner.jobs.registry import register
+        from captioner.services.retention import lock_captions_of
 
         audit.watch_permissions()
+        pre_delete.connect(lock_captions_of, sender=User, dispatch_uid="captions of a user")
         register("captions", "captioner.wake")
 
         options = settings.CELERY_BROKER_TRANSPORT_OPTIONS

@@ -225,7 +225,11 @@ AUTHENTICATION_BACKENDS = [
 SECOND_FACTOR = env.bool("CLIPCAP_SECOND_FACTOR", False)  # whether staff have to have one
 OTP_TOTP_ISSUER = "ClipCap"
 OTP_ADMIN_HIDE_SENSITIVE_DATA = True
-ADDRESS_RATES = {"sign_in": env.str("CLIPCAP_THROTTLE_SIGN_IN", "60/minute"), "bad_token": "60/minute"}
+ADDRESS_RATES = {
+    "sign_in": env.str("CLIPCAP_THROTTLE_SIGN_IN", "60/minute"),
+    "bad_token": "60/minute",
+    "password_mail": "5/hour",
+}
 # Who gets an account's password wrong too often is kept from it at that address for a while. The account's owner, at
 # another address, is not; nor are others at that one.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
@@ -238,6 +242,24 @@ AXES_ENABLE_ADMIN = False
 AXES_VERBOSE = False
 AXES_CLIENT_IP_CALLABLE = "accounts.throttles.address_of"
 AXES_LOCKOUT_CALLABLE = "accounts.views.locked_out"
+
+EMAIL_TIMEOUT = 10  # seconds
+PASSWORD_RESET_TIMEOUT = 3600  # seconds that the link in a mail is valid
+if mail_url := env.str("CLIPCAP_MAIL_URL", ""):
+    try:
+        mail = env.email_url_config(mail_url)
+    except (ImproperlyConfigured, KeyError, ValueError) as error:
+        raise ImproperlyConfigured(  # without the value, which holds a password
+            "CLIPCAP_MAIL_URL is not the URL of a mail server; use one such as smtp+tls://user:password@host:587"
+        ) from error
+    vars().update(mail, EMAIL_FILE_PATH=f"/{mail['EMAIL_FILE_PATH']}")  # whose slash it takes for none of the path
+    DEFAULT_FROM_EMAIL = env.str("CLIPCAP_MAIL_FROM", "")
+    if not DEFAULT_FROM_EMAIL:
+        raise ImproperlyConfigured(
+            "CLIPCAP_MAIL_FROM is not set; set it to the address that mails come from, such as captions@example.org"
+        )
+# A link in a mail leads to the host of the request, which has to be one of ours.
+PASSWORD_RESET = bool(mail_url) and "*" not in ALLOWED_HOSTS
 
 # Captioning
 INDEX = HOME / "index"  # of photos, by what they show; each machine with a web process makes its own

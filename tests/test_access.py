@@ -99,9 +99,13 @@ ADDRESSES: dict[str, May] = {
     "caption-correct": {"POST": OWNER | LABELLERS},
     "caption-retry": {"POST": OWNER | LABELLERS},
     "caption-cancel": {"POST": OWNER | LABELLERS},
+    "caption-cancel-all": {"GET": EVERYBODY, "POST": EVERYBODY},  # of one's own
     "caption-delete": {"GET": OWNER | SUPERUSERS, "POST": OWNER | SUPERUSERS},
     "tokens": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "password": {"GET": SIGNED_IN, "POST": SIGNED_IN},
+    "password-forgotten": {"GET": EVERYBODY, "POST": EVERYBODY},
+    "password-mail-sent": {"GET": EVERYBODY},
+    "password-new": {"GET": EVERYBODY, "POST": EVERYBODY},
     "second-factor": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "login": {"GET": EVERYBODY, "POST": EVERYBODY},
     "logout": {"POST": EVERYBODY},
@@ -274,6 +278,7 @@ def where(clients: dict[str, Client], styles: dict[str, Style], photo: bytes) ->
         found[name] = request.pk
     found |= {"v1:style": "factual", "v1:training-run": run.pk}
     found |= {"admin:pause-queue": "captions", "admin:resume-queue": "captions", "admin:app_list": "captioner"}
+    found["password-new"] = ("MQ", "a-token")
     return found
 
 
@@ -295,11 +300,13 @@ def test_each_may_do_what_is_theirs_to_do_and_nothing_else(
         **settings.REST_FRAMEWORK,
         "DEFAULT_THROTTLE_RATES": dict.fromkeys(("anonymous", "user"), "9999/s"),
     }
+    settings.PASSWORD_RESET = True
     signed_in, wrong = deepcopy(clients[role].cookies), []
     for name, may in ADDRESSES.items():
         for method, roles in may.items():
             key = max((key for key in where if name.startswith(key)), key=len, default=None)
-            arguments = [where[key]] if key and PATTERNS[name].pattern.converters | _groups(PATTERNS[name]) else []
+            given: Any = where[key] if key and PATTERNS[name].pattern.converters | _groups(PATTERNS[name]) else ()
+            arguments = given if isinstance(given, tuple) else (given,)
             clients[role].cookies = deepcopy(signed_in)  # signing out would take it
             with transaction.atomic():
                 answer: Any = clients[role].generic(

@@ -122,6 +122,29 @@ def test_one_action_of_the_admin_cancels_the_whole_list(ask: Ask, bob: Any) -> N
     assert count(status="canceled") == 120
 
 
+def test_the_gallery_cancels_all_of_ones_own_once_that_is_confirmed(
+    client: Client, viewer: Viewer, bob: Any, ask: Ask
+) -> None:
+    client.force_login(viewer.user)
+    assert "Cancel all" not in client.get("/gallery/").content.decode()
+    ask(viewer.user, 3, "factual")
+    ask(viewer.user, 2, "romantic")
+    ask(bob, 4, "romantic")
+    page = client.get("/gallery/?style=romantic").content.decode()
+    assert "2 of your captions are not finished" in page
+    assert 'href="/captions/cancel/?style=romantic"' in page
+    for asking in (client.get, client.post):
+        assert "Cancel 2 captions?" in asking("/captions/cancel/?style=romantic").content.decode()
+    assert count(status="canceled") == 0
+    done = client.post("/captions/cancel/?style=romantic", {"confirmed": "yes"}, follow=True)
+    assert "2 captions were canceled" in done.content.decode()
+    assert count(owner=viewer.user, status="queued") == 3
+    client.post("/captions/cancel/", {"confirmed": "yes"})
+    assert count(owner=viewer.user, status="canceled") == 5
+    assert count(owner=bob, status="queued") == 4
+    assert "Nothing to cancel" in client.get("/captions/cancel/").content.decode()
+
+
 def test_canceling_many_takes_as_many_queries_as_canceling_few(viewer: Viewer, ask: Ask) -> None:
     def queries(many: int) -> int:
         ask(viewer.user, many)

@@ -38,6 +38,9 @@ class RunSerializer(serializers.ModelSerializer[TrainingRun]):
     style = serializers.SlugRelatedField[Style](slug_field="slug", read_only=True)
     version = serializers.IntegerField(source="version.number", default=None, allow_null=True, read_only=True)
     error = serializers.SerializerMethodField()
+    verdict = serializers.ChoiceField(
+        TrainingRun.Verdict.choices, allow_blank=True, help_text="empty until it is judged"
+    )
 
     class Meta:
         model = TrainingRun

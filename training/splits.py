@@ -21,8 +21,7 @@ def settle(by_bytes: Mapping[uuid.UUID, bool], declared: Mapping[uuid.UUID, bool
         by_bytes: what `is_held_out` says of each image.
         declared: what the dataset at hand says, of those of which it says anything.
     """
-    # In one order, so that two imports of the same image agree without a deadlock.
-    list(Image.objects.select_for_update(no_key=True).filter(pk__in=by_bytes).order_by("pk").values_list("pk"))
+    Image.lock(by_bytes.keys())  # so that two imports of the same image agree
     known: dict[uuid.UUID, bool] = {}
     there = Example.objects.filter(image__in=by_bytes).order_by()
     for image, held_out in there.values_list("image", "held_out").distinct():

@@ -332,7 +332,7 @@ class CaptionEngine:
         took.update(dict.fromkeys(pixels, each))
         fresh = [
             Embedding(image_id=pk, encoder=encoder.identity, vector=vectors[pk].numpy().astype("<f4").tobytes())
-            for pk in pixels
+            for pk in sorted(pixels)  # in one order, because each locks its image
             if pk in vectors
         ]
         try:
@@ -368,6 +368,9 @@ class CaptionEngine:
             def record() -> None:
                 now = clock("default")
                 with transaction.atomic():
+                    rows = [row for row, _, _ in done]
+                    queue.filter(pk__in=[row.pk for row in rows]).lock()
+                    Caption.objects.filter(drafts__in=[row for row in rows if isinstance(row, Draft)]).lock()
                     for row, version, (best, *others) in done:
                         written = {
                             "text": best.text,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import models
@@ -43,6 +44,17 @@ class Image(models.Model):
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height}, {self.sha256[:8]}"
+
+    @classmethod
+    def lock(cls, pks: Iterable[uuid.UUID]) -> list[uuid.UUID]:
+        """Lock images until the transaction ends, so that nobody deletes them; in the order of their keys, or two who
+        have locked each other's next image would wait for each other.
+
+        Returns:
+            Those that exist.
+        """
+        rows = cls.objects.select_for_update(no_key=True).filter(pk__in=pks)
+        return list(rows.order_by("pk").values_list("pk", flat=True))
 
     @classmethod
     def unreferenced(cls) -> Q:

@@ -22,7 +22,7 @@ from captioner.jobs.job import clock
 from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, CaptionQuerySet, CaptionRequest, Correction, Image, Viewer, WebhookDelivery
 from captioner.services.idempotency import IdempotencyKey, earlier_request
-from captioner.services.retention import delete_images
+from captioner.services.retention import delete_images, lock_captions
 from captioner.services.styles import choose_styles
 from captioner.services.visibility import get_caption, not_found
 from captioner.webhooks import client as webhooks
@@ -214,6 +214,11 @@ def cancel_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
     return get_caption(viewer, pk)
 
 
+def cancelable(viewer: Viewer, captions: QuerySet[Caption]) -> CaptionQuerySet:
+    """Those of the captions that are unfinished and that the viewer may change."""
+    return CaptionQuerySet(Caption).filter(viewer.changeable(), pk__in=captions.order_by().values("pk")).unfinished()
+
+
 def cancel_captions(viewer: Viewer, captions: QuerySet[Caption]) -> int:
     """Cancel those of the captions that are unfinished and that the viewer may change: in one step, however many they
     are.
@@ -221,7 +226,7 @@ def cancel_captions(viewer: Viewer, captions: QuerySet[Caption]) -> int:
     Returns:
         How many that were.
     """
-    return CaptionQuerySet(Caption).filter(viewer.changeable(), pk__in=captions.order_by().values("pk")).cancel()
+    return cancelable(viewer, captions).cancel()
 
 
 def retry_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
@@ -251,6 +256,8 @@ def delete_caption(viewer: Viewer, pk: uuid.UUID) -> None:
     """
     caption = get_caption(viewer, pk, to="delete")
     with transaction.atomic():
+        Image.lock([caption.image_id])  # first, as who adds captions to a request does
+        lock_captions(Caption.objects.filter(pk=pk))
         if viewer.user and caption.owner_id != viewer.user.pk:
             audit.record(audit.Action.DELETED, f"caption {pk}", str(caption), viewer.user)
         caption.delete()
@@ -293,13 +300,12 @@ def stored_image(image: Upload | Image, place: int, sender: str) -> Image:
 
 
 def lock_images(pks: set[uuid.UUID]) -> None:
-    """Keep images from being deleted before rows refer to them; in one order, against deadlocks.
+    """Keep images from being deleted before rows refer to them.
 
     Raises:
         Refused: one of them is gone already.
     """
-    locked = Image.objects.select_for_update().filter(pk__in=pks).order_by("pk")
-    if len(locked.values_list("pk", flat=True)) < len(pks):
+    if len(Image.lock(pks)) < len(pks):
         raise Refused("conflict", "an image was deleted in the meantime; send the request again", status=409)
 
 

@@ -83,7 +83,7 @@ def delete_image(viewer: Viewer, pk: uuid.UUID, reason: str = "") -> None:
             "invalid_reason", f"a reason can have at most {LONGEST_REASON} characters", status=422, field="reason"
         )
     with turn_to_write(), transaction.atomic():
-        Image.objects.select_for_update().filter(pk=pk).first()  # nobody queues captions of it meanwhile
+        Image.lock([pk])  # nobody queues captions of it meanwhile
         found = deletion(viewer, pk)
         if found.takedown:
             if not reason:
@@ -96,6 +96,8 @@ def delete_image(viewer: Viewer, pk: uuid.UUID, reason: str = "") -> None:
             went = ", ".join(filter(None, (f"{found.captions} captions", found.needed_by)))
             audit.record(audit.Action.DELETED, f"photo {pk}", f"{reason} (with {went})", viewer.user)
         requests = list(found.image.captions.order_by().values_list("request", flat=True).distinct())
+        Draft.objects.filter(image=pk).lock()
+        Caption.objects.filter(image=pk).lock()
         Draft.objects.filter(image=pk).delete()
         for rows in _needing(found.image):
             rows.delete()

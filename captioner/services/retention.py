@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
 from captioner import storage
 from captioner.jobs.job import UNFINISHED, clock
-from captioner.models import Caption, CaptionRequest, Draft, DraftRequest, Image, TextEmbedding
+from captioner.models import (
+    Caption,
+    CaptionQuerySet,
+    CaptionRequest,
+    Draft,
+    DraftRequest,
+    Image,
+    TextEmbedding,
+    WebhookDelivery,
+)
 from captioner.search import meaning
 from captioner.services.idempotency import IDEMPOTENCY
 
@@ -39,6 +50,8 @@ def prune(older_than: timedelta | None = None) -> dict[str, int]:
         while ids := list(old.values_list("pk", flat=True)[:500]):
             requests += len(ids)
             with transaction.atomic():
+                lock_captions(Caption.objects.filter(request__in=ids))
+                WebhookDelivery.objects.filter(request__in=ids).lock()
                 CaptionRequest.objects.filter(pk__in=ids).delete()
         unwritten = Draft.objects.unfinished().filter(request=OuterRef("pk"))
         DraftRequest.objects.filter(~Exists(unwritten), listing=False, created_at__lt=now - keep).delete()
@@ -73,11 +86,22 @@ def rebuild_index() -> int:
     return meaning.rebuild()
 
 
+def lock_captions(captions: CaptionQuerySet) -> None:
+    """Lock captions that are about to be deleted, after their drafts, as workers do. Call it within a transaction."""
+    Draft.objects.filter(caption__in=captions).lock()
+    captions.lock()
+
+
+def lock_captions_of(instance: User, **_: Any) -> None:
+    """The same before a user is deleted, wherever that is done."""
+    lock_captions(Caption.objects.filter(owner=instance))
+
+
 def delete_images(images: QuerySet[Image]) -> int:
     """Delete those that nothing refers to; on commit, their files and their rows in this machine's index. Call it
     within a transaction."""
     # Locked first and asked about then: whoever had them locked may have queued captions of them meanwhile.
-    locked = [image.pk for image in images.select_for_update().order_by("pk")]
+    locked = Image.lock(images.values_list("pk", flat=True))
     unused = list(Image.objects.filter(Image.unreferenced(), pk__in=locked))
     gone = [image.pk for image in unused]
     Image.objects.filter(pk__in=gone).delete()

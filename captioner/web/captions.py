@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from captioner import services
 from captioner.models import Caption, Viewer
-from captioner.web.pages import page
+from captioner.web.pages import filters_of, page
 from captioner.web.views import live
 
 
@@ -36,6 +36,19 @@ def retry(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpResponse:
 def cancel(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpResponse:
     """Cancel a caption that is not finished."""
     return _changed(request, viewer, services.cancel_caption(viewer, pk))
+
+
+@require_http_methods(["GET", "POST"])
+@page
+def cancel_all(request: HttpRequest, viewer: Viewer) -> HttpResponse:
+    """Cancel one's own unfinished captions that match the gallery's filters; asks first."""
+    captions = services.search_captions(viewer, **filters_of(request) | {"mine": True})
+    if request.method == "GET" or "confirmed" not in request.POST:
+        context = {"count": services.cancelable(viewer, captions).count(), "query": request.GET.urlencode()}
+        return render(request, "captioner/cancel_all.html", context)
+    count = services.cancel_captions(viewer, captions)
+    messages.success(request, f"{count:,} caption{'s were' if count != 1 else ' was'} canceled.")
+    return redirect("gallery")
 
 
 @require_http_methods(["GET", "POST"])

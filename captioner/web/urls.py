@@ -18,6 +18,7 @@ urlpatterns = [
     path("images/<uuid:pk>/thumbnail", exports.serve_image, {"kind": "thumbnail"}, name="image-thumbnail"),
     path("images/<uuid:pk>/delete/", photos.delete, name="image-delete"),
     path("images/<uuid:pk>/captions/", views.caption_image, name="image-captions"),
+    path("captions/cancel/", captions.cancel_all, name="caption-cancel-all"),
     path("captions/<uuid:pk>/correct/", captions.correct, name="caption-correct"),
     path("captions/<uuid:pk>/retry/", captions.retry, name="caption-retry"),
     path("captions/<uuid:pk>/cancel/", captions.cancel, name="caption-cancel"),

@@ -173,6 +173,7 @@ def gallery(request: HttpRequest, viewer: Viewer) -> HttpResponse:
         "query": query.urlencode(),
         "after": after,
         "longest": services.LONGEST_SEARCH,
+        "cancelable": services.cancelable(viewer, services.search_captions(viewer, **filters | {"mine": True})).count(),
     }
     return render(request, "captioner/gallery.html", context)
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 
 from captioner.api.serializers import RequestSerializer
 from captioner.jobs.job import Claim, Status, clock
@@ -100,6 +100,9 @@ def _file(
 ) -> None:
     now = clock("default")
     with transaction.atomic():
+        # All that is changed below, in one order: others may change the deliveries of a host at the same time.
+        others = Q(host=host, status=Status.QUEUED)
+        WebhookDelivery.objects.filter(Q(pk=delivery.pk) if answered else Q(pk=delivery.pk) | others).lock()
         DeliveryAttempt.objects.filter(pk=attempt.pk).update(**found)
         failed = delivery.failed_tries + 1
         if not found["error"]:

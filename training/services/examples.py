@@ -82,6 +82,7 @@ def take_corrections(corrections: QuerySet[Correction]) -> int:
     while part := list(corrections.filter(pk__gt=last).order_by("pk")[:PART]):
         last = part[-1].pk
         with transaction.atomic():
+            Image.lock({correction.caption.image_id for correction in part})  # in one order, as imports do
             for correction in part:
                 with suppress(Refused):
                     count += add_example(
