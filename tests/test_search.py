@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import Client
 from django.utils import timezone
 from hypothesis import HealthCheck, given
@@ -438,6 +438,15 @@ def test_the_index_is_rebuilt_by_a_command(style: Style, worker: Worker, setting
     Embedding.objects.all().delete()
     call_command("rebuild_index", stdout=out)
     assert list(settings.INDEX.glob("*.vectors")) == []
+
+
+@pytest.mark.parametrize("task", [services.prune, services.rebuild_index])
+def test_sqlite_is_told_how_many_rows_there_are(task: Callable[[], object], style: Style) -> None:
+    photo(style, "a dog", None)
+    task()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT stat FROM sqlite_stat1 WHERE idx = 'caption_words_of_owner'")
+        assert cursor.fetchone() is not None
 
 
 def test_vectors_that_cannot_be_compared_leave_the_words(style: Style, worker: Worker) -> None:

@@ -64,9 +64,9 @@ def queue_text(encoder: str, text: str) -> TextEmbedding:
 
 
 def near(
-    encoder: str, vector: Vectors, listed: Iterable[QuerySet[Caption]], most: int, *, stand_out: bool
+    encoder: str, vector: Vectors, listed: Iterable[QuerySet[Caption]] | None, most: int, *, stand_out: bool
 ) -> tuple[list[tuple[uuid.UUID, float]], bool]:
-    """The images nearest to a vector, of those that the `listed` captions are of, each with its cosine.
+    """The images nearest to a vector, of those that the `listed` captions are of (None: of all), each with its cosine.
 
     Of others nothing is told, and how long it takes does not depend on what they show.
 
@@ -82,7 +82,7 @@ def near(
         OSError: the index cannot be written.
     """
     images, cosines, complete = _compare(encoder, vector)
-    mine = np.flatnonzero(_among(images[:, 0], _first_halves(listed)))
+    mine = np.arange(len(images)) if listed is None else np.flatnonzero(_among(images[:, 0], _first_halves(listed)))
     if stand_out and len(mine):
         mine = mine[cosines[mine] >= _chance(cosines[mine])]
     best = mine[np.argsort(-cosines[mine], kind="stable")][:most]

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
 from captioner import storage
@@ -61,6 +61,7 @@ def prune(older_than: timedelta | None = None) -> dict[str, int]:
         with transaction.atomic():
             images += delete_images(Image.objects.filter(pk__in=ids))
     storage.finish_deletions()
+    _count_rows()
     return {"requests": requests, "images": images}
 
 
@@ -83,6 +84,7 @@ def rebuild_index() -> int:
     Raises:
         OSError: it cannot be written.
     """
+    _count_rows()
     return meaning.rebuild()
 
 
@@ -95,6 +97,17 @@ def lock_captions(captions: CaptionQuerySet) -> None:
 def lock_captions_of(instance: User, **_: Any) -> None:
     """The same before a user is deleted, wherever that is done."""
     lock_captions(Caption.objects.filter(owner=instance))
+
+
+def _count_rows() -> None:
+    """Have SQLite look at how many rows there are of what; until then it guesses which index finds the fewest.
+
+    PostgreSQL does so by itself.
+    """
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA analysis_limit = 400")  # half a second for 300,000 captions
+            cursor.execute("ANALYZE")
 
 
 def delete_images(images: QuerySet[Image]) -> int:

@@ -16,7 +16,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from captioner.errors import Refused
 from captioner.jobs.job import Status
 from captioner.jobs.wakeup import wake_workers
-from captioner.models import Caption, Correction, Embedding, Image, TextEmbedding, Viewer, Worker
+from captioner.models import Caption, Correction, Embedding, Image, Style, TextEmbedding, Viewer, Worker
 from captioner.search import meaning
 from captioner.search.vectors import BrokenIndex
 from captioner.services.visibility import get_image, visible_captions, visible_images
@@ -63,8 +63,8 @@ def search_captions(
     for word in _words(text):
         corrected = Correction.objects.filter(caption=OuterRef("pk"), text__icontains=word)
         captions = captions.filter(Q(text__icontains=word) | Exists(corrected))
-    if style:
-        captions = captions.filter(style__slug=style)
+    if style:  # by its key: with a join, SQLite reads all captions of the style
+        captions = captions.filter(style=Style.objects.filter(slug=style).values("pk")[:1])
     if status:
         captions = captions.filter(status=status)
     if unsure:
@@ -139,9 +139,10 @@ def similar_images(viewer: Viewer, pk: uuid.UUID) -> list[Image]:
     embedding = Embedding.objects.filter(image=image).order_by("-pk").first()
     if embedding is None:
         raise Refused("not_looked_at", "no worker has processed this photo yet; try again in a moment", status=409)
-    listed = [Caption.objects.filter(part) for part in viewer.listed_parts()]
     try:
-        near, _ = meaning.near(embedding.encoder, meaning.vector_of(embedding), listed, SIMILAR + 1, stand_out=False)
+        near, _ = meaning.near(
+            embedding.encoder, meaning.vector_of(embedding), _listed(viewer), SIMILAR + 1, stand_out=False
+        )
     except (BrokenIndex, OSError) as error:
         log.exception("the index of photos cannot be used")
         raise Refused(
@@ -191,14 +192,18 @@ def _images_that_show(
             return [], "pending", "the search by meaning is still in progress"
         if row.status != Status.SUCCEEDED:
             return [], "unavailable", "the search by meaning failed; try again in a minute"
-        listed = [Caption.objects.filter(part) for part in viewer.listed_parts()]
-        most = MOST_FOUND["meaning"]
+        most, listed = MOST_FOUND["meaning"], _listed(viewer)
         near, complete = meaning.near(worker.encoder, meaning.vector_of(row), listed, most, stand_out=True)
     except (DatabaseError, BrokenIndex, OSError):  # words are searched all the same
         log.exception("photos cannot be searched by meaning")
         return [], "unavailable", "photo search is not available now"
     images = [image for image, _ in near]
     return (images, "searched", "") if complete else (images, "pending", "not all photos are in the index yet")
+
+
+def _listed(viewer: Viewer) -> list[QuerySet[Caption]] | None:
+    """The captions in the viewer's lists, in parts; None where these are all that there are."""
+    return None if viewer.sees_all else [Caption.objects.filter(part) for part in viewer.listed_parts()]
 
 
 def _looked_up(encoder: str, text: str, seconds: float, may_ask: Callable[[], bool]) -> TextEmbedding | None:
