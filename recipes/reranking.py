@@ -1,6 +1,6 @@
 """Fit what chooses among candidate captions, and what says how likely one is right, on photos of the dev sets.
 
-    python -m recipes.reranking --data DATA --models models/base --work WORK
+    python -m recipes.reranking --data DATA --models models/base --work WORK [--keep-choice]
 
 Candidates are written once and kept in WORK. The weights that choose are those with the highest expected reward when
 candidates are drawn by the softmax of their scores (minimum risk, Smith and Eisner 2006). The reward is CIDEr, less
@@ -8,8 +8,10 @@ where a candidate names what is not there or says what many captions say; for th
 style.
 
 A confidence has to order captions by how good they are, and to be the share that is right. So it is a score with two
-halves, a ridge regression on the rank of a caption's CIDEr in its set and a logistic regression on whether it is right,
-which a last logistic regression makes a probability.
+halves, a ridge regression on the rank of a caption's CIDEr in its set, by what sets it apart from the others there, and
+a logistic regression on whether it is right; a last logistic regression makes a probability of them.
+
+Photos are seen as their files are, which is how a user's are; kept in WORK too.
 
 What is printed was fitted on one half of the photos and measured on the other, both ways; what is stored was fitted on
 all. The sets count alike, whatever their size, and so do the styles.
@@ -42,6 +44,7 @@ from clipcap.fingerprint import file_sha256
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
 from recipes.photos import STYLES, Photo, load_photos
+from recipes.views import views_at_hand
 
 SETS = ("flickr8k", "coco", "mixed")
 WAYS = (
@@ -51,7 +54,7 @@ WAYS = (
 WRONG = 0.5  # what naming something that is not there costs, in CIDEr
 TOLD = 0.3  # what being told as in style is worth
 REPEATED = 8.0  # what a phrase costs that all captions of a style have
-ORDER = 2.0  # how much more the order of captions counts in a confidence than the share that is right
+ORDER = 4.0  # how much more the order of captions counts in a confidence than the share that is right
 USUAL = 0.003  # of a style's candidates have a phrase that is a stock one
 DIRECTIONS = 32  # of the space of photos, those in which they differ least
 COMMON = 4  # a word that fewer captions have is taken to be as rare as one that none has
@@ -244,16 +247,16 @@ def fit_confidence(rows: list[Row], reranker: Reranker) -> tuple[dict[str, float
     sizes = Counter(row.group for row in rows)
     share = torch.tensor([1 / sizes[row.group] for row in rows], dtype=torch.float64)
     share *= len(rows) / share.sum()
-    rank = torch.zeros(len(rows), dtype=torch.float64)
+    rank, apart = torch.zeros(len(rows), dtype=torch.float64), x.clone()
     for group in sizes:
         own = torch.tensor([i for i, row in enumerate(rows) if row.group == group])
         values = torch.tensor([float(rows[i].cider[places[i]]) for i in own.tolist()])
         rank[own] = values.argsort().argsort().double() / len(own) - 0.5
-    ridge = torch.linalg.solve(
-        (x * share[:, None]).T @ x + 10 * torch.eye(len(FEATURES), dtype=torch.float64), (x * share[:, None]).T @ rank
-    )
+        apart[own] -= x[own].mean(0)  # a rank within a set says nothing of how sets differ
+    weighted = (apart * share[:, None]).T
+    ridge = torch.linalg.solve(weighted @ apart + 10 * torch.eye(len(FEATURES), dtype=torch.float64), weighted @ rank)
     logistic = _logistic(x, right, share, 10.0)[:-1]
-    direction = ORDER * ridge / (x @ ridge).std() + logistic / (x @ logistic).std()
+    direction = ORDER * ridge / (apart @ ridge).std() + logistic / (x @ logistic).std()
     slope, intercept = _logistic((x @ direction)[:, None], right, share, 0.0).tolist()
     weights = slope * direction / scale
     named = {name: float(f"{w:.4g}") for name, w in zip(FEATURES, weights.tolist(), strict=True)}
@@ -277,8 +280,8 @@ def _logistic(x: Tensor, right: Tensor, share: Tensor, penalty: float) -> Tensor
 
 
 def fitted(rows: list[Row], start: Reranker) -> Reranker:
-    """`start` with its weights."""
-    reranker = replace(start, choice=fit_choice(rows))
+    """`start` with its weights; those that choose are fitted only where it has none."""
+    reranker = start if start.choice else replace(start, choice=fit_choice(rows))
     confidence, intercept = fit_confidence(rows, reranker)
     return replace(reranker, confidence=confidence, intercept=intercept)
 
@@ -340,6 +343,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
     parser.add_argument("--models", type=Path, required=True, help="encoder/, lm/ and styles/; gets reranking.json")
     parser.add_argument("--work", type=Path, required=True, help="where candidates are kept")
+    parser.add_argument(
+        "--keep-choice",
+        action="store_true",
+        help="fit only the confidence of what the weights of the models choose, as after a mapper was trained again",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -348,11 +356,14 @@ def main() -> None:
     of_set = [[photo for photo in everything if photo.dev_set == name] for name in SETS]
     photos = [photo for own in of_set for photo in random.Random(0).sample(own, min(PHOTOS_A_SET, len(own)))]
     captioner = Captioner.load(arguments.models, device="cpu")
+    views = views_at_hand(photos, captioner.encoder, arguments.work / "dev_views.pt")
+    photos = [replace(p, embedding=views[p.name].numpy()) if p.name in views else p for p in photos]
     paths = {style: arguments.models / "styles" / f"{style}.safetensors" for style in STYLES}
     mappers = {style: captioner.load_mapper(path) for style, path in paths.items()}
 
     models: dict[str, Any] = {style: file_sha256(path) for style, path in paths.items()}
     models |= {"lm": captioner.language_model.identity, "ways": [asdict(way) for way in WAYS], "photos": len(photos)}
+    models["views"] = sum(photo.name in views for photo in photos)
     path = arguments.work / "candidates.json"
     candidates = kept(path, models)
     if candidates is None:
@@ -363,8 +374,10 @@ def main() -> None:
     classifier = StyleClassifier.fit(
         {s: [c for p in learned for m in names for c in p.captions.get(m, [])] for s, names in manners.items()}
     )
-    unweighted(captioner, learned, candidates).save(arguments.work / "unweighted.json")
-    start = Reranker.load(arguments.work / "unweighted.json")  # with the precision in which it will be used
+    start = Reranker.load(arguments.models / "reranking.json") if arguments.keep_choice else None
+    if start is None:
+        unweighted(captioner, learned, candidates).save(arguments.work / "unweighted.json")
+        start = Reranker.load(arguments.work / "unweighted.json")  # with the precision in which it will be used
     rows = rows_of(start, captioner, photos, candidates, classifier)
 
     names = sorted({photo.name for photo in photos})
