@@ -31,7 +31,7 @@ PHOTOS_OFFERED = 24
 class ImportVersionForm(forms.Form):
     """A mapper's file and the style it is for."""
 
-    style = forms.ModelChoiceField(Style.objects.all())
+    style = forms.ModelChoiceField(Style.objects.exclude(status=Style.Status.ARCHIVED))
     file = forms.FileField(
         help_text="A mapper file of this software (.safetensors) or a checkpoint of the ClipCap authors' code (.pt). "
         "It is "

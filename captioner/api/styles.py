@@ -1,14 +1,20 @@
-"""/api/styles/"""
+"""/api/styles/: the styles to choose from; for administrators, a style's way out of service and back."""
 
 from __future__ import annotations
 
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from captioner import services
-from captioner.api.base import ApiViewSet
+from captioner.api.base import PROBLEM, ApiViewSet
+from captioner.api.permissions import Scope
 from captioner.api.serializers import StyleSerializer
+from captioner.errors import Refused
 from captioner.models import Style
+
+SERVE = "captioner.add_promotion"  # who may decide what is in service
 
 
 class StyleViewSet(ApiViewSet):
@@ -19,11 +25,64 @@ class StyleViewSet(ApiViewSet):
     pagination_class = None
     lookup_field = "slug"
     lookup_value_converter = "slug"
+    scope = Scope.TRAIN
 
     def list(self, request: Request) -> Response:
         """The styles in service."""
         return Response(self.get_serializer(services.styles_in_service(), many=True).data)
 
     def retrieve(self, request: Request, slug: str) -> Response:
-        """One style."""
+        """One style in service."""
         return Response(self.get_serializer(services.get_style(slug)).data)
+
+    @extend_schema(request=None, responses={200: StyleSerializer, 409: PROBLEM})
+    @action(detail=True, methods=["post"])
+    def withdraw(self, request: Request, slug: str) -> Response:
+        """Withdraw a style: it can no longer be requested.
+
+        Captions that were requested before are still generated, and all its captions can still be read. The default
+        style cannot be withdrawn. This takes the permission "Can add promotion".
+        """
+        style = _managed(request, slug, SERVE)
+        services.withdraw_style(style, request.user)
+        return Response(self.get_serializer(style).data)
+
+    @extend_schema(request=None, responses={200: StyleSerializer, 409: PROBLEM})
+    @action(detail=True, methods=["post"])
+    def restore(self, request: Request, slug: str) -> Response:
+        """Make a withdrawn or archived style available again. This takes the permission "Can add promotion"."""
+        style = _managed(request, slug, SERVE)
+        services.restore_style(style, request.user)
+        return Response(self.get_serializer(style).data)
+
+    @extend_schema(request=None, responses={200: StyleSerializer, 409: PROBLEM})
+    @action(detail=True, methods=["post"])
+    def archive(self, request: Request, slug: str) -> Response:
+        """Archive a withdrawn style: it takes no imports, training runs and promotions until it is restored.
+
+        This takes the permission "Can add promotion".
+        """
+        style = _managed(request, slug, SERVE)
+        services.archive_style(style, request.user)
+        return Response(self.get_serializer(style).data)
+
+    @extend_schema(responses={204: None, 409: PROBLEM})
+    def destroy(self, request: Request, slug: str) -> Response:
+        """Delete a style that has no captions, versions, examples or other history.
+
+        This takes the permission "Can delete style".
+        """
+        services.delete_style(_managed(request, slug, "captioner.delete_style"), request.user)
+        return Response(status=204)
+
+
+def _managed(request: Request, slug: str, permission: str) -> Style:
+    """The style that is to be changed.
+
+    Raises:
+        Refused: it is not there, or the caller lacks the permission.
+    """
+    if not request.user.has_perm(permission):
+        name = {SERVE: "Can add promotion"}.get(permission, "Can delete style")
+        raise Refused("forbidden", f"this takes the permission {name!r}; ask an administrator for it", status=403)
+    return services.find_style(slug)

@@ -17,10 +17,18 @@ from clipcap.fingerprint import file_sha256
 class Style(models.Model):
     """A way of captioning."""
 
+    class Status(models.TextChoices):
+        AVAILABLE = "available"
+        WITHDRAWN = "withdrawn"  # no new requests
+        ARCHIVED = "archived"  # nor imports, training runs and promotions
+
     slug = models.SlugField(unique=True)
     name = models.CharField(max_length=80)
     description = models.TextField(blank=True)
     is_default = models.BooleanField(default=False, help_text="used when a request names no style")
+    status = models.CharField(
+        max_length=10, choices=Status, default=Status.AVAILABLE, db_default=Status.AVAILABLE.value, editable=False
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:

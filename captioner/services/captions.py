@@ -23,7 +23,7 @@ from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, CaptionQuerySet, CaptionRequest, Correction, Image, Viewer, WebhookDelivery
 from captioner.services.idempotency import IdempotencyKey, earlier_request
 from captioner.services.retention import delete_images, lock_captions
-from captioner.services.styles import choose_styles
+from captioner.services.styles import check_not_archived, choose_styles
 from captioner.services.visibility import get_caption, not_found
 from captioner.webhooks import client as webhooks
 from clipcap.options import DecodingOptions
@@ -233,10 +233,11 @@ def retry_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
     """Queue a failed or canceled caption again.
 
     Raises:
-        Refused: not there, neither failed nor canceled, or too much is queued.
+        Refused: not there, neither failed nor canceled, or its style is archived.
     """
     caption = get_caption(viewer, pk, to="change")
     with transaction.atomic():
+        check_not_archived(caption.style)
         (turn,) = turns.take(caption.flow, 1, bulk=caption.bulk)
         if not caption.retry(clock("default") + settings.DEADLINE, turn=turn):
             raise Refused(

@@ -16,6 +16,7 @@ from captioner.jobs.job import clock
 from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, Draft, DraftRequest, Image, MapperVersion, Style, Viewer
 from captioner.services.captions import Upload, kept_options, lock_images, stored_image
+from captioner.services.styles import check_not_archived
 from clipcap.options import DecodingOptions
 
 MOST_COMPARED = {"versions": 6, "photos": 24}
@@ -76,7 +77,7 @@ def rewrite_captions(*, style: Style, person: Any = None) -> DraftRequest:
     what is left.
 
     Raises:
-        Refused: no version is in service, or it wrote all of them.
+        Refused: no version is in service, it wrote all of them, or the style is archived.
     """
     version = style.active_version
     if version is None:
@@ -85,6 +86,7 @@ def rewrite_captions(*, style: Style, person: Any = None) -> DraftRequest:
     if not to_rewrite(style, version).exists():
         raise Refused("nothing_to_rewrite", f"{version} has already written all captions of {style.name}", status=409)
     with transaction.atomic():
+        check_not_archived(style)
         request = DraftRequest.objects.create(person=person, style=style, version=version, listing=True, created_at=now)
         audit.record(audit.Action.SERVICE, f"captions of {style}", f"queued for regeneration by {version}", person)
     list_rewritings()  # the first part at once, the others by the workers

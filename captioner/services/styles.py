@@ -1,21 +1,26 @@
-"""The styles that can be requested."""
+"""The styles that can be requested; a style's way from service to its end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import PROTECT, Exists, ManyToOneRel, OuterRef, ProtectedError, QuerySet
 
 from captioner import audit
 from captioner.errors import Refused
+from captioner.jobs.job import UNFINISHED, Job
 from captioner.models import Promotion, Style
 from captioner.services.visibility import not_found
 
+Status = Style.Status
+
 
 def styles_in_service() -> QuerySet[Style]:
-    """Those that have a version in service, the default one first."""
-    return Style.objects.filter(Exists(Promotion.objects.filter(style=OuterRef("pk"))))
+    """Those that are available and have a version in service, the default one first."""
+    promoted = Exists(Promotion.objects.filter(style=OuterRef("pk")))
+    return Style.objects.filter(promoted, status=Status.AVAILABLE)
 
 
 def get_style(slug: str) -> Style:
@@ -26,6 +31,22 @@ def get_style(slug: str) -> Style:
     """
     style = styles_in_service().filter(slug=slug).first()
     if style is None:
+        if Style.objects.filter(slug=slug).exclude(status=Status.AVAILABLE).exists():
+            raise Refused(
+                "style_withdrawn", f"style {slug!r} was withdrawn; its captions can still be read", status=404
+            )
+        raise not_found("style", slug)
+    return style
+
+
+def find_style(slug: str) -> Style:
+    """One style, in service or not: for those who manage styles.
+
+    Raises:
+        Refused: there is none.
+    """
+    style = Style.objects.filter(slug=slug).first()
+    if style is None:
         raise not_found("style", slug)
     return style
 
@@ -34,7 +55,7 @@ def choose_styles(names: Sequence[str]) -> list[Style]:
     """The styles of these slugs; of `all`, every style in service; of none, the default one.
 
     Raises:
-        Refused: no such style, or it has no version in service.
+        Refused: no such style, or it was withdrawn or has no version in service.
     """
     in_service = styles_in_service()
     if not in_service:
@@ -47,15 +68,146 @@ def choose_styles(names: Sequence[str]) -> list[Style]:
     missing = [name for name in names if name not in found]
     if missing:
         slugs = ", ".join(in_service.values_list("slug", flat=True))
+        gone = Style.objects.filter(slug=missing[0]).exclude(status=Status.AVAILABLE).exists()
         raise Refused(
-            "unknown_style", f"style {missing[0]!r} is not in service; the styles in service are {slugs}", status=422
+            "style_withdrawn" if gone else "unknown_style",
+            f"style {missing[0]!r} {'was withdrawn' if gone else 'is not in service'}; the styles in service are "
+            f"{slugs}",
+            status=422,
         )
     return [found[name] for name in dict.fromkeys(names)]
 
 
 def set_default_style(style: Style) -> None:
-    """Use a style wherever a request names none."""
+    """Use a style wherever a request names none.
+
+    Raises:
+        Refused: it was withdrawn.
+    """
     with transaction.atomic():
+        if _locked(style).status != Status.AVAILABLE:
+            raise Refused("style_withdrawn", f"{style.name} was withdrawn; bring it back first", status=409)
         Style.objects.filter(is_default=True).update(is_default=False)
         Style.objects.filter(pk=style.pk).update(is_default=True)
         audit.record(audit.Action.SERVICE, f"style {style}", "used when a request names none")
+
+
+def withdraw_style(style: Style, person: Any = None) -> None:
+    """Take a style out of service: it can be requested no more. Captions of it that were requested before are still
+    written, and all of them stay readable.
+
+    Raises:
+        Refused: it is withdrawn already, or it is the default style.
+    """
+    with transaction.atomic():
+        locked = _locked(style)
+        if locked.is_default:
+            raise Refused(
+                "default_style",
+                f"{style.name} is the default style; make another one the default before you withdraw it",
+                status=409,
+            )
+        if locked.status != Status.AVAILABLE:
+            raise Refused("already_withdrawn", f"{style.name} is {locked.status} already", status=409)
+        _set(style, Status.WITHDRAWN, "withdrawn", person)
+
+
+def restore_style(style: Style, person: Any = None) -> None:
+    """Make a withdrawn or archived style available again, with the version that was in service.
+
+    Raises:
+        Refused: it is available already.
+    """
+    with transaction.atomic():
+        if _locked(style).status == Status.AVAILABLE:
+            raise Refused("already_available", f"{style.name} is available already", status=409)
+        _set(style, Status.AVAILABLE, "brought back", person)
+
+
+def archive_style(style: Style, person: Any = None) -> None:
+    """Put a withdrawn style away: it takes no imports, training runs and promotions any more, and its captions stay
+    as they are; all of its history can be read.
+
+    Raises:
+        Refused: it is not withdrawn, or something of it is unfinished.
+    """
+    with transaction.atomic():
+        locked = _locked(style)
+        if locked.status != Status.WITHDRAWN:
+            why = "withdraw it first" if locked.status == Status.AVAILABLE else "it is archived already"
+            raise Refused("not_withdrawn", f"{style.name} cannot be archived: {why}", status=409)
+        unfinished = [rows.filter(status__in=UNFINISHED) for rows in _rows_of(style) if issubclass(rows.model, Job)]
+        if names := _counted(unfinished):
+            raise Refused(
+                "unfinished",
+                f"{style.name} cannot be archived yet; still unfinished: {names}; wait or cancel",
+                status=409,
+            )
+        _set(style, Status.ARCHIVED, "archived", person)
+
+
+def delete_style(style: Style, person: Any = None) -> None:
+    """Delete a style that nothing needs.
+
+    Raises:
+        Refused: it is the default style, or has captions, versions, examples or other history.
+    """
+    try:
+        with transaction.atomic():
+            locked = _locked(style)
+            needed_by = _counted(_rows_of(style))
+            if locked.is_default and not needed_by:
+                needed_by = "requests that name no style"
+            if needed_by:
+                raise Refused(
+                    "style_in_use",
+                    f"{style.name} cannot be deleted: it is needed by {needed_by}; archive it",
+                    status=409,
+                )
+            audit.record(audit.Action.DELETED, f"style {style}", style.slug, person)
+            locked.delete()
+    except ProtectedError as error:
+        raise Refused("style_in_use", f"{style.name} has just come into use; archive it", status=409) from error
+
+
+def check_not_archived(style: Style) -> None:
+    """Whether a style may get imports, training runs, promotions and new captions. It is locked: call it within the
+    transaction that adds them.
+
+    Raises:
+        Refused: it is archived, or was deleted meanwhile.
+    """
+    if _locked(style).status == Status.ARCHIVED:
+        raise Refused("style_archived", f"{style.name} is archived; bring it back first", status=409)
+
+
+def _locked(style: Style) -> Style:
+    locked = Style.objects.select_for_update(no_key=True).filter(pk=style.pk).first()
+    if locked is None:
+        raise not_found("style", style.slug)
+    return locked
+
+
+def _set(style: Style, status: Status, what: str, person: Any) -> None:
+    Style.objects.filter(pk=style.pk).update(status=status)
+    style.status = status
+    audit.record(audit.Action.SERVICE, f"style {style}", what, person)
+
+
+def _rows_of(style: Style) -> list[QuerySet[Any]]:
+    """The rows that must not lose their style, by kind: captions, versions, promotions, and those of other apps."""
+    return [
+        relation.related_model._default_manager.filter(**{relation.field.name: style})
+        for relation in Style._meta.get_fields(include_hidden=True)
+        if isinstance(relation, ManyToOneRel) and relation.on_delete is PROTECT
+    ]
+
+
+def _counted(kinds: Sequence[QuerySet[Any]]) -> str:
+    """How many rows there are of each kind that has some, for people."""
+    counts = [(rows.model._meta, rows.count()) for rows in kinds]
+    return ", ".join(
+        f"{count:,} {options.verbose_name if count == 1 else options.verbose_name_plural}"
+        for options, count in counts
+        if count
+    )

@@ -23,6 +23,7 @@ from captioner import audit, storage
 from captioner.errors import Refused
 from captioner.models import MapperVersion, Promotion, Style
 from captioner.services.captions import tidy_name
+from captioner.services.styles import check_not_archived
 from clipcap.fingerprint import file_sha256
 
 log = logging.getLogger(__name__)
@@ -184,8 +185,9 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
     """Put a version in service; workers use it from their next batch. Promoting an older one is a rollback.
 
     Raises:
-        Refused: it is in service already, it or its file is gone, or it was judged worse, never served before, and
-            nobody says why it should; or it came from elsewhere, never served before or not any more, and cannot write.
+        Refused: it is in service already, it or its file is gone, or its style is archived; it was judged worse, never
+            served before, and nobody says why it should; or it came from elsewhere, never served before or not any
+            more, and cannot write.
     """
     judged_worse = version.metrics.get("verdict") == "worse"
     if judged_worse and not reason.strip() and not version.promotions.exists():
@@ -206,6 +208,7 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
         style = Style.objects.select_for_update().get(pk=version.style_id)
         if style.active_version == version:
             raise Refused("already_active", f"{version} is already in service", status=409)
+        check_not_archived(style)
         if not style.versions.filter(pk=version.pk).exists():
             raise Refused("not_found", f"{version} was deleted in the meantime; promote another version", status=404)
         audit.record(audit.Action.PROMOTED, version, reason.strip(), person)

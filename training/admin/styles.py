@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.forms import Form
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
-from django.urls import URLPattern
+from django.urls import URLPattern, reverse
 
 from captioner import services as captioner_services
 from captioner.admin import dashboard
@@ -29,6 +29,7 @@ from training.models import Policy
 
 VERSIONS_SHOWN = 20
 START = "training.add_trainingrun"
+SERVE = "captioner.add_promotion"
 
 
 if TYPE_CHECKING:
@@ -53,10 +54,11 @@ class PolicyInline(StackedInline):
 class StyleAdmin(AdminWithPages):
     """Styles: what they are, what serves, what they learn from."""
 
-    list_display = ("name", "slug", "is_default", "in_service", "cider", "created_at")
+    list_display = ("name", "slug", "status", "is_default", "in_service", "cider", "created_at")
+    list_filter = ("status",)
     fields = ("name", "slug", "description", "is_default")
     inlines = (PolicyInline,)
-    actions = ("retrain_chosen",)
+    actions = ("retrain_chosen", "withdraw_chosen", "restore_chosen", "archive_chosen")
     change_form_template = "admin/training/style.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Style]:
@@ -89,23 +91,41 @@ class StyleAdmin(AdminWithPages):
         return self.inlines if obj else ()
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """A style that has a history stays."""
-        if obj and (obj.versions.exists() or obj.examples.exists() or obj.captions.exists()):
-            return False
-        return obj is not None and super().has_delete_permission(request, obj)
+        """A style has a page of its own for that, which asks whether anything needs it."""
+        return False
 
     def has_train_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm(START)
 
+    def has_serve_permission(self, request: HttpRequest) -> bool:
+        """Whoever may put a version in service may take a style out of it."""
+        return request.user.has_perm(SERVE)
+
     @admin.action(description="Retrain with default options", permissions=["train"])
     def retrain_chosen(self, request: HttpRequest, queryset: QuerySet[Style]) -> None:
         each(request, queryset, lambda s: services.start_run(style=s, person=request.user), "runs were queued")
+
+    @admin.action(description="Withdraw: no new requests", permissions=["serve"])
+    def withdraw_chosen(self, request: HttpRequest, queryset: QuerySet[Style]) -> None:
+        each(request, queryset, lambda s: captioner_services.withdraw_style(s, request.user), "styles were withdrawn")
+
+    @admin.action(description="Bring back", permissions=["serve"])
+    def restore_chosen(self, request: HttpRequest, queryset: QuerySet[Style]) -> None:
+        each(request, queryset, lambda s: captioner_services.restore_style(s, request.user), "styles are available")
+
+    @admin.action(description="Archive", permissions=["serve"])
+    def archive_chosen(self, request: HttpRequest, queryset: QuerySet[Style]) -> None:
+        each(request, queryset, lambda s: captioner_services.archive_style(s, request.user), "styles were archived")
 
     def get_urls(self) -> list[URLPattern]:
         """With a style's forms and its dataset."""
         posts = ("GET", "POST")
         return [
             self.route("<int:pk>/default/", self.make_default, "default", "captioner.change_style", "POST"),
+            self.route("<int:pk>/withdraw/", self.withdraw, "withdraw", SERVE, "POST"),
+            self.route("<int:pk>/restore/", self.restore, "restore", SERVE, "POST"),
+            self.route("<int:pk>/archive/", self.archive, "archive", SERVE, "POST"),
+            self.route("<int:pk>/remove/", self.remove, "remove", "captioner.delete_style", *posts),
             self.route("<int:pk>/rewrite/", self.rewrite, "rewrite", "captioner.add_draftrequest", *posts),
             self.route("<int:pk>/retrain/", self.retrain, "retrain", START, *posts),
             self.route("<int:pk>/import/", self.import_examples, "import", "training.add_import", *posts),
@@ -129,6 +149,10 @@ class StyleAdmin(AdminWithPages):
             "promotions": style.promotions.select_related("version__style", "person")[:VERSIONS_SHOWN],
             "runs": light(style.runs).select_related("style", "person", "version__style")[:10],
             "imports": style.imports.select_related("person")[:5],
+            "moves": [
+                (name, reverse(f"admin:captioner_style_{name}", args=[style.pk]))
+                for name in ("withdraw", "restore", "archive")
+            ],
             "open_corrections": services.open_corrections(style).count(),
         }
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
@@ -138,6 +162,42 @@ class StyleAdmin(AdminWithPages):
         style = self.viewed(request, pk)
         captioner_services.set_default_style(style)
         return self.done(request, style, f"{style} is now the default style")
+
+    def withdraw(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Take a style out of service."""
+        style = self.viewed(request, pk)
+        captioner_services.withdraw_style(style, request.user)
+        return self.done(request, style, f"{style} was withdrawn; captions requested before are still generated")
+
+    def restore(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Make a style available again."""
+        style = self.viewed(request, pk)
+        captioner_services.restore_style(style, request.user)
+        return self.done(request, style, f"{style} is available")
+
+    def archive(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Put a withdrawn style away."""
+        style = self.viewed(request, pk)
+        captioner_services.archive_style(style, request.user)
+        return self.done(request, style, f"{style} was archived")
+
+    def remove(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Delete a style that nothing needs, after asking."""
+        style = self.viewed(request, pk)
+        if request.method == "POST":
+            captioner_services.delete_style(style, request.user)
+            messages.success(request, f"{style} was deleted.")
+            return redirect("admin:captioner_style_changelist")
+        return self.page(
+            request,
+            "admin/form_page.html",
+            f"Delete {style}?",
+            form=Form(),
+            button="Delete it",
+            text="This cannot be undone. A style that has captions, versions, examples or other history cannot be "
+            "deleted; archive it.",
+            up=style,
+        )
 
     def rewrite(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Have the version in service write the style's captions anew, after asking."""

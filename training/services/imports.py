@@ -26,7 +26,7 @@ def start_import(*, style: Style, file: File[bytes], name: str, person: Any = No
         holder: who works it off here and now; the import is claimed then, and no training worker sees it.
 
     Raises:
-        Refused: the file is empty, or cannot be stored.
+        Refused: the file is empty or cannot be stored, or the style is archived.
     """
     if not file.size:
         raise Refused("empty_file", "the file is empty; choose another", status=422)
@@ -36,6 +36,7 @@ def start_import(*, style: Style, file: File[bytes], name: str, person: Any = No
         # Before the transaction, which on SQLite keeps all other writers waiting.
         batch.file.save(stored, file, save=False)
         with transaction.atomic():
+            captioner_services.check_not_archived(style)
             batch.save()
             audit.record(audit.Action.IMPORTED, f"examples for {style}", batch.name, person)
             batch = _claimed(batch, holder)
@@ -61,7 +62,7 @@ def start_folder_import(*, style: Style, folder: Path, person: Any = None, holde
         holder: as in `start_import`.
 
     Raises:
-        Refused: it is no folder.
+        Refused: it is no folder, or the style is archived.
     """
     folder = folder.resolve()
     name = str(folder)
@@ -71,6 +72,7 @@ def start_folder_import(*, style: Style, folder: Path, person: Any = None, holde
         raise Refused("no_folder", f"{name!r} is not a directory or cannot be read; choose another", status=422)
     batch = _import(style, name, person)
     with transaction.atomic():
+        captioner_services.check_not_archived(style)
         batch.save()
         audit.record(audit.Action.IMPORTED, f"examples for {style}", batch.name, person)
         batch = _claimed(batch, holder)
@@ -115,13 +117,14 @@ def resume_import(batch: Import, holder: str = "") -> Import:
         holder: as in `start_import`.
 
     Raises:
-        Refused: it has neither failed nor been canceled, or its file or folder is gone.
+        Refused: it has neither failed nor been canceled, its file or folder is gone, or its style is archived.
     """
     if batch.status in (Status.FAILED, Status.CANCELED) and not is_there(batch):
         raise Refused(
             "file_missing", "the data of this import is gone, so it cannot be resumed; send it again", status=409
         )
     with transaction.atomic():
+        captioner_services.check_not_archived(batch.style)
         if not batch.retry(clock("default") + RUN_DEADLINE):
             raise Refused(
                 "not_stopped",

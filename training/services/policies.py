@@ -29,7 +29,7 @@ def start_due_runs() -> int:
     now = clock("default")
     unfinished = TrainingRun.objects.filter(style=OuterRef("style"), status__in=UNFINISHED)
     patient = Policy.objects.exclude(refused_at__gt=now - REFUSED_FOR)
-    for policy in patient.filter(~Exists(unfinished)).select_related("style"):
+    for policy in patient.filter(~Exists(unfinished)).exclude(style__status="archived").select_related("style"):
         reason = _due(policy)
         if not reason:
             if policy.refusal:  # what was to be mended is, or nobody asks any more

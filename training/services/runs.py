@@ -58,7 +58,7 @@ def start_run(
 
     Raises:
         Refused: options without sense or for more memory than any training worker has, too few examples, nothing to
-            start from, or a run of this style unfinished.
+            start from, a run of this style unfinished, or the style is archived.
     """
     chosen = run_options(options or {})
     if earlier := _started_before(style, person, idempotency_key, chosen):
@@ -90,6 +90,7 @@ def start_run(
     now = clock("default")
     try:
         with transaction.atomic():
+            captioner_services.check_not_archived(style)
             run = TrainingRun.objects.create(
                 style=style,
                 options=stored_options(chosen),
@@ -165,10 +166,12 @@ def resume_run(run: TrainingRun) -> TrainingRun:
     """Queue a failed or canceled run again; it goes on from its last checkpoint.
 
     Raises:
-        Refused: it has neither failed nor been canceled, or another run of the style is unfinished.
+        Refused: it has neither failed nor been canceled, another run of the style is unfinished, or the style is
+            archived.
     """
     try:
         with transaction.atomic():
+            captioner_services.check_not_archived(run.style)
             if not run.retry(clock("default") + RUN_DEADLINE):
                 raise Refused(
                     "not_stopped",

@@ -210,11 +210,17 @@ class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
 
 class StyleSerializer(serializers.ModelSerializer[Style]):
     url = Address("style-detail", source="slug", lookup="slug")
-    version = serializers.IntegerField(source="active_version.number", read_only=True, help_text="in service")
+    version = serializers.IntegerField(
+        source="active_version.number",
+        read_only=True,
+        default=None,
+        allow_null=True,
+        help_text="in service; null if there is none, which no list of styles contains",
+    )
 
     class Meta:
         model = Style
-        fields = ("slug", "url", "name", "description", "is_default", "version")
+        fields = ("slug", "url", "name", "description", "is_default", "status", "version")
         read_only_fields = fields
 
 
