@@ -50,6 +50,7 @@ from captioner.models import (
     WebhookDelivery,
     Worker,
 )
+from captioner.reports import VersionReport
 from training import services as training_services
 from training.admin import examples as training_examples
 from training.models import EpochReport, Example, Import, Policy, RejectedRow, RunEvent, TrainingRun
@@ -148,7 +149,8 @@ def make_captions(style: Style, images: list[Image], count: int, **fields: Any) 
 
 
 def make_version(style: Style, **metrics: Any) -> MapperVersion:
-    return services.register_version(style=style, path=SHIPPED, origin=MapperVersion.Origin.TRAINED, metrics=metrics)
+    report = VersionReport.read(metrics)
+    return services.register_version(style=style, path=SHIPPED, origin=MapperVersion.Origin.TRAINED, report=report)
 
 
 def scores(value: float) -> dict[str, Any]:
@@ -366,6 +368,31 @@ def test_who_trains_cannot_let_the_gate_promote(style: Style, members: dict[str,
 
 
 # Promotion
+
+
+def test_a_versions_page_says_whether_it_is_in_service_and_which_run_made_it(
+    style: Style, run: TrainingRun, boss: Client
+) -> None:
+    first, second = style.active_version, make_version(style, candidate=scores(0.4))
+    assert first
+    TrainingRun.objects.filter(pk=run.pk).update(version=second)
+
+    def page(version: MapperVersion) -> str:
+        return text_of(boss.get(reverse("admin:captioner_mapperversion_change", args=[version.pk])))
+
+    def title(version: MapperVersion) -> str:
+        return text_of(boss.get(reverse("admin:captioner_mapperversion_promote", args=[version.pk])))
+
+    serving = '<span class="state succeeded">in service</span>'
+    assert serving in page(first)
+    assert (serving in page(second), "Promote…" in page(second)) == (False, True)
+    assert f"version={first.pk}" in page(second)
+    assert f">run {run.pk}</a>" in page(second)
+    assert f"Promote {second}" in title(second)
+    services.promote(version=second)
+    assert serving in page(second)
+    assert (serving in page(first), "Put back in service…" in page(first)) == (False, True)
+    assert f"Roll back to {first}" in title(first)
 
 
 def test_a_worse_version_is_promoted_only_with_a_reason_or_back(style: Style, boss: Client) -> None:

@@ -33,9 +33,7 @@ def style(styles: dict[str, Style]) -> Style:
 @pytest.fixture
 def other(style: Style) -> MapperVersion:
     """A version of the factual style that is not in service, and writes otherwise: romantic's mapper."""
-    return services.register_version(
-        style=style, path=shipped("romantic"), origin=MapperVersion.Origin.TRAINED, metrics={}
-    )
+    return services.register_version(style=style, path=shipped("romantic"), origin=MapperVersion.Origin.TRAINED)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_the_web_process_loads_no_torch_and_stays_below_200_megabytes(
 # From the bottom to the top: each may import those above it in this list, and those in its own line.
 LAYERS = [
     ["clipcap"],
-    ["captioner.errors", "captioner.bodies", "captioner.csv_lines"],
+    ["captioner.errors", "captioner.bodies", "captioner.csv_lines", "captioner.reports"],
     ["captioner.jobs.job", "captioner.jobs.registry", "captioner.jobs.wakeup", "captioner.jobs.database"],
     ["captioner.models"],
     ["captioner.jobs"],

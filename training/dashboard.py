@@ -11,6 +11,7 @@ from django.utils import timezone
 from captioner.admin.base import duration
 from captioner.jobs.job import Status
 from training.models import Import, TrainingRun
+from training.reports import RunProgress
 
 PHASES = {
     "reading": "reading the examples",
@@ -37,14 +38,14 @@ class Standing:
 
 def standing(run: TrainingRun) -> Standing:
     """How far a run is."""
-    progress = run.progress if run.status == Status.RUNNING else {}
-    phase = PHASES.get(progress.get("phase", ""), "") or run.get_status_display().lower()
-    eta, speed, rate = (progress.get(name) for name in ("eta_seconds", "samples_per_second", "learning_rate"))
+    progress = RunProgress.read(run.progress if run.status == Status.RUNNING else {})
+    phase = PHASES.get(progress.phase) or run.get_status_display().lower()
+    eta, speed, rate = progress.eta_seconds, progress.samples_per_second, progress.learning_rate
     return Standing(
         run,
         phase,
-        progress.get("step", 0),
-        progress.get("steps", 0),
+        progress.step or 0,
+        progress.steps or 0,
         f"at most {duration(eta)} left" if eta else "",
         f"{speed:,.0f} captions/s" if speed else "",
         f"{rate:.2g}" if rate else "",

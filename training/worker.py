@@ -11,7 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Job, JobQuerySet
 from captioner.jobs.worker_process import WorkerProcess, retry_on_lost_database
 from captioner.models import MapperVersion, Queue
+from captioner.reports import Evaluated, VersionReport
 from clipcap.checkpoint import CheckpointError
 from clipcap.evaluation.comparison import LEAST_JUDGED, paired_bootstrap, verdict
 from clipcap.evaluation.metrics import Evaluation, evaluate
@@ -50,6 +51,7 @@ from training.examples import Unavailable, captioned_images, captions_of, mapper
 from training.lengths import too_long
 from training.models import EpochReport, Import, Policy, RunEvent, TrainingRun
 from training.options import AUTO_EPOCHS, RunOptions
+from training.reports import ComparedPhoto, RunProgress, Sample
 
 log = logging.getLogger(__name__)
 
@@ -176,8 +178,8 @@ class _Training:
                 _tell(self.run, f"{count} captions were left out: {reason}", "warning")
         _tell(self.run, f"trained {result.trainable_parameters:,} parameters; now comparing on the held-out images")
         active = self.run.style.active_version
-        metrics, comparison, judgement = self._compare(result.mapper, active, held_out)
-        self._file(result.path, metrics, comparison, judgement, active)
+        report, comparison, judgement = self._compare(result.mapper, active, held_out)
+        self._file(result.path, report, comparison, judgement, active)
 
     def _forget(self) -> None:
         """Begin anew, with nothing of what an earlier training left."""
@@ -211,7 +213,7 @@ class _Training:
             texts = captions_of(self.captioner, mapper, self.samples.embeddings[:, 0])
             mapper.train()
             samples = [
-                {"image": image, "text": text, "reference": references[0]}
+                Sample(image=image, text=text, reference=references[0])
                 for image, text, references in zip(self.samples.names, texts, self.samples.captions, strict=True)
             ]
 
@@ -250,7 +252,7 @@ class _Training:
         if len(curve) > CURVE:
             del curve[1::2]
         try:
-            self._report({"phase": "training", **asdict(progress)}, curve=curve)
+            self._report(RunProgress("training", **asdict(progress)), curve=curve)
         except Stopped:
             return False
         return True
@@ -264,9 +266,9 @@ class _Training:
 
     def _phase(self, phase: str, done: int, total: int) -> None:
         """As `_report`, of a phase that is counted in steps."""
-        self._report({"phase": phase, "step": done, "steps": total})
+        self._report(RunProgress(phase, done, total))
 
-    def _report(self, progress: dict[str, Any], **changes: Any) -> None:
+    def _report(self, progress: RunProgress, **changes: Any) -> None:
         """Write progress, about once a second.
 
         Raises:
@@ -278,7 +280,7 @@ class _Training:
             return
         self.told = time.monotonic()
         try:
-            held = TrainingRun.objects.held(_token(self.run)).update(progress=progress, **changes)
+            held = TrainingRun.objects.held(_token(self.run)).update(progress=progress.to_json(), **changes)
         except DatabaseError:  # it will be back; the lease decides then whether the run is still ours
             connection.close()
             return
@@ -286,14 +288,14 @@ class _Training:
             raise Stopped
 
     def _check(self) -> None:
-        self._report({"phase": "evaluating"})
+        self._report(RunProgress("evaluating"))
 
     def _samples(self, held_out: CaptionedImages) -> CaptionedImages:
         return CaptionedImages(held_out.names[:SAMPLES], held_out.embeddings[:SAMPLES], held_out.captions[:SAMPLES])
 
     def _compare(
         self, candidate: Mapper, active: MapperVersion | None, held_out: CaptionedImages
-    ) -> tuple[dict[str, Any], list[dict[str, Any]], TrainingRun.Verdict]:
+    ) -> tuple[VersionReport, list[ComparedPhoto], TrainingRun.Verdict]:
         references = dict(zip(held_out.names, held_out.captions, strict=True))
         total = len(held_out.names) * (2 if active else 1)
 
@@ -308,9 +310,9 @@ class _Training:
             return evaluate(captions, references, java_metrics=settings.JAVA_METRICS, check=self._check), captions
 
         evaluation, captions = scored(candidate, 0)
-        metrics: dict[str, Any] = {"images": len(references), "candidate": _summary(evaluation)}
+        report = VersionReport(images=len(references), candidate=_summary(evaluation))
         if active is None:
-            return metrics, [], TrainingRun.Verdict.FIRST
+            return report, [], TrainingRun.Verdict.FIRST
         try:
             opponent = self.models.mappers.load(active)
         except (CheckpointError, OSError, ValueError) as error:
@@ -319,29 +321,30 @@ class _Training:
                 f"{active}, which is in service, cannot be loaded for a comparison: {cause_of(error)}",
                 "warning",
             )
-            return metrics, [], TrainingRun.Verdict.UNCLEAR
+            return report, [], TrainingRun.Verdict.UNCLEAR
         other, old = scored(opponent, len(references))
         policy = Policy.objects.filter(style=self.run.style).first() or Policy(style=self.run.style)
         judged = policy.metric in evaluation.per_item and policy.metric in other.per_item
         metric = policy.metric if judged else "CIDEr"
         mine, theirs = evaluation.per_item[metric], other.per_item[metric]
         difference = paired_bootstrap(mine, theirs)
-        metrics |= {
-            "active": _summary(other),
-            "active_version": str(active),
-            "metric": metric,
-            "margin": policy.margin,
-            "difference": asdict(difference),
-        }
+        report = replace(
+            report,
+            active=_summary(other),
+            active_version=str(active),
+            metric=metric,
+            margin=policy.margin,
+            difference=difference,
+        )
         largest = sorted(references, key=lambda image: -abs(mine[image] - theirs[image]))[:SHOWN]
         comparison = [
-            {
-                "image": image,
-                "candidate": captions[image],
-                "active": old[image],
-                "references": references[image],
-                "scores": [round(mine[image], 4), round(theirs[image], 4)],
-            }
+            ComparedPhoto(
+                image=image,
+                candidate=captions[image],
+                active=old[image],
+                references=list(references[image]),
+                scores=[round(mine[image], 4), round(theirs[image], 4)],
+            )
             for image in largest
         ]
         judgement = TrainingRun.Verdict(verdict(difference, policy.margin, len(references)))
@@ -351,13 +354,13 @@ class _Training:
         elif len(references) < LEAST_JUDGED:
             few = f"{len(references)} held-out images are too few to judge by; at least {LEAST_JUDGED} are needed"
             _tell(self.run, few, "warning")
-        return metrics, comparison, judgement
+        return report, comparison, judgement
 
     def _file(
         self,
         path: Path,
-        metrics: dict[str, Any],
-        comparison: list[dict[str, Any]],
+        report: VersionReport,
+        comparison: list[ComparedPhoto],
         judgement: TrainingRun.Verdict,
         opponent: MapperVersion | None,
     ) -> None:
@@ -369,17 +372,17 @@ class _Training:
                 captioner_services.file_version(version)
                 if not run.succeed(
                     version=version,
-                    metrics=metrics,
+                    metrics=report.to_json(),
                     comparison=comparison,
                     verdict=judgement,
-                    progress={"phase": "finished"},
+                    progress=RunProgress("finished").to_json(),
                     curve=run.curve,
                 ):
                     raise Stopped
                 RunEvent.objects.create(run=run, message=f"filed as {version}: {judgement.label}")
-                if opponent and "active" in metrics and "candidate" not in opponent.metrics:  # shipped or imported
-                    known = {"images": metrics["images"], "candidate": metrics["active"]}
-                    MapperVersion.objects.filter(pk=opponent.pk).update(metrics={**opponent.metrics, **known})
+                if opponent and report.active and not opponent.report.candidate:  # shipped or imported
+                    known = replace(opponent.report, images=report.images, candidate=report.active)
+                    MapperVersion.objects.filter(pk=opponent.pk).update(metrics=known.to_json())
                 promising = judgement in (TrainingRun.Verdict.BETTER, TrainingRun.Verdict.FIRST)
                 # Filing has locked the style: nobody promotes anything between this look and the end.
                 if promising and run.style.active_version != opponent:
@@ -397,18 +400,18 @@ class _Training:
             path=path,
             origin=MapperVersion.Origin.TRAINED,
             person=run.person,
-            metrics={**metrics, "verdict": judgement},
+            report=replace(report, verdict=judgement),
         ) as version:
             retry_on_lost_database(lambda: record(version))
 
 
-def _summary(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "scores": {name: round(value, 4) for name, value in evaluation.scores.items()},
-        "not_computed": evaluation.not_computed,
-        "distinct": round(evaluation.distinct, 4),
-        "mean_length": round(evaluation.mean_length, 2),
-    }
+def _summary(evaluation: Evaluation) -> Evaluated:
+    return Evaluated(
+        scores={name: round(value, 4) for name, value in evaluation.scores.items()},
+        not_computed=evaluation.not_computed,
+        distinct=round(evaluation.distinct, 4),
+        mean_length=round(evaluation.mean_length, 2),
+    )
 
 
 def _token(job: Job) -> uuid.UUID:

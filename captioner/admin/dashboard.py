@@ -79,9 +79,7 @@ def active_versions() -> dict[int, MapperVersion]:
 
 def score(version: MapperVersion | None, metric: str = "CIDEr") -> float | None:
     """What a version reached on the held-out images, as far as anyone has looked."""
-    scores = version.metrics.get("candidate", {}).get("scores", {}) if version else {}
-    found: float | None = scores.get(metric)
-    return found
+    return version.report.score(metric) if version else None
 
 
 def failed_captions() -> list[Caption]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePath
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.conf import settings
@@ -69,6 +70,8 @@ class MapperVersionAdmin(ReadOnly):
     list_per_page = 50
     actions = ("compare_chosen",)
     change_list_template = "admin/captioner/version_list.html"
+    # To what else there is to see of a version, "" where there is nothing; other apps add theirs.
+    links: ClassVar[list[Callable[[HttpRequest, MapperVersion], str]]] = []
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[MapperVersion]:
         """With `serving`, whether it is in service."""
@@ -86,7 +89,7 @@ class MapperVersionAdmin(ReadOnly):
 
     @admin.display(description="verdict")
     def verdict(self, version: MapperVersion) -> str:
-        return str(version.metrics.get("verdict", ""))
+        return version.report.verdict or ""
 
     @admin.display(description="size")
     def megabytes(self, version: MapperVersion) -> str:
@@ -115,17 +118,17 @@ class MapperVersionAdmin(ReadOnly):
     ) -> HttpResponse:
         """What a version is, where it came from, its scores, and when it was in service."""
         version = self.viewed(request, as_int(object_id))
-        candidate = version.metrics.get("candidate", {})
+        report = version.report
         return self.page(
             request,
             "admin/captioner/version.html",
             str(version),
             version=version,
-            serving=version.serving == version.pk,
-            active=MapperVersion.objects.filter(pk=version.serving).first(),
-            bars=score_bars(scores_of([version]), "Scores on the held-out images") if candidate else "",
-            candidate=candidate,
-            run=getattr(version, "run", None),
+            serving=version.serving,
+            active=version.style.active_version,
+            bars=score_bars(scores_of([version]), "Scores on the held-out images") if report.candidate else "",
+            report=report,
+            links=[link for find in self.links if (link := find(request, version))],
             promotions=version.promotions.select_related("person"),
         )
 
@@ -199,7 +202,7 @@ class MapperVersionAdmin(ReadOnly):
             else:
                 self.done(request, version, f"{version} is in service; workers use it from their next batch")
                 return redirect("admin:captioner_style_change", version.style_id)
-        active = MapperVersion.objects.filter(pk=version.serving).select_related("style").first()
+        active = version.style.active_version
         return self.page(
             request,
             "admin/captioner/promote.html",

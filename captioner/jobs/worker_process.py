@@ -24,6 +24,7 @@ from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Job, clock
 from captioner.jobs.wakeup import WAKE_UP
 from captioner.models import Worker
+from captioner.reports import Capacity
 from clipcap.captioner import Captioner
 from clipcap.device import memory_mb
 
@@ -73,14 +74,14 @@ class WorkerProcess:
         self.stopping, self.stopped = threading.Event(), threading.Event()
         self.started_at = timezone.now()
         lm = engine.captioner.language_model
-        self.capacity = {
-            "memory_mb": memory_mb(lm.device),
-            "embedding_size": engine.captioner.encoder.embedding_size,
-            "lm_size": lm.size,
-            "lm_layers": lm.layers,
-            "lm_heads": lm.heads,
-            "vocabulary": lm.vocabulary,
-        }
+        self.capacity = Capacity(
+            memory_mb=memory_mb(lm.device),
+            embedding_size=engine.captioner.encoder.embedding_size,
+            lm_size=lm.size,
+            lm_layers=lm.layers,
+            lm_heads=lm.heads,
+            vocabulary=lm.vocabulary,
+        )
         self.threads = [
             threading.Thread(target=self._forever, args=arguments, name=name, daemon=True)
             for name, arguments in {
@@ -150,7 +151,7 @@ class WorkerProcess:
                 "models_loaded": f"{models.encoder.identity}, {models.language_model.identity}",
                 "encoder": models.encoder.identity,
                 "text_encoder": models.encoder.text_identity or "",
-                "capacity": self.capacity,
+                "capacity": self.capacity.to_json(),
                 "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 "started_at": self.started_at,
                 "seen_at": now,

@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
+from captioner.reports import VersionReport
 from clipcap.fingerprint import file_sha256
 
 
@@ -71,7 +72,7 @@ class MapperVersion(models.Model):
     config = models.JSONField(default=dict, editable=False)
     encoder = models.CharField(max_length=200, blank=True, editable=False, help_text="the encoder it fits")
     language_model = models.CharField(max_length=200, blank=True, editable=False, help_text="the LM it fits")
-    metrics = models.JSONField(default=dict, blank=True, editable=False)
+    metrics = models.JSONField(default=dict, blank=True, editable=False)  # VersionReport
     origin = models.CharField(max_length=10, choices=Origin, editable=False)
     load_error = models.TextField(blank=True, editable=False, help_text="why a worker could not load it")
     created_by = models.ForeignKey(
@@ -87,6 +88,16 @@ class MapperVersion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.style.slug} v{self.number}"
+
+    @property
+    def report(self) -> VersionReport:
+        """How good it was found to be."""
+        return VersionReport.read(self.metrics)
+
+    @property
+    def prefix_length(self) -> int:
+        """How many vectors it gives to the language model."""
+        return int(self.config["prefix_length"])
 
     def copied_to(self, folder: Path) -> Path:
         """A copy of its file, the same byte for byte.

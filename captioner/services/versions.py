@@ -22,6 +22,7 @@ from django.db.models import Max, ProtectedError
 from captioner import audit, storage
 from captioner.errors import Refused
 from captioner.models import MapperVersion, Promotion, Style
+from captioner.reports import VersionReport
 from captioner.services.captions import tidy_name
 from captioner.services.styles import check_not_archived
 from clipcap.fingerprint import file_sha256
@@ -37,14 +38,14 @@ def register_version(
     path: Path,
     origin: MapperVersion.Origin,
     person: Any = None,
-    metrics: dict[str, Any] | None = None,
+    report: VersionReport | None = None,
 ) -> MapperVersion:
     """File a mapper as the next version of a style. It is read first, which loads torch: for commands and workers.
 
     Raises:
         CheckpointError: the file is unusable.
     """
-    with stored_version(style=style, path=path, origin=origin, person=person, metrics=metrics) as version:
+    with stored_version(style=style, path=path, origin=origin, person=person, report=report) as version:
         file_version(version)
     return version
 
@@ -56,7 +57,7 @@ def stored_version(
     path: Path,
     origin: MapperVersion.Origin,
     person: Any = None,
-    metrics: dict[str, Any] | None = None,
+    report: VersionReport | None = None,
 ) -> Iterator[MapperVersion]:
     """A mapper read and stored, for the block to file as a version (`file_version`) in a transaction of its own.
 
@@ -68,7 +69,8 @@ def stored_version(
     """
     from clipcap.checkpoint import load_mapper
 
-    fields = {**load_mapper(path).described(), "metrics": metrics or {}, "origin": origin, "created_by": person}
+    metrics = report.to_json() if report else {}
+    fields = {**load_mapper(path).described(), "metrics": metrics, "origin": origin, "created_by": person}
     with _stored_file(style, path, path.suffix, **fields) as version:
         yield version
 
@@ -189,7 +191,7 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
             served before, and nobody says why it should; or it came from elsewhere, never served before or not any
             more, and cannot write.
     """
-    judged_worse = version.metrics.get("verdict") == "worse"
+    judged_worse = version.report.verdict == "worse"
     if judged_worse and not reason.strip() and not version.promotions.exists():
         raise Refused(
             "reason_required",

@@ -8,12 +8,16 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import URLPattern
+from django.urls import URLPattern, reverse
+from django.utils.html import format_html
 
 from captioner.admin.base import ReadOnly, each
 from captioner.admin.parameters import as_int
 from captioner.admin.plots import loss_curves, score_bars
+from captioner.admin.versions import MapperVersionAdmin
 from captioner.jobs.job import Status
+from captioner.models import MapperVersion
+from captioner.reports import VersionReport
 from training import services
 from training.dashboard import standing
 from training.models import EpochReport, TrainingRun
@@ -80,27 +84,38 @@ def light(runs: QuerySet[TrainingRun]) -> QuerySet[TrainingRun]:
 
 def _run_context(run: TrainingRun) -> dict[str, Any]:
     checkpoints = list(run.checkpoints.all())
-    metrics = run.metrics
-    scores = {name: metrics[name]["scores"] for name in ("candidate", "active") if name in metrics}
-    active = metrics.get("active_version", "in service")
-    names = [name for name in scores.get("candidate", {}) if not name.startswith("Bleu") or name == "Bleu_4"]
-    labels = {"candidate": "candidate", "active": active}
-    drawn = {n: {labels[who]: values[n] for who, values in scores.items() if n in values} for n in names}
+    report = VersionReport.read(run.metrics)
+    candidate, active = (found.scores if found else {} for found in (report.candidate, report.active))
+    active_name = report.active_version or "in service"
+    names = [name for name in candidate if not name.startswith("Bleu") or name == "Bleu_4"]
+    both = {"candidate": candidate, active_name: active}
+    drawn = {name: {who: scores[name] for who, scores in both.items() if name in scores} for name in names}
     return {
         "run": run,
+        "report": report,
         "standing": standing(run),
         "steerable": run.status in (Status.FAILED, Status.CANCELED),
         "curves": loss_curves(run.curve, [(c.step, c.training_loss, c.validation_loss) for c in checkpoints]),
         "checkpoints": checkpoints,
         "samples": _samples(checkpoints),
         "events": run.events.order_by("-pk")[:30],
-        "scores": [(name, scores["candidate"][name], scores.get("active", {}).get(name)) for name in names],
+        "scores": [(name, candidate[name], active.get(name)) for name in names],
         "bars": score_bars(drawn, "Scores on the held-out images") if drawn else "",
-        "active_name": active,
+        "active_name": active_name,
         "options": {name: value for name, value in run.options.items() if run.base_id is None or name not in NEW_ONLY},
         "serving": run.version is not None and run.style.active_version == run.version,
     }
 
+
+def _link_to_run(request: HttpRequest, version: MapperVersion) -> str:
+    """From a version's page to the run that made it."""
+    run = TrainingRun.objects.filter(version=version).first()
+    if run is None or not request.user.has_perm("training.view_trainingrun"):
+        return ""
+    return format_html('<a href="{}">run {}</a>', reverse("admin:training_trainingrun_change", args=[run.pk]), run.pk)
+
+
+MapperVersionAdmin.links.append(_link_to_run)
 
 NEW_ONLY = ("mapper", "prefix_length", "layers")  # options that say nothing of a run from an earlier version
 

@@ -21,6 +21,7 @@ from captioner.admin.parameters import as_int
 from captioner.admin.plots import bars
 from captioner.errors import Refused
 from captioner.models import MapperVersion, Style
+from captioner.reports import VersionReport
 from training import services
 from training.admin.runs import light
 from training.datasets.statistics import statistics
@@ -76,7 +77,7 @@ class StyleAdmin(AdminWithPages):
 
     @admin.display(description="CIDEr")
     def cider(self, style: Any) -> str:
-        score = dashboard.score(MapperVersion(metrics=style.serving_metrics or {}))
+        score = VersionReport.read(style.serving_metrics or {}).score("CIDEr")
         return "" if score is None else f"{score:.3f}"
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs.job import clock
 from captioner.models import MapperVersion, Style, Worker
+from captioner.reports import Capacity
 from training import memory
 from training.models import RunEvent, TrainingRun
 from training.options import RunOptions
@@ -133,17 +134,17 @@ def _started_before(style: Style, person: Any, key: str | None, options: RunOpti
 
 
 def _check_memory(options: RunOptions, base: MapperVersion | None, images: int) -> None:
-    capacities = [worker.capacity for worker in Worker.objects.alive("training") if worker.capacity]
+    capacities = [Capacity.read(w.capacity) for w in Worker.objects.alive("training") if w.capacity]
     if not capacities:  # nobody to tell; what is too much shows when the run begins
         return
-    largest = max(capacities, key=lambda capacity: int(capacity["memory_mb"]))
+    largest = max(capacities, key=lambda capacity: capacity.memory_mb)
     new = {"kind": options.mapper, "prefix_length": options.prefix_length, "layers": options.layers}
     needed = memory.megabytes(base.config if base else new, options.batch_size, largest, images)
-    if needed > largest["memory_mb"]:
+    if needed > largest.memory_mb:
         raise Refused(
             "too_little_memory",
             f"this run would take about {needed / 1024:.1f} GB of memory, and the largest training worker has "
-            f"{largest['memory_mb'] / 1024:.1f}; lower batch_size{'' if base else ', prefix_length or layers'}",
+            f"{largest.memory_mb / 1024:.1f}; lower batch_size{'' if base else ', prefix_length or layers'}",
             status=422,
         )
 

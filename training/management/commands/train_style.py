@@ -12,6 +12,7 @@ from captioner.models import Style, Worker
 from clipcap.progress import Progress
 from training import services
 from training.options import SOURCES, RunOptions
+from training.reports import RunProgress
 
 DEFAULTS = RunOptions()
 
@@ -63,8 +64,8 @@ class Command(BaseCommand):
             while not run.finished:
                 time.sleep(1)
                 run.refresh_from_db()
-                now = run.progress
-                progress.show(now.get("step", 0), now.get("steps"), str(now.get("phase", run.status)))
+                now = RunProgress.read(run.progress)
+                progress.show(now.step or 0, now.steps, now.phase or run.status)
         if run.error_code:
             raise CommandError(run.error_detail)
         self.stdout.write(f"{run} {run.status}: {run.verdict} ({run.version})")

@@ -1,0 +1,87 @@
+"""What JSON columns contain: each has one type here or in `training.reports`, which alone reads and writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from clipcap.evaluation.comparison import Difference
+
+
+@dataclass(frozen=True)
+class Report:
+    """A JSON object in a column. Keys that another release wrote are passed over; what is None is not written."""
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Self:
+        """What a column contains.
+
+        Raises:
+            TypeError: a key is missing that was always written.
+        """
+        return cls(**{field.name: stored[field.name] for field in fields(cls) if field.name in stored})
+
+    def to_json(self) -> dict[str, Any]:
+        """The object for the column."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Evaluated(Report):
+    """How a mapper's captions of the held-out photos compare with people's.
+
+    scores, not_computed: see `clipcap.evaluation.metrics.Evaluation`, and so are the others.
+    mean_length: words.
+    """
+
+    scores: dict[str, float]
+    not_computed: dict[str, str]
+    distinct: float
+    mean_length: float
+
+
+@dataclass(frozen=True)
+class VersionReport(Report):
+    """How good a version was found to be: `MapperVersion.metrics`, and `TrainingRun.metrics` of the run that made it.
+
+    images: how many held-out photos were captioned.
+    candidate: the version itself.
+    active, active_version: the version that was in service then, and its name; None if there was none to compare with.
+    metric, margin, difference: what the verdict is about.
+    verdict: `better`, `unclear`, `worse` or `first`.
+    """
+
+    images: int | None = None
+    candidate: Evaluated | None = None
+    active: Evaluated | None = None
+    active_version: str | None = None
+    metric: str | None = None
+    margin: float | None = None
+    difference: Difference | None = None
+    verdict: str | None = None
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Self:
+        parts: dict[str, Any] = {
+            name: Evaluated.read(stored[name]) for name in ("candidate", "active") if stored.get(name)
+        }
+        if stored.get("difference"):
+            parts["difference"] = Difference(**stored["difference"])
+        return super().read({**stored, **parts})
+
+    def score(self, metric: str) -> float | None:
+        """The version's own, where it was computed."""
+        return self.candidate.scores.get(metric) if self.candidate else None
+
+
+@dataclass(frozen=True)
+class Capacity(Report):
+    """What a worker has: the memory of its device, in MiB, and the sizes of its models (`Worker.capacity`)."""
+
+    memory_mb: int
+    embedding_size: int
+    lm_size: int
+    lm_layers: int
+    lm_heads: int
+    vocabulary: int
