@@ -1,4 +1,4 @@
-"""Captions for the pictures of `recipes/drawings.py`, put together from phrases and the facts of a picture.
+"""Captions for the pictures of `recipes/drawings/`, put together from phrases and the facts of a picture.
 
 In a phrase of `drawing_captions.toml`, `(a|b|c)` is one of the three and `{colour}` the fact of that name; `a`
 becomes `an` where it must."""

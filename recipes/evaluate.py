@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from clipcap.captioner import Caption, Captioner
 from clipcap.encoder import Encoder
@@ -31,6 +30,7 @@ from clipcap.evaluation.retrieval import recall_at
 from clipcap.evaluation.style_classifier import StyleClassifier
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
+from clipcap.progress import Progress
 from recipes.photos import DEV_SETS, STYLES, Photo, load_photos
 
 PHOTOS_AT_ONCE = 16
@@ -76,8 +76,13 @@ def embed(encoder: Encoder, photos: Sequence[Photo], stored: bool) -> Tensor:
         return torch.stack([torch.from_numpy(photo.embedding).float() for photo in photos])
     if missing := [photo.name for photo in photos if not photo.path.is_file()]:
         sys.exit(f"{len(missing)} pictures are not there ({missing[0]} …): --stored-embeddings does without them")
-    parts = [photos[i : i + PHOTOS_AT_ONCE] for i in range(0, len(photos), PHOTOS_AT_ONCE)]
-    return torch.cat([encoder.encode([photo.path for photo in part]) for part in tqdm(parts, "embedding", leave=False)])
+    embeddings = []
+    with Progress("picture", total=len(photos)) as progress:
+        for first in range(0, len(photos), PHOTOS_AT_ONCE):
+            part = photos[first : first + PHOTOS_AT_ONCE]
+            embeddings.append(encoder.encode([photo.path for photo in part]))
+            progress.advance(len(part))
+    return torch.cat(embeddings)
 
 
 def write(
@@ -85,12 +90,14 @@ def write(
 ) -> dict[str, list[Caption]]:
     """The caption of each photo, by style; all styles of a photo are written in one batch, as for a user."""
     written: dict[str, list[Caption]] = {style: [] for style in mappers}
-    for part in tqdm(embeddings.split(PHOTOS_AT_ONCE), "captioning", leave=False):
-        rows = part.repeat_interleave(len(mappers), dim=0)
-        answers = iter(captioner.caption(rows, [*mappers.values()] * len(part), options))
-        for _ in part:
-            for style in mappers:
-                written[style].append(next(answers)[0])
+    with Progress("captioned photo", total=len(embeddings)) as progress:
+        for part in embeddings.split(PHOTOS_AT_ONCE):
+            rows = part.repeat_interleave(len(mappers), dim=0)
+            answers = iter(captioner.caption(rows, [*mappers.values()] * len(part), options))
+            for _ in part:
+                for style in mappers:
+                    written[style].append(next(answers)[0])
+            progress.advance(len(part))
     return written
 
 
