@@ -1,7 +1,12 @@
-"""DecodingOptions: how captions are decoded. Without torch, so that the web process can check what it is asked for."""
+"""DecodingOptions: how captions are decoded. TrainingChoices: what people choose of a training.
+
+Without torch, so that the web process can check what it is asked for.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
+
+from clipcap.choices import check_options, option
 
 METHODS = ("greedy", "beam", "nucleus")
 UNSURE_BELOW = 0.5  # of a confidence: a caption that is as likely wrong as right is none to rely on
@@ -33,6 +38,53 @@ class DecodingOptions:
 
     def __post_init__(self) -> None:
         reject_contradictions(self)
+
+
+@dataclass(frozen=True)
+class TrainingChoices:
+    """What people choose of a training; `clipcap.training.for_trainer` makes the trainer's options of it.
+
+    Raises:
+        OptionError: one of them has no sense.
+    """
+
+    epochs: int | None = option(
+        None,
+        "Maximum number of passes over the examples.",
+        kind=int,
+        least=1,
+        most=200,
+        automatic="until the loss on the held-out photos stops improving",
+    )
+    learning_rate: float | None = option(
+        None,
+        "Lower it if the loss jumps.",
+        kind=float,
+        least=1e-9,
+        most=1.0,
+        automatic="0.001 for a new mapper, 0.0003 for one that is trained further",
+    )
+    batch_size: int = option(40, "Captions per step.", kind=int, least=1, most=1024)
+    noise: float = option(
+        0.25,
+        "Noise added to the photo embeddings, against overfitting on few examples; 0 for none.",
+        kind=float,
+        least=0.0,
+        most=2.0,
+    )
+    seed: int = option(
+        0, "The same seed, options and examples give the same mapper.", kind=int, least=0, most=2**31 - 1
+    )
+    mapper: Literal["transformer", "mlp"] = option(
+        "transformer", "From scratch only: kind of network.", choices={"transformer": "Transformer", "mlp": "MLP"}
+    )
+    prefix_length: int = option(
+        10, "From scratch only: number of vectors given to the language model.", kind=int, least=1, most=64
+    )
+    layers: int = option(4, "From scratch only: layers of a Transformer.", kind=int, least=1, most=16)
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def is_unsure(confidence: float | None, below: float = UNSURE_BELOW) -> bool:

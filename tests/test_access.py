@@ -35,8 +35,8 @@ from captioner.models import (
     WebhookHost,
     Worker,
 )
-from training import services as training_services
 from training.models import Example, Import, TrainingRun
+from training.options import RunOptions
 
 # Of `owner` are the caption, its image and its request; `visitor` has sent the same photo in this browser.
 SUPERUSERS = frozenset({"superuser"})
@@ -256,7 +256,7 @@ def where(clients: dict[str, Client], styles: dict[str, Style], photo: bytes) ->
     caption = request.captions.get()
     run = TrainingRun.objects.create(
         style=style,
-        options=training_services.runs.stored_options(training_services.run_options({})),
+        options=RunOptions().to_json(),
         deadline_at=tomorrow,
     )
     rows = {

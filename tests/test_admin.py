@@ -125,7 +125,7 @@ def signed_in(user: User) -> Client:
 
 
 def make_run(style: Style, **fields: Any) -> TrainingRun:
-    options = training_services.runs.stored_options(RunOptions())
+    options = RunOptions().to_json()
     ends = timezone.now() + timedelta(days=1)
     return TrainingRun.objects.create(
         style=style, options=options, base=style.active_version, deadline_at=ends, **fields
@@ -671,7 +671,7 @@ def test_a_finished_run_shows_its_verdict_and_the_photos_that_differ_most(
 
 def test_options_without_sense_are_told_beside_their_field(style: Style, images: list[Image], boss: Client) -> None:
     address = reverse("admin:captioner_style_retrain", args=[style.pk])
-    given = {"start": "scratch", "mapper": "mlp", "prefix_length": 10, "layers": 4, "epochs": 2, "learning_rate": 0.0}
+    given = {"start": "scratch", "mapper": "mlp", "prefix_length": 10, "layers": 4, "epochs": 2, "learning_rate": ""}
     given |= {"batch_size": 40, "noise": 0.25, "seed": 0, "sources": ["imported", "correction"]}
     page = text_of(boss.post(address, {**given, "prefix_length": 65}))
     assert re.search(r'errors field-prefix_length">\s*<ul class="errorlist"[^>]*><li>prefix_length must be', page)

@@ -212,7 +212,7 @@ def test_too_few_examples_are_refused_before_there_is_a_run(styles: dict[str, St
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"epochs": -1}, "epochs must be a whole number from 0 to 200"),
+        ({"epochs": -1}, "epochs must be a whole number from 1 to 200"),
         ({"learning_rate": float("nan")}, "learning_rate must be a number"),
         ({"sources": []}, "sources must be some of"),
         ({"start": "yesterday"}, "start must be"),

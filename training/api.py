@@ -18,8 +18,10 @@ from rest_framework.routers import SimpleRouter
 from captioner.api.base import PROBLEM, ApiViewSet, idempotency_key
 from captioner.api.permissions import Scope
 from captioner.models import Style
+from clipcap.choices import Option
 from training import services
 from training.models import EpochReport, RunEvent, TrainingRun
+from training.options import OPTIONS, RunOptions
 
 RETRY_AFTER = {"Retry-After": "2"}
 
@@ -34,8 +36,34 @@ class MayTrain(BasePermission):
         )
 
 
+class RunOptionsSerializer(serializers.Serializer[RunOptions]):
+    """Training options; those left out take their defaults, and null is automatic where it is allowed."""
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        """Those that `RunOptions` declares."""
+        return {name: _field(declared) for name, declared in OPTIONS.items()}
+
+    def to_internal_value(self, data: Any) -> Any:
+        unknown = [name for name in data if name not in self.fields] if isinstance(data, dict) else []
+        if unknown:
+            raise serializers.ValidationError({unknown[0]: f"unknown option; the options are {', '.join(self.fields)}"})
+        return super().to_internal_value(data)
+
+
+def _field(declared: Option) -> serializers.Field[Any, Any, Any, Any]:
+    shown: dict[str, Any] = {"required": False, "help_text": declared.full_help}
+    if declared.several:
+        child = serializers.ChoiceField(tuple(declared.choices))
+        return serializers.ListField(child=child, min_length=1, **shown)
+    if declared.choices:
+        return serializers.ChoiceField(tuple(declared.choices), **shown)
+    number = serializers.IntegerField if declared.kind is int else serializers.FloatField
+    return number(min_value=declared.least, max_value=declared.most, allow_null=bool(declared.automatic), **shown)
+
+
 class RunSerializer(serializers.ModelSerializer[TrainingRun]):
     style = serializers.SlugRelatedField[Style](slug_field="slug", read_only=True)
+    options = RunOptionsSerializer(source="chosen", read_only=True)
     version = serializers.IntegerField(source="version.number", default=None, allow_null=True, read_only=True)
     error = serializers.SerializerMethodField()
     verdict = serializers.ChoiceField(
@@ -67,29 +95,6 @@ class RunSerializer(serializers.ModelSerializer[TrainingRun]):
         return {"code": run.error_code, "detail": run.error_detail} if run.error_code else None
 
 
-class NewRunSerializer(serializers.Serializer[Any]):
-    """Training options; those left out take their defaults, 0 is `auto`."""
-
-    start = serializers.ChoiceField(("active", "scratch"), required=False)
-    mapper = serializers.ChoiceField(("transformer", "mlp"), required=False)
-    prefix_length = serializers.IntegerField(min_value=1, max_value=64, required=False)
-    layers = serializers.IntegerField(min_value=1, max_value=16, required=False)
-    epochs = serializers.IntegerField(min_value=0, max_value=200, required=False)
-    learning_rate = serializers.FloatField(min_value=0, max_value=1, required=False)
-    batch_size = serializers.IntegerField(min_value=1, max_value=1024, required=False)
-    noise = serializers.FloatField(min_value=0, max_value=2, required=False)
-    seed = serializers.IntegerField(min_value=0, max_value=2**31 - 1, required=False)
-    sources = serializers.ListField(
-        child=serializers.ChoiceField(("imported", "stored", "correction")), min_length=1, required=False
-    )
-
-    def to_internal_value(self, data: Any) -> Any:
-        unknown = [name for name in data if name not in self.fields] if isinstance(data, dict) else []
-        if unknown:
-            raise serializers.ValidationError({unknown[0]: f"unknown option; the options are {', '.join(self.fields)}"})
-        return super().to_internal_value(data)
-
-
 class EventSerializer(serializers.ModelSerializer[RunEvent]):
     class Meta:
         model = RunEvent
@@ -117,7 +122,7 @@ class StyleRunViewSet(ApiViewSet):
         return self.page(_runs().filter(style=_style(slug)))
 
     @extend_schema(
-        request=NewRunSerializer,
+        request=RunOptionsSerializer,
         responses={202: RunSerializer, 409: PROBLEM, 507: PROBLEM},
         parameters=[
             OpenApiParameter(
@@ -131,7 +136,7 @@ class StyleRunViewSet(ApiViewSet):
     )
     def create(self, request: Request, slug: str) -> Response:
         """Start retraining the style. A style can have only one unfinished run at a time."""
-        taken = NewRunSerializer(data=request.data)
+        taken = RunOptionsSerializer(data=request.data)
         taken.is_valid(raise_exception=True)
         run = services.start_run(
             style=_style(slug),

@@ -7,56 +7,18 @@ from typing import Any
 from django import forms
 
 from captioner.errors import Refused
-from training.options import SOURCES, RunOptions
+from clipcap.choices import Option
+from training.options import OPTIONS
 from training.services import run_options
-
-DEFAULTS = RunOptions()
 
 
 class RetrainForm(forms.Form):
-    """`RunOptions`, with help. What has no sense is said beside its field, by the options themselves."""
-
-    start = forms.ChoiceField(
-        label="Start from",
-        choices=(("active", "the version in service"), ("scratch", "scratch")),
-        help_text="The version in service is trained further on the examples; from scratch takes longer.",
-    )
-    sources = forms.MultipleChoiceField(
-        choices=[
-            (source, label)
-            for source, label in zip(SOURCES, ("imported files", "stored photos", "people's corrections"), strict=True)
-        ],
-        widget=forms.CheckboxSelectMultiple,
-        help_text="Which of the style's examples to learn from.",
-    )
-    epochs = forms.IntegerField(
-        help_text="Number of passes over the examples; 0 for automatic: until the loss on the held-out photos stops "
-        "improving."
-    )
-    learning_rate = forms.FloatField(
-        help_text="0 for automatic: 0.001 from scratch, 0.0003 from the version in service. Lower it if the loss jumps."
-    )
-    batch_size = forms.IntegerField(help_text="Captions per step.")
-    noise = forms.FloatField(
-        help_text="Noise added to the photo embeddings, against overfitting on few examples; 0 for none."
-    )
-    seed = forms.IntegerField(help_text="The same seed, options and examples give the same mapper.")
-    mapper = forms.ChoiceField(
-        choices=(("transformer", "Transformer"), ("mlp", "MLP")), help_text="From scratch only: kind of network."
-    )
-    prefix_length = forms.IntegerField(
-        help_text="From scratch only: number of vectors given to the language model; 1 to 64."
-    )
-    layers = forms.IntegerField(help_text="From scratch only, of a Transformer: 1 to 16.")
+    """`RunOptions`. What has no sense is said beside its field, by the options themselves."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name, field in self.fields.items():
-            default = getattr(DEFAULTS, name)
-            field.initial = list(default) if isinstance(default, tuple) else default
-            field.widget.attrs["step"] = "any" if isinstance(field, forms.FloatField) else None
-            if not isinstance(field, forms.FloatField):
-                del field.widget.attrs["step"]
+        self.fields.update({name: _field(declared) for name, declared in OPTIONS.items()})
+        self.order_fields(["start", "sources"])
 
     def clean(self) -> dict[str, Any]:
         """The options as `start_run` takes them."""
@@ -69,8 +31,24 @@ class RetrainForm(forms.Form):
         return cleaned
 
     def refuse(self, error: Refused) -> None:
-        """Say what is refused beside the field that the sentence begins with, or above all."""
-        self.add_error(next((name for name in self.fields if error.detail.startswith(f"{name} ")), None), error.detail)
+        """Say what is refused beside the field that is to blame, or above all."""
+        field = error.extra.get("field")
+        self.add_error(field if field in self.fields else None, error.detail)
+
+
+def _field(declared: Option) -> forms.Field:
+    shown: dict[str, Any] = {"help_text": declared.full_help, "initial": declared.default}
+    if declared.name == "start":
+        shown["label"] = "Start from"
+    if declared.several:
+        chosen = {**shown, "initial": list(declared.default)}
+        return forms.MultipleChoiceField(
+            choices=list(declared.choices.items()), widget=forms.CheckboxSelectMultiple, **chosen
+        )
+    if declared.choices:
+        return forms.ChoiceField(choices=list(declared.choices.items()), **shown)
+    number = forms.IntegerField if declared.kind is int else forms.FloatField
+    return number(required=not declared.automatic, **shown)
 
 
 class ImportForm(forms.Form):

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from captioner.jobs.job import JobQuerySet, OrderedJob
 from captioner.models import Correction, Image, MapperVersion, Style
+from training.options import RunOptions
 
 HELD_OUT_SHARE = 0.1
 
@@ -145,6 +146,11 @@ class TrainingRun(OrderedJob):
 
     def __str__(self) -> str:
         return f"run {self.pk} of {self.style.slug}"
+
+    @property
+    def chosen(self) -> RunOptions:
+        """Its options."""
+        return RunOptions.read(self.options)
 
 
 class RunEvent(models.Model):

@@ -1,65 +1,60 @@
 """RunOptions: how a style is retrained. Without torch, so that the web process can check what it is asked for."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from __future__ import annotations
 
-SOURCES = ("imported", "stored", "correction")
-AUTO_EPOCHS = 30  # as many as `auto` may take; early stopping ends sooner
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from clipcap.choices import OptionError, option, options_of
+from clipcap.options import TrainingChoices
+
+OF_A_NEW_MAPPER = ("mapper", "prefix_length", "layers")  # the version in service has its own
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """What an administrator chooses for a run.
+class RunOptions(TrainingChoices):
+    """What an administrator chooses for a run (`TrainingRun.options`).
 
-    start: `active` goes on from the version in service, `scratch` from a new mapper.
-    mapper, prefix_length, layers: of a new mapper; with `active` they are the version's own and cannot be chosen.
-    epochs: 0 is `auto`: until the validation loss stops falling.
-    learning_rate: 0 is `auto`: 1e-3 from scratch, 3e-4 from the active version.
-    batch_size: captions a step.
-    noise: added to embeddings, in units of each dimension's deviation; so a small dataset is not learned by heart.
-    sources: which examples to learn from.
+    Raises:
+        OptionError: an option has no sense.
     """
 
-    start: Literal["active", "scratch"] = "active"
-    mapper: Literal["transformer", "mlp"] = "transformer"
-    prefix_length: int = 10
-    layers: int = 4
-    epochs: int = 0
-    learning_rate: float = 0.0
-    batch_size: int = 40
-    noise: float = 0.25
-    seed: int = 0
-    sources: tuple[str, ...] = field(default=SOURCES)
+    start: Literal["active", "scratch"] = option(
+        "active",
+        "The version in service is trained further on the examples; from scratch takes longer.",
+        choices={"active": "the version in service", "scratch": "scratch"},
+    )
+    sources: tuple[str, ...] = option(
+        ("imported", "stored", "correction"),
+        "Which of the style's examples to learn from.",
+        choices={"imported": "imported files", "stored": "stored photos", "correction": "people's corrections"},
+        several=True,
+    )
 
     def __post_init__(self) -> None:
-        """Refuse what has no sense.
-
-        Raises:
-            ValueError: naming the option, what is wrong with it and what would be right.
-        """
-        if self.start not in ("active", "scratch"):
-            raise ValueError(f"start must be 'active' or 'scratch', not {self.start!r}")
-        if self.mapper not in ("transformer", "mlp"):
-            raise ValueError(f"mapper must be 'transformer' or 'mlp', not {self.mapper!r}")
+        super().__post_init__()
         if self.start == "active":
-            for name in ("mapper", "prefix_length", "layers"):
-                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                    raise ValueError(f"{name} is fixed by the version in service; to choose it, set start to 'scratch'")
-        whole = {
-            "prefix_length": (1, 64),
-            "layers": (1, 16),
-            "epochs": (0, 200),
-            "batch_size": (1, 1024),
-            "seed": (0, 2**31 - 1),
-        }
-        for name, (least, most) in whole.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
-        for name, highest in (("learning_rate", 1.0), ("noise", 2.0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= highest:
-                raise ValueError(f"{name} must be a number from 0 to {highest}, not {value!r}")
-        unknown = [source for source in self.sources if source not in SOURCES]
-        if unknown or not self.sources:
-            raise ValueError(f"sources must be some of {', '.join(SOURCES)}, not {list(self.sources)!r}")
+            for name in OF_A_NEW_MAPPER:
+                if getattr(self, name) != OPTIONS[name].default:
+                    raise OptionError(name, "is fixed by the version in service; to choose it, set start to 'scratch'")
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> RunOptions:
+        """What a run's column contains."""
+        values = {name: stored[name] for name in OPTIONS if name in stored}
+        values |= {name: stored[name] or None for name in AUTOMATIC if name in stored}
+        if "sources" in stored:
+            values["sources"] = tuple(stored["sources"])
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object for the column. What is automatic is 0 there: so the release before reads it, whose workers take
+        what this one's have queued after a way back."""
+        automatic = {name: getattr(self, name) or 0 for name in AUTOMATIC}
+        return {**asdict(self), **automatic, "sources": list(self.sources)}
+
+
+OPTIONS = options_of(RunOptions)
+AUTOMATIC = tuple(name for name, declared in OPTIONS.items() if declared.automatic)
+SOURCES = tuple(OPTIONS["sources"].choices)

@@ -41,7 +41,7 @@ from clipcap.training import (
     Progress,
     TrainingCanceled,
     TrainingError,
-    TrainingOptions,
+    for_trainer,
     new_mapper,
     train_mapper,
 )
@@ -50,7 +50,6 @@ from training.datasets.importer import run_import
 from training.examples import Unavailable, captioned_images, captions_of, mapper_config
 from training.lengths import too_long
 from training.models import EpochReport, Import, Policy, RunEvent, TrainingRun
-from training.options import AUTO_EPOCHS, RunOptions
 from training.reports import ComparedPhoto, RunProgress, Sample
 
 log = logging.getLogger(__name__)
@@ -150,7 +149,7 @@ class _Training:
     ) -> None:
         self.models, self.captioner, self.lm = models, models.captioner, models.captioner.language_model
         self.run, self.folder, self.stopping = run, folder, stopping
-        self.options = RunOptions(**{**run.options, "sources": tuple(run.options["sources"])})
+        self.options = run.chosen
         self.tell_every, self.told = tell_every, 0.0
 
     def complete(self) -> None:
@@ -201,13 +200,7 @@ class _Training:
         return new_mapper(config, training, self.options.seed)
 
     def _train(self, mapper: Mapper, training: CaptionedImages, held_out: CaptionedImages) -> Any:
-        options = TrainingOptions(
-            epochs=self.options.epochs or AUTO_EPOCHS,
-            batch_size=self.options.batch_size,
-            learning_rate=self.options.learning_rate or (3e-4 if self.run.base else 1e-3),
-            noise=self.options.noise,
-            seed=self.options.seed,
-        )
+        options = for_trainer(self.options, further=self.run.base is not None)
 
         def epoch_ended(epoch: EpochEnd) -> None:
             texts = captions_of(self.captioner, mapper, self.samples.embeddings[:, 0])

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipcap import choices
 from clipcap.cli.captioned_photos import add_data, embedded, read_captions
 from clipcap.cli.models import add_models, set_threads, style_files
+from clipcap.options import TrainingChoices
 from clipcap.progress import Progress
 
 if TYPE_CHECKING:
@@ -28,18 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="folder for the state of an interrupted training run")
     parser.add_argument("--start", metavar="SLUG", help="start from this style's mapper (factual, if available)")
     parser.add_argument("--scratch", action="store_true", help="start from a new mapper")
-    parser.add_argument("--mapper", choices=("transformer", "mlp"), default="transformer", help="kind of a new mapper")
-    parser.add_argument("--prefix-length", type=int, default=10, metavar="K", help="prefix length of a new mapper (10)")
-    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="maximum number of epochs (10)")
-    parser.add_argument("--batch-size", type=int, default=40, metavar="N", help="captions per step (40)")
-    parser.add_argument(
-        "--learning-rate",
-        type=float,
-        metavar="R",
-        help="1e-3 for a new mapper, 3e-4 when starting from an existing one",
-    )
+    choices.add_arguments(parser, TrainingChoices, epochs=10, layers=8)
     parser.add_argument("--validation", type=float, default=0.1, metavar="P", help="share of photos held out (0.1)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of weights and order (0)")
     add_models(parser)
 
 
@@ -56,24 +48,18 @@ def run(options: argparse.Namespace) -> int:
 
     from clipcap.captioner import Captioner
     from clipcap.checkpoint import MapperCheckpoint, save_mapper
-    from clipcap.training import CaptionedImages, TrainingCanceled, TrainingOptions, train_mapper
+    from clipcap.training import CaptionedImages, TrainingCanceled, for_trainer, train_mapper
 
     set_threads(options)
     if options.out.suffix != ".safetensors":
         raise ValueError(f"--out must end in .safetensors, not {options.out.name!r}")
+    chosen = TrainingChoices(**choices.chosen(TrainingChoices, vars(options)))
     captions = read_captions(options.captions, options.photos)
     captioner = Captioner.load(options.models, device=options.device)
     embeddings = embedded(captioner, list(captions))
     images = CaptionedImages([path.name for path in captions], embeddings[:, None], list(captions.values()))
     training, validation = images.split(options.validation)
-    mapper, started = _start(captioner, images, options)
-    chosen = TrainingOptions(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=(3e-4 if started else 1e-3) if options.learning_rate is None else options.learning_rate,
-        noise=0.25,  # of each dimension's deviation: so a small dataset is not learned by heart
-        seed=options.seed,
-    )
+    mapper, started = _start(captioner, images, options, chosen)
     stopping = threading.Event()
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -92,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
                 captioner.encoder.identity,
                 training,
                 validation,
-                chosen,
+                for_trainer(chosen, further=started),
                 options.work or Path(temporary),
                 show,
             )
@@ -119,7 +105,9 @@ def _interrupting(stopping: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _start(captioner: "Captioner", images: "CaptionedImages", options: argparse.Namespace) -> "tuple[Mapper, bool]":
+def _start(
+    captioner: "Captioner", images: "CaptionedImages", options: argparse.Namespace, chosen: TrainingChoices
+) -> "tuple[Mapper, bool]":
     """The mapper to begin with, and whether it has been trained before."""
     from clipcap.mapper import MapperConfig
     from clipcap.training import new_mapper
@@ -131,9 +119,10 @@ def _start(captioner: "Captioner", images: "CaptionedImages", options: argparse.
         mapper = captioner.load_mapper(style_files(options.models, [slug])[slug])
         return mapper, True
     config = MapperConfig(
-        options.mapper,
+        chosen.mapper,
         embedding_size=captioner.encoder.embedding_size,
         lm_size=captioner.language_model.size,
-        prefix_length=options.prefix_length,
+        prefix_length=chosen.prefix_length,
+        layers=chosen.layers,
     )
-    return new_mapper(config, images, options.seed), False
+    return new_mapper(config, images, chosen.seed), False

@@ -2,7 +2,7 @@
 
 from clipcap.training.data import CaptionedImages
 from clipcap.training.errors import ForeignState, TrainingCanceled, TrainingError
-from clipcap.training.options import TrainingOptions
+from clipcap.training.options import TrainingOptions, for_trainer
 from clipcap.training.state import STATE
 from clipcap.training.trainer import EpochEnd, Progress, TrainingResult, new_mapper, standardize, train_mapper
 
@@ -16,6 +16,7 @@ __all__ = [
     "TrainingError",
     "TrainingOptions",
     "TrainingResult",
+    "for_trainer",
     "new_mapper",
     "standardize",
     "train_mapper",

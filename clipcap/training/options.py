@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from clipcap.options import TrainingChoices
 from clipcap.training.errors import TrainingError
+
+AUTOMATIC_EPOCHS = 30  # at most; early stopping ends sooner
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,18 @@ class TrainingOptions:
             raise TrainingError("weight_decay and noise cannot be negative")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise TrainingError(f"precision must be auto, float32 or bfloat16, not {self.precision!r}")
+
+
+def for_trainer(choices: TrainingChoices, *, further: bool) -> TrainingOptions:
+    """The trainer's options, with what is automatic decided.
+
+    Args:
+        further: whether the mapper has been trained before; it then takes a lower learning rate.
+    """
+    return TrainingOptions(
+        epochs=choices.epochs or AUTOMATIC_EPOCHS,
+        batch_size=choices.batch_size,
+        learning_rate=choices.learning_rate or (3e-4 if further else 1e-3),
+        noise=choices.noise,
+        seed=choices.seed,
+    )

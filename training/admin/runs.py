@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from django.contrib import admin
@@ -21,6 +22,7 @@ from captioner.reports import VersionReport
 from training import services
 from training.dashboard import standing
 from training.models import EpochReport, TrainingRun
+from training.options import OF_A_NEW_MAPPER
 
 
 @admin.register(TrainingRun)
@@ -102,7 +104,7 @@ def _run_context(run: TrainingRun) -> dict[str, Any]:
         "scores": [(name, candidate[name], active.get(name)) for name in names],
         "bars": score_bars(drawn, "Scores on the held-out images") if drawn else "",
         "active_name": active_name,
-        "options": {name: value for name, value in run.options.items() if run.base_id is None or name not in NEW_ONLY},
+        "options": _options(run),
         "serving": run.version is not None and run.style.active_version == run.version,
     }
 
@@ -117,7 +119,11 @@ def _link_to_run(request: HttpRequest, version: MapperVersion) -> str:
 
 MapperVersionAdmin.links.append(_link_to_run)
 
-NEW_ONLY = ("mapper", "prefix_length", "layers")  # options that say nothing of a run from an earlier version
+
+def _options(run: TrainingRun) -> dict[str, Any]:
+    """Its options, without those that say nothing of a run from an earlier version."""
+    silent = OF_A_NEW_MAPPER if run.base_id else ()
+    return {name: value for name, value in asdict(run.chosen).items() if name not in silent}
 
 
 def _samples(checkpoints: list[EpochReport]) -> list[dict[str, Any]]:

@@ -33,7 +33,6 @@ from training.services.runs import (
     run_folder,
     run_options,
     start_run,
-    stored_options,
 )
 from training.services.waiting import (
     RUN_DEADLINE,
@@ -67,7 +66,6 @@ __all__ = [
     "start_folder_import",
     "start_import",
     "start_run",
-    "stored_options",
     "take_corrections",
     "wake_workers",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
 from typing import Any
 
 from django.conf import settings
@@ -15,9 +14,10 @@ from captioner.errors import Refused
 from captioner.jobs.job import clock
 from captioner.models import MapperVersion, Style, Worker
 from captioner.reports import Capacity
+from clipcap.choices import OptionError
 from training import memory
 from training.models import RunEvent, TrainingRun
-from training.options import RunOptions
+from training.options import OPTIONS, RunOptions
 from training.services.examples import dataset
 from training.services.waiting import RUN_DEADLINE, rescue_stale, wake_workers
 
@@ -30,21 +30,18 @@ def run_options(given: dict[str, Any]) -> RunOptions:
     Raises:
         Refused: an option that does not exist or has no sense.
     """
-    names = [field.name for field in fields(RunOptions)]
-    unknown = [name for name in given if name not in names]
+    unknown = [name for name in given if name not in OPTIONS]
     if unknown:
         raise Refused(
-            "invalid_options", f"unknown option {unknown[0]!r}; the options are {', '.join(names)}", status=422
+            "invalid_options", f"unknown option {unknown[0]!r}; the options are {', '.join(OPTIONS)}", status=422
         )
     values = dict(given)
     if isinstance(values.get("sources"), list):
         values["sources"] = tuple(values["sources"])
-    if values.get("epochs") == "auto":
-        values["epochs"] = 0
     try:
         return RunOptions(**values)
-    except (TypeError, ValueError) as error:
-        raise Refused("invalid_options", str(error), status=422) from error
+    except OptionError as error:
+        raise Refused("invalid_options", str(error), status=422, field=error.name) from error
 
 
 def start_run(
@@ -94,7 +91,7 @@ def start_run(
             captioner_services.check_not_archived(style)
             run = TrainingRun.objects.create(
                 style=style,
-                options=stored_options(chosen),
+                options=chosen.to_json(),
                 base=base if chosen.start == "active" else None,
                 last_example=newest,
                 examples=examples.count(),
@@ -128,7 +125,7 @@ def _started_before(style: Style, person: Any, key: str | None, options: RunOpti
     same = TrainingRun.objects.filter(style=style, person=person, idempotency_key=key)
     same.filter(created_at__lt=clock("default") - captioner_services.IDEMPOTENCY).update(idempotency_key=None)
     earlier = same.first()
-    if earlier and earlier.options != stored_options(options):
+    if earlier and earlier.chosen != options:
         raise Refused("idempotency_key_reused", "this Idempotency-Key was used with other options", status=422)
     return earlier
 
@@ -193,7 +190,3 @@ def resume_run(run: TrainingRun) -> TrainingRun:
 def run_folder(run: TrainingRun) -> Any:
     """Where a run keeps its state and its best mapper while it is trained."""
     return settings.HOME / "runs" / str(run.pk)
-
-
-def stored_options(options: RunOptions) -> dict[str, Any]:
-    return {**asdict(options), "sources": list(options.sources)}

@@ -9,7 +9,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from captioner.models import Style
+from clipcap.choices import OptionError, add_arguments, chosen, options_of
+from clipcap.options import TrainingChoices
 
+KINDS = tuple(options_of(TrainingChoices)["mapper"].choices)
+TAKEN = ("epochs", "learning_rate", "batch_size", "noise", "seed", "layers")
 # What is drawn, and what its file is called behind the name given.
 DRAWN = {
     "CIDEr by prefix length": "",
@@ -24,10 +28,8 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("style", metavar="STYLE", help="slug of the style")
         parser.add_argument("--prefix-lengths", nargs="+", type=int, default=[1, 5, 10, 20], metavar="K")
-        parser.add_argument("--mappers", nargs="+", choices=("transformer", "mlp"), default=["transformer", "mlp"])
-        parser.add_argument("--layers", type=int, default=4, help="layers of the Transformer (4)")
-        parser.add_argument("--epochs", type=int, default=5)
-        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument("--mappers", nargs="+", choices=KINDS, default=KINDS)
+        add_arguments(parser, TrainingChoices, only=TAKEN, epochs=5)
         parser.add_argument("--plot", type=Path, default=Path("sweep.svg"), metavar="FILE", help="(sweep.svg)")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -35,12 +37,16 @@ class Command(BaseCommand):
         from captioner.admin.plots import as_file, lines
         from captioner.inference.engine import CaptionEngine
         from clipcap.evaluation.metrics import evaluate
-        from clipcap.training import TrainingError, TrainingOptions, new_mapper, train_mapper
+        from clipcap.training import TrainingError, for_trainer, new_mapper, train_mapper
         from training.examples import captioned_images, captions_of, mapper_config
 
         style = Style.objects.filter(slug=options["style"]).first()
         if style is None:
             raise CommandError(f"there is no style {options['style']!r}")
+        try:
+            choices = TrainingChoices(**chosen(TrainingChoices, options))
+        except OptionError as error:
+            raise CommandError(str(error)) from error
         plot: Path = options["plot"]
         if not plot.parent.is_dir():  # better told now than after hours
             raise CommandError(f"{plot.parent} is not a directory; give a file in an existing one with --plot")
@@ -57,16 +63,16 @@ class Command(BaseCommand):
             )
             for kind in options["mappers"]:
                 for length in options["prefix_lengths"]:
-                    config = mapper_config(captioner, kind, length, options["layers"])
+                    config = mapper_config(captioner, kind, length, choices.layers)
                     started = time.monotonic()
                     with tempfile.TemporaryDirectory() as folder:
                         result = train_mapper(
-                            new_mapper(config, training, options["seed"]),
+                            new_mapper(config, training, choices.seed),
                             captioner.language_model,
                             captioner.encoder.identity,
                             training,
                             held_out,
-                            TrainingOptions(epochs=options["epochs"], noise=0.25, seed=options["seed"]),
+                            for_trainer(choices, further=False),
                             Path(folder),
                         )
                     seconds = time.monotonic() - started

@@ -9,12 +9,11 @@ from django.core.management.base import BaseCommand, CommandError
 
 from captioner.errors import Refused
 from captioner.models import Style, Worker
+from clipcap.choices import add_arguments, chosen
 from clipcap.progress import Progress
 from training import services
-from training.options import SOURCES, RunOptions
+from training.options import RunOptions
 from training.reports import RunProgress
-
-DEFAULTS = RunOptions()
 
 
 class Command(BaseCommand):
@@ -22,18 +21,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("style", metavar="STYLE", help="slug of the style")
-        parser.add_argument("--start", choices=("active", "scratch"), default=DEFAULTS.start)
-        parser.add_argument("--mapper", choices=("transformer", "mlp"), default=DEFAULTS.mapper)
-        parser.add_argument("--prefix-length", type=int, default=DEFAULTS.prefix_length, metavar="N")
-        parser.add_argument("--layers", type=int, default=DEFAULTS.layers, metavar="N")
-        parser.add_argument("--epochs", type=int, default=DEFAULTS.epochs, metavar="N", help="0: automatic")
-        parser.add_argument(
-            "--learning-rate", type=float, default=DEFAULTS.learning_rate, metavar="X", help="0: automatic"
-        )
-        parser.add_argument("--batch-size", type=int, default=DEFAULTS.batch_size, metavar="N")
-        parser.add_argument("--noise", type=float, default=DEFAULTS.noise, metavar="X")
-        parser.add_argument("--seed", type=int, default=DEFAULTS.seed, metavar="N")
-        parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
+        add_arguments(parser, RunOptions)
         parser.add_argument("--user", metavar="NAME", help="user name to record")
         parser.add_argument("--no-wait", action="store_true", help="queue the run and exit")
 
@@ -46,13 +34,8 @@ class Command(BaseCommand):
             person = get_user_model().objects.filter(username=options["user"]).first()
             if person is None:
                 raise CommandError(f"there is no user {options['user']!r}")
-        names = ("start", "mapper", "prefix_length", "layers", "epochs", "learning_rate", "batch_size", "noise", "seed")
         try:
-            run = services.start_run(
-                style=style,
-                person=person,
-                options={**{name: options[name] for name in names}, "sources": options["sources"]},
-            )
+            run = services.start_run(style=style, person=person, options=chosen(RunOptions, options))
         except Refused as error:
             raise CommandError(error.detail) from error
         self.stdout.write(f"{run} is queued")

@@ -1,0 +1,105 @@
+"""Options that people choose are declared once; checks, commands, the form and the API say the same of each."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from typing import Any
+
+import pytest
+from rest_framework import serializers
+
+from clipcap.choices import OptionError, add_arguments, chosen, options_of
+from clipcap.options import TrainingChoices
+from clipcap.training import for_trainer
+from training.api import RunOptionsSerializer
+from training.forms import RetrainForm
+from training.options import RunOptions
+
+CHANGED: dict[str, Any] = {
+    **{"epochs": 3, "learning_rate": 1e-4, "batch_size": 8, "noise": 0.5, "seed": 7, "mapper": "mlp"},
+    **{"prefix_length": 20, "layers": 2, "start": "scratch", "sources": ("imported", "correction")},
+}
+
+
+def test_every_option_is_offered_by_the_form_the_api_and_the_command_with_its_default() -> None:
+    options = options_of(RunOptions)
+    assert set(options) == set(CHANGED) == {field for field in RunOptionsSerializer().fields}
+    form, parser = RetrainForm(), argparse.ArgumentParser()
+    add_arguments(parser, RunOptions)
+    assert list(form.fields)[:2] == ["start", "sources"]
+    for name, declared in options.items():
+        field = form.fields[name]
+        assert (list(field.initial) if declared.several else field.initial) == (
+            list(declared.default) if declared.several else declared.default
+        )
+        assert field.help_text == RunOptionsSerializer().fields[name].help_text == declared.full_help
+        assert field.required == (not declared.automatic)
+    assert RunOptions(**chosen(RunOptions, vars(parser.parse_args([])))) == RunOptions()
+
+
+def test_what_is_chosen_arrives_by_each_way() -> None:
+    wanted = RunOptions(**CHANGED)
+    words = [word for name, value in CHANGED.items() for word in _argument(name, value)]
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, RunOptions)
+    typed = chosen(RunOptions, vars(parser.parse_args(words)))
+    assert RunOptions(**{**typed, "sources": tuple(typed["sources"])}) == wanted
+    sent = RunOptionsSerializer(data={**CHANGED, "sources": list(CHANGED["sources"])})
+    assert sent.is_valid(), sent.errors
+    assert RunOptions(**{**sent.validated_data, "sources": tuple(sent.validated_data["sources"])}) == wanted
+    form = RetrainForm({**CHANGED, "sources": list(CHANGED["sources"])})
+    assert form.is_valid(), form.errors
+    assert RunOptions(**{**form.cleaned_data, "sources": tuple(form.cleaned_data["sources"])}) == wanted
+
+
+def _argument(name: str, value: Any) -> list[str]:
+    return [f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else [str(value)])]
+
+
+def test_automatic_is_none_however_it_is_left_open() -> None:
+    form = RetrainForm({**CHANGED, "epochs": "", "learning_rate": "", "sources": ["imported"]})
+    assert form.is_valid(), form.errors
+    assert (form.cleaned_data["epochs"], form.cleaned_data["learning_rate"]) == (None, None)
+    sent = RunOptionsSerializer(data={"epochs": None, "learning_rate": None})
+    assert sent.is_valid(), sent.errors
+    assert RunOptions(**sent.validated_data) == RunOptions()
+    assert (for_trainer(RunOptions(), further=False).learning_rate, for_trainer(RunOptions(), further=True).epochs) == (
+        1e-3,
+        30,
+    )
+    assert for_trainer(RunOptions(learning_rate=0.5), further=True).learning_rate == 0.5
+
+
+def test_a_column_is_read_as_it_was_written_by_this_release_and_the_one_before() -> None:
+    assert RunOptions.read(RunOptions().to_json()) == RunOptions()
+    assert RunOptions.read(RunOptions(**CHANGED).to_json()) == RunOptions(**CHANGED)
+    assert RunOptions.read({}) == RunOptions()
+    stored = RunOptions().to_json()
+    assert (stored["epochs"], stored["learning_rate"]) == (0, 0), "the release before knows no null"
+    assert RunOptions.read({**stored, "of a later release": 1}) == RunOptions()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number from 1 to 200, not 0"),
+        ({"epochs": True}, "epochs must be a whole number"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"batch_size": None}, "batch_size must be a whole number from 1 to 1,024, not None"),
+        ({"noise": float("nan")}, r"noise must be a number from 0\.0 to 2\.0"),
+        ({"mapper": "cnn"}, "mapper must be 'transformer' or 'mlp', not 'cnn'"),
+    ],
+)
+def test_an_option_without_sense_is_named(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(OptionError, match=says) as error:
+        TrainingChoices(**wrong)
+    assert error.value.name == next(iter(wrong))
+
+
+@pytest.mark.parametrize("name", ["epochs", "seed"])
+def test_the_api_tells_the_bounds_that_are_checked(name: str) -> None:
+    field, declared = RunOptionsSerializer().fields[name], options_of(RunOptions)[name]
+    assert isinstance(field, serializers.IntegerField)
+    assert (field.min_value, field.max_value) == (declared.least, declared.most)
+    assert inspect.signature(RunOptions).parameters[name].default == declared.default
