@@ -84,6 +84,55 @@ document.addEventListener("click", async (event) => {
   }
 });
 
+// The gallery's selection: the checked boxes of its tiles. With Shift, all from the last one to this one follow it.
+const chosen = document.getElementById("chosen");
+
+function startSelection() {
+  const boxes = () => [...document.querySelectorAll("#photos [name=photo]")];
+  let last;
+
+  function count() {
+    const number = boxes().filter((box) => box.checked).length;
+    chosen.classList.toggle("some", number > 0);
+    chosen.querySelector(".count span").textContent = `${number} photo${number === 1 ? "" : "s"} selected`;
+  }
+
+  function check(part, checked) {
+    for (const box of part) box.checked = checked;
+    count();
+  }
+
+  document.addEventListener("click", (event) => {
+    if (event.target.name !== "photo") return;
+    const all = boxes();
+    const [from, to] = [all.indexOf(last), all.indexOf(event.target)].sort((a, b) => a - b);
+    check(event.shiftKey && from >= 0 ? all.slice(from, to + 1) : [event.target], event.target.checked);
+    last = event.target;
+  });
+  chosen.addEventListener("click", (event) => {
+    const { select } = event.target.dataset;
+    if (select) check(boxes(), select === "all");
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.target.name !== "photo") return;
+    if (event.key === "Escape") check(boxes(), false);
+    else if (event.key === "a" && (event.ctrlKey || event.metaKey)) check(boxes(), true);
+    else return;
+    event.preventDefault();
+  });
+  document.addEventListener("htmx:afterSwap", count); // other photos are shown
+}
+
+if (chosen) startSelection();
+
+// On a photo's page, the arrow keys lead to its neighbours.
+document.addEventListener("keydown", (event) => {
+  const rel = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
+  if (!rel || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (event.target.closest("input, textarea, select, [contenteditable]")) return;
+  document.querySelector(`a[rel=${rel}]`)?.click();
+});
+
 // Uploads: one after the other, so that each shows its own progress and result.
 const form = document.getElementById("upload");
 

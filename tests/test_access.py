@@ -93,6 +93,11 @@ ADDRESSES: dict[str, May] = {
     "gallery": {"GET": EVERYBODY},
     "download-json": {"GET": EVERYBODY},
     "download-csv": {"GET": EVERYBODY},
+    "selected-delete": {"POST": EVERYBODY},  # of what they may open; nothing is selected here
+    "selected-caption": {"POST": EVERYBODY},
+    "selected-json": {"POST": EVERYBODY},
+    "selected-csv": {"POST": EVERYBODY},
+    "selected-zip": {"POST": EVERYBODY},
     "image": {"GET": OWNER | VIEWERS},
     "image-similar": {"GET": OWNER | VIEWERS},
     "image-file": {"GET": OWNER | VIEWERS},

@@ -1,11 +1,13 @@
 """The pages in a real Chromium, with the real server and a real worker engine behind them."""
 
 import base64
+import io
 import json
 import re
 import shutil
 import subprocess
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.db import connection
 from django.utils import timezone
+from PIL import Image as Pillow
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from captioner import services
@@ -370,6 +373,82 @@ def test_photos_are_found_by_what_they_show_and_the_page_says_so(
     expect(page.locator(".tile")).to_have_count(5)
 
 
+@pytest.fixture
+def five_photos(styles: dict[str, Style], ada: Viewer) -> list[Image]:
+    """Ada's, captioned, the newest first."""
+    photos = [services.Upload(path.read_bytes(), path.name) for path in PHOTOS[:5]]
+    services.request_captions(viewer=ada, images=photos)
+    Caption.objects.update(status="succeeded", finished_at=timezone.now(), text="a house")
+    return list(Image.objects.all())
+
+
+def test_photos_are_selected_by_mouse_and_keyboard_and_downloaded(page: Page, five_photos: list[Image]) -> None:
+    sign_in(page)
+    page.goto("/gallery/")
+    bar, boxes = page.locator("#chosen"), page.locator("[name=photo]")
+    expect(page.locator("#found-status")).to_have_text("5 photos")
+    expect(bar).to_be_hidden()
+    boxes.nth(0).check()
+    expect(bar).to_contain_text("1 photo selected")
+    boxes.nth(3).click(modifiers=["Shift"])
+    expect(bar).to_contain_text("4 photos selected")
+    boxes.nth(1).click()
+    boxes.nth(2).click(modifiers=["Shift"])
+    expect(bar).to_contain_text("2 photos selected")
+    boxes.nth(0).focus()
+    page.keyboard.press("Escape")
+    expect(bar).to_be_hidden()
+    page.keyboard.press("Space")
+    for _ in range(4):
+        page.keyboard.press("Tab")
+    expect(boxes.nth(2)).to_be_focused()
+    page.keyboard.press("Shift+Space")
+    expect(bar).to_contain_text("3 photos selected")
+    page.keyboard.press("Control+a")
+    expect(bar).to_contain_text("5 photos selected")
+    with page.expect_download() as download:
+        bar.get_by_role("button", name="ZIP").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert len(archive.namelist()) == 10
+    bar.get_by_role("button", name="Clear").click()
+    expect(bar).to_be_hidden()
+
+
+def test_selected_photos_are_deleted_and_the_list_that_is_filtered_forgets_them(
+    page: Page, five_photos: list[Image]
+) -> None:
+    sign_in(page)
+    page.goto("/gallery/")
+    page.locator("[name=photo]").nth(0).check()
+    page.get_by_label("Search photos").fill("nothing")
+    expect(page.get_by_text("No matches")).to_be_visible()
+    expect(page.locator("#chosen")).to_be_hidden()
+    page.get_by_role("link", name="Clear filters").click()
+    page.locator("[name=photo]").nth(1).check()
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Delete it").click()
+    expect(page.get_by_text("1 photo was deleted.")).to_be_visible()
+    expect(page.locator(".tile")).to_have_count(4)
+    assert not Image.objects.filter(pk=five_photos[1].pk).exists()
+
+
+def test_arrow_keys_lead_from_photo_to_photo(page: Page, five_photos: list[Image]) -> None:
+    sign_in(page)
+    page.goto("/gallery/?sort=oldest")
+    page.locator(".tile a").first.click()
+    last, before = five_photos[-1].pk, five_photos[-2].pk
+    expect(page).to_have_url(re.compile(rf"/images/{last}/\?sort=oldest"))
+    page.keyboard.press("ArrowLeft")  # there is none
+    page.keyboard.press("ArrowRight")
+    expect(page).to_have_url(re.compile(rf"/images/{before}/\?sort=oldest"))
+    page.get_by_text("Correct it").click()
+    page.get_by_role("textbox").press("ArrowLeft")
+    expect(page.get_by_role("textbox")).to_be_visible()
+    page.locator("h1").click()
+    page.keyboard.press("ArrowLeft")
+    expect(page).to_have_url(re.compile(rf"/images/{last}/"))
+
+
 @pytest.mark.usefixtures("worker")
 def test_without_javascript_photos_are_captioned_too(
     open_context: Callable[..., BrowserContext], tmp_path: Path
@@ -441,18 +520,29 @@ def test_pages_fit_a_phone_and_have_enough_contrast(
     page = context.new_page()
     sign_in(page)
     photo, request = f"/images/{example.image_id}/", f"/requests/{example.request_id}/"
-    for url in ("/", "/gallery/", "/gallery/?q=nothing", photo, request, "/tokens/", "/nowhere/"):
+    Image.objects.update(sender=f"user:{get_user_model().objects.get().pk}")
+    for url in ("/", "/gallery/", "/gallery/?q=nothing", photo, f"{photo}delete/", request, "/tokens/", "/nowhere/"):
         page.goto(url)
         for summary in page.locator("summary").all():
             summary.click()
         if url == "/tokens/":
             page.get_by_label("What is it for?").fill("a script")
             page.get_by_role("button", name="Create token").click()
+        for box in page.locator("[name=photo]").all():
+            box.check()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, url
         assert page.evaluate(LOW_CONTRAST) == [], url
     expect(page.get_by_role("heading", name="Not found")).to_be_visible()
     page.goto("/")
     expect(page.get_by_text("Take a photo")).to_be_visible()
+
+
+def test_the_bar_of_a_confidence_is_filled_to_its_whole_height(page: Page, example: Caption) -> None:
+    Caption.objects.update(confidence=0.8)
+    page.goto(f"/images/{example.image_id}/")
+    with Pillow.open(io.BytesIO(page.locator("meter").first.screenshot())) as bar:
+        column = {bar.convert("RGB").getpixel((bar.width // 2, y)) for y in range(1, bar.height - 1)}
+        assert column == {(42, 106, 93)}
 
 
 def test_every_picture_and_field_has_a_name(page: Page, example: Caption) -> None:

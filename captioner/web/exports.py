@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 from django.core.files.uploadedfile import UploadedFile
+from django.db.models import QuerySet
 from django.http import FileResponse, Http404, HttpRequest, StreamingHttpResponse
 from django.views.decorators.http import require_GET
 
@@ -39,9 +40,17 @@ def serve_image(request: HttpRequest, viewer: Viewer, pk: uuid.UUID, kind: str) 
 def download(request: HttpRequest, viewer: Viewer, format: str) -> StreamingHttpResponse:
     """The captions that match a search, as a file."""
     services.note_export(viewer, f"captions as {format}", request.GET.urlencode())
-    rows = map(_row, services.search_captions(viewer, **filters_of(request)).iterator(chunk_size=500))
-    lines, kind = {"json": (_json_lines, "application/json"), "csv": (_csv_lines, "text/csv")}[format]
-    response = StreamingHttpResponse(lines(rows), content_type=f"{kind}; charset=utf-8")
+    return attachment(format, services.search_captions(viewer, **filters_of(request)))
+
+
+def attachment(format: str, content: QuerySet[Caption] | Iterator[bytes]) -> StreamingHttpResponse:
+    """Captions as `json` or `csv`, or the bytes of a `zip`, as a file that the browser keeps."""
+    if isinstance(content, QuerySet):
+        lines, kind = {"json": (_json_lines, "application/json"), "csv": (_csv_lines, "text/csv")}[format]
+        rows = map(_row, content.iterator(chunk_size=500))
+        response = StreamingHttpResponse(lines(rows), content_type=f"{kind}; charset=utf-8")
+    else:
+        response = StreamingHttpResponse(content, content_type="application/zip")
     response["Content-Disposition"] = f'attachment; filename="captions.{format}"'
     return response
 

@@ -25,6 +25,8 @@ from captioner.web.viewer import viewer_of
 
 OPTIONS = {"captions": 3}  # the beam keeps more than that anyway, so alternatives cost nothing
 PHOTOS = 24  # in a page of the gallery
+COUNTED = 1000  # photos of the gallery that are counted
+OLDEST_FIRST = "oldest"  # a value of the gallery's `sort`
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
 
@@ -116,23 +118,48 @@ def few(captions: QuerySet[Caption]) -> Prefetch[str, QuerySet[Caption], str]:
     return Prefetch("captions", captions[:3], to_attr="found")
 
 
-def newest(viewer: Viewer, filters: dict[str, Any], cursor: str) -> tuple[list[Image], str]:
-    """A page of the photos whose captions pass the filters, and where the next one begins."""
+def newest(
+    viewer: Viewer, filters: dict[str, Any], cursor: str, *, oldest_first: bool = False
+) -> tuple[list[Image], str]:
+    """A page of the photos whose captions pass the filters, the newest first, and where the next one begins."""
     captions = services.search_captions(viewer, **filters)
-    found = after(services.visible_images(viewer, captions), cursor)
+    found = after(services.visible_images(viewer, captions), cursor, oldest_first=oldest_first)
     images = list(found.prefetch_related(few(captions))[: PHOTOS + 1])
     last = images[PHOTOS - 1] if len(images) > PHOTOS else None
     return images[:PHOTOS], f"{last.created_at.isoformat()}~{last.pk}" if last else ""
 
 
-def after(images: QuerySet[Image], cursor: str) -> QuerySet[Image]:
-    """The images that follow the one a cursor names; all, if it is none."""
+def after(images: QuerySet[Image], cursor: str, *, oldest_first: bool = False) -> QuerySet[Image]:
+    """The images that follow the one a cursor names, the newest first or the oldest; all, if it is none."""
+    images = images.order_by("created_at", "pk") if oldest_first else images.order_by("-created_at", "-pk")
     moment, _, pk = cursor.partition("~")
     try:
         at, key = datetime.fromisoformat(moment), uuid.UUID(pk)
     except ValueError:
         return images
-    return images.filter(Q(created_at__lt=at) | Q(created_at=at, pk__lt=key)) if at.tzinfo else images
+    if not at.tzinfo:
+        return images
+    beyond = "gt" if oldest_first else "lt"
+    return images.filter(Q(**{f"created_at__{beyond}": at}) | Q(**{"created_at": at, f"pk__{beyond}": key}))
+
+
+def neighbours(
+    viewer: Viewer, image: Image, filters: dict[str, Any], *, oldest_first: bool
+) -> tuple[uuid.UUID | None, uuid.UUID | None]:
+    """The photos before and after one in the gallery, as it is filtered and sorted."""
+    listed = services.visible_images(viewer, services.search_captions(viewer, **filters))
+    cursor = f"{image.created_at.isoformat()}~{image.pk}"
+    preceding, following = (
+        after(listed, cursor, oldest_first=order).values_list("pk", flat=True).first()
+        for order in (not oldest_first, oldest_first)
+    )
+    return preceding, following
+
+
+def how_many(images: QuerySet[Image]) -> str:
+    """How many photos there are, counted as far as is quick."""
+    count = images.order_by()[: COUNTED + 1].count()
+    return f"more than {COUNTED:,} photos" if count > COUNTED else f"{count:,} photo{'' if count == 1 else 's'}"
 
 
 def as_uuid(text: str) -> uuid.UUID | None:

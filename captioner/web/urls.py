@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from captioner.web import captions, exports, photos, views
+from captioner.web import captions, exports, photos, selection, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -12,6 +12,11 @@ urlpatterns = [
     path("gallery/", views.gallery, name="gallery"),
     path("gallery/captions.json", exports.download, {"format": "json"}, name="download-json"),
     path("gallery/captions.csv", exports.download, {"format": "csv"}, name="download-csv"),
+    path("gallery/selected/delete/", selection.delete, name="selected-delete"),
+    path("gallery/selected/caption/", selection.caption, name="selected-caption"),
+    path("gallery/selected/captions.json", selection.download, {"format": "json"}, name="selected-json"),
+    path("gallery/selected/captions.csv", selection.download, {"format": "csv"}, name="selected-csv"),
+    path("gallery/selected/captions.zip", selection.download, {"format": "zip"}, name="selected-zip"),
     path("images/<uuid:pk>/", views.image_page, name="image"),
     path("images/<uuid:pk>/similar/", views.similar, name="image-similar"),
     path("images/<uuid:pk>/file", exports.serve_image, {"kind": "file"}, name="image-file"),

@@ -25,12 +25,15 @@ from captioner.jobs.job import Status
 from captioner.models import Caption, Image, Style, Viewer
 from captioner.web.exports import caption_file
 from captioner.web.pages import (
+    OLDEST_FIRST,
     OPTIONS,
     PHOTOS,
     as_uuid,
     few,
     filters_of,
+    how_many,
     in_service,
+    neighbours,
     newest,
     of_style,
     page,
@@ -128,12 +131,18 @@ def image_page(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpRespo
     for caption in sorted(captions, key=lambda c: c.created_at, reverse=True):
         newest.setdefault(caption.style_id, caption)
     shown = {caption.pk for caption in newest.values()}
+    listed = request.GET.copy()
+    listed.pop("request", None)
+    before, behind = _neighbours(request, viewer, image)
     context = {
         "image": image,
         "newest": sorted(newest.values(), key=of_style),
         "earlier": [caption for caption in captions if caption.pk not in shown],
         "missing": [style for style in in_service() if style.pk not in newest],
         "name": next((caption.name for caption in captions if caption.name), ""),
+        "query": listed.urlencode(),
+        "before": before,
+        "behind": behind,
         "may_delete": viewer.takes_down or pk in services.own_images(viewer, [pk]),
     }
     return render(request, "captioner/image.html", context | live(viewer, captions))
@@ -158,7 +167,13 @@ def gallery(request: HttpRequest, viewer: Viewer) -> HttpResponse:
     filters = filters_of(request)
     text, cursor = services.tidy_search(filters["text"]), request.GET.get("after", "")
     search = _search(request, viewer, text, filters) if text else None
-    images, after = _found(viewer, search, filters, cursor) if search else newest(viewer, filters, cursor)
+    sort = request.GET.get("sort", "")
+    if search:
+        images, after = _found(viewer, search, filters, cursor)
+        total = f"{len(search.hits):,} photo{'' if len(search.hits) == 1 else 's'}"
+    else:
+        images, after = newest(viewer, filters, cursor, oldest_first=sort == OLDEST_FIRST)
+        total = how_many(services.visible_images(viewer, services.search_captions(viewer, **filters)))
     for image in images:
         image.found.sort(key=of_style)  # type: ignore[attr-defined]  # the prefetched few
     query = request.GET.copy()
@@ -166,6 +181,9 @@ def gallery(request: HttpRequest, viewer: Viewer) -> HttpResponse:
     context = {
         "images": images,
         "search": search,
+        "total": total,
+        "sort": sort,
+        "offered": in_service(),
         "filters": filters,
         "filtered": any(filters.values()),
         "styles": Style.objects.all(),
@@ -232,6 +250,19 @@ def by_image(captions: Iterable[Caption]) -> list[tuple[Image, list[Caption]]]:
 def _search(request: HttpRequest, viewer: Viewer, text: str, filters: dict[str, Any]) -> services.Search:
     narrowed = {name: value for name, value in filters.items() if name != "text"}
     return services.search_images(viewer, text, may_ask=lambda: SearchesThrottle().count(request), **narrowed)
+
+
+def _neighbours(request: HttpRequest, viewer: Viewer, image: Image) -> tuple[uuid.UUID | None, uuid.UUID | None]:
+    """The photos before and after one in the list that it was opened from, which the page's query describes."""
+    filters = filters_of(request)
+    text = services.tidy_search(filters["text"])
+    if not text:
+        return neighbours(viewer, image, filters, oldest_first=request.GET.get("sort") == OLDEST_FIRST)
+    pks = [hit.image for hit in _search(request, viewer, text, filters).hits]
+    if image.pk not in pks:
+        return None, None
+    place = pks.index(image.pk)
+    return (pks[place - 1] if place else None), next(iter(pks[place + 1 : place + 2]), None)
 
 
 def _found(viewer: Viewer, search: services.Search, filters: dict[str, Any], cursor: str) -> tuple[list[Image], str]:
