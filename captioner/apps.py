@@ -17,12 +17,12 @@ class CaptionerConfig(AppConfig):
         from django.contrib.auth.models import User
 
         from captioner import audit, checks  # noqa: F401
-        from captioner.jobs.registry import register
+        from captioner.jobs.registry import RegisteredQueue, register
         from captioner.services.retention import lock_captions_of
 
         audit.watch_permissions()
         pre_delete.connect(lock_captions_of, sender=User, dispatch_uid="captions of a user")
-        register("captions", "captioner.wake")
+        register(RegisteredQueue("captions", "captioner.wake", "captioner.inference.start.worker_process"))
 
         options = settings.CELERY_BROKER_TRANSPORT_OPTIONS
         for name in ("data_folder_in", "control_folder"):

@@ -8,12 +8,13 @@ free to receive messages, answer `celery inspect` and stop when it is told to.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
+from django.utils.module_loading import import_string
 
+from captioner.jobs.registry import QUEUES, RegisteredQueue
 from captioner.jobs.wakeup import WAKE_UP
 
 if TYPE_CHECKING:
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@shared_task(name="captioner.wake")
 def wake() -> None:
     """Wake this process's engine."""
     WAKE_UP.set()
+
+
+for _queue in QUEUES.values():
+    shared_task(name=_queue.wake_task)(wake)
 
 
 @setup_logging.connect
@@ -33,28 +37,29 @@ def keep_our_logging(**_: Any) -> None:
     """Django's LOGGING holds in workers too; a receiver is all that Celery asks for to leave it alone."""
 
 
-def run_beside_celery(instance: Any, start: Callable[[str], WorkerProcess]) -> None:
-    """Start the process of a Celery worker, and see to it that it ends in order.
+@celeryd_after_setup.connect
+def open_engine(sender: str, instance: Any, **_: Any) -> None:
+    """Load the models before the worker reports ready, and see to it that its process ends in order.
 
     Raises:
         SystemExit: it cannot start. Celery would log any other error and go on, as a worker that gets messages and does
             nothing.
     """
+    for queue in QUEUES.values():
+        if queue.name in instance.app.amqp.queues.consume_from:
+            _open(queue, instance)
+
+
+def _open(queue: RegisteredQueue, instance: Any) -> None:
     # Celery handles signals from somewhat later on. Until then, SIGTERM would kill this process with work in its hands.
     instance.install_platform_tweaks(instance)
     try:
-        process = start(instance.hostname)
+        process: WorkerProcess = import_string(queue.process)(instance.hostname)
+        process.start()
+    except ValueError as error:  # a model cannot be loaded; the message names the cause and the remedy
+        raise SystemExit(f"error: {error}") from error
     except Exception as error:
         log.exception("the worker cannot start")
         raise SystemExit(f"error: the worker cannot start: {type(error).__name__}: {error}") from error
     worker_shutting_down.connect(process.stop, weak=False)
     worker_shutdown.connect(process.join, weak=False)
-
-
-@celeryd_after_setup.connect
-def open_engine(sender: str, instance: Any, **_: Any) -> None:
-    """Load the models before the worker reports ready, if it serves the captions queue."""
-    if "captions" in instance.app.amqp.queues.consume_from:
-        from captioner.inference.start import start  # loads torch
-
-        run_beside_celery(instance, start)

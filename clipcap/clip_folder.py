@@ -24,7 +24,7 @@ from open_clip import CustomTextCLIP
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from clipcap.tensor_file import HEADER, save_tensors, tensors_sha256
+from clipcap.tensor_file import HEADER, not_finite, save_tensors, tensors_sha256, unlike
 
 FORMAT = "clipcap-clip-1"
 CONFIG, TEXT = "open_clip_config.json", "open_clip_text.safetensors"
@@ -252,18 +252,13 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _filled(tower: Any, state: Mapping[str, Tensor], folder: Path) -> Any:
-    wanted = {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if wanted != found:
-        name = next(n for n in sorted(wanted | found) if wanted.get(n) != found.get(n))
+    if problem := unlike(tower, state):
         raise ClipFolderError(
-            f"the weights in {folder} are not those of its {CONFIG}: {name} should be {wanted.get(name, 'absent')} and "
-            f"is {found.get(name, 'absent')}; copy the complete folder again"
+            f"the weights in {folder} are not those of its {CONFIG}: {problem}; copy the complete folder again"
         )
-    for name, tensor in state.items():
-        if not bool(tensor.isfinite().all()):
-            raise ClipFolderError(
-                f"{folder}: {name} contains values that are not finite (NaN or infinity); create the model again"
-            )
+    if name := not_finite(state):
+        raise ClipFolderError(
+            f"{folder}: {name} contains values that are not finite (NaN or infinity); create the model again"
+        )
     tower.load_state_dict(dict(state), assign=True)
     return tower.eval().requires_grad_(False)

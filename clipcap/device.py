@@ -1,8 +1,9 @@
 """Where the models run and in which precision."""
 
 import os
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,6 +53,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in _DTYPES:
         raise ValueError(f"dtype {name!r} is not one of auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[Any]:
+    """What training computes in: bfloat16 where it is asked for or, with `auto`, where the device multiplies it, which
+    is two to four times as fast; else float32."""
+    if precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(device)):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

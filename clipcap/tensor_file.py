@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 HEADER = "clipcap"  # the entry of the file's metadata that holds our JSON
 
@@ -49,3 +49,19 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()
+
+
+def unlike(module: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Where weights are not those that a module has: the first name, with the shape that it should have and has; "" if
+    they are."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(wanted | found):
+        if wanted.get(name) != found.get(name):
+            return f"{name} should be {wanted.get(name, 'absent')} and is {found.get(name, 'absent')}"
+    return ""
+
+
+def not_finite(state: Mapping[str, Tensor]) -> str:
+    """The name of the first weights with a value that is NaN or infinite; "" if there are none."""
+    return next((name for name, tensor in state.items() if not bool(tensor.isfinite().all())), "")

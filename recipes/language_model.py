@@ -30,12 +30,13 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from clipcap.checkpoint import MapperCheckpoint, load_mapper, save_mapper
+from clipcap.device import autocast
 from clipcap.encoder import Encoder
 from clipcap.mapper import MapperConfig, TransformerMapper
 from clipcap.training import standardize
 from clipcap.training.packing import pack
 from recipes.photos import MANNERS, STARTS, Photo, load_photos, load_texts
-from recipes.schedule import Average, Optimizers, autocast, learning_rate
+from recipes.schedule import Average, Optimizers, learning_rate
 from recipes.tokenizer import VOCABULARY, train_tokenizer
 
 WIDTH, LAYERS, HEADS, LENGTH = 320, 5, 5, 128

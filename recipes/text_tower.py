@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipcap.clip_folder import new_text_tower, read_config, save_text_tower, write_config
+from clipcap.device import autocast
 from clipcap.encoder import encode_tokens
 from recipes.photos import Photo, load_photos, load_texts
-from recipes.schedule import Average, Optimizers, autocast, learning_rate
+from recipes.schedule import Average, Optimizers, learning_rate
 from recipes.tokenizer import VOCABULARY, ending, train_tokenizer
 
 CPU = torch.device("cpu")

@@ -105,32 +105,25 @@ def tiny_lm(tiny_lm_dir: Path) -> LanguageModel:
 @pytest.fixture(scope="session")
 def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An open_clip model of one small layer with random weights: 224 x 224 pixels -> 16 numbers."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
-    folder.mkdir()
-    model = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32},
-        "text_cfg": {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1},
-    }
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": {}}))
-    torch.manual_seed(0)
-    clip = open_clip.create_model(f"local-dir:{folder}")
-    save_file(clip.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
+    return _clip_dir(tmp_path_factory, seed=0, context_length=8, vocab_size=8)
 
 
 @pytest.fixture(scope="session")
 def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a text tower that open_clip's tokenizer fits: text -> 16 numbers."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-reader"
+    return _clip_dir(tmp_path_factory, seed=1, context_length=20, vocab_size=49408)
+
+
+def _clip_dir(tmp_path_factory: pytest.TempPathFactory, seed: int, **text: int) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
     folder.mkdir()
     model = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32},
-        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+        "text_cfg": {**text, "width": 8, "heads": 1, "layers": 1},
     }
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": {}}))
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     clip = open_clip.create_model(f"local-dir:{folder}")
     save_file(clip.state_dict(), folder / "open_clip_model.safetensors")
     return folder

@@ -11,9 +11,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from celery import current_app
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
+from django.utils.module_loading import import_string
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -396,3 +398,13 @@ class Queue(RuleBasedStateMachine):
 
 def test_in_any_history_every_row_ends_once(db: None) -> None:
     run_state_machine_as_test(Queue, settings=hypothesis_settings(max_examples=20, stateful_step_count=25))
+
+
+def test_each_registered_queue_has_a_task_that_wakes_it_and_a_process_that_serves_it() -> None:
+    import captioner.tasks  # noqa: F401
+    from captioner.jobs.registry import QUEUES
+
+    assert set(QUEUES) == {"captions", "training"}
+    for queue in QUEUES.values():
+        assert queue.wake_task in current_app.tasks
+        assert callable(import_string(queue.process))

@@ -8,8 +8,8 @@ class TrainingConfig(AppConfig):
 
     def ready(self) -> None:
         """Have the groups made when the permissions of this app, the last that they hold, are there."""
-        from captioner.jobs.registry import register
+        from captioner.jobs.registry import RegisteredQueue, register
         from training.permissions import make_groups
 
-        register("training", "training.wake")
+        register(RegisteredQueue("training", "training.wake", "training.worker.worker_process"))
         post_migrate.connect(make_groups, sender=self)

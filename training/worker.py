@@ -422,18 +422,13 @@ def _fail(run: TrainingRun, code: str, detail: str) -> None:
     log.warning("training run failed", extra={"run": run.pk, "code": code})
 
 
-def start(name: str) -> WorkerProcess:
-    """Load the models and start this process's threads.
+def worker_process(name: str) -> WorkerProcess:
+    """Load the models and put the threads around an engine.
 
     Raises:
-        SystemExit: a model cannot be loaded; the reason is printed.
+        ValueError: a model cannot be loaded; the message names the cause and the remedy.
     """
-    try:
-        models = CaptionEngine.load(name)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
-    engine = TrainingEngine(models)
+    engine = TrainingEngine(CaptionEngine.load(name))
     process = WorkerProcess(engine, "training", {"policies": services.start_due_runs}, (Import, TrainingRun))
     engine.stopping = process.stopping.is_set
-    process.start()
     return process

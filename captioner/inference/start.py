@@ -14,22 +14,17 @@ from captioner.webhooks import delivery as webhook_delivery
 DELIVERY_THREADS = 4  # so that an address which is slow to answer keeps no others waiting
 
 
-def start(name: str) -> WorkerProcess:
-    """Load the models and start this process's threads.
+def worker_process(name: str) -> WorkerProcess:
+    """Load the models and put the threads around an engine.
 
     Raises:
-        SystemExit: a model cannot be loaded; the reason is printed.
+        ValueError: a model cannot be loaded; the message names the cause and the remedy.
     """
-    try:
-        engine = CaptionEngine.load(name)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    engine = CaptionEngine.load(name)
     chores: dict[str, Callable[[], object]] = {
         f"webhook delivery {n}": webhook_delivery.deliver_next for n in range(2, DELIVERY_THREADS + 1)
     }
     chores["webhook delivery 1"] = partial(webhook_delivery.deliver_next, steady=True)
     chores["leases of webhook deliveries"] = webhook_delivery.renew
     chores["rewritings"] = list_rewritings
-    process = WorkerProcess(engine, "captions", chores, (Caption, Draft, TextEmbedding, WebhookDelivery))
-    process.start()
-    return process
+    return WorkerProcess(engine, "captions", chores, (Caption, Draft, TextEmbedding, WebhookDelivery))

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 WAKE_UP = threading.Event()  # of this worker process: there may be work
 
-_due: set[str] = set()
+_due: set[str] = set()  # names of queues
 _condition = threading.Condition()
 _sender: threading.Thread | None = None
 
@@ -24,7 +24,7 @@ def wake_workers(queue: str = "captions") -> None:
     """
     global _sender
     with _condition:
-        _due.add(QUEUES[queue].wake_task)
+        _due.add(queue)
         _condition.notify()
         if _sender is None or not _sender.is_alive():  # the first time, and in a process that was forked since
             _sender = threading.Thread(target=_send, name="wake-up messages", daemon=True)
@@ -35,11 +35,11 @@ def _send() -> None:
     while True:
         with _condition:
             _condition.wait_for(lambda: _due)
-            tasks = sorted(_due)
+            queues = sorted(_due)
             _due.clear()
-        for task in tasks:
+        for queue in queues:
             try:
-                app.send_task(task, retry=False, expires=60)
+                app.send_task(QUEUES[queue].wake_task, queue=queue, retry=False, expires=60)
             except Exception as error:  # each transport raises its own kinds
                 log.warning(
                     "the broker cannot be reached; workers will find the work by polling", extra={"error": error}

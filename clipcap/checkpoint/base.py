@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
+from clipcap.tensor_file import not_finite, unlike
 
 
 class CheckpointError(ValueError):
@@ -108,20 +109,12 @@ def filled_mapper(config: MapperConfig, state: Mapping[str, Tensor], path: Path)
             mapper = build_mapper(config)
         except RuntimeError as error:  # together the sizes are more than can be counted
             raise CheckpointError(f"mapper file {path} declares impossible sizes ({error}); export it again") from error
-    wanted = {name: tuple(tensor.shape) for name, tensor in mapper.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if wanted != found:
-        name = next(n for n in sorted(wanted | found) if wanted.get(n) != found.get(n))
+    if problem := unlike(mapper, state):
+        raise CheckpointError(f"mapper file {path} does not match its own config: {problem}; export it again")
+    if name := not_finite(state):
         raise CheckpointError(
-            f"mapper file {path} does not match its own config: {name} should be "
-            f"{wanted.get(name, 'absent')} and is {found.get(name, 'absent')}; export it again"
+            f"mapper file {path} cannot be used: {name} contains values that are not finite (NaN or infinity), as "
+            "after a training run that diverged; train it again with a lower learning rate"
         )
-    for name, tensor in state.items():
-        if not bool(tensor.isfinite().all()):
-            raise CheckpointError(
-                f"mapper file {path} cannot be used: {name} contains values that are not finite (NaN or infinity), "
-                "as after a training run that diverged; "
-                f"train it again with a lower learning rate"
-            )
     mapper.load_state_dict(dict(state), assign=True)
     return mapper.eval().requires_grad_(False)

@@ -13,17 +13,15 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipcap.checkpoint import MapperCheckpoint, save_mapper
-from clipcap.device import multiplies_bfloat16
+from clipcap.device import autocast
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.training.data import CaptionedImages, batches_of, draw_embeddings, tokenized_rows
@@ -142,7 +140,7 @@ def train_mapper(
     best_weights = copy.deepcopy(mapper.state_dict())
     if state_path.exists():
         state, best_weights = restore_state(state_path, run, mapper, optimizer)
-    autocast = _autocast(options.precision, device)
+    computed = autocast(device, options.precision)
     started, first_step, samples, last_loss = time.monotonic(), state.step, 0, 0.0
 
     def go_on_or_stop() -> None:
@@ -173,7 +171,7 @@ def train_mapper(
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(state.step, steps, options)
             embeddings = draw_embeddings(training.embeddings, batch, deviation, options, state.step)
-            with autocast:
+            with computed:
                 loss = caption_loss(mapper, lm, embeddings, [captions for _, captions in batch], end_id)
             if not loss.isfinite():
                 raise TrainingError(f"the loss is not a number at step {state.step}; lower the learning rate")
@@ -190,7 +188,7 @@ def train_mapper(
             go_on_or_stop()
             if state.step % state_every == 0:
                 save_state(state_path, run, state, mapper, optimizer, best_weights)
-        loss_now = validation_loss(mapper, lm, validation, checked, options, autocast, on_batch=go_on_or_stop)
+        loss_now = validation_loss(mapper, lm, validation, checked, options, computed, on_batch=go_on_or_stop)
         if not math.isfinite(loss_now):
             raise TrainingError(f"the validation loss is not a number at step {state.step}; lower the learning rate")
         state.history.append((state.epoch_loss / state.epoch_tokens, loss_now))
@@ -216,9 +214,3 @@ def _learning_rate(step: int, steps: int, options: TrainingOptions) -> float:
     if step < warmup:
         return options.learning_rate * (step + 1) / warmup
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    if precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(device)):
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()

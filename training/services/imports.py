@@ -16,7 +16,7 @@ from captioner.errors import Refused
 from captioner.jobs.job import Status, clock
 from captioner.models import Style
 from training.models import Import
-from training.services.waiting import RUN_DEADLINE, wake_workers
+from training.services.waiting import RUN_DEADLINE, queue_again, wake_workers
 
 
 def start_import(*, style: Style, file: File[bytes], name: str, person: Any = None, holder: str = "") -> Import:
@@ -125,12 +125,7 @@ def resume_import(batch: Import, holder: str = "") -> Import:
         )
     with transaction.atomic():
         captioner_services.check_not_archived(batch.style)
-        if not batch.retry(clock("default") + RUN_DEADLINE):
-            raise Refused(
-                "not_stopped",
-                f"only failed or canceled imports can be resumed; the status of this one is {batch.status}",
-                status=409,
-            )
+        queue_again(batch, "imports")
         batch = _claimed(batch, holder)
     transaction.on_commit(wake_workers)
     batch.refresh_from_db()

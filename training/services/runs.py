@@ -19,7 +19,7 @@ from training import memory
 from training.models import RunEvent, TrainingRun
 from training.options import OPTIONS, RunOptions
 from training.services.examples import dataset
-from training.services.waiting import RUN_DEADLINE, rescue_stale, wake_workers
+from training.services.waiting import RUN_DEADLINE, queue_again, rescue_stale, wake_workers
 
 LEAST_TRAINING, LEAST_HELD_OUT = 8, 2  # images
 
@@ -170,12 +170,7 @@ def resume_run(run: TrainingRun) -> TrainingRun:
     try:
         with transaction.atomic():
             captioner_services.check_not_archived(run.style)
-            if not run.retry(clock("default") + RUN_DEADLINE):
-                raise Refused(
-                    "not_stopped",
-                    f"only failed or canceled runs can be resumed; the status of this one is {run.status}",
-                    status=409,
-                )
+            queue_again(run, "runs")
             RunEvent.objects.create(run=run, message="resumed")
             audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} resumed")
             transaction.on_commit(wake_workers)

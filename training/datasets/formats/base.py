@@ -9,6 +9,7 @@ from typing import Any
 
 from captioner.errors import Refused
 from training.datasets.files import Files
+from training.datasets.reading import entries
 from training.services import caption_text
 
 FILE_KEYS = ("file_name", "filename", "file", "image", "image_name", "image_path", "img", "image_id")
@@ -60,6 +61,17 @@ class Annotations:
         """
         raise NotImplementedError
 
+    def objects(self, section: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """The entries of one list of a JSON file, numbered from 1; None for one that is no object.
+
+        Raises:
+            Refused: see `entries`.
+        """
+        with self.files.open(self.name) as file:
+            found = (entry for name, entry in entries(file, self.name, self.files.check) if name == section)
+            for number, entry in enumerate(found, start=1):
+                yield number, entry if isinstance(entry, dict) else None
+
 
 class Unreadable(Annotations):
     """A file that is called like annotations and cannot be read."""
@@ -71,6 +83,11 @@ class Unreadable(Annotations):
     def rows(self) -> Iterator[Row]:
         """The problem, so that it is told beside what others say."""
         yield Row(1, problem=self.problem)
+
+
+def no_object(line: int) -> Row:
+    """The row of an entry that is no JSON object."""
+    return Row(line, problem="this is not a JSON object")
 
 
 def rows_of(line: int, ref: Any, captions: Any, *, folder: str = "", split: Any = None) -> Iterator[Row]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from training.datasets import refusals
-from training.datasets.formats.base import Annotations, Row, number_or_name, rows_of
+from training.datasets.formats.base import Annotations, Row, no_object, number_or_name, rows_of
 from training.datasets.reading import entries
 from training.datasets.refusals import shown
 
@@ -29,25 +29,20 @@ class Coco(Annotations):
         """See `Annotations`."""
         if self._named is None:
             self._named = self._images()
-        with self.files.open(self.name) as file:
-            number = 0
-            for section, entry in entries(file, self.name, self.files.check):
-                if section != "annotations":
-                    continue
-                number += 1
-                if not isinstance(entry, dict):
-                    yield Row(number, problem="this is not a JSON object")
-                    continue
-                key = number_or_name(entry.get("image_id"))
-                named = self._named.get(key, key)
-                if isinstance(named, tuple):
-                    yield Row(
-                        number,
-                        problem=f"image id {shown(key)} is used for {shown(named[0])} and {shown(named[1])}; give each "
-                        f"image its own id",
-                    )
-                else:
-                    yield from rows_of(number, named, entry.get("caption"))
+        for number, entry in self.objects("annotations"):
+            if entry is None:
+                yield no_object(number)
+                continue
+            key = number_or_name(entry.get("image_id"))
+            named = self._named.get(key, key)
+            if isinstance(named, tuple):
+                yield Row(
+                    number,
+                    problem=f"image id {shown(key)} is used for {shown(named[0])} and {shown(named[1])}; give each "
+                    f"image its own id",
+                )
+            else:
+                yield from rows_of(number, named, entry.get("caption"))
 
     def _images(self) -> dict[str, str | tuple[str, str]]:
         found: dict[str, str | tuple[str, str]] = {}

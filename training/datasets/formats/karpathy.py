@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from training.datasets.formats.base import SPLIT_KEY, Annotations, Row, rows_of
-from training.datasets.reading import entries
+from training.datasets.formats.base import SPLIT_KEY, Annotations, Row, no_object, rows_of
 
 
 class Karpathy(Annotations):
@@ -19,20 +18,15 @@ class Karpathy(Annotations):
 
     def rows(self) -> Iterator[Row]:
         """See `Annotations`."""
-        with self.files.open(self.name) as file:
-            number = 0
-            for section, entry in entries(file, self.name, self.files.check):
-                if section != "images":
-                    continue
-                number += 1
-                if not isinstance(entry, dict):
-                    yield Row(number, problem="this is not a JSON object")
-                    continue
-                folder = entry.get("filepath")
-                yield from rows_of(
-                    number,
-                    entry.get("filename"),
-                    entry.get("sentences"),
-                    folder=folder if isinstance(folder, str) and len(folder) <= 1000 else "",
-                    split=entry.get(SPLIT_KEY),
-                )
+        for number, entry in self.objects("images"):
+            if entry is None:
+                yield no_object(number)
+                continue
+            folder = entry.get("filepath")
+            yield from rows_of(
+                number,
+                entry.get("filename"),
+                entry.get("sentences"),
+                folder=folder if isinstance(folder, str) and len(folder) <= 1000 else "",
+                split=entry.get(SPLIT_KEY),
+            )
