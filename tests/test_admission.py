@@ -161,7 +161,7 @@ def test_the_answer_is_made_when_others_may_write_again(media: Path) -> None:
     seen: list[bool] = []
 
     def render(_: CaptionRequest) -> dict[str, Any]:
-        seen.append(connection.in_atomic_block or database._turn.locked())
+        seen.append(connection.in_atomic_block or bool(database._waiting))
         return {}
 
     services.request_captions(viewer=Viewer(), images=[services.Upload(picture(64))], render=render)
@@ -184,3 +184,22 @@ def test_threads_take_turns_to_write() -> None:
         order.append(0)
     other.join(PATIENCE)
     assert order == [0, 1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_threads_write_in_the_order_in_which_they_came() -> None:
+    order: list[int] = []
+
+    def write(number: int) -> None:
+        with turn_to_write():
+            order.append(number)
+        connection.close()
+
+    with turn_to_write():
+        others = [threading.Thread(target=write, args=(number,)) for number in range(20)]
+        for waiting, other in enumerate(others, start=2):
+            other.start()
+            wait_until(lambda: len(database._waiting) == waiting, "it waits")  # noqa: B023 (called in this turn)
+    for other in others:
+        other.join(PATIENCE)
+    assert order == list(range(20))

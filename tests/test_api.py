@@ -116,6 +116,22 @@ def test_an_uploaded_photo_is_captioned_in_every_style(
         assert caption["options"]["captions"] == 3
 
 
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "a"}])
+def test_a_new_request_is_answered_as_it_is_read_later_and_takes_few_queries(
+    as_ada: Client, styles: dict[str, Style], photo: bytes, key: dict[str, str]
+) -> None:
+    form = {"style": "all", "webhook_url": "https://example.com/hook", "min_confidence": "0.4", "bulk": "true"}
+    with CaptureQueriesContext(connection) as queries:
+        answer = as_ada.post(URL, {"image": [upload(photo), upload(another(photo))], **form}, headers=key)
+    assert answer.status_code == 202
+    made = answer.json()
+    assert made.pop("webhook")["url"] == form["webhook_url"]
+    assert made == as_ada.get(made["url"]).json()
+    assert len(made["captions"]) == 6
+    asked = [query["sql"] for query in queries if "SAVEPOINT" not in query["sql"]]
+    assert len(asked) <= (21 if key else 17), asked
+
+
 def test_images_come_as_files_ids_and_base64_in_one_request(
     as_ada: Client, styles: dict[str, Style], photo: bytes
 ) -> None:

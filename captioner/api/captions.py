@@ -88,7 +88,6 @@ class CaptionViewSet(ApiViewSet):
         data, viewer = taken.validated_data, self.viewer
 
         def render(made: CaptionRequest) -> dict[str, Any]:
-            made = services.get_request(viewer, made.pk)
             plain: dict[str, Any] = json.loads(
                 StrictRenderer().render(AnswerSerializer(made, context=self.get_serializer_context()).data)
             )
@@ -119,7 +118,7 @@ class CaptionViewSet(ApiViewSet):
                 if place:
                     headers["Preference-Applied"] = f"wait={seconds}"
                     if services.wait(made, seconds):
-                        return Response(render(made), headers=headers)
+                        return Response(render(services.get_request(viewer, made.pk)), headers=headers)
         return Response(made.answer, status=202, headers=headers | RETRY_AFTER)
 
     def list(self, request: Request) -> Response:

@@ -1,16 +1,18 @@
 """On SQLite, the threads of a process take turns to write.
 
 SQLite itself lets one writer in at a time, and whoever waits sleeps for up to a tenth of a second and tries again, in
-no order: with twelve clients some waited twenty times as long as most.
+no order: with twelve clients some waited twenty times as long as most. Nor has a lock of Python's an order.
 """
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.db import connection
 
-_turn = threading.Lock()
+_change = threading.Lock()
+_waiting: deque[threading.Event] = deque()  # the first of them writes
 
 
 @contextmanager
@@ -19,5 +21,15 @@ def turn_to_write() -> Iterator[None]:
     if connection.vendor != "sqlite":
         yield
         return
-    with _turn:
+    mine = threading.Event()
+    with _change:
+        _waiting.append(mine)
+        _waiting[0].set()
+    try:
+        mine.wait()
         yield
+    finally:
+        with _change:
+            _waiting.remove(mine)
+            if _waiting:
+                _waiting[0].set()

@@ -8,9 +8,11 @@ of them has queued before the other came, and the claim reads one index from its
 Captions of one **flow** follow each other: those of a user, or of an anonymous address.
 """
 
+from typing import Any
+
 from django.conf import settings
 from django.db import connection
-from django.db.models import QuerySet
+from django.db.models import Count, Max, QuerySet
 
 from captioner.errors import Refused
 from captioner.jobs.job import Status, clock
@@ -28,11 +30,9 @@ def take(flow: str, count: int, *, bulk: bool) -> range:
         Refused: more of this flow would be queued then than the setting allows.
     """
     _lock(flow)
-    queued = Caption.objects.filter(status=Status.QUEUED)
-    # "IN", because SQLite finds "NOT bulk" in no index.
-    own = {kind: queued.filter(flow=flow, bulk__in=[kind]).order_by() for kind in (False, True)}
+    own = {row["bulk"]: row for row in _queued(flow)}
     most = settings.MAX_QUEUED
-    waiting = sum(captions[: most + 1].count() for captions in own.values())
+    waiting = sum(row["count"] for row in own.values())
     if count and waiting + count > most:
         raise Refused(
             "too_many_queued",
@@ -44,8 +44,7 @@ def take(flow: str, count: int, *, bulk: bool) -> range:
         )
     cost = _cost(bulk)
     # Bulk stands behind all that its flow has queued, everything else behind what is not bulk.
-    lasts = [_highest(own[kind]) for kind in {False, bulk}]
-    start = max(current(), *lasts)
+    start = max([current(), *(own[kind]["last"] for kind in own.keys() & {False, bulk})])
     return range(start + cost, start + cost * count + 1, cost)
 
 
@@ -56,6 +55,12 @@ def current() -> int:
         return running
     following = Caption.objects.ready(clock("default")).only("turn", "bulk").first()
     return max(0, following.turn - _cost(following.bulk)) if following else 0
+
+
+def _queued(flow: str) -> QuerySet[Any, Any]:
+    """How many captions of a flow are queued, bulk and others, and their last turns."""
+    queued = Caption.objects.filter(status=Status.QUEUED, flow=flow).order_by()
+    return queued.values("bulk").annotate(count=Count("*"), last=Max("turn"))
 
 
 def _cost(bulk: bool) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 
 from captioner import audit, uploads
 from captioner.errors import Refused
@@ -100,7 +100,8 @@ def request_captions(
         into: the id of the request to add to, which is made if there is none. A picture that the request has in a
             style already is not queued again: an upload whose answer was lost can simply be repeated.
         once: makes a repetition of the call return the first one's request.
-        render: makes of the new request the answer that is kept with it, to be given again to a repetition.
+        render: makes of the new request the answer that is kept with it, to be given again to a repetition; its
+            captions need no query.
 
     Raises:
         Refused: something of it cannot be met; then nothing was queued.
@@ -138,16 +139,17 @@ def request_captions(
             lock_images({image.pk for image, _ in stored})
             now = clock("default")
             owner = {"owner": viewer.user, "visitor": viewer.visitor}
-            request, _ = CaptionRequest.objects.get_or_create(
-                id=into or uuid.uuid4(),
-                defaults={
-                    **owner,
-                    "created_at": now,
-                    "idempotency_scope": once.scope if once else "",
-                    "idempotency_key": once.key if once else None,
-                    "body_sha256": once.body_sha256 if once else "",
-                },
-            )
+            new = {
+                **owner,
+                "created_at": now,
+                "idempotency_scope": once.scope if once else "",
+                "idempotency_key": once.key if once else None,
+                "body_sha256": once.body_sha256 if once else "",
+            }
+            if into:
+                request, _ = CaptionRequest.objects.get_or_create(id=into, defaults=new)
+            else:
+                request = CaptionRequest.objects.create(**new)
             wanted = {(image.pk, style.pk) for image, _ in stored for style in chosen}
             there = _already_in(request, viewer, wanted) if into else {}
             known = {image: index for (image, _), index in there.items() if index is not None}
@@ -178,6 +180,10 @@ def request_captions(
             for caption, turn in zip(queued, turns.take(viewer.flow, len(queued), bulk=bulk), strict=True):
                 caption.turn = turn
             Caption.objects.bulk_create(queued)
+            if not into:
+                _keep(request, "captions", queued)
+                for caption in queued:
+                    _keep(caption, "corrections", [])
             if webhook_url:
                 WebhookDelivery.objects.create(
                     request=request,
@@ -308,6 +314,14 @@ def lock_images(pks: set[uuid.UUID]) -> None:
     """
     if len(Image.lock(pks)) < len(pks):
         raise Refused("conflict", "an image was deleted in the meantime; send the request again", status=409)
+
+
+def _keep(row: Model, name: str, related: list[Any]) -> None:
+    """Let the rows that refer to `row` be read as if they had been prefetched: they were written a moment ago, and to
+    fetch them again took a fifth of a call."""
+    rows = getattr(row, name).all()
+    rows._result_cache, rows._prefetch_done = related, True
+    row._prefetched_objects_cache = {name: rows}  # type: ignore[attr-defined]
 
 
 def _already_in(

@@ -64,10 +64,10 @@ def choose_styles(names: Sequence[str]) -> list[Style]:
         return list(in_service)
     if not names:
         return [in_service[0]]
-    found = {style.slug: style for style in in_service.filter(slug__in=names)}
+    found = {style.slug: style for style in in_service}
     missing = [name for name in names if name not in found]
     if missing:
-        slugs = ", ".join(in_service.values_list("slug", flat=True))
+        slugs = ", ".join(found)
         gone = Style.objects.filter(slug=missing[0]).exclude(status=Status.AVAILABLE).exists()
         raise Refused(
             "style_withdrawn" if gone else "unknown_style",
