@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,13 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
 from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect
 
 from captioner import services
 from captioner.inference.engine import CaptionEngine
 from captioner.models import Caption, MapperVersion, Style, Viewer
+from tests.engine_thread import EngineThread
 from training.models import TrainingRun
 from training.worker import TrainingEngine
 
@@ -54,20 +53,12 @@ def page(browser: Browser, live_server: Any, styles: dict[str, Style]) -> Iterat
 @pytest.fixture
 def training_worker(engine: CaptionEngine, live_server: Any) -> Iterator[None]:
     """A thread that does what a training worker's engine does."""
-    stopping = threading.Event()
-    trainer = TrainingEngine(engine, stopping.is_set)
-
-    def work() -> None:
-        while not stopping.is_set():
-            if not trainer.work():
-                stopping.wait(0.05)
-        connection.close()
-
-    thread = threading.Thread(target=work)
+    trainer = TrainingEngine(engine)
+    thread = EngineThread(trainer)
+    trainer.stopping = thread.stopping.is_set
     thread.start()
     yield
-    stopping.set()
-    thread.join()
+    thread.stop()
 
 
 def examples(folder: Path) -> Path:

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
-from django.db import connection
 from django.utils import timezone
 from PIL import Image as Pillow
 from playwright.sync_api import Browser, BrowserContext, Page, expect
@@ -24,6 +22,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from captioner import services
 from captioner.inference.engine import CaptionEngine
 from captioner.models import EVERYBODY, Caption, Correction, Embedding, Image, Style, Viewer, Worker
+from tests.engine_thread import EngineThread
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))
 PATIENCE = 60_000  # ms; the machine may be busy
@@ -88,19 +87,9 @@ def start_reader(reading_engine: CaptionEngine, live_server: Any) -> Iterator[Ca
 
 
 def thread_of(engine: CaptionEngine) -> Iterator[Callable[[], None]]:
-    stopping = threading.Event()
-
-    def work() -> None:
-        while not stopping.is_set():
-            if not engine.work():
-                stopping.wait(0.05)
-        connection.close()
-
-    thread = threading.Thread(target=work)
+    thread = EngineThread(engine)
     yield thread.start
-    stopping.set()
-    if thread.ident:
-        thread.join()
+    thread.stop()
 
 
 @pytest.fixture

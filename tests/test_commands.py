@@ -2,7 +2,6 @@
 
 import io
 import json
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
 from django.utils import timezone
 
 from captioner import services
 from captioner.inference.engine import CaptionEngine
 from captioner.management.commands import caption_folder
 from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Style, Viewer, Worker
+from tests.engine_thread import EngineThread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PHOTOS = sorted((Path(__file__).parent.parent / "examples/coco_cc").glob("*.jpg"))
@@ -25,20 +24,11 @@ PHOTOS = sorted((Path(__file__).parent.parent / "examples/coco_cc").glob("*.jpg"
 @pytest.fixture
 def working(engine: CaptionEngine, styles: dict[str, Style]) -> Iterator[None]:
     """A worker that writes the captions asked for while the test runs."""
-    done = threading.Event()
     Worker.objects.create(name="tests", queue="captions")
-
-    def work() -> None:
-        while not done.is_set():
-            if not engine.work():
-                done.wait(0.02)
-        connection.close()
-
-    thread = threading.Thread(target=work)
+    thread = EngineThread(engine)
     thread.start()
     yield
-    done.set()
-    thread.join()
+    thread.stop()
 
 
 @pytest.fixture
