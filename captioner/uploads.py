@@ -14,7 +14,9 @@ from typing import Any
 
 from django.conf import settings
 from django.core.files.base import ContentFile
+from PIL import ExifTags
 from PIL import Image as Pillow
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from captioner.admission import admitted
 from captioner.errors import Refused
@@ -88,14 +90,13 @@ def store(data: bytes, sender: str = EXAMPLES, **fields: Any) -> Image:
     small = picture.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     key = uuid.uuid4()
-    # A small picture is seen pixel by pixel: what a JPEG usually saves on its colours would change its embedding.
-    content = _jpeg(picture, 98, subsampling=0) if min(picture.size) <= ENCODER_SIDE else _jpeg(picture, 92)
+    content = _jpeg(picture, **_compression(data, picture))
     new = Image(
         id=key, sha256=digest, sender=sender, width=picture.width, height=picture.height, size=len(content), **fields
     )
     try:
         new.file.save(f"{key}.jpg", ContentFile(content), save=False)
-        new.thumbnail.save(f"{key}.jpg", ContentFile(_jpeg(small, 80)), save=False)
+        new.thumbnail.save(f"{key}.jpg", ContentFile(_jpeg(small, quality=80)), save=False)
     except Exception as error:  # every storage raises its own kinds
         log.warning("a picture cannot be stored", extra={"error": error})
         for file in (new.file, new.thumbnail):  # a file that could not be written whole is there in part
@@ -135,7 +136,24 @@ def remove_files(image: Image) -> None:
                 log.warning("a file cannot be deleted", extra={"file": file.name, "error": error})
 
 
-def _jpeg(picture: Pillow.Image, quality: int, **options: Any) -> bytes:
+def _compression(data: bytes, picture: Pillow.Image) -> dict[str, Any]:
+    """How to compress a picture that was read from these bytes, so that an encoder sees what it saw in them.
+
+    A JPEG that is neither resized nor turned is rounded as it was before: that loses next to nothing again, and takes
+    as many bytes. A small picture of another kind is seen pixel by pixel; of a big one, several pixels become one.
+    """
+    try:
+        with JpegImageFile(io.BytesIO(data)) as source:
+            upright = source.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            tables = [list(table) for _, table in sorted(source.quantization.items())][:2]
+            if upright and source.size == picture.size and all(max(table) < 256 for table in tables):
+                return {"qtables": tables, "subsampling": max(0, get_sampling(source))}
+    except Exception as error:  # it is no JPEG, or its metadata is broken, which must not cost a good picture
+        log.debug("a picture is compressed anew", extra={"error": error})
+    return {"quality": 100, "subsampling": 0} if min(picture.size) <= ENCODER_SIDE else {"quality": 92}
+
+
+def _jpeg(picture: Pillow.Image, **compression: Any) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=quality, optimize=True, **options)
+    picture.save(out, "JPEG", optimize=True, **compression)
     return out.getvalue()

@@ -71,7 +71,7 @@ INSTALLED_APPS = [
     "csp",
     "axes",
     "django_otp",
-    "django_otp.plugins.otp_totp",
+    "clipcap_site.apps.SecondFactorConfig",
     "captioner",
     "accounts",
     "training",

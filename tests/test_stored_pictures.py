@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from torch.nn.functional import cosine_similarity
 
 from captioner.inference.engine import CaptionEngine
@@ -35,6 +35,41 @@ def test_a_picture_of_any_shape_is_seen_stored_as_it_was_sent(
         sent, stored = engine.captioner.encoder.encode([data, file.read()])
     assert cosine_similarity(sent, stored, dim=0) > 0.99
     assert min(image.width, image.height) >= min(side, ENCODER_SIDE)
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("quality", [40, 75, 95])
+def test_a_jpeg_is_stored_as_it_was_rounded_and_takes_no_more_bytes(
+    quality: int, subsampling: int, db: None, media: Any, photo: bytes, engine: CaptionEngine
+) -> None:
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(photo)) as whole:
+        whole.convert("RGB").resize((256, 256)).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    image = store(file.getvalue())
+    with image.file.open("rb") as stored:
+        sent, kept = engine.captioner.encoder.encode([file.getvalue(), stored.read()])
+    assert cosine_similarity(sent, kept, dim=0) > 0.99  # what is said of colours is coarser, and is rounded once more
+    assert image.size < 1.05 * len(file.getvalue())
+
+
+@pytest.mark.parametrize(("kind", "orientation"), [("PNG", 1), ("JPEG", 6), ("JPEG", 3)])
+def test_a_small_picture_of_another_kind_or_turned_is_stored_without_loss_that_an_encoder_sees(
+    kind: str, orientation: int, db: None, media: Any, photo: bytes, engine: CaptionEngine
+) -> None:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    with Image.open(io.BytesIO(photo)) as whole:
+        whole.convert("RGB").resize((256, 200)).save(file, kind, exif=exif)
+    image = store(file.getvalue())
+    with image.file.open("rb") as stored:
+        sent, kept = engine.captioner.encoder.encode([file.getvalue(), stored.read()])
+    assert cosine_similarity(sent, kept, dim=0) > 0.99
+    assert (image.width, image.height) == ((200, 256) if orientation == 6 else (256, 200))
+
+
+def test_broken_metadata_costs_no_picture(db: None, media: Any, photo: bytes) -> None:
+    broken = photo[:2] + b"\xff\xe1\x00\x12Exif\0\0" + b"MM\0*\xff\xff\xff\xff\xff\xff"[:8] + photo[2:]
+    assert store(broken).width
 
 
 def test_a_long_picture_is_stored_small_all_the_same(db: None, media: Any) -> None:
