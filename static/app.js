@@ -142,7 +142,11 @@ function size(bytes) {
   return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
-function send(file, styles, onProgress) {
+let expired = false; // the session: the page is left without asking
+const ITS_OWN_FAULT = [400, 413, 415, 422]; // a file that is answered so never works: trying again is not offered
+
+function send(upload, onProgress) {
+  const { file, styles } = upload;
   return new Promise((resolve, reject) => {
     const data = new FormData();
     data.append("csrfmiddlewaretoken", form.elements.csrfmiddlewaretoken.value);
@@ -150,16 +154,20 @@ function send(file, styles, onProgress) {
     for (const style of styles) data.append("styles", style);
     data.append("photos", file, file.name || "pasted");
     const xhr = new XMLHttpRequest();
+    upload.xhr = xhr;
     xhr.open("POST", form.action);
     xhr.setRequestHeader("Accept", "application/json");
     xhr.upload.addEventListener("progress", (event) => onProgress(event.loaded / event.total));
     xhr.addEventListener("load", () => {
-      if (xhr.status === 401) location.reload();
+      if (xhr.status === 401) {
+        expired = true;
+        location.reload();
+      }
       else if (xhr.status === 201) resolve(JSON.parse(xhr.responseText));
       else if (xhr.status === 429) resolve({ wait: Number(xhr.getResponseHeader("Retry-After")) || 5 });
-      else reject(new Error(causeIn(xhr)));
+      else reject(Object.assign(new Error(causeIn(xhr)), { final: ITS_OWN_FAULT.includes(xhr.status) }));
     });
-    xhr.addEventListener("error", () => resolve(null)); // the connection, not the file
+    for (const name of ["error", "abort"]) xhr.addEventListener(name, () => resolve(null)); // not the file
     xhr.send(data);
   });
 }
@@ -167,8 +175,11 @@ function send(file, styles, onProgress) {
 function startUploads() {
   const list = document.getElementById("uploads");
   const results = document.getElementById("results");
+  const queue = document.getElementById("queue");
+  const rows = new Map(); // of the list, with what each uploads
   const waiting = [];
-  let busy = false;
+  let current; // what is being uploaded
+  let done = 0; // of those since the queue was last empty
 
   function add(file, styles) {
     const row = document.getElementById("upload-row").content.firstElementChild.cloneNode(true);
@@ -179,45 +190,95 @@ function startUploads() {
     preview.addEventListener("error", () => { preview.hidden = true; }); // not a picture, or one that browsers cannot show
     preview.src = URL.createObjectURL(file);
     row.querySelector(".dismiss").addEventListener("click", () => { leave(upload); });
-    row.querySelector(".again").addEventListener("click", () => { waiting.push(upload); work(); });
+    row.querySelector(".cancel").addEventListener("click", () => { cancel(upload); });
+    row.querySelector(".again").addEventListener("click", () => { again(upload); work(); });
+    rows.set(row, upload);
     list.append(row);
     waiting.push(upload);
   }
 
-  function leave({ row }) {
-    URL.revokeObjectURL(row.querySelector("img").src);
-    row.remove();
+  function again(upload) {
+    show(upload, { text: `${size(upload.file.size)}, waiting` });
+    waiting.push(upload);
   }
 
-  function show({ row }, { text, progress, failed = false }) {
+  function cancel(upload) {
+    upload.canceled = true;
+    upload.xhr?.abort();
+    if (waiting.includes(upload)) waiting.splice(waiting.indexOf(upload), 1);
+    leave(upload);
+  }
+
+  function leave({ row }) {
+    URL.revokeObjectURL(row.querySelector("img").src);
+    rows.delete(row);
+    row.remove();
+    tell();
+  }
+
+  function show(upload, { text, progress, failed = false, final = false }) {
+    const { row } = upload;
+    Object.assign(upload, { failed, final });
     row.classList.toggle("failed", failed);
     row.querySelector(".state").textContent = text;
     row.querySelector("progress").hidden = failed;
     row.querySelector("progress").value = progress ?? 0;
-    for (const button of row.querySelectorAll("button")) button.hidden = !failed;
+    row.querySelector(".cancel").hidden = failed;
+    row.querySelector(".again").hidden = !failed || final;
+    row.querySelector(".dismiss").hidden = !failed;
+    tell();
   }
 
+  // How far the queue is: "23 of 60 photos uploaded, 2 failed".
+  function tell() {
+    const all = [...rows.values()];
+    const failed = all.filter((upload) => upload.failed).length;
+    const left = all.length - failed;
+    if (!all.length) done = 0;
+    queue.hidden = all.length < 2 && done === 0;
+    queue.querySelector(".count").textContent =
+      `${done} of ${done + all.length} photos uploaded${failed ? `, ${failed} failed` : ""}`;
+    queue.querySelector("progress").value = done / Math.max(1, done + left);
+    queue.querySelector("progress").hidden = left === 0;
+    queue.querySelector(".cancel-all").hidden = left === 0;
+    queue.querySelector(".retry-failed").hidden = !all.some((upload) => upload.failed && !upload.final);
+  }
+
+  queue.querySelector(".cancel-all").addEventListener("click", () => {
+    for (const upload of [...rows.values()]) if (!upload.failed) cancel(upload);
+  });
+  queue.querySelector(".retry-failed").addEventListener("click", () => {
+    for (const upload of rows.values()) if (upload.failed && !upload.final) again(upload);
+    work();
+  });
+  addEventListener("beforeunload", (event) => { if (current && !expired) event.preventDefault(); });
+
   async function work() {
-    if (busy) return;
-    busy = true;
-    while (waiting.length) await one(waiting.shift());
-    busy = false;
+    if (current) return;
+    while (waiting.length) {
+      current = waiting.shift();
+      await one(current);
+    }
+    current = undefined;
   }
 
   async function one(upload) {
-    const { file, styles } = upload;
+    const { file } = upload;
     if (file.size > Number(form.dataset.maxBytes)) {
-      show(upload, { text: `This file is ${size(file.size)}; the limit is ${size(form.dataset.maxBytes)}.`, failed: true });
+      const text = `This file is ${size(file.size)}; the limit is ${size(form.dataset.maxBytes)}.`;
+      show(upload, { text, failed: true, final: true });
       return;
     }
-    for (;;) {
+    while (!upload.canceled) {
       show(upload, { text: `${size(file.size)}, uploading` });
       try {
-        const answer = await send(file, styles, (part) => {
+        const answer = await send(upload, (part) => {
           show(upload, { text: part < 1 ? `${Math.round(part * 100)} % of ${size(file.size)}` : "Processing…", progress: part });
         });
+        if (upload.canceled) return;
         if (answer) setConnected(true);
         if (answer?.html) {
+          done += 1;
           arrive(answer);
           leave(upload);
           return;
@@ -229,7 +290,7 @@ function startUploads() {
         }
       } catch (error) {
         setConnected(true);
-        show(upload, { text: error.message, failed: true });
+        show(upload, { text: error.message, failed: true, final: error.final });
         return;
       }
       setConnected(false);

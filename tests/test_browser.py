@@ -182,8 +182,62 @@ def test_files_that_are_no_photos_fail_alone_each_with_its_cause(
     expect(failed.first).to_contain_text("notes.jpg")
     expect(failed.first).to_contain_text("This is not a picture")
     expect(failed.last).to_contain_text("empty.png")
+    expect(page.locator("#queue")).to_contain_text("3 of 5 photos uploaded, 2 failed")
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)  # they never work
+    expect(page.get_by_role("button", name="Retry failed")).to_be_hidden()
     failed.first.get_by_role("button", name="Dismiss").click()
     expect(failed).to_have_count(1)
+
+
+def test_uploads_are_canceled_one_by_one_and_all_together(page: Page) -> None:
+    page.route("**/upload/", lambda route: None)  # the first is under way for as long as the test wants
+    upload(page, *PHOTOS[:5])
+    queue, rows = page.locator("#queue"), page.locator("#uploads li")
+    expect(queue).to_contain_text("0 of 5 photos uploaded")
+    rows.nth(4).get_by_role("button", name="Cancel").click()
+    rows.nth(0).get_by_role("button", name="Cancel").click()
+    expect(queue).to_contain_text("0 of 3 photos uploaded")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("uploading")
+    queue.get_by_role("button", name="Cancel all").click()
+    expect(rows).to_have_count(0)
+    expect(queue).to_be_hidden()
+    page.unroute("**/upload/")
+    page.locator("#photos").set_input_files(PHOTOS[5])
+    expect(page.locator(".photo")).to_have_count(1)
+    assert Image.objects.count() == 1
+
+
+def test_failed_uploads_are_tried_again_together(page: Page, tolerated: list[str]) -> None:
+    tolerated += ["503"]
+    page.route("**/upload/", lambda route: route.fulfill(status=503, body="{}"))
+    upload(page, *PHOTOS[:2])
+    expect(page.locator("#queue")).to_contain_text("0 of 2 photos uploaded, 2 failed")
+    expect(page.get_by_role("button", name="Try again")).to_have_count(2)
+    page.unroute("**/upload/")
+    page.get_by_role("button", name="Retry failed").click()
+    expect(page.locator(".photo")).to_have_count(2)
+    expect(page.locator("#uploads li")).to_have_count(0)
+
+
+def test_leaving_the_page_asks_first_while_photos_are_uploaded(page: Page) -> None:
+    asked: list[str] = []
+
+    def stay(dialog: Any) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    page.route("**/upload/", lambda route: None)
+    upload(page, PHOTOS[0])
+    expect(page.locator("#uploads li")).to_contain_text("uploading")
+    page.on("dialog", stay)
+    page.get_by_role("link", name="Gallery").click(no_wait_after=True)
+    expect(page.locator("#uploads li")).to_have_count(1)
+    page.locator("#uploads").get_by_role("button", name="Cancel").click()
+    assert asked == ["beforeunload"]
+    page.get_by_role("link", name="Gallery").click()
+    expect(page.get_by_role("heading", name="Gallery")).to_be_visible()
+    assert asked == ["beforeunload"]
 
 
 @pytest.mark.usefixtures("worker", "ada")
@@ -289,11 +343,11 @@ def test_a_failed_caption_is_tried_again_and_a_deleted_one_leaves_the_page(page:
 def test_what_is_refused_is_said_where_it_happens(page: Page, tolerated: list[str]) -> None:
     tolerated += ["409", "htmx:responseError", "Response Status Error Code"]
     upload(page, PHOTOS[0])
-    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    expect(page.locator(".caption").get_by_role("button", name="Cancel")).to_be_visible()
     page.route("**/progress/", lambda route: route.abort())  # so that the page does not notice
     tolerated += ["ERR_FAILED", *OFFLINE]
     Caption.objects.update(status="canceled", finished_at=timezone.now())
-    page.get_by_role("button", name="Cancel").click()
+    page.locator(".caption").get_by_role("button", name="Cancel").click()
     expect(page.locator("#toast")).to_contain_text("cannot be canceled")
 
 
