@@ -1,15 +1,32 @@
-"""Tokens in the admin: owner, scopes, last use. Hashes are never shown."""
+"""Tokens in the admin: owner, scopes, last use; hashes are never shown. And identities at another site."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest
 from knox.models import AuthToken
 
-from accounts.models import Token
-from captioner.admin.base import ReadOnly
+from accounts.models import Identity, Token
+from captioner.admin.base import AdminWithPages, ReadOnly
 
 admin.site.unregister(AuthToken)
+
+
+@admin.register(Identity)
+class IdentityAdmin(AdminWithPages):
+    """Which account belongs to whom at the site through which people sign in; here accounts are connected by hand."""
+
+    list_display = ("user", "subject", "issuer")
+    search_fields = ("subject", "user__username", "user__email")
+    list_select_related = ("user",)
+    fields = ("user", "issuer", "subject")
+    raw_id_fields = ("user",)
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        return {"issuer": settings.OIDC_ISSUER, **super().get_changeform_initial_data(request)}
 
 
 @admin.register(Token)

@@ -1,7 +1,8 @@
-"""API tokens."""
+"""API tokens, and identities at another site."""
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import models
 from django.utils import timezone
 from knox.models import AuthToken, AuthTokenManager
@@ -37,3 +38,18 @@ class Token(AuthToken):
     def scope_labels(self) -> list[str]:
         """What it is good for, for people."""
         return [scope.label for scope in Scope if scope in self.scopes]
+
+
+class Identity(models.Model):
+    """Whom an account belongs to at the site through which people sign in."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="identities")
+    issuer = models.CharField(max_length=300, help_text="the address of the other site, CLIPCAP_OIDC_ISSUER")
+    subject = models.CharField(max_length=255, help_text="its unchanging name for the person, `sub`")
+
+    class Meta:
+        verbose_name_plural = "identities"
+        constraints = (models.UniqueConstraint(fields=["issuer", "subject"], name="one_account_of_an_identity"),)
+
+    def __str__(self) -> str:
+        return f"{self.subject} at {self.issuer}"

@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from accounts import password_reset, views
+from accounts import password_reset, single_sign_on, views
 
 urlpatterns = [
     path("tokens/", views.tokens, name="tokens"),
@@ -13,5 +13,7 @@ urlpatterns = [
     path("password/new/<uidb64>/<token>/", password_reset.NewPassword.as_view(), name="password-new"),
     path("second-factor/", views.second_factor, name="second-factor"),
     path("sign-in/", views.SignIn.as_view(redirect_authenticated_user=True), name="login"),
+    path("sign-in/single/", single_sign_on.leave, name="single-sign-on"),
+    path("sign-in/single/back/", single_sign_on.Return.as_view(), name="single-sign-on-back"),
     path("sign-out/", LogoutView.as_view(), name="logout"),
 ]

@@ -60,7 +60,8 @@ class SignIn(LoginView):
     """Sign in, and what to do without a password."""
 
     def get_context_data(self, **named: Any) -> dict[str, Any]:
-        return super().get_context_data(password_reset=settings.PASSWORD_RESET, **named)
+        provider = settings.OIDC_NAME if settings.OIDC_ISSUER else ""
+        return super().get_context_data(password_reset=settings.PASSWORD_RESET, provider=provider, **named)
 
 
 @method_decorator(never_cache, name="dispatch")

@@ -243,6 +243,27 @@ AXES_VERBOSE = False
 AXES_CLIENT_IP_CALLABLE = "accounts.throttles.address_of"
 AXES_LOCKOUT_CALLABLE = "accounts.views.locked_out"
 
+# Single sign-on by OpenID Connect. What the provider calls these, its /.well-known/openid-configuration says.
+OIDC_ISSUER = env.str("CLIPCAP_OIDC_ISSUER", "")
+OIDC_NAME = env.str("CLIPCAP_OIDC_NAME", "single sign-on")
+if OIDC_ISSUER:
+    AUTHENTICATION_BACKENDS.append("accounts.single_sign_on.SingleSignOn")
+    OIDC_OP_AUTHORIZATION_ENDPOINT = env.str("CLIPCAP_OIDC_AUTHORIZATION_URL", "")
+    OIDC_OP_TOKEN_ENDPOINT = env.str("CLIPCAP_OIDC_TOKEN_URL", "")
+    OIDC_OP_USER_ENDPOINT = env.str("CLIPCAP_OIDC_USERINFO_URL", "")
+    OIDC_OP_JWKS_ENDPOINT = env.str("CLIPCAP_OIDC_KEYS_URL", "")
+    OIDC_RP_CLIENT_ID = env.str("CLIPCAP_OIDC_CLIENT_ID", "")
+    OIDC_RP_CLIENT_SECRET = env.str("CLIPCAP_OIDC_CLIENT_SECRET", "")
+    for name in ("AUTHORIZATION_URL", "TOKEN_URL", "USERINFO_URL", "KEYS_URL", "CLIENT_ID", "CLIENT_SECRET"):
+        if not env.str(f"CLIPCAP_OIDC_{name}", ""):
+            raise ImproperlyConfigured(
+                f"CLIPCAP_OIDC_{name} is not set, and CLIPCAP_OIDC_ISSUER is; see docs/settings.md"
+            )
+OIDC_RP_SIGN_ALGO = "RS256"
+OIDC_USE_PKCE = True
+OIDC_TIMEOUT = 10  # seconds
+OIDC_AUTHENTICATION_CALLBACK_URL = "single-sign-on-back"
+
 EMAIL_TIMEOUT = 10  # seconds
 PASSWORD_RESET_TIMEOUT = 3600  # seconds that the link in a mail is valid
 if mail_url := env.str("CLIPCAP_MAIL_URL", ""):
