@@ -110,6 +110,10 @@ ADDRESSES: dict[str, May] = {
     "caption-cancel": {"POST": OWNER | LABELLERS},
     "caption-cancel-all": {"GET": EVERYBODY, "POST": EVERYBODY},  # of one's own
     "caption-delete": {"GET": OWNER | SUPERUSERS, "POST": OWNER | SUPERUSERS},
+    "label": {"GET": SIGNED_IN},  # one's own captions; labellers, everybody's
+    "label-save": {"POST": OWNER | LABELLERS},
+    "label-skip": {"POST": OWNER | LABELLERS},
+    "label-undo": {"POST": SIGNED_IN},  # one's own last label
     "tokens": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "password": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "single-sign-on": {"GET": EVERYBODY},
@@ -291,7 +295,7 @@ def where(clients: dict[str, Client], styles: dict[str, Style], photo: bytes) ->
         "training_trainingrun": run,
     }
     found = {f"admin:{model}": row.pk for model, row in rows.items() if row}
-    for name in ("v1:caption", "caption"):
+    for name in ("v1:caption", "caption", "label"):
         found[name] = caption.pk
     for name in ("v1:image", "image"):
         found[name] = caption.image_id

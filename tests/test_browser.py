@@ -528,6 +528,80 @@ def test_everything_can_be_reached_by_keyboard(page: Page) -> None:
         page.keyboard.press("Enter")
 
 
+@pytest.fixture
+def three(ada: Viewer, styles: dict[str, Style], engine: CaptionEngine) -> list[Caption]:
+    """Three photos of ada's, captioned, the least sure first."""
+    photos = [services.Upload(path.read_bytes(), path.name) for path in PHOTOS[:3]]
+    request = services.request_captions(viewer=ada, images=photos)
+    engine.work()
+    for place, caption in enumerate(request.captions.all()):
+        Caption.objects.filter(pk=caption.pk).update(confidence=place / 10, text=f"caption {place}")
+    return list(request.captions.order_by("confidence"))
+
+
+def test_captions_are_labelled_by_keyboard(page: Page, three: list[Caption]) -> None:
+    sign_in(page)
+    page.get_by_role("link", name="Label", exact=True).click()
+    progress, asked = page.locator(".done"), page.locator(".label .text")
+    expect(page.locator("body")).to_contain_text("F fine as it is, E edit, S skip, N next, U undo")
+    expect(progress).to_have_text("0 labelled today, 3 left in Factual")
+    expect(asked).to_have_text("caption 0")
+    page.keyboard.press("n")
+    expect(asked).to_have_text("caption 1")
+    page.keyboard.press("f")
+    expect(asked).to_have_text("caption 2")
+    expect(progress).to_have_text("1 labelled today, 2 left in Factual")
+    page.keyboard.press("e")
+    expect(page.get_by_label("What the caption should say")).to_be_focused()
+    page.keyboard.type(", sfn")  # in a text, these are letters
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("What the caption should say")).to_be_hidden()
+    page.keyboard.press("e")
+    page.keyboard.press("Enter")
+    expect(asked).to_have_text("caption 0")
+    assert [c.best_text for c in three] == ["caption 0", "caption 1", "caption 2, sfn"]
+    page.keyboard.press("s")
+    expect(page.get_by_role("heading", name="Nothing is left to label in Factual")).to_be_visible()
+    expect(progress).to_have_text("2 labelled today, 0 left in Factual")
+    for text, then in (("caption 0", "Changed to"), ("caption 2", "Fine as it was"), ("caption 1", "labelled today")):
+        page.keyboard.press("u")
+        expect(asked).to_have_text(text)
+        expect(page.locator("main")).to_contain_text(then)
+    expect(page.get_by_role("button", name="Undo")).to_have_count(0)
+    assert not Correction.objects.exists()
+
+
+def test_captions_are_labelled_without_javascript(
+    open_context: Callable[..., BrowserContext], three: list[Caption]
+) -> None:
+    page = open_context(java_script_enabled=False).new_page()
+    sign_in(page)
+    page.goto("/label/")
+    expect(page.locator("kbd").first).to_be_hidden()
+    page.get_by_role("link", name="Next").click()
+    page.get_by_role("button", name="Fine as it is").click()
+    page.locator("summary").click()
+    page.get_by_label("What the caption should say").fill("a real caption")
+    page.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="Skip").click()
+    expect(page.get_by_text("Nothing is left to label")).to_be_visible()
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".label .text")).to_have_text("caption 0")
+    assert [c.best_text for c in three] == ["caption 0", "caption 1", "a real caption"]
+
+
+@pytest.mark.parametrize("height", [664, 844])
+def test_photo_caption_and_buttons_fit_one_screen_of_a_phone(
+    open_context: Callable[..., BrowserContext], three: list[Caption], height: int
+) -> None:
+    page = open_context(viewport={"width": 390, "height": height}, has_touch=True, is_mobile=True).new_page()
+    sign_in(page)
+    page.goto("/label/")
+    page.locator(".label").scroll_into_view_if_needed()
+    for part in (page.locator(".labelling img"), page.get_by_role("button", name="Fine as it is")):
+        expect(part).to_be_in_viewport(ratio=1)
+
+
 # Of every element that has text of its own: the contrast to the nearest background, if that is too little.
 LOW_CONTRAST = """() => {
     const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
@@ -564,7 +638,8 @@ def test_pages_fit_a_phone_and_have_enough_contrast(
     sign_in(page)
     photo, request = f"/images/{example.image_id}/", f"/requests/{example.request_id}/"
     Image.objects.update(sender=f"user:{get_user_model().objects.get().pk}")
-    for url in ("/", "/gallery/", "/gallery/?q=nothing", photo, f"{photo}delete/", request, "/tokens/", "/nowhere/"):
+    deletion = f"{photo}delete/"
+    for url in ("/", "/gallery/", "/gallery/?q=nothing", photo, deletion, request, "/label/", "/tokens/", "/nowhere/"):
         page.goto(url)
         for summary in page.locator("summary").all():
             summary.click()

@@ -179,7 +179,10 @@ class CaptionViewSet(ApiViewSet):
     )
     @action(detail=True, methods=["post"], parser_classes=[ApiJSONParser], scope=Scope.LABEL)
     def corrections(self, request: Request, pk: UUID) -> Response:
-        """Correct a caption. The newest correction counts; the original caption is kept."""
+        """Correct a caption, or confirm it by sending its own text.
+
+        The newest correction counts; the original caption is kept.
+        """
         taken = NewCorrectionSerializer(data=request.data)
         taken.is_valid(raise_exception=True)
         correction = services.correct_caption(self.viewer, pk, taken.validated_data["text"])

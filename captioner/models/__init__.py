@@ -9,6 +9,7 @@ from captioner.models.captions import (
     CaptionQuerySet,
     CaptionRequest,
     Correction,
+    Skip,
 )
 from captioner.models.drafts import (
     Draft,
@@ -69,6 +70,7 @@ __all__ = [
     "ProbabilityField",
     "Promotion",
     "Queue",
+    "Skip",
     "Style",
     "TextEmbedding",
     "Viewer",

@@ -96,6 +96,9 @@ class Caption(OrderedJob):
     confidence = ProbabilityField(null=True, help_text="estimated probability that it is right; null if unknown")
     log_probability = FiniteField(null=True, help_text="mean log-probability per token; 0 is the maximum")
     alternatives = models.JSONField(default=list, help_text='[{"text", "confidence", "log_probability"}], best first')
+    labelled = models.BooleanField(
+        default=False, db_default=False, editable=False, help_text="a person has confirmed or corrected it"
+    )
     encode_ms = models.FloatField(null=True, help_text="0 if the embedding was cached")
     decode_ms = models.FloatField(null=True, help_text="of the whole batch it was in")
 
@@ -118,6 +121,11 @@ class Caption(OrderedJob):
             models.Index(fields=["status", "-created_at", "-id"], name="caption_by_status"),
             models.Index(fields=["style", "-created_at", "-id"], name="caption_by_style"),
             models.Index(fields=["version", "-created_at", "-id"], name="caption_by_version"),
+            # The next one to label, everybody's and one's own; counted from the index alone.
+            models.Index(fields=["style", "status", "labelled", "confidence", "id"], name="caption_to_label"),
+            models.Index(
+                fields=["owner", "style", "status", "labelled", "confidence", "id"], name="caption_of_owner_to_label"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -137,7 +145,7 @@ class Caption(OrderedJob):
 
     @property
     def shown_confidence(self) -> float | None:
-        """The machine's, in words of its own: what a person wrote in their place has none."""
+        """The machine's, as long as no person has judged the words or written others."""
         return None if self.correction else self.confidence
 
     @property
@@ -173,11 +181,16 @@ class Caption(OrderedJob):
 
 
 class Correction(models.Model):
-    """What a person wrote in place of a caption; the newest counts, the others are kept."""
+    """What a person says a caption should be; the newest counts, the others are kept."""
 
     caption = models.ForeignKey(Caption, on_delete=models.CASCADE, related_name="corrections")
     text = models.TextField()
-    author = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    confirms = models.BooleanField(
+        default=False, db_default=False, editable=False, help_text="the person found the caption right as it was"
+    )
+    author = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+", db_index=False
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     considered_at = models.DateTimeField(
         null=True, editable=False, help_text="when it was added to the examples, or left out"
@@ -188,7 +201,24 @@ class Correction(models.Model):
         indexes = (
             models.Index(fields=["caption"], condition=Q(considered_at=None), name="correction_open"),
             models.Index(fields=["-created_at", "-id"], name="correction_newest"),
+            models.Index(fields=["author", "-created_at", "-id"], name="correction_of_author"),
         )
 
     def __str__(self) -> str:
         return self.text
+
+
+class Skip(models.Model):
+    """A caption that a person does not want to label; others are still asked."""
+
+    caption = models.ForeignKey(Caption, on_delete=models.CASCADE, related_name="skips")
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("pk",)
+        constraints = (models.UniqueConstraint(fields=["caption", "person"], name="skipped_once"),)
+        indexes = (models.Index(fields=["person", "-created_at", "-id"], name="skip_of_person"),)
+
+    def __str__(self) -> str:
+        return f"{self.person} skipped caption {self.caption_id}"

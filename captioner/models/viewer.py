@@ -64,6 +64,10 @@ class Viewer:
         """Those the viewer may delete."""
         return Q() if self._may("delete") else Q(owner=None, visitor="") | self.own()
 
+    def labels(self) -> Q:
+        """Those the viewer is asked to label: what they requested, or everybody's if they may see and change all."""
+        return Q() if self._may("view") and self._may("change") else self.own()
+
     @property
     def sender(self) -> str:
         """Under which name the pictures that the viewer sends are kept, apart from the same ones of others; empty for

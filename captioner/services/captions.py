@@ -274,7 +274,7 @@ def delete_caption(viewer: Viewer, pk: uuid.UUID) -> None:
 
 
 def correct_caption(viewer: Viewer, pk: uuid.UUID, text: str) -> Correction:
-    """Save a person's correction of a caption.
+    """Save what a person says a caption should be; its own text confirms it.
 
     Raises:
         Refused: not there, not finished, or no text.
@@ -287,7 +287,10 @@ def correct_caption(viewer: Viewer, pk: uuid.UUID, text: str) -> Correction:
         raise Refused(
             "not_finished", f"the caption is {caption.status}; it can be corrected when it is finished", status=409
         )
-    return Correction.objects.create(caption=caption, text=text, author=viewer.user)
+    confirms = text == " ".join(caption.text.split())
+    with transaction.atomic():
+        Caption.objects.filter(pk=pk).update(labelled=True)
+        return Correction.objects.create(caption=caption, text=text, confirms=confirms, author=viewer.user)
 
 
 def tidy_name(name: str) -> str:

@@ -21,12 +21,12 @@ def note_export(viewer: Viewer, what: str, detail: str = "") -> None:
 
 def visible_captions(viewer: Viewer) -> QuerySet[Caption]:
     """What the viewer's lists show, with what they show of it, the newest first."""
-    return _with_parts(Caption.objects.filter(viewer.listed()))
+    return with_parts(Caption.objects.filter(viewer.listed()))
 
 
 def get_captions(viewer: Viewer, pks: Sequence[uuid.UUID]) -> list[Caption]:
     """Those of these captions that there are and that the viewer may open."""
-    return list(_with_parts(Caption.objects.filter(viewer.reachable(), pk__in=pks)))
+    return list(with_parts(Caption.objects.filter(viewer.reachable(), pk__in=pks)))
 
 
 def changeable(viewer: Viewer, captions: Iterable[Caption]) -> set[uuid.UUID]:
@@ -54,7 +54,7 @@ def get_caption(viewer: Viewer, pk: uuid.UUID, *, to: Literal["view", "change", 
         Refused: there is none, or not for this viewer.
     """
     allowed = {"view": viewer.reachable, "change": viewer.changeable, "delete": viewer.deletable}[to]()
-    caption = _with_parts(Caption.objects.filter(allowed, pk=pk)).first()
+    caption = with_parts(Caption.objects.filter(allowed, pk=pk)).first()
     if caption is None:
         raise not_found("caption", pk)
     return caption
@@ -107,7 +107,7 @@ def own_images(viewer: Viewer, pks: Iterable[uuid.UUID]) -> set[uuid.UUID]:
     return set(Image.objects.filter(theirs, pk__in=list(pks)).values_list("pk", flat=True))
 
 
-def _with_parts(captions: QuerySet[Caption]) -> QuerySet[Caption]:
+def with_parts(captions: QuerySet[Caption]) -> QuerySet[Caption]:
     return captions.select_related("image", "style", "version__style").prefetch_related("corrections__author")
 
 
@@ -115,7 +115,7 @@ def with_captions(requests: QuerySet[CaptionRequest]) -> QuerySet[CaptionRequest
     """The requests with all that is said about their captions, as they were asked for: image by image, and of each
     image style by style. In a few queries, however many captions these are."""
     as_asked = Caption.objects.order_by("index", "place", "created_at", "pk")
-    return requests.prefetch_related(Prefetch("captions", _with_parts(as_asked)))
+    return requests.prefetch_related(Prefetch("captions", with_parts(as_asked)))
 
 
 def not_found(what: str, pk: uuid.UUID | str) -> Refused:

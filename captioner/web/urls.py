@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from captioner.web import captions, exports, photos, selection, views
+from captioner.web import captions, exports, labelling, photos, selection, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -23,6 +23,10 @@ urlpatterns = [
     path("images/<uuid:pk>/thumbnail", exports.serve_image, {"kind": "thumbnail"}, name="image-thumbnail"),
     path("images/<uuid:pk>/delete/", photos.delete, name="image-delete"),
     path("images/<uuid:pk>/captions/", views.caption_image, name="image-captions"),
+    path("label/", labelling.label, name="label"),
+    path("label/<uuid:pk>/save/", labelling.save, name="label-save"),
+    path("label/<uuid:pk>/skip/", labelling.skip, name="label-skip"),
+    path("label/<uuid:pk>/undo/", labelling.undo, name="label-undo"),
     path("captions/cancel/", captions.cancel_all, name="caption-cancel-all"),
     path("captions/<uuid:pk>/correct/", captions.correct, name="caption-correct"),
     path("captions/<uuid:pk>/retry/", captions.retry, name="caption-retry"),

@@ -83,7 +83,8 @@ def take_corrections(corrections: QuerySet[Correction]) -> int:
         last = part[-1].pk
         with transaction.atomic():
             Image.lock({correction.caption.image_id for correction in part})  # in one order, as imports do
-            for correction in part:
+            # Looked up again: until then, labels may have been undone and photos deleted.
+            for correction in corrections.filter(pk__in=[correction.pk for correction in part]).order_by("pk"):
                 with suppress(Refused):
                     count += add_example(
                         style=correction.caption.style,

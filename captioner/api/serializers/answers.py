@@ -63,7 +63,7 @@ class AlternativeSerializer(serializers.Serializer[Any]):
 
 
 class CorrectionSerializer(serializers.ModelSerializer[Correction]):
-    """A person's correction of a caption."""
+    """What a person says a caption should be; with `confirms`, it was right as it was."""
 
     author = serializers.CharField(
         source="author.get_username", default=None, read_only=True, allow_null=True, help_text="null if anonymous"
@@ -71,7 +71,7 @@ class CorrectionSerializer(serializers.ModelSerializer[Correction]):
 
     class Meta:
         model = Correction
-        fields = ("text", "author", "created_at")
+        fields = ("text", "confirms", "author", "created_at")
         read_only_fields = fields
 
 

@@ -1,0 +1,43 @@
+// The keys of the labelling page. Without this script, everything on it works as links and forms.
+"use strict";
+
+let leaving = false; // a second press must not label the next photo
+
+const editor = document.querySelector("details:has(#text)");
+
+addEventListener("pageshow", () => { leaving = false; });
+document.addEventListener("submit", (event) => {
+  if (leaving) event.preventDefault();
+  leaving = true;
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.altKey || event.ctrlKey || event.metaKey || event.repeat || event.isComposing || leaving) return;
+  if (event.target.matches("textarea")) {
+    if (event.key === "Enter" && !event.shiftKey) {
+      event.preventDefault();
+      event.target.form.requestSubmit();
+    } else if (event.key === "Escape") {
+      editor.open = false;
+      editor.querySelector("summary").focus();
+    }
+    return;
+  }
+  if (event.target.matches("input, select")) return;
+  const pressed = document.querySelector(`[aria-keyshortcuts="${CSS.escape(event.key.toLowerCase())}"]`);
+  if (!pressed) return;
+  event.preventDefault();
+  pressed.click();
+  if (pressed.matches("a")) leaving = true;
+  if (pressed.matches("summary")) edit(); // at once: the event comes later than the next key may
+});
+
+function edit() {
+  if (!editor.open) return;
+  const text = editor.querySelector("#text");
+  if (text === document.activeElement) return;
+  text.focus();
+  text.setSelectionRange(text.value.length, text.value.length);
+}
+
+editor?.addEventListener("toggle", edit);
