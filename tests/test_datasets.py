@@ -17,7 +17,7 @@ from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.core.files.storage import FileSystemStorage, default_storage
 from django.core.management import CommandError, call_command
-from django.db import IntegrityError, connection
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 from moto.server import ThreadedMotoServer
@@ -264,7 +264,7 @@ def test_a_file_is_stored_before_the_transaction_and_deleted_if_that_fails(
     archive.write_bytes(packed({"a.jsonl": json_lines(pairs())} | pictures()))
     assert "4 new examples" in run_command("plain", str(archive))
     assert storage.locked == [False]
-    with pytest.raises(IntegrityError):
+    with pytest.raises(Refused, match="was not found"):
         queued(Style(pk=style.pk + 1), b"x")  # deleted meanwhile
     assert list((tmp_path / "stored/imports").iterdir()) == []
 

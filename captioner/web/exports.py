@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator
-from itertools import chain
 from typing import Any
 
 from django.core.files.uploadedfile import UploadedFile
@@ -66,6 +65,12 @@ def caption_file(
     return hashlib.sha256(data).hexdigest()
 
 
+COLUMNS = (
+    "id", "request", "index", "image", "file", "style", "status", "text", "confidence", "log_probability", "unsure",
+    "withheld", "correction", "corrected_by", "corrected_at", "version", "error", "created_at", "finished_at",
+)  # fmt: skip
+
+
 def _row(caption: Caption) -> dict[str, Any]:
     newest, withheld = caption.correction, caption.withheld
     return {
@@ -100,10 +105,7 @@ def _json_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
 
 
 def _csv_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-    """Comma-separated values below their names."""
-    first = next(rows, None)
-    if first is None:
-        return
-    yield csv_line(first)
-    for row in chain([first], rows):
-        yield csv_line(row.values())
+    """Comma-separated values below their names, which are there without any values too."""
+    yield csv_line(COLUMNS)
+    for row in rows:
+        yield csv_line(row[column] for column in COLUMNS)
