@@ -169,6 +169,8 @@ def small_disk(folder: Path) -> Iterator[None]:
 @contextmanager
 def default_database(url: str, engine: str = "", **options: Any) -> Iterator[None]:
     """The tests' own process uses this database, with the options that the service uses, or with these."""
+    from django.contrib.contenttypes.models import ContentType  # once the apps are loaded
+
     config = environ.Env.db_url_config(url)
     if "sqlite" in config["ENGINE"]:
         config["OPTIONS"] = settings.SQLITE
@@ -178,8 +180,10 @@ def default_database(url: str, engine: str = "", **options: Any) -> Iterator[Non
     connections.settings["default"] = config
     connections.configure_settings(connections.settings)
     del connections["default"]
+    ContentType.objects.clear_cache()  # each database has numbers of its own for them
     try:
         yield
     finally:
         connections["default"].close()
         connections.settings["default"], connections["default"] = old
+        ContentType.objects.clear_cache()
