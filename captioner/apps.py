@@ -11,9 +11,8 @@ class CaptionerConfig(AppConfig):
     verbose_name = "Captions"
 
     def ready(self) -> None:
-        """Register the system checks, have changes of permissions recorded and a user's captions locked
-        before they are deleted, and make the folders of a broker that is
-        one: it does not make them itself."""
+        """Register the system checks and the queue, have changes of permissions recorded and a user's captions locked
+        before they are deleted, and make the folders of a broker that is one: it does not make them itself."""
         from django.contrib.auth.models import User
 
         from captioner import audit, checks  # noqa: F401

@@ -130,16 +130,18 @@ def test_deleting_what_is_old(model: type[Model]) -> None:
     assert crossed(model, lambda: services.prune(HOUR))["requests"] == 3
 
 
-def test_deleting_a_user_with_captions() -> None:
+@pytest.mark.parametrize("model", [Caption, Delivery])
+def test_deleting_a_user_with_captions(model: type[Model]) -> None:
     ada = get_user_model().objects.create_user("ada")
     finished(ada)
-    assert crossed(Caption, lambda: ada.delete()[0]) >= 3
+    assert crossed(model, lambda: ada.delete()[0]) >= 3
     assert not Caption.objects.exists()
 
 
-def test_deleting_a_photo_with_captions() -> None:
+@pytest.mark.parametrize("model", [Caption, Delivery])
+def test_deleting_a_photo_with_captions(model: type[Model]) -> None:
     root, photo = Viewer(get_user_model().objects.create_superuser("root")), jobs()[0].image_id
-    assert crossed(Caption, lambda: services.delete_image(root, photo, "a test")) is None
+    assert crossed(model, lambda: services.delete_image(root, photo, "a test")) is None
     assert not Image.objects.exists()
 
 

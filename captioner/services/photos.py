@@ -13,7 +13,7 @@ from captioner import audit
 from captioner.errors import Refused
 from captioner.jobs.database import turn_to_write
 from captioner.models import Caption, CaptionRequest, Draft, Image, Viewer
-from captioner.services.retention import delete_images
+from captioner.services.retention import delete_images, lock_captions
 from captioner.services.visibility import get_image, not_found, own_images
 
 LONGEST_REASON = 500
@@ -97,7 +97,7 @@ def delete_image(viewer: Viewer, pk: uuid.UUID, reason: str = "") -> None:
             audit.record(audit.Action.DELETED, f"photo {pk}", f"{reason} (with {went})", viewer.user)
         requests = list(found.image.captions.order_by().values_list("request", flat=True).distinct())
         Draft.objects.filter(image=pk).lock()
-        Caption.objects.filter(image=pk).lock()
+        lock_captions(Caption.objects.filter(image=pk))
         Draft.objects.filter(image=pk).delete()
         for rows in _needing(found.image):
             rows.delete()

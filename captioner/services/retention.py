@@ -51,7 +51,6 @@ def prune(older_than: timedelta | None = None) -> dict[str, int]:
             requests += len(ids)
             with transaction.atomic():
                 lock_captions(Caption.objects.filter(request__in=ids))
-                WebhookDelivery.objects.filter(request__in=ids).lock()
                 CaptionRequest.objects.filter(pk__in=ids).delete()
         unwritten = Draft.objects.unfinished().filter(request=OuterRef("pk"))
         DraftRequest.objects.filter(~Exists(unwritten), listing=False, created_at__lt=now - keep).delete()
@@ -89,9 +88,11 @@ def rebuild_index() -> int:
 
 
 def lock_captions(captions: CaptionQuerySet) -> None:
-    """Lock captions that are about to be deleted, after their drafts, as workers do. Call it within a transaction."""
+    """Lock captions that are about to be deleted, after their drafts, as workers do, and then the webhook deliveries that
+    may go with their requests. Call it within a transaction."""
     Draft.objects.filter(caption__in=captions).lock()
     captions.lock()
+    WebhookDelivery.objects.filter(request__in=captions.order_by().values("request")).lock()
 
 
 def lock_captions_of(instance: User, **_: Any) -> None:

@@ -171,8 +171,8 @@ def delete_style(style: Style, person: Any = None) -> None:
 
 
 def check_not_archived(style: Style) -> None:
-    """Whether a style may get imports, training runs, promotions and new captions. It is locked: call it within the
-    transaction that adds them.
+    """Refuse imports, training runs, promotions and new captions of an archived style. The style is locked: call it
+    within the transaction that adds them.
 
     Raises:
         Refused: it is archived, or was deleted meanwhile.
