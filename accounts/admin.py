@@ -6,10 +6,13 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
+from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from knox.models import AuthToken
 
 from accounts.models import Identity, Token
+from captioner import audit
 from captioner.admin.base import AdminWithPages, ReadOnly
 
 admin.site.unregister(AuthToken)
@@ -24,6 +27,31 @@ class IdentityAdmin(AdminWithPages):
     list_select_related = ("user",)
     fields = ("user", "issuer", "subject")
     raw_id_fields = ("user",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Superusers alone: whoever connects an account to an identity of their own can sign in as it."""
+        return bool(request.user.is_superuser)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.is_superuser)
+
+    def save_model(self, request: HttpRequest, obj: Identity, form: Any, change: bool) -> None:
+        """Save it, and have it recorded: the identity may do now all that the account may."""
+        with transaction.atomic():
+            super().save_model(request, obj, form, change)
+            audit.record(audit.Action.PERMISSIONS, f"user {obj.user}", f"connected to {obj}")
+
+    def delete_model(self, request: HttpRequest, obj: Identity) -> None:
+        self.delete_queryset(request, Identity.objects.filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Identity]) -> None:
+        with transaction.atomic():
+            for identity in queryset.select_related("user"):
+                audit.record(audit.Action.PERMISSIONS, f"user {identity.user}", f"disconnected from {identity}")
+            super().delete_queryset(request, queryset)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"issuer": settings.OIDC_ISSUER, **super().get_changeform_initial_data(request)}

@@ -16,7 +16,7 @@ import jwt
 import pytest
 import urllib3
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 from jwt.algorithms import RSAAlgorithm
 
@@ -207,8 +207,23 @@ def test_an_account_of_the_same_name_is_not_taken_over_until_an_administrator_co
     form = {"user": local.pk, "issuer": provider.address, "subject": "248289"}
     assert f'value="{provider.address}"' in admin_client.get("/admin/accounts/identity/add/").content.decode()
     assert admin_client.post("/admin/accounts/identity/add/", form).status_code == 302
+    entry = AuditEntry.objects.get(subject=f"user {local}", detail=f"connected to 248289 at {provider.address}")
+    assert entry.who == "admin"
     sign_in(client)
     assert client.session["_auth_user_id"] == str(local.pk)
+    identity = Identity.objects.get()
+    admin_client.post(f"/admin/accounts/identity/{identity.pk}/delete/", {"post": "yes"})
+    assert AuditEntry.objects.filter(detail__startswith="disconnected from 248289").count() == 1
+
+
+def test_a_permission_does_not_let_staff_sign_in_as_others(client: Client, provider: Provider) -> None:
+    local = User.objects.create_superuser("Ada@example.org", "ada@example.org", "lovelace")
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(content_type__model="identity"))
+    client.force_login(clerk)
+    form = {"user": local.pk, "issuer": provider.address, "subject": "248289"}
+    assert client.post("/admin/accounts/identity/add/", form).status_code == 403
+    assert not Identity.objects.exists()
 
 
 def test_an_account_of_the_same_mail_address_is_not_taken_over(client: Client, provider: Provider) -> None:

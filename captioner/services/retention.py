@@ -88,8 +88,8 @@ def rebuild_index() -> int:
 
 
 def lock_captions(captions: CaptionQuerySet) -> None:
-    """Lock captions that are about to be deleted, after their drafts, as workers do, and then the webhook deliveries that
-    may go with their requests. Call it within a transaction."""
+    """Lock captions that are about to be deleted, after their drafts, as workers do, and then the webhook deliveries
+    that may go with their requests. Call it within a transaction."""
     Draft.objects.filter(caption__in=captions).lock()
     captions.lock()
     WebhookDelivery.objects.filter(request__in=captions.order_by().values("request")).lock()
