@@ -148,6 +148,7 @@ def _ask(times: int) -> int:
         client.force_login(get_user_model().objects.get(username=name))
         mine = Image.objects.filter(captions__owner__username="few" if name == "few" else "most")
         for what, path in (
+            ("the gallery's first page", "/gallery/"),
             *((f"a word {where}", f"/api/images/?q={text}") for text, where in TEXTS.items()),
             ("in the gallery, of one style", "/gallery/?q=zebra&style=romantic"),
             ("similar photos", f"/api/images/{mine.values_list('pk', flat=True)[0]}/similar/"),

@@ -154,3 +154,12 @@ def test_canceling_many_takes_as_many_queries_as_canceling_few(viewer: Viewer, a
 
     queries(1)  # what the viewer may do is looked up once
     assert queries(3) == queries(300) == 1
+
+
+@pytest.mark.parametrize("filters", [{}, {"text": "dog"}])
+def test_how_many_can_be_canceled_is_counted_from_an_index(filters: dict[str, Any], viewer: Viewer, ask: Ask) -> None:
+    """The gallery does so at each visit, also of somebody who has a hundred thousand finished captions."""
+    ask(viewer.user, 3)
+    captions = services.search_captions(viewer, **filters, mine=True)
+    plan = services.cancelable(viewer, captions).explain()
+    assert "caption_of_owner_by_status (owner_id=? AND status=?)" in plan, plan

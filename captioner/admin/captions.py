@@ -16,7 +16,7 @@ from captioner import services
 from captioner.admin.base import BigTable, ReadOnly, each, thumbnail
 from captioner.admin.parameters import as_uuid
 from captioner.jobs.job import Status
-from captioner.models import Caption, Viewer
+from captioner.models import Caption, CaptionQuerySet, Viewer
 from captioner.templatetags.captions import percent
 
 
@@ -83,7 +83,7 @@ class CaptionAdmin(BigTable, ReadOnly):
         )
 
     @admin.action(description="Cancel", permissions=["change"])
-    def cancel_chosen(self, request: HttpRequest, queryset: QuerySet[Caption]) -> None:
+    def cancel_chosen(self, request: HttpRequest, queryset: CaptionQuerySet) -> None:
         count = services.cancel_captions(Viewer(request.user), queryset)
         messages.success(request, f"{count:,} captions were canceled; finished captions stay.")
 

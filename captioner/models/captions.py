@@ -65,7 +65,9 @@ class Caption(OrderedJob):
     image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="captions")
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="captions", db_index=False)
     # The request's, once more: lists of a million captions are filtered and ordered by one index.
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
     visitor = models.CharField(max_length=40, blank=True)
     flow = models.CharField(
         max_length=50,
@@ -113,6 +115,7 @@ class Caption(OrderedJob):
             models.Index(fields=["flow", "bulk", "turn"], condition=Q(status="queued"), name="caption_flows"),
             models.Index(fields=["-created_at", "-id"], name="caption_newest"),
             models.Index(fields=["owner", "-created_at", "-id"], name="caption_of_owner"),
+            models.Index(fields=["owner", "status"], name="caption_of_owner_by_status"),
             models.Index(fields=["visitor", "-created_at", "-id"], name="caption_of_visitor"),
             # All images that somebody's captions are of, from the index alone.
             models.Index(fields=["owner", "image"], name="caption_image_of_owner"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Model, QuerySet
+from django.db.models import Model
 
 from captioner import audit, uploads
 from captioner.errors import Refused
@@ -220,12 +220,12 @@ def cancel_caption(viewer: Viewer, pk: uuid.UUID) -> Caption:
     return get_caption(viewer, pk)
 
 
-def cancelable(viewer: Viewer, captions: QuerySet[Caption]) -> CaptionQuerySet:
+def cancelable(viewer: Viewer, captions: CaptionQuerySet) -> CaptionQuerySet:
     """Those of the captions that are unfinished and that the viewer may change."""
-    return CaptionQuerySet(Caption).filter(viewer.changeable(), pk__in=captions.order_by().values("pk")).unfinished()
+    return captions.order_by().filter(viewer.changeable()).unfinished()
 
 
-def cancel_captions(viewer: Viewer, captions: QuerySet[Caption]) -> int:
+def cancel_captions(viewer: Viewer, captions: CaptionQuerySet) -> int:
     """Cancel those of the captions that are unfinished and that the viewer may change: in one step, however many they
     are.
 

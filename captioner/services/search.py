@@ -16,7 +16,17 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from captioner.errors import Refused
 from captioner.jobs.job import Status
 from captioner.jobs.wakeup import wake_workers
-from captioner.models import Caption, Correction, Embedding, Image, Style, TextEmbedding, Viewer, Worker
+from captioner.models import (
+    Caption,
+    CaptionQuerySet,
+    Correction,
+    Embedding,
+    Image,
+    Style,
+    TextEmbedding,
+    Viewer,
+    Worker,
+)
 from captioner.search import meaning
 from captioner.search.vectors import BrokenIndex
 from captioner.services.visibility import get_image, visible_captions, visible_images
@@ -56,7 +66,7 @@ class Search:
 
 def search_captions(
     viewer: Viewer, *, text: str = "", style: str = "", status: str = "", unsure: bool = False, mine: bool = False
-) -> QuerySet[Caption]:
+) -> CaptionQuerySet:
     """Of what the viewer's lists show, the captions that hold every word of `text`, as written by the model or a
     person, in the style of this slug, of this status, and unsure; an empty value is no filter."""
     captions = visible_captions(viewer)

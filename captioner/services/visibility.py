@@ -10,7 +10,7 @@ from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet
 
 from captioner import audit
 from captioner.errors import Refused
-from captioner.models import Caption, CaptionRequest, Image, Viewer
+from captioner.models import Caption, CaptionQuerySet, CaptionRequest, Image, Viewer
 
 
 def note_export(viewer: Viewer, what: str, detail: str = "") -> None:
@@ -19,7 +19,7 @@ def note_export(viewer: Viewer, what: str, detail: str = "") -> None:
         audit.record(audit.Action.EXPORTED, what, detail, viewer.user)
 
 
-def visible_captions(viewer: Viewer) -> QuerySet[Caption]:
+def visible_captions(viewer: Viewer) -> CaptionQuerySet:
     """What the viewer's lists show, with what they show of it, the newest first."""
     return with_parts(Caption.objects.filter(viewer.listed()))
 
@@ -107,7 +107,7 @@ def own_images(viewer: Viewer, pks: Iterable[uuid.UUID]) -> set[uuid.UUID]:
     return set(Image.objects.filter(theirs, pk__in=list(pks)).values_list("pk", flat=True))
 
 
-def with_parts(captions: QuerySet[Caption]) -> QuerySet[Caption]:
+def with_parts(captions: CaptionQuerySet) -> CaptionQuerySet:
     return captions.select_related("image", "style", "version__style").prefetch_related("corrections__author")
 
 
