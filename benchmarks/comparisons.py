@@ -25,6 +25,7 @@ from clipcap.decoding import Hypothesis, decode
 from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.device import multiplies_bfloat16
 from clipcap.mapper import MapperConfig, build_mapper
+from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
 from clipcap.training.loss import caption_loss
 
@@ -131,8 +132,8 @@ def styles(subject: Subject) -> Group:
     options = DecodingOptions("greedy", max_length=subject.limit)
 
     def caption(count: int) -> Callable[[], list[str]]:
-        mappers = subject.styles(count)
-        rows = [mappers[row % count] for row in range(sizes.batch)]
+        models = [ClipCaptionModel(mapper) for mapper in subject.styles(count)]
+        rows = [models[row % count] for row in range(sizes.batch)]
         return lambda: [best.text for best, *_ in captioner.caption(subject.embeddings, rows, options)]
 
     few = min(8, sizes.batch)
@@ -157,17 +158,17 @@ def reranking(subject: Subject) -> Group:
     if captioner.reranker is None:
         return Group(lambda: None, [])
     reranked, beam_only = (DecodingOptions("beam", BEAMS, subject.limit, rerank=rerank) for rerank in (True, False))
-    file, batch = jpeg(*subject.sizes.photo), subject.sizes.batch
+    file, batch, model = jpeg(*subject.sizes.photo), subject.sizes.batch, ClipCaptionModel(subject.mapper)
 
     def decoded(count: int, options: DecodingOptions) -> list[list[Caption]]:
-        return captioner.caption(subject.embeddings[:count], [subject.mapper] * count, options)
+        return captioner.caption(subject.embeddings[:count], [model] * count, options)
 
     def from_file(count: int, options: DecodingOptions) -> object:
-        return captioner.caption(subject.fast_encoder.encode([file] * count), [subject.mapper] * count, options)
+        return captioner.caption(subject.fast_encoder.encode([file] * count), [model] * count, options)
 
     def check() -> None:
         for number, together in enumerate(decoded(batch, reranked)):
-            (alone,) = captioner.caption(subject.embeddings[number, None], [subject.mapper], reranked)
+            (alone,) = captioner.caption(subject.embeddings[number, None], [model], reranked)
             if [caption.text for caption in alone] != [caption.text for caption in together]:
                 raise DisagreementError(f"{subject.name}, reranking: photo {number} alone gets other captions")
 

@@ -103,9 +103,9 @@ def _directly(photos: list[bytes]) -> float:
     captioner = Captioner(
         Encoder.load(f"local-dir:{MODELS / 'encoder'}"), LanguageModel.load(f"local-dir:{MODELS / 'lm'}")
     )
-    mappers = [captioner.load_mapper(path) for path in sorted((MODELS / "styles").glob("*.safetensors"))]
-    captioner.caption(captioner.encoder.encode(photos[:1]), mappers[:1])  # warm
-    rows = [(photo, mapper) for photo in range(len(photos)) for mapper in mappers]
+    models = [captioner.load_model(path) for path in sorted((MODELS / "styles").glob("*.safetensors"))]
+    captioner.caption(captioner.encoder.encode(photos[:1]), models[:1])  # warm
+    rows = [(photo, model) for photo in range(len(photos)) for model in models]
     vectors: dict[int, Any] = {}
     started = time.monotonic()
     for first in range(0, len(rows), BATCH):
@@ -113,7 +113,7 @@ def _directly(photos: list[bytes]) -> float:
         missing = sorted({photo for photo, _ in batch} - vectors.keys())
         if missing:
             vectors |= dict(zip(missing, captioner.encoder.encode([photos[i] for i in missing]), strict=True))
-        captioner.caption(torch.stack([vectors[photo] for photo, _ in batch]), [mapper for _, mapper in batch])
+        captioner.caption(torch.stack([vectors[photo] for photo, _ in batch]), [model for _, model in batch])
     return len(rows) / (time.monotonic() - started)
 
 

@@ -241,7 +241,7 @@ class Bundle(Subject):
     @cached_property
     def mapper(self) -> Mapper:
         style = min((BASE / "styles").glob("*.safetensors"))
-        return Captioner(self.encoder, self.lm).load_mapper(style).eval()
+        return Captioner(self.encoder, self.lm).load_model(style).mapper.eval()
 
     @cached_property
     def embeddings(self) -> Tensor:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clipcap.encoder import Encoder
     from clipcap.language_model import LanguageModel
     from clipcap.mapper import Mapper, MapperConfig, build_mapper
+    from clipcap.model import ClipCaptionModel
     from clipcap.options import DecodingOptions
     from clipcap.training import CaptionedImages, TrainingOptions, train_mapper
 
@@ -23,6 +24,7 @@ __all__ = [
     "CaptionedImages",
     "Captioner",
     "CheckpointError",
+    "ClipCaptionModel",
     "DecodingOptions",
     "Encoder",
     "LanguageModel",
@@ -43,6 +45,7 @@ _HOMES = {
     "Captioner": "captioner",
     "CaptionedImages": "training",
     "CheckpointError": "checkpoint",
+    "ClipCaptionModel": "model",
     "DecodingOptions": "options",
     "Encoder": "encoder",
     "LanguageModel": "language_model",

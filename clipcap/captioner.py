@@ -1,4 +1,4 @@
-"""Images in, captions out: the encoder and the LM loaded once, any mix of mappers in one batch.
+"""Images in, captions out: the encoder and the LM loaded once, any mix of styles in one batch.
 
 Legend: B images, E size of a CLIP embedding, K prefix length, D size of a token embedding.
 """
@@ -15,18 +15,19 @@ from PIL import Image
 from torch import Tensor
 
 from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper
-from clipcap.decoding import Hypothesis, decode, decode_together
+from clipcap.decoding import Hypothesis, decode_together
 from clipcap.decoding.backends.base import Backend
 from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.decoding.rerank import Candidate, Reranker, find_reranker
 from clipcap.encoder import Encoder
-from clipcap.language_model import LanguageModel
+from clipcap.language_model import LanguageModel, LanguageModelError
 from clipcap.mapper import Mapper
+from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
 
 log = logging.getLogger(__name__)
 
-TRIAL = 5  # tokens that a mapper writes on trial
+TRIAL = 5  # tokens that a model writes on trial
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class Caption:
 
 
 class Captioner:
-    """The frozen models of an installation; mappers come with each call.
+    """The frozen models of an installation; what writes a style comes with each call.
 
     `reranker` chooses captions and knows their confidence. One that was fitted with other models is left out with a
     warning, because captions are essential and it is not. `between` is called again and again while a batch is decoded:
-    what cannot wait for its end is done there. `backend` decodes.
+    what cannot wait for its end is done there. `backend` makes what decodes, of a language model.
     """
 
     def __init__(
@@ -58,11 +59,12 @@ class Captioner:
         encoder: Encoder,
         language_model: LanguageModel,
         reranker: Reranker | None = None,
-        backend: Backend | None = None,
+        backend: Callable[[LanguageModel], Backend] = EagerBackend,
     ) -> None:
         self.encoder = encoder
         self.language_model = language_model
-        self.backend = backend or EagerBackend(language_model)
+        self.backend = backend(language_model)
+        self._backend_for = backend
         misfit = reranker.misfit(encoder, language_model) if reranker else None
         if misfit:
             log.warning("captions are taken from beam search without reranking and have no confidence: %s", misfit)
@@ -82,8 +84,8 @@ class Captioner:
             find_reranker(folder / "reranking.json"),
         )
 
-    def load_mapper(self, path: Path, *, normalize: bool | None = None) -> Mapper:
-        """Read a mapper and make sure that it fits the models loaded and writes.
+    def load_model(self, path: Path, *, normalize: bool | None = None) -> ClipCaptionModel:
+        """Read a mapper's file and make sure that it fits the models loaded and writes.
 
         Args:
             normalize: see `clipcap.checkpoint.load_mapper`.
@@ -97,36 +99,45 @@ class Captioner:
         except CheckpointError as error:
             raise CheckpointError(f"mapper file {path} cannot be used: {error}") from error
 
-    def adopt(self, checkpoint: MapperCheckpoint) -> Mapper:
-        """The checkpoint's mapper on the LM's device, after it has written a few words on trial.
+    def adopt(self, checkpoint: MapperCheckpoint) -> ClipCaptionModel:
+        """What a checkpoint holds, on the LM's device, after it has written a few words on trial.
 
         Raises:
             CheckpointError: it was made for other models, cannot end its captions with this LM, or answers with
                 numbers that are none.
         """
+        lm = self.language_model
         checkpoint.check_fits(
             encoder=self.encoder.identity,
             embedding_size=self.encoder.embedding_size,
-            language_model=self.language_model.identity,
-            lm_size=self.language_model.size,
+            language_model=lm.identity,
+            lm_size=lm.size,
         )
-        checkpoint.check_same_gpt2(self.language_model.model.state_dict(), self.language_model.identity)
         self.stop_id(checkpoint.mapper)
-        mapper = checkpoint.mapper.to(self.language_model.device)
-        self._try(mapper)
-        return mapper
+        own = None
+        if checkpoint.weights and not lm.has(checkpoint.weights):  # GPT-2 is in the authors' files if it was frozen too
+            try:
+                own = lm.with_weights(checkpoint.weights)
+            except LanguageModelError as error:
+                raise CheckpointError(
+                    f"the mapper was trained along with a language model, which its file contains, and {error}; "
+                    f"load the language model that it started from"
+                ) from error
+        model = ClipCaptionModel(checkpoint.mapper.to(lm.device), own)
+        self._try(model)
+        return model
 
-    def _try(self, mapper: Mapper) -> None:
-        room = self.language_model.max_length - mapper.config.prefix_length
+    def _try(self, model: ClipCaptionModel) -> None:
+        room = self.language_model.max_length - model.mapper.config.prefix_length
         if room < 1:
             raise CheckpointError(
-                f"the mapper's prefixes of {mapper.config.prefix_length} leave no room for a caption in the "
+                f"the mapper's prefixes of {model.mapper.config.prefix_length} leave no room for a caption in the "
                 f"{self.language_model.max_length} positions of {self.language_model.identity}; load the language "
                 f"model it was made for"
             )
         options = DecodingOptions("greedy", max_length=min(room, TRIAL))
-        prefixes, stops = self._prefixes(self._grey, [mapper])
-        ((written,),) = decode(self.backend, prefixes, options, stops)
+        with torch.inference_mode():
+            ((written,),) = self._written(self._grey, [model], [options], between=lambda: None)
         if not math.isfinite(written.log_probability):
             raise CheckpointError(
                 f"the mapper's weights are finite, but what {self.language_model.identity} computes from them is not: "
@@ -135,25 +146,26 @@ class Captioner:
 
     @cached_property
     def _grey(self) -> Tensor:
-        """(1, E) the embedding of a picture without a subject, to try mappers on."""
+        """(1, E) the embedding of a picture without a subject, to try models on."""
         return self.encoder.encode([Image.new("RGB", (64, 64), "grey")])
 
     @torch.inference_mode()
     def caption(
-        self, embeddings: Tensor, mappers: Sequence[Mapper], options: DecodingOptions | None = None
+        self, embeddings: Tensor, models: Sequence[ClipCaptionModel], options: DecodingOptions | None = None
     ) -> list[list[Caption]]:
-        """Caption B embeddings, each by its own mapper, in one batch over the LM.
+        """Caption B embeddings, each by its own model, in one batch over the LM that they share. Models with an LM of
+        their own are decoded after them, each LM's rows in a batch of their own.
 
         Args:
             embeddings: (B, E) as `Encoder.encode` gives them.
-            mappers: B mappers, the same one as often as needed; each runs once over its rows.
+            models: B models, the same one as often as needed; each mapper runs once over its rows.
 
         Returns:
             `options.captions` captions a row, best first; fewer where not as many different texts were found, and none
-            where the row's mapper answers with numbers that are none.
+            where the row's model answers with numbers that are none.
 
         Raises:
-            ValueError: numbers of embeddings and mappers differ, or the options do not fit the LM, or ask for reranking
+            ValueError: numbers of embeddings and models differ, or the options do not fit the LM, or ask for reranking
                 where it cannot be had.
         """
         options = options or DecodingOptions()
@@ -164,13 +176,12 @@ class Captioner:
             )
         lm = self.language_model
         if not self.reranks(options):
-            prefixes, stops = self._prefixes(embeddings, mappers)
-            answers = decode(self.backend, prefixes, options, stops, self.between)
             return [
-                _sound([Caption(lm.decode(h.tokens), h.log_probability) for h in hypotheses]) for hypotheses in answers
+                _sound([Caption(lm.decode(h.tokens), h.log_probability) for h in hypotheses])
+                for hypotheses in self._written(embeddings, models, [options], self.between)
             ]
         assert self.reranker
-        rows = self.candidates(embeddings, mappers, self.reranker.ways_for(options))
+        rows = self.candidates(embeddings, models, self.reranker.ways_for(options))
         vectors = self.encoder.encode_text([candidate.text for row in rows for candidate in row])
         captions = []
         for photo, row, texts in zip(embeddings, rows, vectors.split([len(row) for row in rows]), strict=True):
@@ -191,18 +202,42 @@ class Captioner:
 
     @torch.inference_mode()
     def candidates(
-        self, embeddings: Tensor, mappers: Sequence[Mapper], ways: Sequence[DecodingOptions]
+        self, embeddings: Tensor, models: Sequence[ClipCaptionModel], ways: Sequence[DecodingOptions]
     ) -> list[list[Candidate]]:
         """What is written about each of B embeddings in all of `ways`, every text once; see `caption`."""
-        prefixes, stops = self._prefixes(embeddings, mappers)
-        positions = max(map(len, prefixes), default=0) + max(way.max_length for way in ways)
+        written = self._written(embeddings, models, ways, self.between)
+        return [
+            self._different(hypotheses, self.stop_id(model.mapper))
+            for hypotheses, model in zip(written, models, strict=True)
+        ]
+
+    def _written(
+        self,
+        embeddings: Tensor,
+        models: Sequence[ClipCaptionModel],
+        ways: Sequence[DecodingOptions],
+        between: Callable[[], object],
+    ) -> list[list[Hypothesis]]:
+        """What B models write about B embeddings in all of `ways`: a batch for each language model, in parts where
+        keys and values would take too much memory."""
+        if len(embeddings) != len(models):
+            raise ValueError(f"{len(embeddings)} embeddings need as many models, not {len(models)}")
+        rows_of: dict[LanguageModel | None, list[int]] = {}
+        for row, model in enumerate(models):
+            rows_of.setdefault(model.language_model, []).append(row)
         hypotheses = sum(max(way.captions, way.beam_size or 1) for way in ways)
-        size = max(1, self.backend.together(positions) // hypotheses)
-        found = []
-        for first in range(0, len(prefixes), size):
-            part = slice(first, first + size)
-            answers = decode_together(self.backend, prefixes[part], ways, stops[part], self.between)
-            found += [self._different(hypotheses, stop) for hypotheses, stop in zip(answers, stops[part], strict=True)]
+        found: list[list[Hypothesis]] = [[] for _ in models]
+        for own, rows in rows_of.items():
+            backend = self._backend_for(own) if own else self.backend
+            prefixes = self._prefixes(embeddings[rows], [models[row].mapper for row in rows])
+            stops = [self.stop_id(models[row].mapper) for row in rows]
+            positions = max(map(len, prefixes)) + max(way.max_length for way in ways)
+            size = max(1, backend.together(positions) // hypotheses)
+            for first in range(0, len(rows), size):
+                part = slice(first, first + size)
+                answers = decode_together(backend, prefixes[part], ways, stops[part], between)
+                for row, answer in zip(rows[part], answers, strict=True):
+                    found[row] = answer
         return found
 
     def _different(self, hypotheses: Sequence[Hypothesis], stop: int) -> list[Candidate]:
@@ -219,10 +254,8 @@ class Captioner:
             for text, same in found.items()
         ]
 
-    def _prefixes(self, embeddings: Tensor, mappers: Sequence[Mapper]) -> tuple[list[Tensor], list[int]]:
-        """Of B embeddings the prefixes (K, D) and the tokens that end their captions."""
-        if len(embeddings) != len(mappers):
-            raise ValueError(f"{len(embeddings)} embeddings need as many mappers, not {len(mappers)}")
+    def _prefixes(self, embeddings: Tensor, mappers: Sequence[Mapper]) -> list[Tensor]:
+        """(B, E) embeddings -> B prefixes (K, D)."""
         lm = self.language_model
         rows_of: dict[Mapper, list[int]] = {}
         for row, mapper in enumerate(mappers):
@@ -231,8 +264,7 @@ class Captioner:
         for mapper, rows in rows_of.items():
             for row, prefix in zip(rows, mapper(embeddings[rows].to(lm.device, torch.float32)), strict=True):
                 prefixes[row] = prefix
-        stops = {mapper: self.stop_id(mapper) for mapper in rows_of}
-        return prefixes, [stops[mapper] for mapper in mappers]
+        return prefixes
 
     def stop_id(self, mapper: Mapper) -> int:
         """The token that ends this mapper's captions.

@@ -252,7 +252,7 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _filled(tower: Any, state: Mapping[str, Tensor], folder: Path) -> Any:
-    if problem := unlike(tower, state):
+    if problem := unlike(tower.state_dict(), state):
         raise ClipFolderError(
             f"the weights in {folder} are not those of its {CONFIG}: {problem}; copy the complete folder again"
         )

@@ -8,9 +8,10 @@ from __future__ import annotations
 import clipcap.torchvision_schemas  # noqa: F401 (before transformers is imported)
 
 # isort: split
+import copy
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
@@ -33,6 +34,7 @@ from transformers.utils import logging
 from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.device import pick_device, pick_dtype
 from clipcap.fingerprint import file_sha256
+from clipcap.tensor_file import unlike
 
 LOCAL_PREFIX = "local-dir:"
 
@@ -105,6 +107,35 @@ class LanguageModel:
                 f"written so far, such as GPT-2, OPT or Llama; recurrent models, such as Mamba or RWKV, do not"
             )
         return lm
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Its parameters by name; those that are tied, as GPT-2's first and last layer are, once."""
+        return dict(self.model.named_parameters())
+
+    def has(self, weights: Mapping[str, Tensor]) -> bool:
+        """Whether these are its own weights, but for being rounded to the type that they are loaded in."""
+        own = self.weights
+        return own.keys() == weights.keys() and all(
+            tensor.shape == own[name].shape and torch.equal(tensor.to(own[name]), own[name])
+            for name, tensor in weights.items()
+        )
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> LanguageModel:
+        """The same model and tokenizer with other weights, frozen, and where it is and in the type that it has.
+
+        Raises:
+            LanguageModelError: they are those of another model.
+        """
+        own = self.weights
+        if problem := unlike(own, weights):
+            raise LanguageModelError(f"the weights are not those of a model like {self.identity}: {problem}")
+        # What is copied deeply is looked up here first.
+        filled: dict[int, Any] = {
+            id(parameter): nn.Parameter(weights[name].to(parameter), requires_grad=False)
+            for name, parameter in self.model.named_parameters()
+        }
+        return LanguageModel(copy.deepcopy(self.model, filled), self.tokenizer, self.identity)
 
     @property
     def layers(self) -> int:

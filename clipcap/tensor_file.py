@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 HEADER = "clipcap"  # the entry of the file's metadata that holds our JSON
 
@@ -51,14 +51,14 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def unlike(module: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """Where weights are not those that a module has: the first name, with the shape that it should have and has; "" if
+def unlike(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Where weights are not those that are wanted: the first name, with the shape that it should have and has; "" if
     they are."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name in sorted(wanted | found):
-        if wanted.get(name) != found.get(name):
-            return f"{name} should be {wanted.get(name, 'absent')} and is {found.get(name, 'absent')}"
+    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (wanted, found)]
+    for name in sorted(shapes[0] | shapes[1]):
+        should, has = (state.get(name, "absent") for state in shapes)
+        if should != has:
+            return f"{name} should be {should} and is {has}"
     return ""
 
 

@@ -28,7 +28,7 @@ from clipcap.evaluation.metrics import Evaluation, commonest_phrase, evaluate
 from clipcap.evaluation.objects import is_right, object_figures, objects_named
 from clipcap.evaluation.retrieval import recall_at
 from clipcap.evaluation.style_classifier import StyleClassifier
-from clipcap.mapper import Mapper
+from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
 from clipcap.progress import Progress
 from recipes.photos import DEV_SETS, STYLES, Photo, load_photos
@@ -86,7 +86,7 @@ def embed(encoder: Encoder, photos: Sequence[Photo], stored: bool) -> Tensor:
 
 
 def write(
-    captioner: Captioner, mappers: Mapping[str, Mapper], embeddings: Tensor, options: DecodingOptions
+    captioner: Captioner, mappers: Mapping[str, ClipCaptionModel], embeddings: Tensor, options: DecodingOptions
 ) -> dict[str, list[Caption]]:
     """The caption of each photo, by style; all styles of a photo are written in one batch, as for a user."""
     written: dict[str, list[Caption]] = {style: [] for style in mappers}
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     encoder = captioner.encoder
     paths = {style: given.models / "styles" / f"{style}.safetensors" for style in STYLES}
     paths |= {style: Path(file) for style, file in (mapper.split("=", 1) for mapper in given.mapper)}
-    mappers = {style: captioner.load_mapper(path) for style, path in paths.items()}
+    mappers = {style: captioner.load_model(path) for style, path in paths.items()}
     training = [photo for photo in everything if photo.dev_set is None]
     classifier = StyleClassifier.fit(
         {

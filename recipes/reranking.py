@@ -41,7 +41,7 @@ from clipcap.evaluation.objects import is_right, object_figures
 from clipcap.evaluation.ptb_tokenizer import ptb_tokenize
 from clipcap.evaluation.style_classifier import StyleClassifier
 from clipcap.fingerprint import file_sha256
-from clipcap.mapper import Mapper
+from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
 from recipes.photos import STYLES, Photo, load_photos
 from recipes.views import views_at_hand
@@ -84,7 +84,9 @@ class Row:
         return found if bool(found.any()) else torch.ones_like(found)
 
 
-def write(captioner: Captioner, mappers: dict[str, Mapper], photos: list[Photo]) -> dict[str, list[list[Candidate]]]:
+def write(
+    captioner: Captioner, mappers: dict[str, ClipCaptionModel], photos: list[Photo]
+) -> dict[str, list[list[Candidate]]]:
     """The candidates of each photo, by style."""
     found: dict[str, list[list[Candidate]]] = {style: [] for style in mappers}
     started = time.monotonic()
@@ -359,7 +361,7 @@ def main() -> None:
     views = views_at_hand(photos, captioner.encoder, arguments.work / "dev_views.pt")
     photos = [replace(p, embedding=views[p.name].numpy()) if p.name in views else p for p in photos]
     paths = {style: arguments.models / "styles" / f"{style}.safetensors" for style in STYLES}
-    mappers = {style: captioner.load_mapper(path) for style, path in paths.items()}
+    mappers = {style: captioner.load_model(path) for style, path in paths.items()}
 
     models: dict[str, Any] = {style: file_sha256(path) for style, path in paths.items()}
     models |= {"lm": captioner.language_model.identity, "ways": [asdict(way) for way in WAYS], "photos": len(photos)}

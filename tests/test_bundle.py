@@ -1,5 +1,6 @@
 """The embedded models, and the command that captions with them."""
 
+import copy
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import original
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper
 from clipcap.cli import main
@@ -17,7 +19,8 @@ from clipcap.cli.models import BASE
 from clipcap.encoder import Encoder
 from clipcap.evaluation.metrics import evaluate
 from clipcap.language_model import LanguageModel
-from clipcap.mapper import Mapper, MapperConfig, build_mapper
+from clipcap.mapper import MapperConfig, build_mapper
+from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
 
 ROOT = Path(__file__).parent.parent
@@ -34,8 +37,8 @@ def captioner() -> Captioner:
 
 
 @pytest.fixture(scope="module")
-def mappers(captioner: Captioner) -> dict[str, Mapper]:
-    return {style: captioner.load_mapper(BASE / "styles" / f"{style}.safetensors") for style in STYLES}
+def mappers(captioner: Captioner) -> dict[str, ClipCaptionModel]:
+    return {style: captioner.load_model(BASE / "styles" / f"{style}.safetensors") for style in STYLES}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def test_the_bundle_fits_into_git() -> None:
 
 
 def test_styles_mixed_in_one_batch_give_the_captions_of_each_alone(
-    captioner: Captioner, mappers: dict[str, Mapper], embeddings: torch.Tensor
+    captioner: Captioner, mappers: dict[str, ClipCaptionModel], embeddings: torch.Tensor
 ) -> None:
     mixed = captioner.caption(embeddings[:6].repeat_interleave(3, 0), list(mappers.values()) * 6)
     for number, mapper in enumerate(mappers.values()):
@@ -63,7 +66,7 @@ def test_styles_mixed_in_one_batch_give_the_captions_of_each_alone(
 
 
 def test_captions_of_unseen_photos_are_about_them(
-    captioner: Captioner, mappers: dict[str, Mapper], embeddings: torch.Tensor, photos: list[Path]
+    captioner: Captioner, mappers: dict[str, ClipCaptionModel], embeddings: torch.Tensor, photos: list[Path]
 ) -> None:
     people = {row["file"]: row["captions"] for row in json.loads((EXAMPLES / "captions.json").read_text())}
     texts = [a[0].text for a in captioner.caption(embeddings, [mappers["factual"]] * len(photos))]
@@ -86,26 +89,38 @@ def test_a_mapper_of_other_models_is_refused(captioner: Captioner) -> None:
         captioner.adopt(other)
 
 
-def test_an_authors_mapper_is_used_with_the_gpt2_it_was_trained_with_and_no_other(
-    captioner: Captioner, tmp_path: Path
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "fine-tuned"])
+def test_an_authors_mapper_speaks_to_the_gpt2_it_was_trained_with(
+    trained: bool, captioner: Captioner, embeddings: torch.Tensor, tmp_path: Path
 ) -> None:
     path = tmp_path / "original.pt"
+    lm = captioner.language_model
+    torch.manual_seed(0)
     mapper = build_mapper(MapperConfig("mlp", embedding_size=512, lm_size=320, prefix_length=2, hidden_size=4))
     names = {"hidden": "clip_project.model.0", "out": "clip_project.model.2"}
     state = {
         f"{names[name]}.{kind}": t for name, kind, t in ((*n.split("."), t) for n, t in mapper.state_dict().items())
     }
-    gpt2 = {f"gpt.{name}": tensor.clone() for name, tensor in captioner.language_model.model.state_dict().items()}
-    torch.save(state | gpt2, path)
-    captioner.load_mapper(path)
-    gpt2["gpt.transformer.h.1.mlp.c_fc.weight"][3, 5] += 0.1
-    torch.save(state | gpt2, path)
-    with pytest.raises(CheckpointError, match=r"original\.pt cannot be used.*trained along with a GPT-2"):
-        captioner.load_mapper(path)
+    theirs = copy.deepcopy(lm.model)
+    if trained:
+        with torch.no_grad():
+            for weights in theirs.parameters():
+                weights.add_(0.02 * torch.randn_like(weights))
+    masks = {f"transformer.h.{n}.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8) for n in range(lm.layers)}
+    torch.save(state | {f"gpt.{name}": tensor for name, tensor in (theirs.state_dict() | masks).items()}, path)
+    before = lm.fingerprint()
+    model = captioner.load_model(path, normalize=False)
+    assert (model.language_model is not None) == trained, "the loaded GPT-2 is shared where it is the same"
+    found = captioner.caption(embeddings[:3], [model] * 3, DecodingOptions("greedy", max_length=12))
+    stop = captioner.stop_id(mapper := model.mapper)
+    for embedding, (caption,) in zip(embeddings, found, strict=False):
+        prefix = mapper(embedding[None].to(lm.device))[0]
+        assert caption.text == lm.decode(original.greedy(theirs, prefix, stop, 12))
+    assert lm.fingerprint() == before
 
 
-def test_a_mapper_stops_at_its_own_text(captioner: Captioner, mappers: dict[str, Mapper]) -> None:
-    assert captioner.stop_id(mappers["factual"]) == captioner.language_model.end_id
+def test_a_mapper_stops_at_its_own_text(captioner: Captioner, mappers: dict[str, ClipCaptionModel]) -> None:
+    assert captioner.stop_id(mappers["factual"].mapper) == captioner.language_model.end_id
 
 
 def test_a_mapper_that_cannot_end_its_captions_with_this_lm_is_refused_when_it_is_loaded(captioner: Captioner) -> None:
@@ -121,7 +136,7 @@ def test_a_mapper_without_a_gpt2_in_its_file_is_read_for_the_lm_that_is_loaded(
     layers = {"0.weight": (4, 512), "0.bias": (4,), "2.weight": (outputs, 4), "2.bias": (outputs,)}
     path = tmp_path / "original.pt"
     torch.save({f"clip_project.model.{name}": torch.zeros(shape) for name, shape in layers.items()}, path)
-    assert captioner.load_mapper(path).config.prefix_length == 12
+    assert captioner.load_model(path).mapper.config.prefix_length == 12
     assert load_mapper(path, lm_size=1280).mapper.config.prefix_length == 3
     assert load_mapper(path).mapper.config.prefix_length == 5
 
@@ -254,7 +269,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 
 def test_captioning_is_the_same_whatever_the_method_returns_first(
-    captioner: Captioner, mappers: dict[str, Mapper], embeddings: torch.Tensor
+    captioner: Captioner, mappers: dict[str, ClipCaptionModel], embeddings: torch.Tensor
 ) -> None:
     (single,) = captioner.caption(embeddings[:1], [mappers["factual"]], DecodingOptions("beam", captions=1))
     (several,) = captioner.caption(embeddings[:1], [mappers["factual"]], DecodingOptions("beam", captions=5))

@@ -337,7 +337,7 @@ def test_the_authors_weights_are_found_in_what_trainers_wrap_them(
     torch.save(state, tmp_path / "last.ckpt")
     back = load_mapper(tmp_path / "last.ckpt")
     assert torch.allclose(back.mapper(embeddings), prefixes, atol=1e-4)
-    assert back.gpt2.keys() == load_mapper(path).gpt2.keys()
+    assert back.weights.keys() == load_mapper(path).weights.keys()
 
 
 def test_of_several_networks_in_a_file_none_is_guessed(tmp_path: Path) -> None:

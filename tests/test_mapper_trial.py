@@ -24,6 +24,7 @@ from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper, s
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
+from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
 from tests.test_checkpoint import original_state
 
@@ -68,23 +69,23 @@ def file_of(size: float, path: Path) -> Path:
 def test_a_mapper_with_weights_beyond_all_measure_is_refused_when_it_is_loaded(
     captioner: Captioner, tmp_path: Path
 ) -> None:
-    assert captioner.load_mapper(file_of(1, tmp_path / "sound.safetensors"))
+    assert captioner.load_model(file_of(1, tmp_path / "sound.safetensors"))
     with pytest.raises(CheckpointError, match=r"huge\.safetensors.*far too large"):
-        captioner.load_mapper(file_of(1e37, tmp_path / "huge.safetensors"))
+        captioner.load_model(file_of(1e37, tmp_path / "huge.safetensors"))
 
 
 def test_a_mapper_whose_prefix_leaves_no_room_for_a_caption_is_refused(captioner: Captioner, tmp_path: Path) -> None:
     long = mapper_of(1, MapperConfig("transformer", 16, 32, prefix_length=96, clip_length=1, layers=1))
     save_mapper(MapperCheckpoint(long, None, None), tmp_path / "long.safetensors")
     with pytest.raises(CheckpointError, match="leave no room for a caption in the 96 positions"):
-        captioner.load_mapper(tmp_path / "long.safetensors")
+        captioner.load_model(tmp_path / "long.safetensors")
 
 
 @pytest.mark.parametrize("options", WAYS, ids=[way.method for way in WAYS])
 def test_a_row_without_numbers_has_no_captions_and_the_others_have_theirs(
     options: DecodingOptions, captioner: Captioner
 ) -> None:
-    sound, huge = mapper_of(1), mapper_of(1e37)
+    sound, huge = ClipCaptionModel(mapper_of(1)), ClipCaptionModel(mapper_of(1e37))
     embeddings = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     mixed = captioner.caption(embeddings, [sound, huge, sound], options)
     alone = captioner.caption(embeddings, [sound] * 3, options)

@@ -25,7 +25,8 @@ from clipcap.cli import main
 from clipcap.decoding.rerank import FEATURES, Candidate, Reranker, RerankingError
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
-from clipcap.mapper import Mapper, MapperConfig, build_mapper
+from clipcap.mapper import MapperConfig, build_mapper
+from clipcap.model import ClipCaptionModel
 from clipcap.options import METHODS, UNSURE_BELOW, DecodingOptions
 
 SIZE = 16
@@ -113,8 +114,8 @@ def captioner(models: Path) -> Captioner:
 
 
 @pytest.fixture(scope="module")
-def mappers(captioner: Captioner, models: Path) -> list[Mapper]:
-    return [captioner.load_mapper(path) for path in sorted((models / "styles").iterdir())]
+def mappers(captioner: Captioner, models: Path) -> list[ClipCaptionModel]:
+    return [captioner.load_model(path) for path in sorted((models / "styles").iterdir())]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ OPTIONS = DecodingOptions("beam", captions=3, max_length=12)
 
 
 def test_styles_mixed_in_one_batch_get_the_captions_and_confidences_of_each_photo_alone(
-    captioner: Captioner, mappers: list[Mapper], photos: Tensor
+    captioner: Captioner, mappers: list[ClipCaptionModel], photos: Tensor
 ) -> None:
     rows = [(photo, mapper) for photo in range(len(photos)) for mapper in mappers]
     mixed = captioner.caption(photos[[photo for photo, _ in rows]], [mapper for _, mapper in rows], OPTIONS)
@@ -142,7 +143,7 @@ def test_styles_mixed_in_one_batch_get_the_captions_and_confidences_of_each_phot
 
 
 def test_a_batch_that_is_worked_off_in_parts_gets_the_same_captions(
-    captioner: Captioner, mappers: list[Mapper], photos: Tensor, monkeypatch: pytest.MonkeyPatch
+    captioner: Captioner, mappers: list[ClipCaptionModel], photos: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = captioner.caption(photos, mappers[:1] * 5, OPTIONS)
     monkeypatch.setattr("clipcap.decoding.backends.eager.CPU_BYTES", captioner.language_model.cache_bytes * 1000)
@@ -150,13 +151,13 @@ def test_a_batch_that_is_worked_off_in_parts_gets_the_same_captions(
 
 
 def test_the_same_photo_and_style_always_get_the_same_captions(
-    captioner: Captioner, mappers: list[Mapper], photos: Tensor
+    captioner: Captioner, mappers: list[ClipCaptionModel], photos: Tensor
 ) -> None:
     assert captioner.caption(photos, mappers[:1] * 5, OPTIONS) == captioner.caption(photos, mappers[:1] * 5, OPTIONS)
 
 
 def test_what_is_chosen_is_nearer_to_the_photo_than_what_the_beam_finds_probable(
-    captioner: Captioner, mappers: list[Mapper], photos: Tensor
+    captioner: Captioner, mappers: list[ClipCaptionModel], photos: Tensor
 ) -> None:
     by_photo = Captioner(
         captioner.encoder, captioner.language_model, fitting(captioner, choice={"similarity": 1.0}, confidence={})
@@ -174,7 +175,7 @@ def test_what_is_chosen_is_nearer_to_the_photo_than_what_the_beam_finds_probable
 
 
 def test_alternatives_are_different_texts_and_all_have_a_confidence(
-    captioner: Captioner, mappers: list[Mapper], photos: Tensor
+    captioner: Captioner, mappers: list[ClipCaptionModel], photos: Tensor
 ) -> None:
     for captions in captioner.caption(photos, mappers[:1] * 5, replace(OPTIONS, captions=5)):
         assert len({caption.text for caption in captions}) == len(captions) == 5
@@ -190,7 +191,7 @@ def test_alternatives_are_different_texts_and_all_have_a_confidence(
     ],
 )
 def test_without_reranking_captions_come_as_decoded_and_have_no_confidence(
-    captioner: Captioner, mappers: list[Mapper], photos: Tensor, options: DecodingOptions
+    captioner: Captioner, mappers: list[ClipCaptionModel], photos: Tensor, options: DecodingOptions
 ) -> None:
     plain = Captioner(captioner.encoder, captioner.language_model)
     answers = captioner.caption(photos, mappers[:1] * 5, options)
@@ -201,7 +202,7 @@ def test_without_reranking_captions_come_as_decoded_and_have_no_confidence(
 @pytest.mark.parametrize("part", ["encoder", "text", "language_model"])
 def test_weights_of_other_models_are_left_out_with_one_warning_and_captions_go_on(
     captioner: Captioner,
-    mappers: list[Mapper],
+    mappers: list[ClipCaptionModel],
     photos: Tensor,
     part: str,
     caplog: pytest.LogCaptureFixture,

@@ -30,7 +30,7 @@ from captioner.jobs.wakeup import WAKE_UP
 from captioner.jobs.worker_process import WorkerProcess
 from captioner.models import Caption, CaptionRequest, Embedding, Image, MapperVersion, Style, Viewer, Worker
 from clipcap.checkpoint import load_mapper, save_mapper
-from clipcap.mapper import Mapper
+from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
 from tests.servers import wait_until
 
@@ -69,7 +69,7 @@ def stored(name: str | None, media: Path) -> Path:
     return media / name
 
 
-Captioning = Callable[[Tensor, Sequence[Mapper], DecodingOptions], Any]
+Captioning = Callable[[Tensor, Sequence[ClipCaptionModel], DecodingOptions], Any]
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ def instead(engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[
     def install(happening: Callable[..., None]) -> None:
         caption = engine.captioner.caption
 
-        def wrapped(embeddings: Tensor, mappers: Sequence[Mapper], options: DecodingOptions) -> Any:
-            happening(len(mappers))
-            return caption(embeddings, mappers, options)
+        def wrapped(embeddings: Tensor, models: Sequence[ClipCaptionModel], options: DecodingOptions) -> Any:
+            happening(len(models))
+            return caption(embeddings, models, options)
 
         monkeypatch.setattr(engine.captioner, "caption", wrapped)
 

@@ -13,7 +13,8 @@ from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Failure
 from captioner.models import Embedding, Image
 from clipcap.captioner import Captioner
-from clipcap.mapper import Mapper, MapperConfig
+from clipcap.mapper import MapperConfig
+from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
 from clipcap.training import CaptionedImages, TrainingError
 from training.models import Example
@@ -80,18 +81,18 @@ def mapper_config(
 
 
 def captions_of(
-    captioner: Captioner, mapper: Mapper, embeddings: Tensor, report: Callable[[int], None] = lambda done: None
+    captioner: Captioner, model: ClipCaptionModel, embeddings: Tensor, report: Callable[[int], None] = lambda done: None
 ) -> list[str]:
-    """The best caption of each of (N, E) embeddings; `mapper` is left in eval mode.
+    """The best caption of each of (N, E) embeddings; its mapper is left in eval mode.
 
     Raises:
         ValueError: the mapper answers to one with numbers that are none.
     """
-    mapper.eval()
+    model.mapper.eval()
     texts: list[str] = []
     for part in embeddings.split(BATCH):
         report(len(texts))
-        answers = captioner.caption(part, [mapper] * len(part), DecodingOptions())
+        answers = captioner.caption(part, [model] * len(part), DecodingOptions())
         if not all(answers):
             raise ValueError(
                 "the mapper returns values that are not finite (NaN or infinity): train it with a lower learning rate"

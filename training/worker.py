@@ -33,6 +33,7 @@ from clipcap.checkpoint import CheckpointError
 from clipcap.evaluation.comparison import LEAST_JUDGED, paired_bootstrap, verdict
 from clipcap.evaluation.metrics import Evaluation, evaluate
 from clipcap.mapper import Mapper
+from clipcap.model import ClipCaptionModel
 from clipcap.training import (
     STATE,
     CaptionedImages,
@@ -177,7 +178,7 @@ class _Training:
                 _tell(self.run, f"{count} captions were left out: {reason}", "warning")
         _tell(self.run, f"trained {result.trainable_parameters:,} parameters; now comparing on the held-out images")
         active = self.run.style.active_version
-        report, comparison, judgement = self._compare(result.mapper, active, held_out)
+        report, comparison, judgement = self._compare(ClipCaptionModel(result.mapper), active, held_out)
         self._file(result.path, report, comparison, judgement, active)
 
     def _forget(self) -> None:
@@ -195,7 +196,7 @@ class _Training:
 
     def _start(self, training: CaptionedImages) -> Mapper:
         if self.run.base is not None:
-            return self.models.mappers.load(self.run.base, fresh=True)
+            return self.models.mappers.load(self.run.base, fresh=True).mapper
         config = mapper_config(self.captioner, self.options.mapper, self.options.prefix_length, self.options.layers)
         return new_mapper(config, training, self.options.seed)
 
@@ -203,7 +204,7 @@ class _Training:
         options = for_trainer(self.options, further=self.run.base is not None)
 
         def epoch_ended(epoch: EpochEnd) -> None:
-            texts = captions_of(self.captioner, mapper, self.samples.embeddings[:, 0])
+            texts = captions_of(self.captioner, ClipCaptionModel(mapper), self.samples.embeddings[:, 0])
             mapper.train()
             samples = [
                 Sample(image=image, text=text, reference=references[0])
@@ -287,15 +288,15 @@ class _Training:
         return CaptionedImages(held_out.names[:SAMPLES], held_out.embeddings[:SAMPLES], held_out.captions[:SAMPLES])
 
     def _compare(
-        self, candidate: Mapper, active: MapperVersion | None, held_out: CaptionedImages
+        self, candidate: ClipCaptionModel, active: MapperVersion | None, held_out: CaptionedImages
     ) -> tuple[VersionReport, list[ComparedPhoto], TrainingRun.Verdict]:
         references = dict(zip(held_out.names, held_out.captions, strict=True))
         total = len(held_out.names) * (2 if active else 1)
 
-        def scored(mapper: Mapper, before: int) -> tuple[Evaluation, dict[str, str]]:
+        def scored(model: ClipCaptionModel, before: int) -> tuple[Evaluation, dict[str, str]]:
             texts = captions_of(
                 self.captioner,
-                mapper,
+                model,
                 held_out.embeddings[:, 0],
                 lambda done: self._phase("evaluating", before + done, total),
             )

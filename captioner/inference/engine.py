@@ -354,12 +354,12 @@ class CaptionEngine:
             started = time.monotonic()
             answers = self.captioner.caption(
                 torch.stack([vectors[row.image_id] for row, _ in part]),
-                [mapper for _, (_, mapper) in part],
+                [model for _, (_, model) in part],
                 options,
             )
             prefixes = {
-                row.pk: self._prefix(mapper, vectors[row.image_id])
-                for row, (_, mapper) in part
+                row.pk: self._prefix(model.mapper, vectors[row.image_id])
+                for row, (_, model) in part
                 if isinstance(row, Draft) and row.caption_id is None
             }
             decode_ms = (time.monotonic() - started) * 1000

@@ -14,12 +14,12 @@ from captioner.inference.failures import storage_gives_others
 from captioner.jobs.job import Failure
 from captioner.models import Caption, Draft, MapperVersion, Promotion, Style
 from clipcap.captioner import Captioner
-from clipcap.mapper import Mapper
+from clipcap.model import ClipCaptionModel
 
 log = logging.getLogger(__name__)
 
 MAPPERS_KEPT = 64
-Writer = tuple[MapperVersion, Mapper]
+Writer = tuple[MapperVersion, ClipCaptionModel]
 
 
 class MapperCache:
@@ -27,7 +27,7 @@ class MapperCache:
 
     def __init__(self, captioner: Captioner) -> None:
         self.captioner = captioner
-        self._mappers: OrderedDict[int, Mapper] = OrderedDict()
+        self._mappers: OrderedDict[int, ClipCaptionModel] = OrderedDict()
 
     def writer(self, row: Caption | Draft) -> Writer | Failure:
         """What is to write a row: the version that a draft names, or the one in service in a caption's style."""
@@ -59,7 +59,7 @@ class MapperCache:
         )
         return Failure("style_unavailable", reason, others_succeeded=storage_gives_others())
 
-    def load(self, version: MapperVersion, *, fresh: bool = False) -> Mapper:
+    def load(self, version: MapperVersion, *, fresh: bool = False) -> ClipCaptionModel:
         """The version's mapper, loaded once; `fresh` for one that nobody else uses, to be trained further.
 
         Raises:
@@ -70,7 +70,7 @@ class MapperCache:
         mapper = None if fresh else self._mappers.get(version.pk)
         if mapper is None:
             with tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
-                mapper = self.captioner.load_mapper(version.copied_to(Path(folder)))
+                mapper = self.captioner.load_model(version.copied_to(Path(folder)))
             if fresh:
                 return mapper
             self._mappers[version.pk] = mapper

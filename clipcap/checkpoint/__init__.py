@@ -20,7 +20,8 @@ __all__ = [
 
 
 def load_mapper(path: Path, *, lm_size: int | None = None, normalize: bool | None = None) -> MapperCheckpoint:
-    """Read a mapper in our format, or in the authors' (`.pt`), in float32 on the CPU, ready for inference.
+    """Read a mapper in our format, or in the authors' (`.pt`), in float32 on the CPU, ready for inference, with the
+    language-model weights that came to it.
 
     Args:
         lm_size: D of the LM it is wanted for, see `read_original`.
@@ -34,7 +35,7 @@ def load_mapper(path: Path, *, lm_size: int | None = None, normalize: bool | Non
     if is_original(path):
         original = read_original(path, lm_size=lm_size, normalize=normalize)
         notes = {"format": "the authors' .pt", "normalize": "guessed" if normalize is None else "given"}
-        return MapperCheckpoint(original.mapper, encoder=None, language_model=None, notes=notes, gpt2=original.gpt2)
+        return MapperCheckpoint(original.mapper, None, None, notes, original.weights)
     checkpoint = read_native(path)
     recorded = checkpoint.mapper.config.normalize
     if normalize not in (None, recorded):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
+from clipcap.model import ClipCaptionModel
 from clipcap.tensor_file import not_finite, unlike
 
 
@@ -20,47 +21,36 @@ class CheckpointError(ValueError):
 class MapperCheckpoint:
     """A mapper with the identities of the encoder and the LM it fits, and notes (metrics, origin) for people.
 
-    An identity is None where the file does not say, as in the authors' format.
+    An identity is None where the file does not say, as in the authors' format. `weights` are the LM's as they became
+    with the mapper, by name, in the type that they are stored in; none where it stayed as it was.
     """
 
     mapper: Mapper
     encoder: str | None
     language_model: str | None
     notes: dict[str, Any] = field(default_factory=dict)
-    gpt2: Mapping[str, Tensor] = field(default_factory=dict)  # of the authors' format: what it was trained with
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, model: ClipCaptionModel, encoder: str | None, language_model: str | None, notes: dict[str, Any]
+    ) -> "MapperCheckpoint":
+        """What is to be stored of a model."""
+        own = model.language_model
+        return cls(model.mapper, encoder, language_model, notes, own.weights if own else {})
 
     def described(self) -> dict[str, Any]:
         """What is filed of it: `config`, `encoder` and `language_model`, "" where the file does not say.
 
-        Of a mapper from the authors' format the config also says in words what embeddings it is taken for trained on.
+        Of a mapper from the authors' format the config also says in words what embeddings it is taken for trained on;
+        of one with language-model weights, how those became what they are.
         """
         config = asdict(self.mapper.config)
+        if self.weights:
+            config["language_model"] = "finetuned"
         if how := self.notes.get("normalize"):
             config["trained_on"] = f"embeddings {as_trained(self.mapper.config.normalize)} ({how})"
         return {"config": config, "encoder": self.encoder or "", "language_model": self.language_model or ""}
-
-    def check_same_gpt2(self, state: Mapping[str, Tensor], language_model: str) -> None:
-        """Refuse a mapper that learned to speak to a GPT-2 which learned too: over another it writes nonsense.
-
-        Args:
-            state: the loaded LM's `state_dict()`.
-
-        Raises:
-            CheckpointError: the file holds a GPT-2 that is not the loaded one, by more than rounding.
-        """
-        for name, tensor in self.gpt2.items():
-            if name.endswith((".attn.bias", ".attn.masked_bias")):  # no weights: the causal mask
-                continue
-            loaded = state.get(name)
-            if (
-                loaded is None
-                or loaded.shape != tensor.shape
-                or not torch.allclose(loaded.float().cpu(), tensor, rtol=0.01, atol=0.001)
-            ):
-                raise CheckpointError(
-                    f"the mapper was trained along with a GPT-2, which its file contains and which is not "
-                    f"{language_model} ({name} differs); load that one: read_original(path).build_gpt2()"
-                )
 
     def check_fits(self, *, encoder: str, embedding_size: int, language_model: str, lm_size: int) -> None:
         """Refuse a mapper made for other models.
@@ -98,6 +88,19 @@ def as_trained(normalize: bool) -> str:
     return "normalized to unit length" if normalize else "as the encoder gives them"
 
 
+def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a file's weights that are not all numbers.
+
+    Raises:
+        CheckpointError: naming the first such weights.
+    """
+    if name := not_finite(state):
+        raise CheckpointError(
+            f"mapper file {path} cannot be used: {name} contains values that are not finite (NaN or infinity), as "
+            "after a training run that diverged; train it again with a lower learning rate"
+        )
+
+
 def filled_mapper(config: MapperConfig, state: Mapping[str, Tensor], path: Path) -> Mapper:
     """The mapper of a config with the weights of a file.
 
@@ -109,12 +112,8 @@ def filled_mapper(config: MapperConfig, state: Mapping[str, Tensor], path: Path)
             mapper = build_mapper(config)
         except RuntimeError as error:  # together the sizes are more than can be counted
             raise CheckpointError(f"mapper file {path} declares impossible sizes ({error}); export it again") from error
-    if problem := unlike(mapper, state):
+    if problem := unlike(mapper.state_dict(), state):
         raise CheckpointError(f"mapper file {path} does not match its own config: {problem}; export it again")
-    if name := not_finite(state):
-        raise CheckpointError(
-            f"mapper file {path} cannot be used: {name} contains values that are not finite (NaN or infinity), as "
-            "after a training run that diverged; train it again with a lower learning rate"
-        )
+    check_finite(state, path)
     mapper.load_state_dict(dict(state), assign=True)
     return mapper.eval().requires_grad_(False)

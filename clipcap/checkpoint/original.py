@@ -20,6 +20,8 @@ from clipcap.mapper import Mapper, MapperConfig
 
 log = logging.getLogger(__name__)
 
+MASKS = (".attn.bias", ".attn.masked_bias")  # of older versions of transformers, beside GPT-2's weights
+
 
 def is_original(path: Path) -> bool:
     """Whether a mapper's file is in the authors' format and not in ours.
@@ -47,6 +49,16 @@ class OriginalCheckpoint:
 
     mapper: Mapper
     gpt2: dict[str, Tensor]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Those of `gpt2` by their names in transformers, each once: no causal masks, and where the last layer is the
+        first, as in every GPT-2, the first."""
+        found = {name: tensor for name, tensor in self.gpt2.items() if not name.endswith(MASKS)}
+        first, last = found.get("transformer.wte.weight"), found.get("lm_head.weight")
+        if first is not None and last is not None and torch.equal(first, last):
+            del found["lm_head.weight"]
+        return found
 
     def build_gpt2(self, *, heads: int | None = None, end_id: int | None = None) -> GPT2LMHeadModel:
         """GPT-2 with the weights of the file.
@@ -79,7 +91,7 @@ class OriginalCheckpoint:
             eos_token_id=end,
         )
         model = GPT2LMHeadModel(config)
-        state = {n: t for n, t in self.gpt2.items() if not n.endswith((".attn.bias", ".attn.masked_bias"))}
+        state = {n: t for n, t in self.gpt2.items() if not n.endswith(MASKS)}
         try:
             model.load_state_dict(state, strict=True)
         except RuntimeError as error:

@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
             "--min-confidence needs captions that have a confidence: those of beam search with reranking, by models "
             "that have a reranking.json"
         )
-    mappers = {slug: captioner.load_mapper(path) for slug, path in paths.items()}
+    models = {slug: captioner.load_model(path) for slug, path in paths.items()}
     names = {slug: f"{slug}@{file_sha256(path)[:16]}" for slug, path in paths.items()}
 
     out = jsonl.as_utf8(sys.stdout) if options.json else sys.stdout
@@ -100,9 +100,9 @@ def run(options: argparse.Namespace) -> int:
                     progress.write(f"error: {jsonl.shown(photo)}: {error}")
             if readable:
                 embeddings = captioner.encoder.encode_pixels(torch.stack(pixels))
-                rows = [(photo, row, slug) for row, photo in enumerate(readable) for slug in mappers]
+                rows = [(photo, row, slug) for row, photo in enumerate(readable) for slug in models]
                 answers = captioner.caption(
-                    embeddings[[row for _, row, _ in rows]], [mappers[slug] for _, _, slug in rows], decoding
+                    embeddings[[row for _, row, _ in rows]], [models[slug] for _, _, slug in rows], decoding
                 )
                 shown = None
                 for (photo, _, slug), answer in zip(rows, answers, strict=True):

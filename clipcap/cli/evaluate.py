@@ -37,11 +37,11 @@ def run(options: argparse.Namespace) -> int:
     set_threads(options)
     references = read_captions(options.captions, options.photos)
     captioner = Captioner.load(options.models, device=options.device)
-    mapper = captioner.load_mapper(options.mapper or style_files(options.models, [options.style])[options.style])
+    model = captioner.load_model(options.mapper or style_files(options.models, [options.style])[options.style])
     written = []
     with Progress("photo", total=len(references)) as progress:
         for part in embedded(captioner, list(references)).split(BATCH):  # in batches, for the memory that they take
-            written += captioner.caption(part, [mapper] * len(part), DecodingOptions("beam"))
+            written += captioner.caption(part, [model] * len(part), DecodingOptions("beam"))
             progress.show(len(written), len(references), "captioning")
     texts = {str(path): answer[0].text if answer else "" for path, answer in zip(references, written, strict=True)}
     found = evaluate(texts, {str(path): given for path, given in references.items()}, java_metrics=False)

@@ -116,7 +116,7 @@ def _start(
     if options.start and options.scratch:
         raise ValueError("--start and --scratch cannot be used together")
     if slug and (options.start or (options.models / "styles" / f"{slug}.safetensors").is_file()):
-        mapper = captioner.load_mapper(style_files(options.models, [slug])[slug])
+        mapper = captioner.load_model(style_files(options.models, [slug])[slug]).mapper
         return mapper, True
     config = MapperConfig(
         chosen.mapper,

@@ -41,9 +41,10 @@ class Command(BaseCommand):
             encoder = Encoder.load(settings.ENCODER, device="cpu")
             lm = LanguageModel.load(settings.LANGUAGE_MODEL, device="cpu")
             checkpoint = load_mapper(options["file"], lm_size=lm.size, normalize=options["normalize"])
-            Captioner(encoder, lm).adopt(checkpoint)
-            if checkpoint.gpt2:  # it is the one that is loaded, and no other will do
-                checkpoint = replace(checkpoint, language_model=lm.identity)
+            model = Captioner(encoder, lm).adopt(checkpoint)
+            if checkpoint.weights:  # they are those of the LM that is loaded, or became what they are from there
+                own = checkpoint.weights if model.language_model else {}
+                checkpoint = replace(checkpoint, language_model=lm.identity, weights=own)
             if options["write"] and is_original(options["file"]):
                 save_mapper(checkpoint, options["write"])
         except (ValueError, OSError) as error:

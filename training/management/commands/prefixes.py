@@ -35,7 +35,7 @@ class Command(BaseCommand):
             raise CommandError(f"{style.name} has no such version")
         try:
             models = CaptionEngine.load("prefixes")
-            mapper = models.mappers.load(version)
+            mapper = models.mappers.load(version).mapper
             embeddings = models.captioner.encoder.encode([str(photo) for photo in options["photos"]])
         except (ValueError, OSError) as error:
             raise CommandError(str(error)) from error

@@ -37,6 +37,7 @@ class Command(BaseCommand):
         from captioner.admin.plots import as_file, lines
         from captioner.inference.engine import CaptionEngine
         from clipcap.evaluation.metrics import evaluate
+        from clipcap.model import ClipCaptionModel
         from clipcap.training import TrainingError, for_trainer, new_mapper, train_mapper
         from training.examples import captioned_images, captions_of, mapper_config
 
@@ -76,7 +77,7 @@ class Command(BaseCommand):
                             Path(folder),
                         )
                     seconds = time.monotonic() - started
-                    texts = captions_of(captioner, result.mapper, held_out.embeddings[:, 0])
+                    texts = captions_of(captioner, ClipCaptionModel(result.mapper), held_out.embeddings[:, 0])
                     found = evaluate(dict(zip(held_out.names, texts, strict=True)), references, java_metrics=False)
                     cider = found.scores["CIDEr"]
                     sizes = (length, result.trainable_parameters / 1e6, seconds)
