@@ -138,6 +138,17 @@ def test_renamed_models_keep_their_rows_and_who_may_see_them(database: None) -> 
     assert held(apps) == {("view_refusedrow", "refusedrow"), ("view_checkpoint", "checkpoint")}
 
 
+def test_what_sqlite_knew_of_a_table_that_is_made_again_is_counted_anew(database: None) -> None:
+    if connection.vendor != "sqlite":  # PostgreSQL counts by itself
+        return
+    apps = migrate("captioner", "0028_labelled_captions")
+    apps.get_model("captioner", "Image").objects.create(sha256="0" * 64, width=1, height=1, size=1)
+    migrate("captioner", "0029_unfinished_of_owner")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM sqlite_stat1 WHERE tbl = 'captioner_image'")
+        assert cursor.fetchone()[0] > 0
+
+
 def test_columns_that_were_added_since_have_a_default_of_the_database() -> None:
     """So that programs of the previous release, which know nothing of a column, go on writing beside the new schema."""
     loader = MigrationLoader(None)

@@ -458,7 +458,7 @@ def test_lists_cost_no_more_queries_for_more_photos(
         for caption in asked(viewer, "all", colour=f"#0000{number:02}"):
             finish(caption)
             services.correct_caption(viewer, caption.pk, "better")
-    with django_assert_max_num_queries(14):
+    with django_assert_max_num_queries(16):
         signed_in.get("/gallery/")
     with django_assert_max_num_queries(10):
         body(signed_in.get("/gallery/captions.json"))

@@ -41,6 +41,7 @@ from captioner.models import (
 )
 from captioner.search import meaning
 from captioner.search.vectors import VectorFile
+from captioner.services import retention
 
 pytestmark = pytest.mark.django_db
 ENCODER, READER = "eyes@1", "words@1"  # identities of an encoder's halves
@@ -447,6 +448,21 @@ def test_sqlite_is_told_how_many_rows_there_are(task: Callable[[], object], styl
     with connection.cursor() as cursor:
         cursor.execute("SELECT stat FROM sqlite_stat1 WHERE idx = 'caption_words_of_owner'")
         assert cursor.fetchone() is not None
+
+
+def test_a_viewers_few_photos_are_found_without_going_through_all(
+    style: Style, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "VISITOR_HAS", 2)
+    most, few = (Viewer(get_user_model().objects.create(username=name)) for name in ("most", "few"))
+    for number in range(50):
+        photo(style, f"dog {number}", None, most)
+    mine = photo(style, "a cat", None, few)
+    services.prune()
+    images = services.visible_images(few)
+    assert [image.pk for image in images] == [mine.pk]
+    assert "SCAN captioner_image" not in images.explain()
+    assert "visitor=?" in Caption.objects.filter(visitor=EVERYBODY, style=style, owner=most.user).order_by().explain()
 
 
 def test_vectors_that_cannot_be_compared_leave_the_words(style: Style, worker: Worker) -> None:

@@ -58,6 +58,15 @@ def test_each_row_has_the_cosine_of_its_vector(index: VectorFile) -> None:
     assert as_bytes(images) == ids(3000)
 
 
+def test_equal_vectors_are_equally_near_wherever_they_are(index: VectorFile) -> None:
+    for seed in range(20):
+        row, other = some(2, seed=seed)
+        add(index, np.stack([row] * 13))
+        _, cosines = index.compare(other)
+        assert len(set(cosines.tolist())) == 1
+        index.path.unlink()
+
+
 def test_a_file_that_is_not_there_has_no_rows(index: VectorFile) -> None:
     images, cosines = index.compare(some(1)[0])
     assert (len(index), len(images), len(cosines), len(index.newest(5)[0])) == (0, 0, 0, 0)

@@ -66,7 +66,7 @@ class VectorFile:
         return np.concatenate(keys), np.concatenate(images)
 
     def compare(self, vector: Vectors) -> tuple[Images, Vectors]:
-        """The rows' images (N, 2), and the cosine of each row with a vector of any length, (E,): (N,).
+        """The rows' images (N, 2), and (N,) the cosine of each row with a vector (E,) of any length, to five decimals.
 
         Raises:
             BrokenIndex: the file cannot be used.
@@ -84,7 +84,8 @@ class VectorFile:
         found = np.concatenate(cosines)
         if not (np.abs(found) < 1.01).all():  # nor is what is no number
             raise BrokenIndex(f"{self.path} holds vectors whose length is not 1")
-        return np.concatenate(images), found
+        # Beyond, it depends on where in a block a row is, and equal ones would not stay in their order.
+        return np.concatenate(images), found.round(5)
 
     @contextmanager
     def growing(self) -> Iterator[bool]:

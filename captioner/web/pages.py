@@ -118,15 +118,13 @@ def few(captions: QuerySet[Caption]) -> Prefetch[str, QuerySet[Caption], str]:
     return Prefetch("captions", captions[:3], to_attr="found")
 
 
-def newest(
-    viewer: Viewer, filters: dict[str, Any], cursor: str, *, oldest_first: bool = False
+def page_of(
+    images: QuerySet[Image], captions: QuerySet[Caption], cursor: str, *, oldest_first: bool = False
 ) -> tuple[list[Image], str]:
-    """A page of the photos whose captions pass the filters, the newest first, and where the next one begins."""
-    captions = services.search_captions(viewer, **filters)
-    found = after(services.visible_images(viewer, captions), cursor, oldest_first=oldest_first)
-    images = list(found.prefetch_related(few(captions))[: PHOTOS + 1])
-    last = images[PHOTOS - 1] if len(images) > PHOTOS else None
-    return images[:PHOTOS], f"{last.created_at.isoformat()}~{last.pk}" if last else ""
+    """A page of the images with the newest few of these captions, the newest first, and where the next one begins."""
+    found = list(after(images, cursor, oldest_first=oldest_first).prefetch_related(few(captions))[: PHOTOS + 1])
+    last = found[PHOTOS - 1] if len(found) > PHOTOS else None
+    return found[:PHOTOS], f"{last.created_at.isoformat()}~{last.pk}" if last else ""
 
 
 def after(images: QuerySet[Image], cursor: str, *, oldest_first: bool = False) -> QuerySet[Image]:

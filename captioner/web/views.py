@@ -34,9 +34,9 @@ from captioner.web.pages import (
     how_many,
     in_service,
     neighbours,
-    newest,
     of_style,
     page,
+    page_of,
     posted,
     throttle,
     wants_json,
@@ -172,8 +172,10 @@ def gallery(request: HttpRequest, viewer: Viewer) -> HttpResponse:
         images, after = _found(viewer, search, filters, cursor)
         total = f"{len(search.hits):,} photo{'' if len(search.hits) == 1 else 's'}"
     else:
-        images, after = newest(viewer, filters, cursor, oldest_first=sort == OLDEST_FIRST)
-        total = how_many(services.visible_images(viewer, services.search_captions(viewer, **filters)))
+        captions = services.search_captions(viewer, **filters)
+        listed = services.visible_images(viewer, captions)
+        images, after = page_of(listed, captions, cursor, oldest_first=sort == OLDEST_FIRST)
+        total = how_many(listed)
     for image in images:
         image.found.sort(key=of_style)  # type: ignore[attr-defined]  # the prefetched few
     query = request.GET.copy()
