@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clipcap.adapters import Adapters
     from clipcap.captioner import Caption, Captioner
     from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper, read_original, save_mapper
     from clipcap.decoding.rerank import Reranker
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
+    "Adapters",
     "Caption",
     "CaptionedImages",
     "Captioner",
@@ -41,6 +43,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Adapters": "adapters",
     "Caption": "captioner",
     "Captioner": "captioner",
     "CaptionedImages": "training",

@@ -123,7 +123,13 @@ class Captioner:
                     f"the mapper was trained along with a language model, which its file contains, and {error}; "
                     f"load the language model that it started from"
                 ) from error
-        model = ClipCaptionModel(checkpoint.mapper.to(lm.device), own)
+        if checkpoint.adapters and (problem := checkpoint.adapters.misfit(lm)):
+            raise CheckpointError(
+                f"the mapper has adapters that are not for a language model like {lm.identity}: {problem}; load the "
+                f"language model it was made for"
+            )
+        adapters = checkpoint.adapters.to(lm.device) if checkpoint.adapters else None
+        model = ClipCaptionModel(checkpoint.mapper.to(lm.device), own, adapters)
         self._try(model)
         return model
 
@@ -153,8 +159,8 @@ class Captioner:
     def caption(
         self, embeddings: Tensor, models: Sequence[ClipCaptionModel], options: DecodingOptions | None = None
     ) -> list[list[Caption]]:
-        """Caption B embeddings, each by its own model, in one batch over the LM that they share. Models with an LM of
-        their own are decoded after them, each LM's rows in a batch of their own.
+        """Caption B embeddings, each by its own model, in one batch over the LM that they share, whatever adapters they
+        add to it. Models with an LM of their own are decoded after them, each LM's rows in a batch of their own.
 
         Args:
             embeddings: (B, E) as `Encoder.encode` gives them.
@@ -231,11 +237,12 @@ class Captioner:
             backend = self._backend_for(own) if own else self.backend
             prefixes = self._prefixes(embeddings[rows], [models[row].mapper for row in rows])
             stops = [self.stop_id(models[row].mapper) for row in rows]
+            adapters = [models[row].adapters for row in rows]
             positions = max(map(len, prefixes)) + max(way.max_length for way in ways)
             size = max(1, backend.together(positions) // hypotheses)
             for first in range(0, len(rows), size):
                 part = slice(first, first + size)
-                answers = decode_together(backend, prefixes[part], ways, stops[part], between)
+                answers = decode_together(backend, prefixes[part], ways, stops[part], between, adapters[part])
                 for row, answer in zip(rows[part], answers, strict=True):
                     found[row] = answer
         return found

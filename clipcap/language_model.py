@@ -11,6 +11,7 @@ import clipcap.torchvision_schemas  # noqa: F401 (before transformers is importe
 import copy
 import hashlib
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import takewhile
@@ -130,11 +131,10 @@ class LanguageModel:
         own = self.weights
         if problem := unlike(own, weights):
             raise LanguageModelError(f"the weights are not those of a model like {self.identity}: {problem}")
-        # What is copied deeply is looked up here first.
-        filled: dict[int, Any] = {
-            id(parameter): nn.Parameter(weights[name].to(parameter), requires_grad=False)
-            for name, parameter in self.model.named_parameters()
-        }
+        # What is copied deeply is looked up here first. Hooks are adapters of a batch that another thread decodes.
+        filled: dict[int, Any] = {id(module._forward_hooks): OrderedDict() for module in self.model.modules()}
+        for name, parameter in self.model.named_parameters():
+            filled[id(parameter)] = nn.Parameter(weights[name].to(parameter), requires_grad=False)
         return LanguageModel(copy.deepcopy(self.model, filled), self.tokenizer, self.identity)
 
     @property

@@ -1,4 +1,4 @@
-"""What writes a style's captions: a mapper, and where it has one, a language model of its own."""
+"""What writes a style's captions: a mapper, and where it has them, language-model weights of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from clipcap.adapters import Adapters
 from clipcap.mapper import Mapper
 
 if TYPE_CHECKING:
@@ -18,10 +19,12 @@ class ClipCaptionModel:
     """A mapper and the language model that it speaks to.
 
     language_model: a fine-tuned copy of the loaded one; None for the loaded one, which all share.
+    adapters: what is added to the language model for it.
     """
 
     mapper: Mapper
     language_model: LanguageModel | None = None
+    adapters: Adapters | None = None
 
     @property
     def weights(self) -> nn.ModuleDict:
@@ -29,6 +32,8 @@ class ClipCaptionModel:
         parts: dict[str, nn.Module] = {"mapper": self.mapper}
         if self.language_model:
             parts["language_model"] = self.language_model.model
+        if self.adapters:
+            parts["adapters"] = self.adapters
         return nn.ModuleDict(parts)
 
     @property

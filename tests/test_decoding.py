@@ -1,11 +1,14 @@
 """Decoding, by every backend: each row gets what it would get alone, and what the authors' algorithm gives."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import original
+from clipcap.adapters import Adapters
 from clipcap.decoding import decode, decode_together
 from clipcap.decoding.backends.base import Backend
 from clipcap.decoding.backends.eager import EagerBackend
@@ -183,6 +186,95 @@ def test_samples_follow_the_models_probabilities(backend: Backend, tiny_lm: Lang
     (answers,) = decode(backend, [prefix], options, [NEVER])
     drawn = torch.bincount(torch.tensor([a.tokens[0] for a in answers]), minlength=len(expected)) / 4000
     assert (drawn - expected).abs().sum() / 2 < 0.12  # total variation distance
+
+
+def adapters_of(lm: LanguageModel, seed: int, rank: int) -> Adapters:
+    """Some that change what the LM says."""
+    adapters = Adapters.new(lm, rank, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, weights in adapters.weights.items():
+        if name.endswith(".up"):
+            weights.data.copy_(0.5 * torch.randn(weights.shape, generator=generator))
+    return adapters.requires_grad_(False)
+
+
+@settings(max_examples=25)
+@given(
+    which=st.lists(st.integers(0, 2), min_size=1, max_size=6),
+    lengths=st.lists(st.integers(1, 12), min_size=6, max_size=6),
+    seed=st.integers(0, 1000),
+    ways=st.lists(st.sampled_from(OPTIONS), min_size=1, max_size=3),
+)
+def test_rows_with_other_adapters_or_none_get_what_each_gets_alone(
+    backend: Backend,
+    tiny_lm: LanguageModel,
+    which: list[int],
+    lengths: list[int],
+    seed: int,
+    ways: list[DecodingOptions],
+) -> None:
+    known = [None, adapters_of(tiny_lm, 1, rank=2), adapters_of(tiny_lm, 2, rank=5)]
+    prefixes, adapters = prefixes_of(tiny_lm, lengths[: len(which)], seed), [known[number] for number in which]
+    greedy = decode(
+        backend, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * len(which), adapters=adapters
+    )
+    stops = [answers[0].tokens[row % 9] for row, answers in enumerate(greedy)]  # rows end at different steps
+    together = decode_together(backend, prefixes, ways, stops, adapters=adapters)
+    for prefix, stop, own, answers in zip(prefixes, stops, adapters, together, strict=True):
+        (alone,) = decode_together(backend, [prefix], ways, [stop], adapters=[] if own is None else [own])
+        assert [a.tokens for a in answers] == [a.tokens for a in alone]
+        assert [a.log_probability for a in answers] == pytest.approx([a.log_probability for a in alone], abs=1e-4)
+
+
+def test_adapters_are_what_their_product_added_to_the_weights_would_be(
+    backend: Backend, tiny_lm: LanguageModel
+) -> None:
+    adapters = adapters_of(tiny_lm, 3, rank=4)
+    weights = dict(tiny_lm.weights)
+    for name in (name.removesuffix(".down") for name in adapters.weights if name.endswith(".down")):
+        product = adapters.weights[f"{name}.down"] @ adapters.weights[f"{name}.up"]
+        weights[f"{name}.weight"] = weights[f"{name}.weight"] + product
+    merged, prefixes = tiny_lm.with_weights(weights), prefixes_of(tiny_lm, [4, 6], seed=1)
+    for options in OPTIONS:
+        found = decode(backend, prefixes, options, [NEVER] * 2, adapters=[adapters] * 2)
+        assert [[a.tokens for a in answers] for answers in found] == [
+            [a.tokens for a in answers] for answers in decode(EagerBackend(merged), prefixes, options, [NEVER] * 2)
+        ]
+    plain = decode(backend, prefixes, OPTIONS[0], [NEVER] * 2)
+    adapted = decode(backend, prefixes, OPTIONS[0], [NEVER] * 2, adapters=[adapters] * 2)
+    assert [a[0].tokens for a in plain] != [a[0].tokens for a in adapted]
+
+
+def test_adapters_that_overflow_harm_no_other_row(backend: Backend, tiny_lm: LanguageModel) -> None:
+    huge = adapters_of(tiny_lm, 1, rank=2)
+    for weights in huge.parameters():
+        weights.data *= 1e30
+    prefixes = prefixes_of(tiny_lm, [4, 4, 4], seed=1)
+    sound = adapters_of(tiny_lm, 2, rank=2)
+    mixed = decode(backend, prefixes, OPTIONS[1], [NEVER] * 3, adapters=[huge, sound, None])
+    assert not math.isfinite(mixed[0][0].log_probability)
+    for row, own in ((1, sound), (2, None)):
+        (alone,) = decode(backend, prefixes[row : row + 1], OPTIONS[1], [NEVER], adapters=[own])
+        assert [a.tokens for a in mixed[row]] == [a.tokens for a in alone]
+
+
+def test_a_pass_that_fails_leaves_nothing_of_the_adapters_behind(
+    backend: Backend, tiny_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefixes = prefixes_of(tiny_lm, [4], seed=1)
+    before = decode(backend, prefixes, OPTIONS[0], [NEVER])
+
+    def fail() -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        decode(backend, prefixes, OPTIONS[0], [NEVER], fail, [adapters_of(tiny_lm, 1, rank=2)])
+    assert decode(backend, prefixes, OPTIONS[0], [NEVER]) == before
+    monkeypatch.setattr(tiny_lm.model.transformer.h[1].mlp, "forward", fail)  # type: ignore[union-attr, index]
+    with pytest.raises(TypeError):
+        decode(backend, prefixes, OPTIONS[0], [NEVER], adapters=[adapters_of(tiny_lm, 1, rank=2)])
+    monkeypatch.undo()
+    assert decode(backend, prefixes, OPTIONS[0], [NEVER]) == before
 
 
 def test_an_empty_batch_has_no_captions(backend: Backend, tiny_lm: LanguageModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from clipcap.adapters import Mixture, projections
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper, read_original, save_mapper
 from clipcap.decoding import decode
@@ -22,7 +24,9 @@ from clipcap.language_model import LanguageModel, LanguageModelError
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
+from clipcap.tensor_file import save_tensors
 from tests.test_checkpoint import ORIGINAL, TokenizerStandIn, header_changed
+from tests.test_decoding import adapters_of
 
 WAYS = [
     DecodingOptions("greedy", max_length=8),
@@ -59,14 +63,17 @@ def test_rows_of_several_language_models_get_in_their_order_what_each_gets_alone
     lm = captioner.language_model
     shared, other = ClipCaptionModel(a_mapper(0)), ClipCaptionModel(a_mapper(1, prefix_length=5))
     owns = [captioner.adopt(checkpoint(lm, seed)) for seed in (2, 3)]
-    rows = [owns[0], shared, owns[1], other, shared, owns[0]]
-    embeddings = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
+    adapted = [ClipCaptionModel(a_mapper(0), adapters=adapters_of(lm, seed, rank=2 + seed)) for seed in (4, 5)]
+    rows = [owns[0], adapted[0], shared, owns[1], other, adapted[1], shared, adapted[0], owns[0]]
+    embeddings = torch.randn(9, 16, generator=torch.Generator().manual_seed(0))
     together = captioner.caption(embeddings, rows, options)
     for embedding, model, captions in zip(embeddings, rows, together, strict=True):
         (alone,) = captioner.caption(embedding[None], [model], options)
         assert [c.text for c in captions] == [c.text for c in alone]
     same_mapper = captioner.caption(embeddings[:1], [ClipCaptionModel(owns[0].mapper)], options)
     assert [c.text for c in same_mapper[0]] != [c.text for c in together[0]], "its language model matters"
+    same_mapper = captioner.caption(embeddings[1:2], [shared], options)
+    assert [c.text for c in same_mapper[0]] != [c.text for c in together[1]], "its adapters matter"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -89,6 +96,82 @@ def test_a_file_holds_a_mapper_and_its_language_model_in_half_precision_if_wante
     assert path.stat().st_size < (1.05 if dtype == torch.float32 else 0.6) * model.bytes
     save_mapper(replace(stored, weights=written.weights), tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_a_file_holds_a_mapper_and_its_adapters(captioner: Captioner, tmp_path: Path) -> None:
+    lm, path = captioner.language_model, tmp_path / "adapted.safetensors"
+    written = MapperCheckpoint(a_mapper(0), None, lm.identity, {}, adapters=adapters_of(lm, 1, rank=3))
+    save_mapper(written, path)
+    back = load_mapper(path)
+    config = back.described()["config"]
+    assert (config["language_model"], config["rank"]) == ("adapters", 3)
+    model = captioner.load_model(path)
+    assert written.adapters
+    assert model.adapters
+    assert all(torch.equal(model.adapters.weights[name], t) for name, t in written.adapters.weights.items())
+    assert not any(weights.requires_grad for weights in model.adapters.parameters())
+    assert model.bytes == sum(
+        weights.nbytes for part in (model.mapper, model.adapters) for weights in part.parameters()
+    )
+    save_mapper(MapperCheckpoint.of(model, None, lm.identity, {}), tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"transformer.h.1.attn.c_attn.up": None}, r"two matrices, down and up, unlike that of .*c_attn\.up"),
+        ({"transformer.h.1.attn.c_attn.bias": torch.ones(3)}, r"unlike that of .*c_attn\.bias"),
+        ({"down": torch.ones(1, 3)}, "unlike that of "),
+        ({"keys.down": torch.ones(1, 3), "keys.up": torch.ones(3, 1)}, r"keys should be absent and is \(1, 1\)"),
+        ({"transformer.h.1.attn.c_attn.up": torch.ones(2, 96)}, "not of one rank"),
+        ({"transformer.h.1.attn.c_attn.up": torch.ones(3)}, "not of one rank"),
+        ({"transformer.h.1.attn.c_attn.up": torch.ones(3, 95)}, r"c_attn should be \(32, 96\) and is \(32, 95\)"),
+        ({"x.up": torch.ones(3, 1), "x.down": torch.ones(1, 3)}, r"x should be absent and is \(1, 1\)"),
+        ({"transformer.h.1.attn.c_attn.up": torch.full((3, 96), math.nan)}, r"c_attn\.up contains values that are not"),
+    ],
+    ids=["half", "more", "no name", "a method", "ranks", "vector", "size", "name", "nan"],
+)
+def test_adapters_that_are_none_of_this_language_model_are_refused_with_the_reason(
+    captioner: Captioner, change: dict[str, Tensor | None], said: str, tmp_path: Path
+) -> None:
+    lm, path = captioner.language_model, tmp_path / "adapted.safetensors"
+    written = MapperCheckpoint(a_mapper(0), None, lm.identity, {}, adapters=adapters_of(lm, 1, rank=3))
+    save_mapper(written, path)
+    with safe_open(path, framework="pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+        header = json.loads(stored.metadata()["clipcap"])
+    changed = tensors | {f"adapters.{name}": tensor for name, tensor in change.items()}
+    save_tensors({name: tensor for name, tensor in changed.items() if tensor is not None}, path, header)
+    with pytest.raises(CheckpointError, match=said) as error:
+        captioner.load_model(path)
+    assert "adapted.safetensors" in str(error.value)
+
+
+def test_a_copy_made_while_another_thread_decodes_with_adapters_has_none_of_them(captioner: Captioner) -> None:
+    lm = captioner.language_model
+    with Mixture(lm, [adapters_of(lm, 1, rank=3)]).applied():
+        copied = lm.with_weights(lm.weights)
+    x = torch.randn(2, 4, lm.size)
+    assert torch.equal(copied.logits(x), lm.logits(x))
+
+
+def test_adapters_reach_the_projections_of_models_that_flatten_rows(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+    )
+    lm = LanguageModel(LlamaForCausalLM(config), TokenizerStandIn(), "llama")  # type: ignore[arg-type]
+    names = [name for name, _ in projections(lm)]
+    assert len(names) == 2 * 7
+    assert "lm_head" not in names
+    adapters = adapters_of(lm, 1, rank=2)
+    x = torch.randn(2, 5, 16)
+    plain = lm.logits(x)
+    with Mixture(lm, [None, adapters]).applied():
+        mixed = lm.logits(x)
+    assert torch.allclose(mixed[0], plain[0], atol=1e-5)
+    assert not torch.allclose(mixed[1], plain[1], atol=1e-2)
 
 
 def test_a_mapper_alone_is_stored_as_it_always_was(tmp_path: Path) -> None:
@@ -149,20 +232,13 @@ def test_a_file_with_parts_that_are_neither_mapper_nor_language_model_is_refused
     captioner: Captioner, tmp_path: Path
 ) -> None:
     path = tmp_path / "odd.safetensors"
-    written = checkpoint(captioner.language_model, 1)
-    save_mapper(written, path)
+    save_mapper(checkpoint(captioner.language_model, 1), path)
     with safe_open(path, framework="pt") as stored:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
         header = json.loads(stored.metadata()["clipcap"])
-    from clipcap.tensor_file import save_tensors
-
-    for odd, named in (
-        ({"optimizer.step": torch.ones(1)}, r"contains optimizer\.step"),
-        ({name: tensor for name, tensor in tensors.items() if name.startswith("mapper.")}, "contains only a mapper"),
-    ):
-        save_tensors(tensors | odd if "optimizer.step" in odd else odd, path, header)
-        with pytest.raises(CheckpointError, match=named):
-            load_mapper(path)
+    save_tensors(tensors | {"optimizer.step": torch.ones(1)}, path, header)
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors contains optimizer\.step"):
+        load_mapper(path)
 
 
 def test_a_header_that_calls_it_a_mapper_alone_is_refused(captioner: Captioner, tmp_path: Path) -> None:

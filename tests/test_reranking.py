@@ -28,6 +28,7 @@ from clipcap.language_model import LanguageModel
 from clipcap.mapper import MapperConfig, build_mapper
 from clipcap.model import ClipCaptionModel
 from clipcap.options import METHODS, UNSURE_BELOW, DecodingOptions
+from tests.test_decoding import adapters_of
 
 SIZE = 16
 WAYS = (
@@ -133,7 +134,10 @@ OPTIONS = DecodingOptions("beam", captions=3, max_length=12)
 def test_styles_mixed_in_one_batch_get_the_captions_and_confidences_of_each_photo_alone(
     captioner: Captioner, mappers: list[ClipCaptionModel], photos: Tensor
 ) -> None:
-    rows = [(photo, mapper) for photo in range(len(photos)) for mapper in mappers]
+    lm = captioner.language_model
+    adapted = ClipCaptionModel(mappers[0].mapper, adapters=adapters_of(lm, 1, rank=2))
+    own = ClipCaptionModel(mappers[0].mapper, lm.with_weights({n: 1.1 * weights for n, weights in lm.weights.items()}))
+    rows = [(photo, model) for photo in range(len(photos)) for model in (own, *mappers, adapted)]
     mixed = captioner.caption(photos[[photo for photo, _ in rows]], [mapper for _, mapper in rows], OPTIONS)
     for (photo, mapper), together in zip(rows, mixed, strict=True):
         (alone,) = captioner.caption(photos[[photo]], [mapper], OPTIONS)

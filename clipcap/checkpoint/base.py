@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipcap.adapters import Adapters
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.model import ClipCaptionModel
 from clipcap.tensor_file import not_finite, unlike
@@ -22,7 +23,8 @@ class MapperCheckpoint:
     """A mapper with the identities of the encoder and the LM it fits, and notes (metrics, origin) for people.
 
     An identity is None where the file does not say, as in the authors' format. `weights` are the LM's as they became
-    with the mapper, by name, in the type that they are stored in; none where it stayed as it was.
+    with the mapper, by name, in the type that they are stored in; none where it stayed as it was. `adapters` are what
+    is added to the LM.
     """
 
     mapper: Mapper
@@ -30,6 +32,7 @@ class MapperCheckpoint:
     language_model: str | None
     notes: dict[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    adapters: Adapters | None = None
 
     @classmethod
     def of(
@@ -37,7 +40,7 @@ class MapperCheckpoint:
     ) -> "MapperCheckpoint":
         """What is to be stored of a model."""
         own = model.language_model
-        return cls(model.mapper, encoder, language_model, notes, own.weights if own else {})
+        return cls(model.mapper, encoder, language_model, notes, own.weights if own else {}, model.adapters)
 
     def described(self) -> dict[str, Any]:
         """What is filed of it: `config`, `encoder` and `language_model`, "" where the file does not say.
@@ -46,6 +49,8 @@ class MapperCheckpoint:
         of one with language-model weights, how those became what they are.
         """
         config = asdict(self.mapper.config)
+        if self.adapters:
+            config |= {"language_model": "adapters", "rank": self.adapters.rank}
         if self.weights:
             config["language_model"] = "finetuned"
         if how := self.notes.get("normalize"):

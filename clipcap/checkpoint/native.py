@@ -8,7 +8,6 @@ it belongs to, and the format is another, which earlier versions refuse.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,29 +15,37 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from clipcap.adapters import Adapters
 from clipcap.checkpoint.base import CheckpointError, MapperCheckpoint, check_finite, filled_mapper
 from clipcap.mapper import MapperConfig
 from clipcap.tensor_file import HEADER, save_tensors, tensors_sha256
 
 FORMAT = "clipcap-mapper-1"
 FORMAT_OF_PARTS = "clipcap-model-1"
-MAPPER, LANGUAGE_MODEL = "mapper.", "language_model."  # what the names of each part begin with
+PARTS = MAPPER, ADAPTERS, LANGUAGE_MODEL = (
+    "mapper.",
+    "adapters.",
+    "language_model.",
+)  # what the names in each begin with
 
 
 def save_mapper(checkpoint: MapperCheckpoint, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write the mapper to `path` in one step: the file is the old one or the new one, never a part.
 
     Args:
-        dtype: of the mapper; language-model weights are stored in the type that the checkpoint has them in.
+        dtype: of mapper and adapters; language-model weights are stored in the type that the checkpoint has them in.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; `path` is then as it was.
     """
     tensors = {name: tensor.to(dtype) for name, tensor in checkpoint.mapper.state_dict().items()}
-    if checkpoint.weights:
-        tensors = _named(MAPPER, tensors) | _named(LANGUAGE_MODEL, checkpoint.weights)
+    adapters = checkpoint.adapters.weights if checkpoint.adapters else {}
+    alone = not adapters and not checkpoint.weights
+    if not alone:
+        parts = (tensors, {name: tensor.to(dtype) for name, tensor in adapters.items()}, checkpoint.weights)
+        tensors = {part + n: tensor for part, of in zip(PARTS, parts, strict=True) for n, tensor in of.items()}
     header = {
-        "format": FORMAT_OF_PARTS if checkpoint.weights else FORMAT,
+        "format": FORMAT if alone else FORMAT_OF_PARTS,
         "config": asdict(checkpoint.mapper.config),
         "encoder": checkpoint.encoder,
         "language_model": checkpoint.language_model,
@@ -84,26 +91,24 @@ def read_native(path: Path) -> MapperCheckpoint:
     if tensors_sha256(tensors) != sha256:
         raise CheckpointError(f"mapper file {path} is damaged: its weights do not match their SHA-256; copy it again")
     weights: dict[str, Tensor] = {}
+    adapters = None
     if header["format"] == FORMAT_OF_PARTS:
-        tensors, weights, others = _parts(tensors)
-        if others or not weights:
+        if odd := sorted(name for name in tensors if not name.startswith(PARTS)):
             raise CheckpointError(
-                f"mapper file {path} should contain a mapper and language-model weights, and contains "
-                f"{others[0] if others else 'only a mapper'}; export it again"
+                f"mapper file {path} contains {odd[0]}, which belongs neither to a mapper nor to a language model; "
+                f"export it again"
             )
+        tensors, added, weights = (
+            {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
+            for part in PARTS
+        )
+        check_finite(added, path)
         check_finite(weights, path)
+        try:
+            adapters = Adapters({name: tensor.float() for name, tensor in added.items()}) if added else None
+        except ValueError as error:
+            raise CheckpointError(f"mapper file {path} is malformed: {error}; export it again") from error
     mapper = filled_mapper(config, {name: tensor.float() for name, tensor in tensors.items()}, path)
-    return MapperCheckpoint(mapper, encoder, language_model, notes, weights)
-
-
-def _named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {part + name: tensor for name, tensor in tensors.items()}
-
-
-def _parts(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """The mapper's tensors, the language model's, and the names of what is neither."""
-    found = [
-        {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
-        for part in (MAPPER, LANGUAGE_MODEL)
-    ]
-    return found[0], found[1], [name for name in tensors if not name.startswith((MAPPER, LANGUAGE_MODEL))]
+    if adapters:
+        adapters.eval().requires_grad_(False)
+    return MapperCheckpoint(mapper, encoder, language_model, notes, weights, adapters)

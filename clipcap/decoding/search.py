@@ -14,6 +14,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from clipcap.adapters import Adapters
 from clipcap.decoding.backends.base import Backend
 from clipcap.decoding.beam import BeamSearch
 from clipcap.decoding.hypothesis import Hypothesis, Search
@@ -27,6 +28,7 @@ def decode(
     options: DecodingOptions,
     stop_ids: Sequence[int],
     between: Callable[[], object] = lambda: None,
+    adapters: Sequence[Adapters | None] = (),
 ) -> list[list[Hypothesis]]:
     """Captions for a batch of prefixes over one LM.
 
@@ -36,6 +38,7 @@ def decode(
         options: the same for every row.
         stop_ids: B tokens, each ending the captions of its row.
         between: called between two tokens.
+        adapters: what is added to the LM for each row; nothing for any, if none are given.
 
     Returns:
         `options.captions` hypotheses a row, best first.
@@ -43,7 +46,7 @@ def decode(
     Raises:
         ValueError: a prefix and `max_length` together do not fit into the LM, or more beams than it has tokens.
     """
-    return decode_together(backend, prefixes, [options], stop_ids, between)
+    return decode_together(backend, prefixes, [options], stop_ids, between, adapters)
 
 
 @torch.inference_mode()
@@ -53,6 +56,7 @@ def decode_together(
     ways: Sequence[DecodingOptions],
     stop_ids: Sequence[int],
     between: Callable[[], object] = lambda: None,
+    adapters: Sequence[Adapters | None] = (),
 ) -> list[list[Hypothesis]]:
     """What `decode` answers to each of `ways`, with as many passes of the language model as the longest of them needs.
 
@@ -75,7 +79,7 @@ def decode_together(
             raise ValueError(
                 f"beam_size must be at most {backend.vocabulary}, the vocabulary size of {backend.identity}"
             )
-    generation = backend.start(prefixes)
+    generation = backend.start(prefixes, adapters)
     searches: list[Search] = []
     for way in ways:
         kind = BeamSearch if way.method == "beam" else Sampling

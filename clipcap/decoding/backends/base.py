@@ -8,6 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from clipcap.adapters import Adapters
+
 
 class Generation(Protocol):
     """A batch under way.
@@ -39,8 +41,9 @@ class Backend(Protocol):
     def max_length(self) -> int:
         """Positions of prefix and caption together, at most."""
 
-    def start(self, prefixes: Sequence[Tensor]) -> Generation:
-        """Begin a batch of prefixes, (K, D) each; K may differ from row to row."""
+    def start(self, prefixes: Sequence[Tensor], adapters: Sequence[Adapters | None] = ()) -> Generation:
+        """Begin a batch of prefixes, (K, D) each; K may differ from row to row. So may what is added to the language
+        model: each row's adapters, or nothing for any row if none are given."""
 
     def together(self, positions: int) -> int:
         """How many hypotheses of so many positions are best decoded at a time, by the memory that each takes."""

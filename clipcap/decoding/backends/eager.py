@@ -11,12 +11,15 @@ import clipcap.torchvision_schemas  # noqa: F401 (before transformers is importe
 
 # isort: split
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
+
+from clipcap.adapters import Adapters, Mixture
 
 if TYPE_CHECKING:
     from clipcap.language_model import LanguageModel
@@ -46,9 +49,9 @@ class EagerBackend:
         """Positions of prefix and caption together, at most."""
         return self.language_model.max_length
 
-    def start(self, prefixes: Sequence[Tensor]) -> _Generation:
+    def start(self, prefixes: Sequence[Tensor], adapters: Sequence[Adapters | None] = ()) -> _Generation:
         """Begin a batch of prefixes, (K, D) each."""
-        return _Generation(self.language_model, prefixes)
+        return _Generation(self.language_model, prefixes, adapters)
 
     def together(self, positions: int) -> int:
         """How many hypotheses of so many positions fit into what keys and values may take."""
@@ -65,10 +68,11 @@ class EagerBackend:
 
 
 class _Generation:
-    """The LM's side of a batch: its cache, and the padding in front of shorter prefixes."""
+    """The LM's side of a batch: its cache, the rows' adapters, and the padding in front of shorter prefixes."""
 
-    def __init__(self, lm: LanguageModel, prefixes: Sequence[Tensor]) -> None:
+    def __init__(self, lm: LanguageModel, prefixes: Sequence[Tensor], adapters: Sequence[Adapters | None]) -> None:
         self.lm = lm
+        self.adapters = Mixture(lm, adapters) if any(adapters) else None
         self.cache = DynamicCache(config=lm.model.config)
         longest = max(len(prefix) for prefix in prefixes)
         embedded = torch.zeros(len(prefixes), longest, lm.size, device=lm.device, dtype=lm.dtype)
@@ -82,8 +86,7 @@ class _Generation:
                 self.mask[row, longest - len(prefix) :] = 1
         if self.mask is not None:
             positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        out = lm.logits(embedded, mask=self.mask, positions=positions, cache=self.cache, keep=1)
-        self.logits = out[:, -1].float()  # (L, V) of each live hypothesis's next token
+        self.logits = self._next(embedded, positions, keep=1)  # (L, V) of each live hypothesis's next token
 
     def advance(self, sources: Tensor, tokens: Tensor) -> None:
         """See `clipcap.decoding.backends.base.Generation`."""
@@ -92,9 +95,16 @@ class _Generation:
         )
         if not unchanged:
             self.cache.batch_select_indices(sources)
+            if self.adapters:
+                self.adapters.select(sources)
         positions = None
         if self.mask is not None:
             self.mask = F.pad(self.mask[sources], (0, 1), value=1)
             positions = self.mask.sum(1, keepdim=True) - 1
         embedded = self.lm.embed(tokens[:, None])
-        self.logits = self.lm.logits(embedded, mask=self.mask, positions=positions, cache=self.cache)[:, -1].float()
+        self.logits = self._next(embedded, positions)
+
+    def _next(self, embedded: Tensor, positions: Tensor | None, keep: int = 0) -> Tensor:
+        with self.adapters.applied() if self.adapters else nullcontext():
+            out = self.lm.logits(embedded, mask=self.mask, positions=positions, cache=self.cache, keep=keep)
+        return out[:, -1].float()

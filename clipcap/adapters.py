@@ -1,0 +1,134 @@
+"""Low-rank adapters (LoRA; Hu et al., arXiv 2106.09685): what a style adds to the projections of a language model that
+all styles share.
+
+Rows of a batch may have different adapters, or none. The batch's adapters lie side by side: every row is multiplied by
+all of them at once, and between the two narrow matrices what is not its own is set to zero. That is faster than to
+gather each row's own, as long as a batch has tens of ranks and not hundreds.
+
+Legend: L rows, T positions, I and O sizes of a projection, r rank, R ranks of all adapters of a batch together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+if TYPE_CHECKING:
+    from clipcap.language_model import LanguageModel
+
+
+class Adapters(nn.Module):
+    """For each of an LM's projections two narrow matrices, whose product is added to its weights."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        """Of the matrices by name: those of projection P are `P.down` (I, r) and `P.up` (r, O).
+
+        Raises:
+            ValueError: a matrix is missing, or they are not of one rank.
+        """
+        super().__init__()
+        self.names = sorted({name.rpartition(".")[0] for name in weights})
+        if odd := sorted(weights.keys() ^ {f"{name}.{part}" for name in self.names for part in ("down", "up")}):
+            raise ValueError(f"each adapter has two matrices, down and up, unlike that of {odd[0]}")
+        ranks = {tensor.shape[name.endswith(".down")] for name, tensor in weights.items() if tensor.ndim == 2}
+        if len(ranks) != 1 or 0 in ranks or any(tensor.ndim != 2 for tensor in weights.values()):
+            raise ValueError("the matrices of the adapters are not of one rank")
+        self.down = nn.ParameterList([weights[f"{name}.down"] for name in self.names])
+        self.up = nn.ParameterList([weights[f"{name}.up"] for name in self.names])
+        (self.rank,) = ranks  # r
+
+    @classmethod
+    def new(cls, lm: LanguageModel, rank: int, seed: int) -> Adapters:
+        """Adapters of all projections of attention and MLP, which change nothing yet."""
+        generator = torch.Generator().manual_seed(seed)
+        weights = {}
+        for name, (inputs, outputs) in sizes_of(lm).items():
+            weights[f"{name}.down"] = torch.randn(inputs, rank, generator=generator) / math.sqrt(inputs)
+            weights[f"{name}.up"] = torch.zeros(rank, outputs)
+        return cls(weights)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The matrices by name, as they are given."""
+        parts = [(f"{name}.down", tensor) for name, tensor in zip(self.names, self.down, strict=True)]
+        return dict(parts + [(f"{name}.up", tensor) for name, tensor in zip(self.names, self.up, strict=True)])
+
+    def misfit(self, lm: LanguageModel) -> str:
+        """Where they are not adapters of an LM: the first projection, with its right sizes and theirs; "" if they
+        are."""
+        right = sizes_of(lm)
+        theirs = {n: (len(d), u.shape[1]) for n, d, u in zip(self.names, self.down, self.up, strict=True)}
+        for name in sorted(right | theirs):
+            should, sizes = right.get(name, "absent"), theirs.get(name, "absent")
+            if should != sizes:
+                return f"{name} should be {should} and is {sizes}"
+        return ""
+
+
+class Mixture:
+    """The adapters of a batch's rows, side by side."""
+
+    def __init__(self, lm: LanguageModel, of_rows: Sequence[Adapters | None]) -> None:
+        used = list(dict.fromkeys(adapters for adapters in of_rows if adapters is not None))
+        place = {id(adapters): number for number, adapters in enumerate(used)}
+        self.rows = torch.tensor([place.get(id(adapters), -1) for adapters in of_rows], device=lm.device)  # (L,)
+        ranks = torch.tensor([adapters.rank for adapters in used])
+        self.owners = torch.arange(len(used)).repeat_interleave(ranks).to(lm.device)  # (R,)
+        self.parts: list[tuple[nn.Module, Tensor, Tensor]] = []  # projections, with (I, R) and (R, O)
+        weights = [adapters.weights for adapters in used]
+        for name, module in projections(lm) if used else ():
+            down = torch.cat([of[f"{name}.down"].to(lm.device, lm.dtype) for of in weights], dim=1)
+            up = torch.cat([of[f"{name}.up"].to(lm.device, lm.dtype) for of in weights])
+            self.parts.append((module, down, up))
+
+    def select(self, sources: Tensor) -> None:
+        """Go on with rows `sources`."""
+        self.rows = self.rows[sources]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the LM's passes within the block be those of the adapted LM, for these rows. No other thread may run it
+        meanwhile."""
+        others = (self.rows[:, None] != self.owners)[:, None]  # (L, 1, R)
+        hooks = []
+        try:
+            for module, down, up in self.parts:
+                hooks.append(module.register_forward_hook(partial(_add, down, up, others)))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _add(
+    down: Tensor, up: Tensor, others: Tensor, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+) -> Tensor:
+    """A projection's (..., O) with what the adapters add; some models flatten rows and positions in between."""
+    x = inputs[0].reshape(len(others), -1, len(down))  # (L, T, I)
+    # Set to zero and not multiplied by it: what the adapters of another row overflow to is that row's own affair.
+    low = (x @ down).masked_fill(others, 0)  # (L, T, R)
+    return torch.addmm(output.reshape(-1, up.shape[1]), low.flatten(0, 1), up).view_as(output)
+
+
+def projections(lm: LanguageModel) -> list[tuple[str, nn.Module]]:
+    """The matrices of attention and MLP by name: all linear layers but the one that gives the logits."""
+    head: Any = lm.model.get_output_embeddings()
+    linear = (nn.Linear, Conv1D)
+    return [(n, module) for n, module in lm.model.named_modules() if isinstance(module, linear) and module is not head]
+
+
+def sizes_of(lm: LanguageModel) -> dict[str, tuple[int, int]]:
+    """I and O of each projection."""
+    found = {}
+    for name, module in projections(lm):
+        weight: Any = module.weight
+        rows, columns = weight.shape
+        found[name] = (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
+    return found
