@@ -84,6 +84,17 @@ def caption(style: str, photo: bytes, engine: CaptionEngine) -> Caption:
     return request.captions.get()
 
 
+def shot(page: Page, name: str) -> None:
+    """A screenshot on a desktop and a phone, light and dark, where somebody asks for them."""
+    if folder := os.environ.get("CLIPCAP_SCREENSHOTS"):
+        for width, scheme in ((1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.screenshot(path=f"{folder}/{name}-{width}-{scheme}.png", full_page=True)
+        page.emulate_media(color_scheme="light")
+        page.set_viewport_size({"width": 1280, "height": 900})
+
+
 @pytest.mark.usefixtures("training_worker")
 def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
     page: Page, tmp_path: Path, photo: bytes, engine: CaptionEngine
@@ -135,6 +146,41 @@ def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
     assert (again.version, again.text) == (before.version, before.text)
 
 
+@pytest.mark.usefixtures("training_worker")
+def test_a_style_comes_from_nothing_into_service_by_one_button_after_the_other(
+    page: Page, photo: bytes, engine: CaptionEngine
+) -> None:
+    caption("factual", photo, engine)
+    page.get_by_role("link", name="Styles", exact=True).first.click()
+    page.get_by_role("link", name="Add style").click()
+    page.get_by_label("Name:", exact=True).fill("Pirate")
+    page.get_by_label("Description").fill("As a pirate would say it.")
+    expect(page.get_by_label("Start from")).to_have_value(str(Style.objects.get(slug="factual").pk))
+    page.get_by_label("More photos").set_input_files([COCO / "000000349860.jpg", *sorted(COCO.glob("*.jpg"))[:4]])
+    page.get_by_role("button", name="Upload photos").click()
+    expect(page.get_by_label("Name:", exact=True)).to_have_value("Pirate")
+    for number in (1, 2, 3, 4):
+        page.get_by_label(f"Caption of photo {number}", exact=True).fill(f"arr, here be thing {number}")
+    shot(page, "new-style")
+    page.get_by_role("button", name="Create the style").click()
+    step = page.get_by_role("region", name="Next step")
+    expect(step).to_contain_text("4 examples are ready to learn from")
+    shot(page, "style-to-train")
+    step.get_by_role("button", name="Train").click()
+    expect(page.locator("#run .state").first).to_have_text("Succeeded")
+    page.get_by_role("link", name="Pirate", exact=True).click()
+    step.get_by_role("link", name="Look at v1").click()
+    expect(page.locator("article.sample").first).to_be_visible()
+    page.get_by_role("link", name="Promote pirate v1").click()
+    page.get_by_role("button", name="Put in service").click()
+    expect(page.get_by_label("In service")).to_contain_text("v1")
+    expect(step).to_contain_text("labels and corrections make it better")
+    shot(page, "style-in-service")
+    assert caption("pirate", photo, engine).text
+    step.get_by_role("link", name="Label captions").click()
+    expect(page.get_by_role("button", name="Fine as it is")).to_be_visible()
+
+
 def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_written_anew(
     page: Page, photo: bytes, engine: CaptionEngine, styles: dict[str, Style]
 ) -> None:
@@ -161,8 +207,7 @@ def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_wr
     page.locator("details").first.click()
     expect(page.locator("ol.prefix li").first).to_be_visible()
     assert page.evaluate("window.stayed")
-    if folder := os.environ.get("CLIPCAP_SCREENSHOTS"):
-        page.screenshot(path=f"{folder}/compare.png", full_page=True)
+    shot(page, "compare")
 
     services.promote(version=other, reason="to see")
     page.goto(f"/admin/captioner/style/{styles['factual'].pk}/change/")
@@ -196,7 +241,7 @@ def test_thirty_corrections_in_the_browser_are_learned_from_evaluated_and_promot
         expect(page.locator(".messagelist")).to_contain_text("correction was saved")
     style = Style.objects.get(slug="factual")
     page.goto(f"/admin/captioner/style/{style.pk}/change/")
-    expect(page.locator(".cards")).to_contain_text("30 not in the dataset yet")
+    expect(page.locator(".overview")).to_contain_text("30 not in the dataset yet")
     page.get_by_role("button", name="Add all to the dataset").click()
     expect(page.locator(".messagelist")).to_contain_text("30 corrections were added")
     page.get_by_role("link", name="Retrain").click()

@@ -1,4 +1,4 @@
-"""The HTTP API of training runs, for those who may train. What it does is in services.py."""
+"""The HTTP API of styles and their training runs. What it does is in services."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 
+from captioner import services as captioner_services
 from captioner.api.base import PROBLEM, ApiViewSet, idempotency_key
 from captioner.api.permissions import Scope
+from captioner.api.serializers import StyleSerializer
+from captioner.api.serializers.fields import Strict
+from captioner.api.styles import StyleViewSet as StylesInService
+from captioner.api.styles import check_permission
 from captioner.models import Style
 from clipcap.choices import Option
 from training import services
@@ -59,6 +64,30 @@ def _field(declared: Option) -> serializers.Field[Any, Any, Any, Any]:
         return serializers.ChoiceField(tuple(declared.choices), **shown)
     number = serializers.IntegerField if declared.kind is int else serializers.FloatField
     return number(min_value=declared.least, max_value=declared.most, allow_null=bool(declared.automatic), **shown)
+
+
+class SentenceSerializer(Strict):
+    image = serializers.UUIDField(help_text="the id of a stored photo")
+    text = serializers.CharField(max_length=500, help_text="its caption, as the style should write it")
+
+
+class NewStyleSerializer(Strict):
+    name = serializers.CharField(max_length=80)
+    slug = serializers.SlugField(
+        required=False, max_length=50, help_text="its name in addresses and requests; made of `name` if left out"
+    )
+    description = serializers.CharField(required=False, allow_blank=True)
+    starts_from = serializers.CharField(
+        required=False,
+        allow_null=True,
+        help_text="slug of the style whose version in service its training starts from; the default style if left out, "
+        "null to train from scratch",
+    )
+    examples = SentenceSerializer(
+        many=True,
+        required=False,
+        help_text=f"{services.FEWEST_SENTENCES} to {services.MOST_SENTENCES} captions of photos to learn from",
+    )
 
 
 class RunSerializer(serializers.ModelSerializer[TrainingRun]):
@@ -107,6 +136,32 @@ class EpochReportSerializer(serializers.ModelSerializer[EpochReport]):
         model = EpochReport
         fields = ("epoch", "step", "training_loss", "validation_loss", "samples", "created_at")
         read_only_fields = fields
+
+
+class StyleViewSet(StylesInService):
+    """The styles in service, default style first."""
+
+    @extend_schema(request=NewStyleSerializer, responses={201: StyleSerializer, 409: PROBLEM})
+    def create(self, request: Request) -> Response:
+        """Make a style, with some examples if you like. It can be requested once a version of it is in service: start
+        a training run, then have its version promoted.
+
+        This takes the permission "Can add style" and, for examples, "Can add example".
+        """
+        check_permission(request, "captioner.add_style")
+        taken = NewStyleSerializer(data=request.data)
+        taken.is_valid(raise_exception=True)
+        given = dict(taken.validated_data)
+        examples = given.pop("examples", [])
+        if examples:
+            check_permission(request, "training.add_example")
+        if "starts_from" not in given:
+            given["starts_from"] = captioner_services.styles_in_service().first()
+        elif given["starts_from"] is not None:
+            given["starts_from"] = captioner_services.find_style(given["starts_from"])
+        photos = [(captioner_services.get_image(self.viewer, row["image"]), row["text"]) for row in examples]
+        style = services.new_style(**given, sentences=photos, person=request.user)
+        return Response(self.get_serializer(style).data, status=201)
 
 
 class StyleRunViewSet(ApiViewSet):
@@ -206,6 +261,7 @@ def _style(slug: str) -> Style:
 
 
 router = SimpleRouter(use_regex_path=False)
+router.register("styles", StyleViewSet, "style")
 router.register("styles/<slug:slug>/training-runs", StyleRunViewSet, "style-training-run")
 router.register("training-runs", RunViewSet, "training-run")
 

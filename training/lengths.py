@@ -15,7 +15,7 @@ def too_long(style: Style, encode: Callable[[str], Sequence[int]], max_length: i
         encode: the language model's, from a text to its tokens.
         max_length: how many tokens the language model reads at most.
     """
-    version = style.active_version
+    version = style.starting_version
     prefix = version.prefix_length if version else RunOptions().prefix_length
     room = max_length - prefix
 

@@ -12,9 +12,8 @@ from django.utils import timezone
 
 from captioner.jobs.job import JobQuerySet, OrderedJob
 from captioner.models import Correction, Image, MapperVersion, Style
+from clipcap.evaluation.comparison import HELD_OUT_SHARE
 from training.options import RunOptions
-
-HELD_OUT_SHARE = 0.1
 
 
 def is_held_out(image: Image) -> bool:

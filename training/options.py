@@ -22,7 +22,8 @@ class RunOptions(TrainingChoices):
 
     start: Literal["active", "scratch"] = option(
         "active",
-        "The version in service is trained further on the examples; from scratch takes longer.",
+        "The version in service is trained further on the examples; for a style without one, that of the style which "
+        "it starts from. From scratch takes longer and many more examples.",
         choices={"active": "the version in service", "scratch": "scratch"},
     )
     sources: tuple[str, ...] = option(

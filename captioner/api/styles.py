@@ -82,7 +82,16 @@ def _managed(request: Request, slug: str, permission: str) -> Style:
     Raises:
         Refused: it is not there, or the caller lacks the permission.
     """
-    if not request.user.has_perm(permission):
-        name = {SERVE: "Can add promotion"}.get(permission, "Can delete style")
-        raise Refused("forbidden", f"this takes the permission {name!r}; ask an administrator for it", status=403)
+    check_permission(request, permission)
     return services.find_style(slug)
+
+
+def check_permission(request: Request, permission: str) -> None:
+    """Refuse callers without one of the admin's permissions.
+
+    Raises:
+        Refused: they lack it; its name is said as the admin shows it.
+    """
+    if not request.user.has_perm(permission):
+        name = "Can " + permission.rpartition(".")[2].replace("_", " ")
+        raise Refused("forbidden", f"this takes the permission {name!r}; ask an administrator for it", status=403)

@@ -1,4 +1,4 @@
-"""The URLs of the API."""
+"""The URLs of the API, but for styles: how one is made, training.api knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from captioner.api.captions import CaptionViewSet
 from captioner.api.images import ImageViewSet
 from captioner.api.requests import RequestViewSet
 from captioner.api.schema import SwaggerView
-from captioner.api.styles import StyleViewSet
 
 router = SimpleRouter(use_regex_path=False)
 
@@ -20,9 +19,6 @@ router.register("captions", CaptionViewSet, "caption")
 
 
 router.register("requests", RequestViewSet, "request")
-
-
-router.register("styles", StyleViewSet, "style")
 
 
 router.register("images", ImageViewSet, "image")

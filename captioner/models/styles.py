@@ -30,6 +30,14 @@ class Style(models.Model):
     status = models.CharField(
         max_length=10, choices=Status, default=Status.AVAILABLE, db_default=Status.AVAILABLE.value, editable=False
     )
+    starts_from = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="while this style has no version in service, training starts from the one of that style",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -45,6 +53,12 @@ class Style(models.Model):
     def active_version(self) -> MapperVersion | None:
         """The version in service: that of the newest promotion."""
         return MapperVersion.objects.in_service().filter(style=self).first()
+
+    @property
+    def starting_version(self) -> MapperVersion | None:
+        """The version that the next run trains further: the one in service or, while there is none, that of the style
+        which this one starts from. None: the run has to start from scratch."""
+        return self.active_version or (self.starts_from.active_version if self.starts_from else None)
 
 
 class MapperVersionQuerySet(models.QuerySet["MapperVersion"]):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import PROTECT, Exists, ManyToOneRel, OuterRef, ProtectedError, QuerySet
+from django.utils.text import slugify
 
 from captioner import audit
 from captioner.errors import Refused
@@ -15,6 +17,7 @@ from captioner.models import Promotion, Style
 from captioner.services.visibility import not_found
 
 Status = Style.Status
+LONGEST_NAME, LONGEST_SLUG = 80, 50  # characters
 
 
 def styles_in_service() -> QuerySet[Style]:
@@ -76,6 +79,50 @@ def choose_styles(names: Sequence[str]) -> list[Style]:
             status=422,
         )
     return [found[name] for name in dict.fromkeys(names)]
+
+
+def create_style(
+    *, name: str, slug: str = "", description: str = "", starts_from: Style | None = None, person: Any = None
+) -> Style:
+    """A new style, without versions; it can be requested once a version of it is in service.
+
+    Args:
+        slug: its name in addresses and commands; made of the name if it is empty.
+        starts_from: the style whose version in service its training starts from.
+
+    Raises:
+        Refused: name or slug cannot be used or are too long, another style has the slug, or the style to start from
+            has no version in service.
+    """
+    name = " ".join(name.split())
+    if not 1 <= len(name) <= LONGEST_NAME:
+        raise Refused(
+            "invalid_name", f"a style's name must have 1 to {LONGEST_NAME} characters", status=422, field="name"
+        )
+    slug = slug or slugify(name)[:LONGEST_SLUG].strip("-")
+    if not re.fullmatch(rf"[-a-zA-Z0-9_]{{1,{LONGEST_SLUG}}}", slug):
+        raise Refused(
+            "invalid_slug",
+            f"the short name must have 1 to {LONGEST_SLUG} letters from a to z, digits, hyphens or underscores",
+            status=422,
+            field="slug",
+        )
+    if starts_from and starts_from.active_version is None:
+        raise Refused(
+            "no_active_version",
+            f"{starts_from.name} has no version in service to start from; choose another style",
+            status=422,
+            field="starts_from",
+        )
+    try:
+        with transaction.atomic():
+            style = Style.objects.create(slug=slug, name=name, description=description, starts_from=starts_from)
+            audit.record(audit.Action.SERVICE, f"style {style}", "created", person)
+    except IntegrityError as error:
+        raise Refused(
+            "style_exists", f"there is a style {slug!r} already; choose another short name", status=409, field="slug"
+        ) from error
+    return style
 
 
 def set_default_style(style: Style) -> None:

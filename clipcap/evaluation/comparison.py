@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+HELD_OUT_SHARE = 0.1  # of a dataset's photos
 RESAMPLES = 2000
 LEAST_JUDGED = 20  # images; on fewer the interval is far too narrow: on 5, chance alone passes one candidate in ten
 

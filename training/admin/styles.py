@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, QuerySet, Subquery
@@ -13,22 +14,25 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import URLPattern, reverse
+from django.utils.http import urlencode
 
 from captioner import services as captioner_services
+from captioner import uploads
 from captioner.admin import dashboard
-from captioner.admin.base import AdminWithPages, counted, each, page_status, so_many
-from captioner.admin.parameters import as_int
+from captioner.admin.base import AdminWithPages, counted, each, page_status, sentence, so_many
+from captioner.admin.parameters import as_int, as_uuid
 from captioner.admin.plots import bars
 from captioner.errors import Refused
-from captioner.models import MapperVersion, Style
+from captioner.models import Image, MapperVersion, Style, Viewer
 from captioner.reports import VersionReport
 from training import services
 from training.admin.runs import light
 from training.datasets.statistics import statistics
-from training.forms import ImportForm, RetrainForm
+from training.forms import ImportForm, NewStyleForm, RetrainForm, SentencesForm
 from training.models import Policy
 
 VERSIONS_SHOWN = 20
+OFFERED, MOST_OFFERED = 12, 60  # photos to write about
 START = "training.add_trainingrun"
 SERVE = "captioner.add_promotion"
 
@@ -57,7 +61,7 @@ class StyleAdmin(AdminWithPages):
 
     list_display = ("name", "slug", "status", "is_default", "in_service", "cider", "created_at")
     list_filter = ("status",)
-    fields = ("name", "slug", "description", "is_default")
+    fields = ("name", "slug", "description", "starts_from", "is_default")
     inlines = (PolicyInline,)
     actions = ("retrain_chosen", "withdraw_chosen", "restore_chosen", "archive_chosen")
     change_form_template = "admin/training/style.html"
@@ -82,14 +86,7 @@ class StyleAdmin(AdminWithPages):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """The slug is part of the API's addresses; the default is moved by its own button, from one to another."""
-        return ("is_default", "slug") if obj else ("is_default",)
-
-    def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> dict[str, Sequence[str]]:
-        return {} if obj else {"slug": ("name",)}
-
-    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
-        """The policy, once there is a style for it."""
-        return self.inlines if obj else ()
+        return ("is_default", "slug")
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """A style has a page of its own for that, which asks whether anything needs it."""
@@ -128,6 +125,8 @@ class StyleAdmin(AdminWithPages):
             self.route("<int:pk>/archive/", self.archive, "archive", SERVE, "POST"),
             self.route("<int:pk>/remove/", self.remove, "remove", "captioner.delete_style", *posts),
             self.route("<int:pk>/rewrite/", self.rewrite, "rewrite", "captioner.add_draftrequest", *posts),
+            self.route("<int:pk>/train/", self.train, "train", START, "POST"),
+            self.route("<int:pk>/sentences/", self.sentences, "sentences", "training.add_example", *posts),
             self.route("<int:pk>/retrain/", self.retrain, "retrain", START, *posts),
             self.route("<int:pk>/import/", self.import_examples, "import", "training.add_import", *posts),
             self.route("<int:pk>/take/", self.take_corrections, "take", "training.add_example", "POST"),
@@ -138,11 +137,13 @@ class StyleAdmin(AdminWithPages):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The form, and below it what serves, the versions, the runs and the history."""
+        """What matters and the next step; then settings, versions, runs and the history."""
         style = self.viewed(request, as_int(object_id))
         active = style.active_version
         versions = style.versions.select_related("style", "created_by").order_by("-number")[:VERSIONS_SHOWN]
         context = {
+            "title": style.name,
+            "subtitle": None,
             "style": style,
             "active": active,
             "active_score": dashboard.score(active),
@@ -155,8 +156,80 @@ class StyleAdmin(AdminWithPages):
                 for name in ("withdraw", "restore", "archive")
             ],
             "open_corrections": services.open_corrections(style).count(),
+            "examples": style.examples.count(),
+            "photos": services.count_photos(style.examples.all()),
+            "score": captioner_services.verdict_of(active) if active else "",
+            "since": style.promotions.first(),
+            "step": _step(request, style),
         }
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """A style from nothing: its name, where it starts from, and its first examples."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        photos, problem = _chosen_photos(request)
+        form = NewStyleForm(_sent(request), initial=request.POST.dict() or None, photos=photos)
+        if form.is_bound and form.is_valid():
+            fields = {name: form.cleaned_data[name] for name in ("name", "slug", "description", "starts_from")}
+            sentences = form.sentences if request.user.has_perm("training.add_example") else []
+            try:
+                style = services.new_style(**fields, sentences=sentences, person=request.user)
+            except Refused as error:
+                name = error.extra.get("field")
+                form.add_error(name if name in form.fields else None, sentence(error))
+            else:
+                self.log_addition(request, style, "created")
+                messages.success(request, f"{style} was created.")
+                if "file" in request.FILES and request.user.has_perm("training.add_import"):
+                    _import(request, style, request.FILES["file"])
+                return redirect("admin:captioner_style_change", style.pk)
+        return self.page(
+            request,
+            "admin/training/new_style.html",
+            "New style",
+            form=form,
+            problem=problem,
+            fewest=services.FEWEST_SENTENCES,
+            most=services.MOST_SENTENCES,
+            button="Create the style",
+            writes=request.user.has_perm("training.add_example"),
+            imports=request.user.has_perm("training.add_import"),
+        )
+
+    def sentences(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Write what the captions of some photos should be."""
+        style = self.viewed(request, pk)
+        photos, problem = _chosen_photos(request)
+        form = SentencesForm(_sent(request), initial=request.POST.dict() or None, photos=photos)
+        if form.is_bound and form.is_valid():
+            try:
+                count = services.add_sentences(style, form.sentences)
+            except Refused as error:
+                form.add_error(None, sentence(error))
+            else:
+                self.log_change(request, style, f"got {count} sentences")
+                messages.success(request, f"{count:,} example{'s were' if count != 1 else ' was'} added to {style}.")
+                return redirect("admin:captioner_style_change", style.pk)
+        return self.page(
+            request,
+            "admin/training/sentences.html",
+            f"Write examples of {style}",
+            form=form,
+            problem=problem,
+            button="Add to the dataset",
+            up=style,
+            writes=True,
+        )
+
+    def train(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Start a run with default options."""
+        style = self.viewed(request, pk)
+        run = services.start_run(style=style, person=request.user)
+        self.log_change(request, style, f"started {run}")
+        return redirect("admin:training_trainingrun_change", run.pk)
 
     def make_default(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Use the style wherever a request names none."""
@@ -225,7 +298,7 @@ class StyleAdmin(AdminWithPages):
     def retrain(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Choose the options of a run, and start it."""
         style = self.viewed(request, pk)
-        initial = {} if style.active_version else {"start": "scratch"}
+        initial = {} if style.starting_version else {"start": "scratch"}
         form = RetrainForm(request.POST or None, initial=initial)
         if request.method == "POST" and form.is_valid():
             try:
@@ -280,3 +353,70 @@ class StyleAdmin(AdminWithPages):
                 [str(n) for n in words], {"captions": [lengths.get(n, 0) for n in words]}, "Words per caption"
             ),
         )
+
+
+@dataclass(frozen=True)
+class Button:
+    """The next step of a style on its page. Without an address it is for others to do."""
+
+    why: str
+    label: str
+    address: str
+    posts: bool
+    kind: str
+
+
+# Of each kind of step: the page or button, who may, and whether it changes something.
+STEPS = {
+    "restore": ("captioner_style_restore", SERVE, True),
+    "run": ("training_trainingrun_change", "training.view_trainingrun", False),
+    "import": ("training_import_change", "training.view_import", False),
+    "version": ("captioner_mapperversion_change", "captioner.view_mapperversion", False),
+    "examples": ("captioner_style_sentences", "training.add_example", False),
+    "take": ("captioner_style_take", "training.add_example", True),
+    "train": ("captioner_style_train", START, True),
+}
+
+
+def _step(request: HttpRequest, style: Style) -> Button:
+    """What is to be done next with a style, as a button for those who may."""
+    step = services.next_step(style)
+    if step.kind == "label":
+        return Button(step.why, step.label, f"{reverse('label')}?{urlencode({'style': style.slug})}", False, step.kind)
+    name, permission, posts = STEPS[step.kind]
+    if step.kind == "train" and style.starting_version is None:  # it can only start from scratch: that is chosen there
+        name, posts = "captioner_style_retrain", False
+    address = reverse(f"admin:{name}", args=[step.about.pk if step.about else style.pk])
+    return Button(step.why, step.label, address if request.user.has_perm(permission) else "", posts, step.kind)
+
+
+def _sent(request: HttpRequest) -> Any:
+    """What was sent to be saved; None where photos were only added to the form."""
+    return request.POST if request.method == "POST" and "add" not in request.POST else None
+
+
+def _chosen_photos(request: HttpRequest) -> tuple[list[Image], str]:
+    """The photos that a form offers, and why a file just sent is none of them: those sent, those that it offered
+    before, or one's own newest."""
+    if not request.user.has_perm("captioner.view_image"):
+        return [], ""
+    kept = list(Image.objects.filter(pk__in=[as_uuid(text) for text in request.POST.getlist("photo")][:MOST_OFFERED]))
+    own = Viewer(request.user).sender
+    if request.method != "POST":
+        newest = list(Image.objects.filter(sender=own)[:OFFERED])
+        return newest or list(Image.objects.all()[:OFFERED]), ""
+    sent, problem = [], ""
+    for file in request.FILES.getlist("upload")[: services.MOST_SENTENCES]:
+        try:
+            sent.append(uploads.store(file.read(settings.MAX_UPLOAD_BYTES + 1), own))
+        except Refused as error:
+            problem = f"{captioner_services.tidy_name(file.name or '')}: {error.detail}"
+    return list(dict.fromkeys([*sent, *kept]))[:MOST_OFFERED], problem
+
+
+def _import(request: HttpRequest, style: Style, file: Any) -> None:
+    """Have examples imported, or say why that is refused."""
+    try:
+        services.start_import(style=style, file=file, name=file.name, person=request.user)
+    except Refused as error:
+        messages.error(request, sentence(error))

@@ -1,9 +1,14 @@
 """What trainers and administrators can do, one function each; see `captioner.services`."""
 
 from training.services.examples import (
+    LEAST_HELD_OUT,
+    LEAST_TRAINING,
     PART,
+    Photos,
     add_example,
+    add_sentences,
     caption_text,
+    count_photos,
     dataset,
     leave_out,
     newest_example,
@@ -17,6 +22,11 @@ from training.services.imports import (
     start_folder_import,
     start_import,
 )
+from training.services.new_styles import (
+    FEWEST_SENTENCES,
+    MOST_SENTENCES,
+    new_style,
+)
 from training.services.policies import (
     NIGHT,
     REFUSED_FOR,
@@ -26,13 +36,15 @@ from training.services.retention import (
     prune,
 )
 from training.services.runs import (
-    LEAST_HELD_OUT,
-    LEAST_TRAINING,
     cancel_run,
     resume_run,
     run_folder,
     run_options,
     start_run,
+)
+from training.services.steps import (
+    Step,
+    next_step,
 )
 from training.services.waiting import (
     RUN_DEADLINE,
@@ -41,20 +53,28 @@ from training.services.waiting import (
 )
 
 __all__ = [
+    "FEWEST_SENTENCES",
     "LEAST_HELD_OUT",
     "LEAST_TRAINING",
+    "MOST_SENTENCES",
     "NIGHT",
     "PART",
     "REFUSED_FOR",
     "RUN_DEADLINE",
+    "Photos",
+    "Step",
     "add_example",
+    "add_sentences",
     "cancel_import",
     "cancel_run",
     "caption_text",
+    "count_photos",
     "dataset",
     "is_there",
     "leave_out",
+    "new_style",
     "newest_example",
+    "next_step",
     "open_corrections",
     "prune",
     "rescue_stale",

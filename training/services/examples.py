@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
+from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs.job import clock
 from captioner.models import Correction, Image, Style
+from clipcap.evaluation.comparison import HELD_OUT_SHARE
 from clipcap.words import has_word
 from training.models import Example, TrainingRun, is_held_out
 from training.options import RunOptions
 from training.splits import settle
 
+LEAST_TRAINING, LEAST_HELD_OUT = 2, 1  # photos; so few show how a style may become, and prove nothing
 PART = 500  # corrections taken in one transaction
+
+
+@dataclass(frozen=True)
+class Photos:
+    """How many photos with captions there are in each split."""
+
+    training: int
+    held_out: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether a run can learn from them."""
+        return self.training >= LEAST_TRAINING and self.held_out >= LEAST_HELD_OUT
+
+
+def count_photos(examples: QuerySet[Example]) -> Photos:
+    """The photos of some examples, by split."""
+    training, held_out = (
+        examples.filter(held_out=part).order_by().values("image").distinct().count() for part in (False, True)
+    )
+    return Photos(training, held_out)
 
 
 def caption_text(text: str) -> str:
@@ -60,6 +87,48 @@ def add_example(
             },
         )
     return created
+
+
+def add_sentences(style: Style, sentences: Sequence[tuple[Image, str]]) -> int:
+    """Add what a person wrote about stored photos to a style's dataset.
+
+    Of so few, chance may leave none to validate by. Then as many as `HELD_OUT_SHARE` asks for, one at least, are
+    declared held out: rather photos that nobody has trained on.
+
+    Returns:
+        How many are new in the dataset.
+
+    Raises:
+        Refused: one is not a caption (see `caption_text`), or its photo was deleted meanwhile.
+    """
+    texts = [(image, caption_text(text)) for image, text in sentences]
+    images = {image.pk: image for image, _ in texts}
+    with transaction.atomic():
+        captioner_services.check_not_archived(style)
+        captioner_services.lock_images(set(images))
+        held_out = settle({pk: is_held_out(image) for pk, image in images.items()}, _declared(style, images))
+        rows = [
+            Example.objects.get_or_create(
+                style=style,
+                image=image,
+                text=text,
+                defaults={"source": Example.Source.STORED, "held_out": held_out[image.pk]},
+            )
+            for image, text in texts
+        ]
+    return sum(created for _, created in rows)
+
+
+def _declared(style: Style, images: Mapping[uuid.UUID, Image]) -> dict[uuid.UUID, bool]:
+    """Which of some new images of a style have to be held out, that enough of its images are."""
+    there = dict(style.examples.order_by().values_list("image", "held_out").distinct())
+    known = dict(Example.objects.filter(image__in=images).order_by().values_list("image", "held_out").distinct())
+    wanted = math.ceil(HELD_OUT_SHARE * len({*there, *images}))
+    missing = wanted - sum(held_out for pk, held_out in there.items() if pk not in images)
+    order = sorted(
+        images, key=lambda pk: (not known.get(pk, is_held_out(images[pk])), pk in known, images[pk].sha256, pk)
+    )
+    return dict.fromkeys(order[: max(0, missing)], True)
 
 
 def open_corrections(style: Style) -> QuerySet[Correction]:

@@ -18,10 +18,8 @@ from clipcap.choices import OptionError
 from training import memory
 from training.models import RunEvent, TrainingRun
 from training.options import OPTIONS, RunOptions
-from training.services.examples import dataset
+from training.services.examples import LEAST_HELD_OUT, LEAST_TRAINING, count_photos, dataset
 from training.services.waiting import RUN_DEADLINE, queue_again, rescue_stale, wake_workers
-
-LEAST_TRAINING, LEAST_HELD_OUT = 8, 2  # images
 
 
 def run_options(given: dict[str, Any]) -> RunOptions:
@@ -61,28 +59,27 @@ def start_run(
     chosen = run_options(options or {})
     if earlier := _started_before(style, person, idempotency_key, chosen):
         return earlier
-    base = style.active_version
+    base = style.starting_version
     if chosen.start == "active":
         if base is None:
             raise Refused(
                 "no_active_version",
-                f"{style.name} has no version in service to start from; start from scratch",
+                f"{style.name} has no version in service to start from; start from scratch, or choose in its settings "
+                "which style it starts from",
                 status=409,
             )
         if not base.file.storage.exists(str(base.file.name)):
             raise Refused("file_missing", f"the file of {base} is gone; start from scratch", status=409)
     examples = dataset(style, chosen)
-    images = {
-        held_out: examples.filter(held_out=held_out).values("image").distinct().count() for held_out in (False, True)
-    }
-    if images[False] < LEAST_TRAINING or images[True] < LEAST_HELD_OUT:
+    photos = count_photos(examples)
+    if not photos.enough:
         raise Refused(
             "too_few_examples",
-            f"{style.name} has captions of {images[False]} images to train on and {images[True]} held out; at least "
-            f"{LEAST_TRAINING} and {LEAST_HELD_OUT} are needed: import more, or take people's corrections",
+            f"{style.name} has captions of {photos.training} images to train on and {photos.held_out} held out; at "
+            f"least {LEAST_TRAINING} and {LEAST_HELD_OUT} are needed: import more, or take people's corrections",
             status=409,
         )
-    _check_memory(chosen, base if chosen.start == "active" else None, sum(images.values()))
+    _check_memory(chosen, base if chosen.start == "active" else None, photos.training + photos.held_out)
     rescue_stale()  # a run that a lost worker left behind is in nobody's way
     newest = examples.aggregate(newest=Max("pk"))["newest"]
     now = clock("default")
