@@ -27,6 +27,8 @@ import clipcap.torchvision_schemas  # noqa: F401 (mends torchvision before trans
 import io
 import json
 from collections.abc import Generator, Iterator
+from copy import deepcopy
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.core.management import call_command
+from django.db import transaction
+from django.test import override_settings
 from playwright.sync_api import Browser, sync_playwright
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -46,13 +50,16 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from captioner import services
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.breaker import Breaker
-from captioner.models import Style, Viewer
+from captioner.models import MapperVersion, Style, Viewer
+from clipcap.bfloat16 import first
 from clipcap.captioner import Captioner
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap_site.cache import FailOpen
+from tests.servers import default_database
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,6 +71,22 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ["DJANGO_SETTINGS_MODULE"]
 
 
+# Files that take a minute or more, the longest first. A run in several processes begins with them, so that none of
+# these is left for one process while the others have nothing to do.
+LONGEST = (
+    *("faults", "training", "browser", "demo", "worker", "production", "bundle", "admin", "access", "api"),
+    *("releases", "admin_browser", "run_script", "migrations", "page_input", "web"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+# The others are slow on purpose.
+django_settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # Machines are shared: how long an example takes says nothing.
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
@@ -136,15 +159,50 @@ def reading_engine(tiny_clip_dir: Path, tiny_lm: LanguageModel) -> CaptionEngine
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings() -> None:
+def tables(django_db_blocker: Any) -> Path:
+    """An SQLite file with the service's tables, to be copied."""
+    path = Path(HOME) / "tables.sqlite3"
+    with django_db_blocker.unblock(), default_database(f"sqlite:///{path}"):
+        call_command("migrate", verbosity=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(tables: Path) -> None:
     """The test database as a file, as SQLite is used in service: several threads can write to it."""
-    django_settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = f"{HOME}/test.sqlite3"
+    name = shutil.copy(tables, f"{HOME}/test.sqlite3")
+    django_settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = name
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb() -> bool:
+    """Its tables are there already."""
+    return True
+
+
+class Remembering(torch.nn.Module):
+    """An image tower that looks at the same picture once: most tests caption the same photo."""
+
+    def __init__(self, tower: torch.nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        self.seen: dict[bytes, torch.Tensor] = {}
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(1, 3, H, W) -> (1, E)"""
+        picture = sha256(pixels.numpy().tobytes()).digest()
+        if picture not in self.seen:
+            self.seen[picture] = first(self.tower(pixels))
+        return self.seen[picture].clone()
 
 
 @pytest.fixture(scope="session")
 def loaded_engine() -> CaptionEngine:
     """A caption worker's engine with the embedded models, loaded once."""
-    return CaptionEngine.load("tests")
+    engine = CaptionEngine.load("tests")
+    encoder = engine.captioner.encoder
+    encoder.tower = Remembering(encoder.tower)
+    return engine
 
 
 @pytest.fixture
@@ -178,10 +236,30 @@ def empty_cache() -> None:
     cache.clear()
 
 
+@pytest.fixture(scope="session")
+def shipped(
+    django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[MapperVersion], Path]:
+    """What `install_styles` files, made once: versions, of which there are no rows, and the folder of their files."""
+    folder = tmp_path_factory.mktemp("shipped")
+    with django_db_blocker.unblock(), override_settings(MEDIA_ROOT=folder), transaction.atomic():
+        call_command("install_styles", stdout=io.StringIO())
+        versions = list(MapperVersion.objects.select_related("style").order_by("pk"))
+        transaction.set_rollback(True)
+    return versions, folder
+
+
 @pytest.fixture
-def styles(db: None, media: Path) -> dict[str, Style]:
+def styles(db: None, media: Path, shipped: tuple[list[MapperVersion], Path]) -> dict[str, Style]:
     """The three styles of the embedded bundle, in service, by slug; factual is the default."""
-    call_command("install_styles", stdout=io.StringIO())
+    versions, folder = shipped
+    shutil.copytree(folder, media, dirs_exist_ok=True)
+    for version in deepcopy(versions):
+        version.style.pk = version.pk = None
+        version.style.save(force_insert=True)
+        version.style = version.style  # the number that it has now
+        version.save(force_insert=True)
+        services.promote(version=version, reason="shipped with the software")
     return {style.slug: style for style in Style.objects.all()}
 
 
@@ -198,9 +276,8 @@ def photo() -> bytes:
 
 
 @pytest.fixture
-def viewer(db: None, settings: Any) -> Viewer:
+def viewer(db: None) -> Viewer:
     """A signed-in user, `viewer.user`, without special permissions."""
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the others are slow on purpose
     return Viewer(get_user_model().objects.create_user("ada", password="lovelace"))
 
 

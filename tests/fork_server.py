@@ -1,4 +1,5 @@
-"""Forks workers that have their libraries imported already, which takes a worker longer than all else.
+"""Forks workers that have their libraries imported and their models loaded already, which takes a worker longer than
+all else.
 
 Reads queues and names of workers from stdin, one worker a line, and answers each with the process's id.
 """
@@ -17,9 +18,10 @@ django.setup()
 import celery.bin.worker  # noqa: F401 (this and what follows, only so that it is there already)
 import psycopg  # noqa: F401
 import redis  # noqa: F401
+from django.conf import settings
 
-import captioner.inference.engine  # noqa: F401
 import training.worker  # noqa: F401
+from captioner.inference.engine import CaptionEngine
 from clipcap.captioner import Captioner
 from clipcap_site import app
 
@@ -32,6 +34,12 @@ def short_of_memory(*_: Any, **__: Any) -> NoReturn:
 
 
 def main() -> None:
+    loaded = CaptionEngine.load("fork server").captioner
+
+    def load(name: str) -> CaptionEngine:
+        return CaptionEngine(loaded, name, settings.BATCH_SIZE)
+
+    CaptionEngine.load = load  # type: ignore[method-assign]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     for line in sys.stdin:
         queue, name = line.split()

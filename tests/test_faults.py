@@ -161,14 +161,15 @@ class Stack:
                 yield
 
 
-def on_sqlite_and_a_folder(resources: ExitStack, home: Path) -> Stack:
+def on_sqlite_and_a_folder(resources: ExitStack, home: Path, tables: Path) -> Stack:
     (home / "broker").mkdir()
+    shutil.copy(tables, home / "db.sqlite3")
     return Stack(home, f"sqlite:///{home / 'db.sqlite3'}", "filesystem://localhost")
 
 
-def on_postgresql_and_redis(resources: ExitStack, home: Path) -> Stack:
+def on_postgresql_and_redis(resources: ExitStack, home: Path, tables: Path) -> Stack:
     redis, postgresql = resources.enter_context(Redis()), resources.enter_context(PostgreSQL())
-    return Stack(home, postgresql.create_database("clipcap"), redis.url, redis, postgresql)
+    return Stack(home, postgresql.create_site("clipcap"), redis.url, redis, postgresql)
 
 
 STACKS = (on_sqlite_and_a_folder, on_postgresql_and_redis)
@@ -176,21 +177,20 @@ STACKS = (on_sqlite_and_a_folder, on_postgresql_and_redis)
 
 @pytest.fixture(scope="module", params=STACKS, ids=lambda make: make.__name__)
 def stack(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any, tables: Path
 ) -> Iterator[Stack]:
     with ExitStack() as resources:
         home = tmp_path_factory.mktemp("stack")
-        stack = request.param(resources, home)
+        resources.enter_context(django_db_blocker.unblock())
+        stack = request.param(resources, home, tables)
         stack.open()
         resources.callback(stack.close)
-        resources.enter_context(django_db_blocker.unblock())
         resources.enter_context(default_database(stack.database_url))
         resources.enter_context(override_settings(MEDIA_ROOT=home / "media", LEASE=timedelta(seconds=LEASE)))
         app = Celery(broker=stack.broker_url, set_as_current=False)
         app.conf.update(broker_transport_options=stack.broker_options, task_default_queue="captions")
         patch = resources.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(wakeup, "app", app)
-        call_command("migrate", verbosity=0)
         call_command("install_styles", stdout=(home / "styles.log").open("w"))
         with connection.cursor() as cursor:
             if stack.postgresql:
@@ -386,7 +386,7 @@ def test_a_worker_told_to_stop_finishes_or_hands_back_and_exits_cleanly(stack: S
     for name in list(stack.workers):
         stack.kill(name)
     wait_until(lambda: not Caption.objects.filter(status=Status.RUNNING).exists() or Caption.objects.reap(), "all idle")
-    requests = [ask(20), ask(20)]
+    requests = [ask(10), ask(10)]
     worker = subprocess.Popen(
         f"{sys.executable} -P -m celery -A clipcap_site worker -P solo -Q captions --without-mingle --without-gossip "
         "-n told@test".split(),
@@ -405,12 +405,12 @@ def test_a_worker_told_to_stop_finishes_or_hands_back_and_exits_cleanly(stack: S
     left = Caption.objects.filter(request__in=requests, status=Status.QUEUED)
     assert not left.filter(attempts__gt=0).exists(), "to be handed back is no failed attempt"
     stack.hire(2)
-    assert check_that_all_end(requests, 3 * 40, "a worker stopped")["succeeded"] == 120
+    assert check_that_all_end(requests, 3 * 20, "a worker stopped")["succeeded"] == 60
 
 
 def test_a_training_worker_killed_in_the_middle_costs_nothing_and_changes_no_bit(stack: Stack) -> None:
     style = Style.objects.get(slug="factual")
-    for row in json.loads((ROOT / "examples/coco_cc/captions.json").read_text(encoding="utf-8"))[:30]:
+    for row in json.loads((ROOT / "examples/coco_cc/captions.json").read_text(encoding="utf-8"))[:20]:
         image = uploads.store((ROOT / "examples/coco_cc" / row["file"]).read_bytes())
         for text in row["captions"][:2]:
             training_services.add_example(style=style, image=image, text=text, source=Example.Source.IMPORTED)

@@ -29,8 +29,7 @@ KEYS = [uuid.UUID(int=number) for number in (1, 2, 3)]
 
 @pytest.fixture(scope="module")
 def site(django_db_blocker: Any) -> Iterator[None]:
-    with PostgreSQL() as server, django_db_blocker.unblock(), default_database(server.create_database("clipcap")):
-        call_command("migrate", verbosity=0)
+    with PostgreSQL() as server, django_db_blocker.unblock(), default_database(server.create_site("clipcap")):
         yield
 
 

@@ -17,16 +17,22 @@ from django.utils import timezone
 from tests.servers import PostgreSQL, default_database
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: Any) -> Iterator[None]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest) -> Iterator[PostgreSQL | None]:
+    """A PostgreSQL, or none where databases are SQLite's files."""
+    if request.param == "sqlite":
+        yield None
+    else:
+        with PostgreSQL() as server:
+            yield server
+
+
+@pytest.fixture
+def database(server: PostgreSQL | None, tmp_path: Path, django_db_blocker: Any) -> Iterator[None]:
     """An empty database of its own."""
-    with django_db_blocker.unblock():
-        if request.param == "sqlite":
-            with default_database(f"sqlite:///{tmp_path / 'db.sqlite3'}"):
-                yield
-        else:
-            with PostgreSQL() as server, default_database(server.create_database("clipcap")):
-                yield
+    url = server.create_database(tmp_path.name) if server else f"sqlite:///{tmp_path / 'db.sqlite3'}"
+    with django_db_blocker.unblock(), default_database(url):
+        yield
 
 
 def migrate(app: str, name: str) -> Any:

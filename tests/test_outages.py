@@ -18,7 +18,6 @@ import pytest
 from celery import Celery
 from django.core.cache import cache, caches
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.core.management import call_command
 from django.db import OperationalError, connection, connections
 from django.test import Client
 
@@ -188,11 +187,10 @@ def locked(postgresql: PostgreSQL) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def site(django_db_blocker: Any) -> Iterator[PostgreSQL]:
     with PostgreSQL() as postgresql, django_db_blocker.unblock():
-        url = postgresql.create_database("clipcap")
+        url = postgresql.create_site("clipcap")
         with default_database(
             url, "clipcap_site.postgresql", patience=1, connect_timeout=2, options="-c statement_timeout=500"
         ):
-            call_command("migrate", verbosity=0)
             yield postgresql
 
 

@@ -8,7 +8,6 @@ from uuid import UUID
 import pytest
 from django.contrib import admin
 from django.contrib.auth import get_user_model
-from django.core.management import call_command
 from django.test import Client
 from django.urls import NoReverseMatch, URLResolver, get_resolver, reverse
 from django.utils import timezone
@@ -53,11 +52,10 @@ def site(django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory) -> It
     with (
         django_db_blocker.unblock(),
         PostgreSQL() as server,
-        default_database(server.create_database("clipcap")),
+        default_database(server.create_site("clipcap")),
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr("django.conf.settings.MEDIA_ROOT", tmp_path_factory.mktemp("media"))
-        call_command("migrate", verbosity=0)
         furnish()
         client = Client(raise_request_exception=False)
         client.force_login(get_user_model().objects.create_superuser("root"))

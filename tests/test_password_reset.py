@@ -26,7 +26,6 @@ GOOD = {"new_password1": "a long new one", "new_password2": "a long new one"}
 @pytest.fixture
 def ada(settings: Any) -> User:
     """Somebody with a mail address, where mails can be sent."""
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.PASSWORD_RESET = True
     return User.objects.create_user("ada", "ada@example.org", "lovelace")
 

@@ -18,8 +18,7 @@ PAGE = "/second-factor/"
 
 
 @pytest.fixture
-def boss(settings: Any) -> User:
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+def boss() -> User:
     return User.objects.create_superuser("boss", password="boss's")
 
 

@@ -251,7 +251,6 @@ def test_staff_owe_their_second_factor_all_the_same(client: Client, provider: Pr
 def test_sign_ins_are_counted_by_address_and_passwords_by_account_as_before(
     client: Client, provider: Provider, settings: Any
 ) -> None:
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     User.objects.create_user("bob", password="builder")
     for _ in range(10):
         client.post("/sign-in/", {"username": "bob", "password": "wrong"})

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.core.management import call_command
 from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.test import Client, RequestFactory
@@ -33,20 +34,19 @@ MANY = 3000
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def database(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any, tables: Path
 ) -> Iterator[str]:
     """A database of its own with an image, a style and a request."""
     with django_db_blocker.unblock():
         if request.param == "sqlite":
-            with default_database(f"sqlite:///{tmp_path_factory.mktemp('turns') / 'db.sqlite3'}"):
+            with default_database(f"sqlite:///{shutil.copy(tables, tmp_path_factory.mktemp('turns'))}"):
                 yield from _filled(request.param)
         else:
-            with PostgreSQL() as server, default_database(server.create_database("clipcap")):
+            with PostgreSQL() as server, default_database(server.create_site("clipcap")):
                 yield from _filled(request.param)
 
 
 def _filled(name: str) -> Iterator[str]:
-    call_command("migrate", verbosity=0)
     Image.objects.create(sha256="0" * 64, file="images/a.jpg", thumbnail="a.jpg", width=1, height=1, size=1)
     Style.objects.create(slug="factual", name="Factual", is_default=True)
     CaptionRequest.objects.create()

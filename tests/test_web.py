@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -105,9 +106,9 @@ def _family(process: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Site]:
     site = Site(tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("temporary"))
-    site.manage("migrate", "-v0")
+    shutil.copy(tables, site.home / "db.sqlite3")
     site.manage("collectstatic", "--noinput", "-v0")
     site.start()
     yield site
