@@ -1,7 +1,9 @@
 """`./run demo` with its real processes, from the first start to the last, and the supervisor under it."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -20,14 +22,15 @@ from clipcap_site.supervisor import Child, Supervisor, readable
 from tests.servers import wait_until
 
 ROOT = Path(__file__).parent.parent
-ALL = 228  # captions: 76 photos in three styles
+PHOTOS = 12  # of its gallery, in place of 76
+ALL = 3 * PHOTOS  # captions, in three styles
 
 
 class Demo:
-    """The command, as a user starts it, on a folder."""
+    """The command of a project, as a user starts it, on a folder."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, project: Path = ROOT) -> None:
+        self.home, self.project = home, project
         self.process: subprocess.Popen[str] | None = None
         self.said: list[str] = []
 
@@ -35,7 +38,8 @@ class Demo:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CLIPCAP_", "DJANGO_"))}
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "clipcap_site.demo", *arguments],
-            env={**inherited, "PYTHONPATH": str(ROOT), "CLIPCAP_HOME": str(self.home), **environment},
+            env={**inherited, "PYTHONPATH": str(self.project), "CLIPCAP_HOME": str(self.home), **environment},
+            cwd=self.project,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -113,8 +117,25 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 
 
 @pytest.fixture(scope="module")
-def first_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    demo = Demo(tmp_path_factory.mktemp("demo") / "its home")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with fewer photos in its gallery."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in ("accounts", "captioner", "clipcap", "clipcap_site", "static", "templates", "training"):
+        shutil.copytree(ROOT / part, folder / part)
+    for part in ("gunicorn.conf.py", "manage.py", "models"):
+        (folder / part).symlink_to(ROOT / part)
+    gallery, photos = ROOT / "examples/coco_cc", folder / "examples/coco_cc"
+    photos.mkdir(parents=True)
+    chosen = json.loads((gallery / "captions.json").read_text())[:PHOTOS]
+    (photos / "captions.json").write_text(json.dumps(chosen))
+    for photo in chosen:
+        shutil.copy(gallery / photo["file"], photos)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first_start(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Iterator[Demo]:
+    demo = Demo(tmp_path_factory.mktemp("demo") / "its home", project)
     demo.start()
     demo.expect(f"Gallery: {ALL} of {ALL} captions")
     yield demo
