@@ -13,9 +13,10 @@ import torch
 
 from benchmarks import original
 from clipcap.captioner import Captioner
-from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper
+from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper, save_mapper
 from clipcap.cli import main
 from clipcap.cli.models import BASE
+from clipcap.decoding.rerank import find_reranker
 from clipcap.encoder import Encoder
 from clipcap.evaluation.metrics import evaluate
 from clipcap.language_model import LanguageModel
@@ -36,9 +37,34 @@ def captioner() -> Captioner:
     )
 
 
+@pytest.fixture
+def loaded(captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command, run in this process, finds the embedded models loaded already."""
+    whole = Captioner(captioner.encoder, captioner.language_model, find_reranker(BASE / "reranking.json"))
+    monkeypatch.setattr(Captioner, "load", lambda models, device: whole)
+
+
+@pytest.fixture(scope="module")
+def small(tiny_encoder_dir: Path, tiny_lm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models that are quickly loaded, with a style that writes anything."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "encoder").symlink_to(tiny_encoder_dir)
+    (folder / "lm").symlink_to(tiny_lm_dir)
+    (folder / "styles").mkdir()
+    config = MapperConfig("mlp", embedding_size=16, lm_size=32, prefix_length=2, hidden_size=4)
+    save_mapper(MapperCheckpoint(build_mapper(config), None, None), folder / "styles" / "any.safetensors")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def mappers(captioner: Captioner) -> dict[str, ClipCaptionModel]:
     return {style: captioner.load_model(BASE / "styles" / f"{style}.safetensors") for style in STYLES}
+
+
+def command(models: Path, *photos: str | Path, **environment: str) -> tuple[list[str], dict[str, str]]:
+    """`clipcap caption` as a process of its own: how it is called, and in which environment."""
+    words = [sys.executable, "-m", "clipcap", "caption", "--method", "greedy", "--models", str(models)]
+    return [*words, *map(str, photos)], os.environ | {"PYTHONPATH": str(ROOT)} | environment
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +167,7 @@ def test_a_mapper_without_a_gpt2_in_its_file_is_read_for_the_lm_that_is_loaded(
     assert load_mapper(path).mapper.config.prefix_length == 5
 
 
+@pytest.mark.usefixtures("loaded")
 def test_the_command_prints_one_json_object_a_line_and_nothing_else(
     photos: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +185,7 @@ def test_the_command_prints_one_json_object_a_line_and_nothing_else(
         assert line["mapper"].startswith(f"{line['style']}@")
 
 
+@pytest.mark.usefixtures("loaded")
 def test_the_command_names_a_bad_photo_and_captions_the_others(
     photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,58 +198,40 @@ def test_the_command_names_a_bad_photo_and_captions_the_others(
     assert "missing.jpg" in output.err
 
 
-def test_a_photo_whose_name_is_no_text_is_captioned_like_any_other(photos: list[Path], tmp_path: Path) -> None:
+def test_a_photo_whose_name_is_no_text_is_captioned_like_any_other(
+    photos: list[Path], small: Path, tmp_path: Path
+) -> None:
     odd = os.fsencode(tmp_path) + b"/odd\xff.jpg"
     Path(os.fsdecode(odd)).write_bytes(photos[0].read_bytes())
-    command = [
-        sys.executable,
-        "-m",
-        "clipcap",
-        "caption",
-        os.fsdecode(odd),
-        str(photos[1]),
-        "--style",
-        "factual",
-        "--method",
-        "greedy",
-    ]
-    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, "--json"], capture_output=True, check=True, env=strict)
+    call, strict = command(small, os.fsdecode(odd), photos[1], PYTHONIOENCODING="utf-8:strict")
+    done = subprocess.run([*call, "--json"], capture_output=True, check=True, env=strict)
     first, second = (json.loads(line) for line in done.stdout.decode().splitlines())
     assert os.fsencode(first["image"]) == odd
     assert second["image"] == str(photos[1])
-    done = subprocess.run(command, capture_output=True, check=True, env=strict)
+    done = subprocess.run(call, capture_output=True, check=True, env=strict)
     assert b"odd\\udcff.jpg" in done.stdout
 
 
-def test_a_folder_means_its_photos_whatever_their_names_and_the_terminal(photos: list[Path], tmp_path: Path) -> None:
+def test_a_folder_means_its_photos_whatever_their_names_and_the_terminal(
+    photos: list[Path], small: Path, tmp_path: Path
+) -> None:
     for name in ("a\u2028b.jfif", "c\u00e9.JPE"):
         (tmp_path / name).write_bytes(photos[0].read_bytes())
     (tmp_path / "notes.txt").write_text("not a photo")
-    command = [sys.executable, "-m", "clipcap", "caption", str(tmp_path), "--style", "factual", "--method", "greedy"]
-    latin = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, "--json"], capture_output=True, check=True, env=latin)
+    call, latin = command(small, tmp_path, "--json", PYTHONIOENCODING="latin-1")
+    done = subprocess.run(call, capture_output=True, check=True, env=latin)
     lines = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert [line["image"] for line in lines] == [f"{tmp_path}/a\u2028b.jfif", f"{tmp_path}/c\u00e9.JPE"]
     (tmp_path / "empty").mkdir()
-    done = subprocess.run([*command[:4], str(tmp_path / "empty")], capture_output=True, check=False, env=latin)
+    call, latin = command(small, tmp_path / "empty", PYTHONIOENCODING="latin-1")
+    done = subprocess.run(call, capture_output=True, check=False, env=latin)
     assert done.returncode == 2
     assert b"contains no photos" in done.stderr
 
 
-def test_a_reader_that_has_read_enough_is_no_error_to_speak_of(photos: list[Path]) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "clipcap",
-        "caption",
-        *map(str, photos[:3]),
-        "--style",
-        "factual",
-        "--method",
-        "greedy",
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+def test_a_reader_that_has_read_enough_is_no_error_to_speak_of(photos: list[Path], small: Path) -> None:
+    call, environment = command(small, *photos[:3])
+    with subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr
         process.stdout.close()
@@ -229,20 +239,9 @@ def test_a_reader_that_has_read_enough_is_no_error_to_speak_of(photos: list[Path
         assert process.wait() == 141
 
 
-def test_forty_photos_draw_no_bar_where_there_is_no_terminal(photos: list[Path]) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "clipcap",
-        "caption",
-        *map(str, photos[:40]),
-        "--json",
-        "--style",
-        "factual",
-        "--method",
-        "greedy",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+def test_forty_photos_draw_no_bar_where_there_is_no_terminal(photos: list[Path], small: Path) -> None:
+    call, environment = command(small, *photos[:40], "--json")
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
     assert len([json.loads(line) for line in done.stdout.splitlines()]) == 40
     assert re.fullmatch(r"(\d+ of 40 photos\n)*", done.stderr)  # no bar where there is no terminal
 
