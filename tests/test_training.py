@@ -3,9 +3,11 @@
 import dataclasses
 import itertools
 import json
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 from django.core.cache import cache
-from django.db import OperationalError, close_old_connections
+from django.db import OperationalError, close_old_connections, transaction
+from django.test import override_settings
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,12 +50,33 @@ def captioned_photos() -> list[tuple[bytes, list[str]]]:
     return [((COCO / row["file"]).read_bytes(), row["captions"]) for row in rows]
 
 
+@pytest.fixture(scope="session")
+def stored(
+    django_db_setup: None,
+    django_db_blocker: Any,
+    captioned_photos: list[tuple[bytes, list[str]]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[list[Image], Path]:
+    """Thirty of them, stored once: images, of which there are no rows, and the folder of their files."""
+    folder = tmp_path_factory.mktemp("stored")
+    with django_db_blocker.unblock(), override_settings(MEDIA_ROOT=folder), transaction.atomic():
+        images = [uploads.store(data) for data, _ in captioned_photos[:30]]
+        transaction.set_rollback(True)
+    return images, folder
+
+
 @pytest.fixture
-def factual(styles: dict[str, Style], captioned_photos: list[tuple[bytes, list[str]]]) -> Style:
-    """The factual style with two dozen photos as its dataset, some of them held out."""
-    style = styles["factual"]
-    for data, captions in captioned_photos[:30]:
-        image = uploads.store(data)
+def factual(
+    styles: dict[str, Style],
+    captioned_photos: list[tuple[bytes, list[str]]],
+    stored: tuple[list[Image], Path],
+    media: Path,
+) -> Style:
+    """The factual style with thirty photos as its dataset, some of them held out."""
+    style, (images, folder) = styles["factual"], stored
+    shutil.copytree(folder, media, dirs_exist_ok=True)
+    images = Image.objects.bulk_create(deepcopy(images))
+    for image, (_, captions) in zip(images, captioned_photos, strict=False):
         for text in captions[:2]:
             services.add_example(style=style, image=image, text=text, source=Example.Source.IMPORTED)
     return style
