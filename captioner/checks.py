@@ -65,6 +65,8 @@ def nonsense(**_: Any) -> list[CheckMessage]:
         "MAX_IMPORT_BYTES": settings.MAX_IMPORT_BYTES,
         "MAX_IMAGES_PER_REQUEST": settings.MAX_IMAGES_PER_REQUEST,
     }
+    if settings.MODEL_CACHE_BYTES:  # 0 is automatic
+        numbers["MODEL_CACHE_BYTES"] = settings.MODEL_CACHE_BYTES
     unsure = settings.UNSURE_BELOW
     rates = settings.REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]
     return [

@@ -21,6 +21,26 @@ def memory_mb(device: torch.device) -> int:
     return found // 2**20
 
 
+def free_bytes(device: torch.device) -> int:
+    """The memory of an accelerator, or of this machine or container, that can be had now, in bytes."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + unused)
+    found = memory_mb(device) * 2**20
+    with suppress(OSError, KeyError):  # another system
+        found = min(found, _numbers("/proc/meminfo")["MemAvailable:"] * 1024)
+    with suppress(OSError, ValueError, KeyError):  # no container, or one without a limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        found = min(found, limit - used + _numbers(str(group / "memory.stat"))["inactive_file"])
+    return max(0, found)
+
+
+def _numbers(path: str) -> dict[str, int]:
+    """The numbers of a file with one name and its number a line."""
+    return {name: int(number) for name, number, *_ in map(str.split, Path(path).read_text().splitlines())}
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """The device `name` stands for; `auto` is CUDA, else Apple's MPS, else the CPU.
 

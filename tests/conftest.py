@@ -208,7 +208,7 @@ def loaded_engine() -> CaptionEngine:
 @pytest.fixture
 def engine(loaded_engine: CaptionEngine) -> CaptionEngine:
     """`engine.work()` captions one batch of what is queued. It knows nothing of what another test did with it."""
-    loaded_engine.mappers._mappers.clear()
+    loaded_engine.mappers.clear()
     loaded_engine._turn = 0
     loaded_engine.breaker = Breaker()
     loaded_engine._unread.clear()

@@ -223,10 +223,12 @@ def test_a_database_that_cannot_be_understood_is_named(tmp_path: Path, url: str)
 def test_numbers_that_would_stop_all_work_are_named(settings: Any) -> None:
     assert checks.nonsense() == []
     settings.BATCH_SIZE = 0
+    settings.MODEL_CACHE_BYTES = -1
     settings.UNSURE_BELOW = math.nan
     settings.REST_FRAMEWORK = {"DEFAULT_THROTTLE_RATES": {"user": "often", "anonymous": "60/minute"}}
     assert [error.msg.split()[0] for error in checks.nonsense()] == [
         "CLIPCAP_BATCH_SIZE",
+        "CLIPCAP_MODEL_CACHE_BYTES",
         "CLIPCAP_THROTTLE_USER",
         "CLIPCAP_UNSURE_BELOW",
     ]

@@ -620,7 +620,7 @@ def test_what_could_not_be_compared_is_not_promoted_by_itself(factual: Style, en
     version = factual.active_version
     assert version is not None
     version.file.storage.delete(str(version.file.name))
-    engine.mappers._mappers.clear()
+    engine.mappers.clear()
     TrainingEngine(engine).work()
     run.refresh_from_db()
     assert (run.status, run.verdict) == (Status.SUCCEEDED, TrainingRun.Verdict.UNCLEAR)

@@ -29,7 +29,7 @@ from captioner.inference.failures import (
     storage_gives_others,
     unread_failure,
 )
-from captioner.inference.mapper_cache import MapperCache, Writer
+from captioner.inference.model_cache import ModelCache, Writer
 from captioner.jobs import turns
 from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Failure, JobQuerySet, clock
@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_BATCH = timedelta(minutes=5)  # a batch that takes longer hangs: its lease is let go
 DRAFTS_FIRST = 5  # one turn in so many begins with the drafts: captions pass them, but not for ever
+LOOK_AGAIN = timedelta(seconds=0.25)  # until rows are claimed again whose model could not be had yet
 WORDS_KEPT = 3  # of each prefix vector of a draft
 READ_AGAIN = 600.0  # seconds after which an image that the storage did not give is embedded ahead after all
 AHEAD = 8  # images embedded at a time while idle
@@ -78,7 +79,7 @@ class CaptionEngine:
         self.holding: Claim | None = None
         self.breaker = Breaker()
         self._handed_back: list[Failure] = []  # in this turn
-        self.mappers = MapperCache(captioner)
+        self.mappers = ModelCache(captioner)
         self._turn = 0
         self._flows: frozenset[str] | None = None  # of the batch that others may pass; None while nobody may
         self._passed = 0
@@ -87,6 +88,7 @@ class CaptionEngine:
         self._unreadable: set[uuid.UUID] = set()
         self._unread: dict[uuid.UUID, datetime] = {}  # images to read later, and when they came
         self._read_again_at = 0.0
+        self._look_again_at = 0.0  # at rows that were postponed
 
     @classmethod
     def load(cls, name: str) -> CaptionEngine:
@@ -231,8 +233,12 @@ class CaptionEngine:
         """With nothing else to do, embed a few images that came without a caption to write, those of a dataset say.
 
         Returns:
-            How many; all older images that can be read have their embedding when there are none.
+            How many; all older images that can be read have their embedding when there are none. 1 too if rows were
+            postponed a moment ago: they can be claimed again now.
         """
+        if (left := self._look_again_at - time.monotonic()) > 0:
+            WAKE_UP.wait(left)
+            return 1
         identity = self.captioner.encoder.identity
         now = clock("default")
         if time.monotonic() > self._read_again_at:
@@ -262,26 +268,39 @@ class CaptionEngine:
         images = Image.objects.in_bulk({row.image_id for row in rows})
         rows = [row for row in rows if row.image_id in images]  # the others were deleted since they were claimed
         embedded = self.embeddings(list(images.values()))
-        writers: dict[tuple[str, int], Writer | Failure] = {}
+        writers: dict[tuple[str, int], Writer | Failure | None] = {}
+        postponed: list[uuid.UUID] = []
         able: list[tuple[Row, Writer]] = []
-        for row in rows:
-            if row.image_id in embedded.failures:
-                self._end(row, embedded.failures[row.image_id])
-                continue
-            wanted = ("version", row.version_id) if isinstance(row, Draft) else ("style", row.style_id)
-            if wanted not in writers:
-                writers[wanted] = self.mappers.writer(row)
-            writer = writers[wanted]
-            if isinstance(writer, Failure):
-                self._end(row, writer)
-            else:
-                able.append((row, writer))
+        with self.mappers.in_use():
+            for row in rows:
+                if row.image_id in embedded.failures:
+                    self._end(row, embedded.failures[row.image_id])
+                    continue
+                wanted = ("version", row.version_id) if isinstance(row, Draft) else ("style", row.style_id)
+                if wanted not in writers:
+                    writers[wanted] = self.mappers.writer(row)
+                writer = writers[wanted]
+                if isinstance(writer, Failure):
+                    self._end(row, writer)
+                elif writer is None:
+                    postponed.append(row.pk)
+                else:
+                    able.append((row, writer))
 
-        def key(item: tuple[Row, Writer]) -> str:
-            return json.dumps(item[0].options, sort_keys=True)
+            self._postpone(rows, postponed)
 
-        for _, group in groupby(sorted(able, key=key), key):
-            self._decode(list(group), embedded)
+            def key(item: tuple[Row, Writer]) -> str:
+                return json.dumps(item[0].options, sort_keys=True)
+
+            for _, group in groupby(sorted(able, key=key), key):
+                self._decode(list(group), embedded)
+
+    def _postpone(self, rows: Sequence[Row], keys: list[uuid.UUID]) -> None:
+        """Hand some of the claimed rows back, to be claimed again in a moment."""
+        token = rows[0].lease_token if keys else None
+        if token is not None:
+            retry_on_lost_database(lambda: _queue(rows).filter(pk__in=keys).hand_back(token, LOOK_AGAIN))
+            self._look_again_at = time.monotonic() + 1.1 * LOOK_AGAIN.total_seconds()
 
     def embeddings(self, images: Sequence[Image]) -> Embedded:
         """The embeddings of images; those not known yet are computed and kept."""

@@ -170,9 +170,14 @@ class JobQuerySet(models.QuerySet[J]):
         """
         return self.held(token).update(lease_expires_at=clock(self.db) + settings.LEASE)
 
-    def hand_back(self, token: uuid.UUID) -> int:
-        """Return what is left of a claim to the queue; it does not count as an attempt."""
-        return self.held(token).update(attempts=F("attempts") - 1, **QUEUED_AGAIN)
+    def hand_back(self, token: uuid.UUID, pause: timedelta | None = None) -> int:
+        """Return what is left of a claim to the queue; it does not count as an attempt.
+
+        Args:
+            pause: before it may be claimed again.
+        """
+        ready_at = clock(self.db) + pause if pause else None
+        return self.held(token).update(attempts=F("attempts") - 1, **{**QUEUED_AGAIN, "ready_at": ready_at})
 
     def reap(self) -> int:
         """End rows with lost leases or missed deadlines. Safe to call by anyone, at any time.

@@ -1,0 +1,247 @@
+"""The versions that a caption worker keeps loaded: within a budget, and without making others wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from captioner import services
+from captioner.inference import engine as caption_engine
+from captioner.inference import model_cache
+from captioner.inference.engine import CaptionEngine
+from captioner.inference.model_cache import ModelCache, NoRoom, Postponed
+from captioner.jobs.wakeup import WAKE_UP
+from captioner.models import Caption, MapperVersion, Style, Viewer
+from clipcap.device import free_bytes
+from tests.servers import wait_until
+
+PHOTO = Path(__file__).parent.parent / "examples/coco_cc/000000000790.jpg"
+
+
+@pytest.fixture
+def cache(engine: CaptionEngine, styles: dict[str, Style], monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelCache]:
+    """An engine's cache, empty; what a test sets holds for it alone."""
+    monkeypatch.setattr(engine, "mappers", ModelCache(engine.captioner))
+    yield engine.mappers
+    engine.mappers.clear()
+
+
+def active(slug: str) -> MapperVersion:
+    return MapperVersion.objects.select_related("style").in_service().get(style__slug=slug)
+
+
+def ask(*styles: str) -> list[Caption]:
+    """Queue captions of a photo in some styles, in their order."""
+    photo = [services.Upload(PHOTO.read_bytes(), PHOTO.name)]
+    rows = []
+    for style in styles:
+        request = services.request_captions(
+            viewer=Viewer(), images=photo, styles=[style], options={"method": "greedy", "max_length": 3}
+        )
+        rows += list(Caption.objects.filter(request=request))
+    return rows
+
+
+def statuses(rows: list[Caption]) -> list[str]:
+    found = Caption.objects.in_bulk([row.pk for row in rows])
+    return [found[row.pk].status for row in rows]
+
+
+def kept(cache: ModelCache) -> list[int]:
+    return list(cache._models)
+
+
+def room_for(count: float, cache: ModelCache) -> None:
+    size = cache.load(active("factual")).bytes
+    cache.clear()
+    cache.budget = int(count * size)
+
+
+def test_what_was_used_longest_ago_is_evicted_for_what_is_needed(cache: ModelCache) -> None:
+    room_for(2.5, cache)
+    factual, humorous, romantic = (active(slug) for slug in ("factual", "humorous", "romantic"))
+    first = cache.load(factual)
+    cache.load(humorous)
+    assert cache.load(factual) is first, "it is loaded once"
+    cache.load(romantic)
+    assert kept(cache) == [factual.pk, romantic.pk]
+
+
+def test_a_batch_keeps_what_it_uses_and_the_rest_of_it_follows_in_the_next(
+    cache: ModelCache, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caption_engine, "LOOK_AGAIN", timedelta(minutes=1))
+    room_for(1.5, cache)
+    rows = ask("factual", "humorous")
+    engine.work()
+    assert statuses(rows) == ["succeeded", "queued"]
+    assert kept(cache) == [active("factual").pk]
+    assert not Caption.objects.get(pk=rows[1].pk).failures, "nothing went wrong"
+    assert Caption.objects.get(pk=rows[1].pk).attempts == 0
+    engine.work()
+    assert statuses(rows) == ["succeeded", "queued"], "it is not claimed again at once"
+    WAKE_UP.set()
+    assert engine.idle() == 1, "nothing is begun that takes longer"
+    Caption.objects.filter(pk=rows[1].pk).update(ready_at=None)
+    engine.work()
+    assert statuses(rows) == ["succeeded", "succeeded"]
+    assert kept(cache) == [active("humorous").pk]
+
+
+def test_what_a_batch_uses_stays_while_others_pass_it(cache: ModelCache) -> None:
+    room_for(1.5, cache)
+    with cache.in_use():
+        cache.load(active("factual"))
+        with cache.in_use(), pytest.raises(Postponed):
+            cache.load(active("humorous"))
+        assert kept(cache) == [active("factual").pk]
+    cache.load(active("humorous"))
+    assert kept(cache) == [active("humorous").pk]
+
+
+def test_a_version_beyond_the_budget_waits_for_another_worker_and_the_others_go_on(
+    cache: ModelCache, engine: CaptionEngine
+) -> None:
+    room_for(1.5, cache)
+    large = active("humorous")
+    MapperVersion.objects.filter(pk=large.pk).update(size=10**12)
+    rows = ask("humorous", "factual")
+    engine.work()
+    assert statuses(rows) == ["queued", "succeeded"]
+    (failure,) = Caption.objects.get(pk=rows[0].pk).failures
+    assert failure["code"] == "out_of_memory"
+    assert "953,674 MiB" in failure["detail"]
+    assert "CLIPCAP_MODEL_CACHE_BYTES" in failure["detail"]
+    large.refresh_from_db()
+    assert large.load_error == "", "the version is not to blame"
+
+
+def test_a_worker_that_runs_out_of_memory_hands_the_row_back_and_no_older_version_writes_it(
+    cache: ModelCache, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = active("factual")
+    newer = services.register_version(
+        style=older.style, path=Path(older.file.path), origin=MapperVersion.Origin.TRAINED
+    )
+    services.promote(version=newer)
+    monkeypatch.setattr(model_cache, "free_bytes", lambda device: 0)
+    (row,) = ask("factual")
+    engine.work()
+    (failure,) = Caption.objects.get(pk=row.pk).failures
+    assert (failure["code"], statuses([row])) == ("out_of_memory", ["queued"])
+
+    def adopt(checkpoint: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(model_cache, "free_bytes", free_bytes)
+    monkeypatch.setattr(engine.captioner, "adopt", adopt)
+    (row,) = ask("factual")
+    engine.work()
+    (failure,) = Caption.objects.get(pk=row.pk).failures
+    assert failure["detail"] == "the worker does not have enough memory for factual v2"
+
+
+@pytest.fixture
+def gate(cache: ModelCache, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """All files but those loaded already are large, and none is read before this is set."""
+    opened, read = threading.Event(), cache._read
+
+    def wait(version: MapperVersion) -> Any:
+        assert opened.wait(60)
+        return read(version)
+
+    monkeypatch.setattr(model_cache, "LARGE", 0)
+    monkeypatch.setattr(cache, "_read", wait)
+    yield opened
+    opened.set()
+
+
+def test_while_a_large_file_is_read_the_other_rows_are_captioned(
+    cache: ModelCache, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(model_cache, "LARGE", 2**40)
+        gate.set()
+        cache.load(active("factual"))
+        gate.clear()
+    rows = ask("humorous", "factual", "romantic")
+    engine.work()
+    assert statuses(rows) == ["queued", "succeeded", "queued"]
+    others = ask("factual")
+    engine.work()
+    assert statuses(others) == ["succeeded"], "of a later request too"
+    gate.set()
+
+    def captioned() -> bool:
+        engine.idle()
+        engine.work()
+        return statuses(rows) == ["succeeded"] * 3
+
+    wait_until(captioned, "all rows are captioned")
+
+
+def test_a_large_file_that_is_damaged_leaves_the_older_version_serving(
+    cache: ModelCache, engine: CaptionEngine, gate: threading.Event
+) -> None:
+    older = active("factual")
+    newer = services.register_version(
+        style=older.style, path=Path(older.file.path), origin=MapperVersion.Origin.TRAINED
+    )
+    services.promote(version=newer)
+    Path(newer.file.path).write_bytes(b"x")
+    gate.set()
+    (row,) = ask("factual")
+
+    def captioned() -> bool:
+        engine.idle()
+        engine.work()
+        return statuses([row]) == ["succeeded"]
+
+    wait_until(captioned, "all rows are captioned")
+    newer.refresh_from_db()
+    assert "SHA-256" in newer.load_error
+    assert Caption.objects.get(pk=row.pk).version == older
+
+
+def test_a_large_file_that_nobody_asks_for_any_more_gives_way_to_the_next(
+    cache: ModelCache, gate: threading.Event
+) -> None:
+    gate.set()
+    with pytest.raises(Postponed):
+        cache._load_soon(active("factual"))
+    assert cache._reading
+    cache._reading[1].result()
+    with pytest.raises(Postponed):
+        cache._load_soon(active("humorous"))
+    assert cache._reading[0] == active("humorous")
+    assert cache.load(active("humorous")) is cache.load(active("humorous")), "whoever can wait waits for it"
+    with pytest.raises(Postponed):
+        cache._load_soon(active("romantic"))
+    cache._reading[1].result()
+    cache.budget = int(1.5 * cache.load(active("humorous")).bytes)
+    assert cache.load(active("factual")), "and to what needs its room"
+    assert not cache._reading
+
+
+def test_a_new_worker_keeps_a_share_of_the_free_memory_unless_told_how_much(
+    engine: CaptionEngine, settings: Any
+) -> None:
+    free = free_bytes(torch.device("cpu"))
+    assert 0.1 * free < ModelCache(engine.captioner).budget < 0.5 * free
+    settings.MODEL_CACHE_BYTES = 12_345
+    cache = ModelCache(engine.captioner)
+    assert cache.budget == 12_345
+
+
+def test_a_version_that_is_trained_further_is_loaded_apart(cache: ModelCache) -> None:
+    shared = cache.load(active("factual"))
+    assert cache.load(active("factual"), fresh=True) is not shared
+    cache.budget = 1
+    with pytest.raises(NoRoom):
+        cache.load(active("humorous"))
