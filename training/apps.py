@@ -9,7 +9,10 @@ class TrainingConfig(AppConfig):
     def ready(self) -> None:
         """Have the groups made when the permissions of this app, the last that they hold, are there."""
         from captioner.jobs.registry import RegisteredQueue, register
+        from captioner.services import versions
         from training.permissions import make_groups
+        from training.services import held_out_captions
 
         register(RegisteredQueue("training", "training.wake", "training.worker.worker_process"))
+        versions.held_out_captions.append(held_out_captions)
         post_migrate.connect(make_groups, sender=self)

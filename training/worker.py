@@ -21,7 +21,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 
 from captioner import services as captioner_services
-from captioner.errors import cause_of, is_full
+from captioner.errors import Refused, cause_of, is_full
 from captioner.inference.engine import CaptionEngine
 from captioner.inference.failures import is_out_of_memory
 from captioner.jobs.breaker import Breaker
@@ -386,8 +386,12 @@ class _Training:
                     )
                     RunEvent.objects.create(run=run, message=message, level="warning")
                 elif promising and policy.if_better == Policy.Action.PROMOTE:
-                    captioner_services.promote(version=version, reason=f"passed the gate after {run}")
-                    RunEvent.objects.create(run=run, message=f"{version} is in service")
+                    try:
+                        captioner_services.promote(version=version, reason=f"passed the gate after {run}")
+                    except Refused as error:
+                        RunEvent.objects.create(run=run, message=f"not put in service: {error.detail}", level="warning")
+                    else:
+                        RunEvent.objects.create(run=run, message=f"{version} is in service")
 
         with captioner_services.stored_version(
             style=run.style,

@@ -35,8 +35,9 @@ class ImportVersionForm(forms.Form):
     style = forms.ModelChoiceField(Style.objects.exclude(status=Style.Status.ARCHIVED))
     file = forms.FileField(
         help_text="A mapper file of this software (.safetensors) or a checkpoint of the ClipCap authors' code (.pt). "
-        "It is "
-        "checked first, which takes a few seconds, and is not used until it is promoted."
+        "A "
+        "language model in it comes along. It is checked first, which takes a few seconds, and is not used until it is "
+        "promoted."
     )
     normalize = forms.TypedChoiceField(
         label="Trained on embeddings",
@@ -49,8 +50,24 @@ class ImportVersionForm(forms.Form):
         empty_value=None,
         required=False,
         help_text="A checkpoint does not record whether it was trained with --normalize_prefix. The guess "
-        "is yes for a Transformer and no for an MLP, as for the weights that the authors published. If it is wrong, "
-        "nothing fails, but every caption is wrong.",
+        "is yes for a Transformer and no for an MLP, as for the weights that the authors published. If the style has "
+        "held-out photos, both are tried on them, and the better one is taken. If it is wrong, nothing fails, but "
+        "every caption is wrong.",
+    )
+
+    heads = forms.IntegerField(
+        label="Attention heads",
+        required=False,
+        min_value=1,
+        max_value=256,
+        help_text="Of the Transformer, which a checkpoint does not record; the authors' code has 8, which is the "
+        "default.",
+    )
+    encoder = forms.CharField(
+        label="Trained with encoder",
+        required=False,
+        max_length=200,
+        help_text="As the list of workers names it. If left out, it fits every encoder with embeddings of its size.",
     )
 
 
@@ -177,14 +194,18 @@ class MapperVersionAdmin(ReadOnly):
                     name=file.name,
                     person=request.user,
                     normalize=given["normalize"],
+                    heads=given["heads"],
+                    encoder=given["encoder"].strip(),
                 )
             except Refused as error:
                 form.add_error("file", error.detail)
                 status = page_status(error)
             else:
                 trained_on = version.config.get("trained_on")
-                how = f", a mapper that was trained on {trained_on}" if trained_on else ""
-                self.done(request, version, f"filed as {version}{how}; promote it to put it in service")
+                how = f", trained on {trained_on}" if trained_on else ""
+                self.done(
+                    request, version, f"filed as {version}: {version.brings}{how}; promote it to put it in service"
+                )
                 return redirect("admin:captioner_mapperversion_change", version.pk)
         return self.page(
             request, "admin/form_page.html", "Import a version", status, form=form, button="Check and file"

@@ -80,7 +80,7 @@ class ModelCache:
         except Exception as error:  # storages and damaged files raise all kinds
             if is_out_of_memory(error):
                 return self._too_large(version, error)
-            log.exception("a version cannot be loaded", extra={"version": version.pk})
+            _tell(version, error)
             detail = f"{version} cannot be loaded: {cause_of(error)}"[:500]
             return Failure("version_unavailable", detail, others_succeeded=storage_gives_others())
 
@@ -99,7 +99,7 @@ class ModelCache:
                     return self._too_large(version, error)
                 message = f"{type(error).__name__}: {cause_of(error)}"[:500]
                 if version.load_error != message:
-                    log.exception("a version cannot be loaded", extra={"version": version.pk})
+                    _tell(version, error)
                     MapperVersion.objects.filter(pk=version.pk).update(load_error=message)
                 load = self.load  # now: when this one had been read, it would be the first one's turn again
         style = Style.objects.get(pk=style_id)
@@ -225,3 +225,9 @@ class ModelCache:
         """Forget all models."""
         self._models.clear()
         self._reading = None
+
+
+def _tell(version: MapperVersion, error: Exception) -> None:
+    """Of what a file or a storage can be to blame for, the message says it all; only of the rest it takes a trace."""
+    trace = None if isinstance(error, ValueError | OSError) else error
+    log.error("a version cannot be loaded", exc_info=trace, extra={"version": version.pk, "error": str(error)})

@@ -61,6 +61,14 @@ class Style(models.Model):
         return self.active_version or (self.starts_from.active_version if self.starts_from else None)
 
 
+# What a version brings along, by what became of the language model when it was trained.
+BRINGS = {
+    "frozen": "a mapper for the shared language model",
+    "adapters": "a mapper, and adapters for the shared language model",
+    "finetuned": "a mapper and a language model of its own",
+}
+
+
 class MapperVersionQuerySet(models.QuerySet["MapperVersion"]):
     """Versions, and those of them that serve."""
 
@@ -112,6 +120,16 @@ class MapperVersion(models.Model):
     def prefix_length(self) -> int:
         """How many vectors it gives to the language model."""
         return int(self.config["prefix_length"])
+
+    @property
+    def kind(self) -> str:
+        """What it does with the loaded language model: one of `BRINGS`."""
+        return str(self.config.get("language_model", "frozen"))
+
+    @property
+    def brings(self) -> str:
+        """The same in words."""
+        return BRINGS[self.kind]
 
     def copied_to(self, folder: Path) -> Path:
         """A copy of its file, the same byte for byte.

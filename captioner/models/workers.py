@@ -75,3 +75,8 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def language_model(self) -> str:
+        """The LM's identity."""
+        return self.models_loaded.rpartition(", ")[2]

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from django.conf import settings
 from django.core.files import File
 from django.db import Error as DatabaseError
@@ -21,15 +22,18 @@ from django.db.models import Max, ProtectedError
 
 from captioner import audit, storage
 from captioner.errors import Refused
-from captioner.models import MapperVersion, Promotion, Style
+from captioner.models import Embedding, MapperVersion, Promotion, Style, Worker
 from captioner.reports import VersionReport
 from captioner.services.captions import tidy_name
 from captioner.services.styles import check_not_archived
-from clipcap.fingerprint import file_sha256
+from clipcap.fingerprint import file_sha256, same_weights
 
 log = logging.getLogger(__name__)
 
 LONGEST_CHECK = 300  # seconds for looking at an uploaded mapper
+TRIED_ON = 30  # held-out photos, for what a file does not tell
+# Each gives some held-out photos of a style, so many at most, with people's captions; the app of the datasets adds it.
+held_out_captions: list[Callable[[Style, int], Mapping[uuid.UUID, Sequence[str]]]] = []
 
 
 def register_version(
@@ -85,34 +89,59 @@ def file_version(version: MapperVersion) -> None:
 
 
 def import_version(
-    *, style: Style, file: File[bytes], name: str, person: Any = None, normalize: bool | None = None
+    *,
+    style: Style,
+    file: File[bytes],
+    name: str,
+    person: Any = None,
+    normalize: bool | None = None,
+    heads: int | None = None,
+    encoder: str = "",
 ) -> MapperVersion:
-    """File an uploaded mapper, in our format or the authors' `.pt`, as the next version of a style.
+    """File an uploaded mapper, in our format or the authors' `.pt`, as the next version of a style, together with the
+    language-model weights that are in its file.
 
     It is stored in our format, in which a file says how its mapper was trained.
 
     Args:
         normalize: whether it was trained on embeddings divided by their norm. Our format says so itself; of the
-            authors' it is guessed unless given, and the version's config tells which.
+            authors' it is what scores better on held-out photos of the style, or guessed where there are too few,
+            unless given; the version's config tells which.
+        heads: of its Transformer, which the authors' format does not tell; 8 unless given.
+        encoder: that it was trained with, where the file does not tell; else it is taken for any of the same size.
 
     Raises:
-        Refused: it cannot be used, or not be looked at in time.
+        Refused: it cannot be used, or not be looked at in time, or the style is archived.
     """
     with _room(), tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
         path, ours = Path(folder) / "mapper", Path(folder) / "ours.safetensors"
         with path.open("wb") as copy:
             for chunk in file.chunks():
                 copy.write(chunk)
+        photos = Path(folder) / "photos.json"
+        photos.write_text(json.dumps(_held_out_photos(style)))
         known = {True: ["--normalize"], False: ["--no-normalize"], None: []}[normalize]
-        found = check_mapper(path, tidy_name(name), *known, "--write", str(ours))
+        known += [f"--heads={heads}"] if heads else []
+        known += [f"--encoder={encoder}"] if encoder else []
+        found = check_mapper(path, tidy_name(name), *known, "--write", str(ours), "--photos", str(photos))
         origin = MapperVersion.Origin.IMPORTED
         filed = _stored_file(
             style, ours if ours.exists() else path, ours.suffix, origin=origin, created_by=person, **found
         )
         with filed as version, transaction.atomic():
+            check_not_archived(style)
             file_version(version)
             audit.record(audit.Action.IMPORTED, f"version {version}", tidy_name(name), person)
         return version
+
+
+def _held_out_photos(style: Style) -> list[dict[str, Any]]:
+    """Held-out photos of a style as the command `check_mapper` takes them."""
+    captions = {image: texts for find in held_out_captions for image, texts in find(style, TRIED_ON).items()}
+    embeddings: dict[uuid.UUID, dict[str, list[float]]] = {image: {} for image in captions}
+    for row in Embedding.objects.filter(image__in=captions):
+        embeddings[row.image_id][row.encoder] = np.frombuffer(bytes(row.vector), "<f4").tolist()
+    return [{"embeddings": embeddings[image], "captions": list(texts)} for image, texts in captions.items()]
 
 
 def check_mapper(path: Path, name: str, *options: str) -> dict[str, Any]:
@@ -188,8 +217,8 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
 
     Raises:
         Refused: it is in service already, it or its file is gone, or its style is archived; it was judged worse, never
-            served before, and nobody says why it should; or it came from elsewhere, never served before or not any
-            more, and cannot write.
+            served before, and nobody says why it should; it was made for other models than the workers have loaded; or
+            it came from elsewhere, never served before or not any more, and cannot write.
     """
     judged_worse = version.report.verdict == "worse"
     if judged_worse and not reason.strip() and not version.promotions.exists():
@@ -203,6 +232,7 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
         raise Refused(
             "file_missing", f"the file of {version} is missing from the storage; it cannot be promoted", status=409
         )
+    _check_loaded_models(version)
     imported = version.origin == MapperVersion.Origin.IMPORTED  # others were tried by their tests, or by their run
     if version.load_error or (imported and not version.promotions.exists()):
         _check_stored(version)
@@ -215,6 +245,22 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
             raise Refused("not_found", f"{version} was deleted in the meantime; promote another version", status=404)
         audit.record(audit.Action.PROMOTED, version, reason.strip(), person)
         return Promotion.objects.create(style=style, version=version, person=person, reason=reason.strip())
+
+
+def _check_loaded_models(version: MapperVersion) -> None:
+    """Refuse a version that no living worker could load."""
+    workers = [worker for worker in Worker.objects.alive("captions") if worker.models_loaded]
+    for what, needed, loaded in (
+        ("encoder", version.encoder, {worker.encoder for worker in workers if worker.encoder}),
+        ("language model", version.language_model, {worker.language_model for worker in workers}),
+    ):
+        if needed and loaded and not any(same_weights(needed, identity) for identity in loaded):
+            raise Refused(
+                "other_models",
+                f"{version} was trained for {what} {needed}, and the workers have loaded {', '.join(sorted(loaded))}; "
+                f"retrain the style for that, or start workers with {needed}",
+                status=409,
+            )
 
 
 def _check_stored(version: MapperVersion) -> None:

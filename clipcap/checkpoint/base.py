@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clipcap.adapters import Adapters
+from clipcap.fingerprint import same_weights
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.model import ClipCaptionModel
 from clipcap.tensor_file import not_finite, unlike
@@ -80,12 +81,6 @@ class MapperCheckpoint:
                 raise CheckpointError(
                     f"the mapper needs {what} of size {needs_size}, not {size}; load the models it was made for"
                 )
-
-
-def same_weights(identity: str, other: str) -> bool:
-    """A folder's identity is NAME@DIGEST, and its name says nothing about what is in it; a published model is its
-    name."""
-    return identity.rpartition("@")[2] == other.rpartition("@")[2]
 
 
 def as_trained(normalize: bool) -> str:

@@ -102,6 +102,18 @@ class OriginalCheckpoint:
         return model
 
 
+def gpt2_sizes(weights: Mapping[str, Tensor]) -> str:
+    """In words, what GPT-2 these weights are of, told by their shapes; "" where they are of none."""
+    if "transformer.wte.weight" not in weights:
+        return ""
+    vocabulary, size = weights["transformer.wte.weight"].shape
+    layers = len({m[1] for name in weights if (m := re.match(r"transformer\.h\.(\d+)\.", name))})
+    known = _PUBLISHED.get((layers, size))
+    return f"a GPT-2 of {layers} layers of size {size} and {vocabulary:,} tokens{f', such as {known}' if known else ''}"
+
+
+_PUBLISHED = {(6, 768): "distilgpt2", (12, 768): "gpt2", (24, 1024): "gpt2-medium"}
+_PUBLISHED |= {(36, 1280): "gpt2-large", (48, 1600): "gpt2-xl"}
 # The authors' names on the left, ours on the right.
 _ORIGINAL_NAMES = {
     "model.0": "hidden",
@@ -120,7 +132,7 @@ _ORIGINAL_HEADS = 8  # fixed in the authors' code, and not to be told from shape
 
 
 def read_original(
-    path: Path, *, normalize: bool | None = None, heads: int = _ORIGINAL_HEADS, lm_size: int | None = None
+    path: Path, *, normalize: bool | None = None, heads: int | None = None, lm_size: int | None = None
 ) -> OriginalCheckpoint:
     """Read a checkpoint of the authors' code, inferring every size from the shapes.
 
@@ -170,7 +182,7 @@ def read_original(
     }
     gpt2 = {n.removeprefix("gpt."): t.float() for n, t in state.items() if n.startswith("gpt.")}
     try:
-        config = _original_config(mapper_state, gpt2, normalize, heads, lm_size)
+        config = _original_config(mapper_state, gpt2, normalize, heads or _ORIGINAL_HEADS, lm_size)
     except (KeyError, ValueError, IndexError, ArithmeticError) as error:
         raise CheckpointError(
             f"checkpoint {path} holds no mapping network of the authors' ClipCap code that could be made out "

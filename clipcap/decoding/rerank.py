@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipcap.checkpoint import same_weights
 from clipcap.encoder import Encoder
+from clipcap.fingerprint import same_weights
 from clipcap.language_model import LanguageModel
 from clipcap.options import DecodingOptions
 

@@ -182,6 +182,16 @@ def dataset(style: Style, options: RunOptions, last: int | None = None) -> Query
     return examples if last is None else examples.filter(pk__lte=last)
 
 
+def held_out_captions(style: Style, most: int) -> dict[uuid.UUID, list[str]]:
+    """Held-out photos of a style's dataset, `most` at most, with people's captions."""
+    held_out = style.examples.filter(held_out=True)
+    images = held_out.order_by("image").values_list("image", flat=True).distinct()[:most]
+    found: dict[uuid.UUID, list[str]] = {}
+    for image, text in held_out.filter(image__in=list(images)).order_by("pk").values_list("image", "text"):
+        found.setdefault(image, []).append(text)
+    return found
+
+
 def newest_example(runs: QuerySet[TrainingRun], sources: set[str]) -> int:
     """The newest example that any of the runs could learn from, as far as they took all of these sources."""
     rows = runs.values_list("last_example", "options")

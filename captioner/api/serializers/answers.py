@@ -12,6 +12,7 @@ from rest_framework import serializers
 from captioner.api.serializers.fields import CONFIDENCE, LOG_PROBABILITY, Address, ProbabilityField
 from captioner.jobs.job import Status
 from captioner.models import Caption, CaptionRequest, Correction, Image, Style, WebhookDelivery
+from captioner.models.styles import BRINGS
 from captioner.services import Match
 
 log = logging.getLogger(__name__)
@@ -217,10 +218,19 @@ class StyleSerializer(serializers.ModelSerializer[Style]):
         allow_null=True,
         help_text="in service; null if there is none, which no list of styles contains",
     )
+    language_model = serializers.ChoiceField(
+        tuple(BRINGS),
+        source="active_version.kind",
+        read_only=True,
+        default=None,
+        allow_null=True,
+        help_text="of the version in service: frozen, the one that all share; adapters, that one with adapters; "
+        "finetuned, one of its own",
+    )
 
     class Meta:
         model = Style
-        fields = ("slug", "url", "name", "description", "is_default", "status", "version")
+        fields = ("slug", "url", "name", "description", "is_default", "status", "version", "language_model")
         read_only_fields = fields
 
 

@@ -1,0 +1,62 @@
+"""`./run manage import_version STYLE FILE`: file a mapper from elsewhere as a version of a style."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.files import File
+from django.core.management.base import BaseCommand, CommandError
+
+from captioner import services
+from captioner.errors import Refused
+from captioner.management.commands.check_mapper import add_unrecorded
+from captioner.models import Style
+
+
+class Command(BaseCommand):
+    help = (
+        "File a mapper, with its language model if it has one of its own, as the next version of a style. It is not "
+        "used until it is promoted."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("style", metavar="STYLE", help="slug of the style")
+        parser.add_argument(
+            "file",
+            type=Path,
+            metavar="FILE",
+            help="a mapper file (*.safetensors) or a checkpoint of the ClipCap authors' code (*.pt)",
+        )
+        add_unrecorded(parser)
+        parser.add_argument("--user", metavar="NAME", help="user name to record")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        style = Style.objects.filter(slug=options["style"]).first()
+        if style is None:
+            slugs = ", ".join(Style.objects.values_list("slug", flat=True)) or "none yet"
+            raise CommandError(f"there is no style {options['style']!r}; the styles are {slugs}")
+        person = None
+        if options["user"]:
+            person = get_user_model().objects.filter(username=options["user"]).first()
+            if person is None:
+                raise CommandError(f"there is no user {options['user']!r}")
+        path: Path = options["file"]
+        try:
+            with path.open("rb") as file:
+                version = services.import_version(
+                    style=style,
+                    file=File(file),
+                    name=path.name,
+                    person=person,
+                    **{name: options[name] for name in ("normalize", "heads", "encoder")},
+                )
+        except OSError as error:
+            raise CommandError(f"{path} cannot be read: {error.strerror}") from error
+        except Refused as error:
+            raise CommandError(error.detail) from error
+        trained_on = version.config.get("trained_on")
+        self.stdout.write(
+            f"filed as {version}: {version.brings}{f'; trained on {trained_on}' if trained_on else ''}. Promote it to "
+            "put it in service"
+        )

@@ -1,0 +1,242 @@
+"""Versions from elsewhere, with language models of their own: imported, tried, and captioning through the service."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from django.contrib.auth.models import User
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import CommandError, call_command
+from django.test import Client
+from django.urls import reverse
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GPT2LMHeadModel
+
+from benchmarks import original
+from captioner import services
+from captioner.errors import Refused
+from captioner.inference.engine import CaptionEngine
+from captioner.models import Caption, Embedding, Image, MapperVersion, Style, Viewer, Worker
+from clipcap.captioner import Captioner
+from clipcap.checkpoint import load_mapper, read_original
+from clipcap.encoder import Encoder
+from clipcap.language_model import LanguageModel
+from clipcap.mapper import MapperConfig, build_mapper
+from tests.test_checkpoint import ORIGINAL
+from training.models import Example
+
+PHOTOS = sorted((Path(__file__).parent.parent / "examples/coco_cc").glob("*.jpg"))[:6]
+TINY = MapperConfig("mlp", 16, 32, prefix_length=3, hidden_size=8, stop_text=".")
+
+
+@pytest.fixture(scope="module")
+def captioner(tiny_encoder_dir: Path, tiny_lm: LanguageModel) -> Captioner:
+    return Captioner(Encoder.load(f"local-dir:{tiny_encoder_dir}", device="cpu"), tiny_lm)
+
+
+@pytest.fixture(autouse=True)
+def tiny_models(tiny_encoder_dir: Path, tiny_lm_dir: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are looked at beside the small models, and here: tests/test_admin.py starts the process for it."""
+    settings.ENCODER, settings.LANGUAGE_MODEL = f"local-dir:{tiny_encoder_dir}", f"local-dir:{tiny_lm_dir}"
+
+    def here(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        out = io.StringIO()
+        call_command(*command[2:], stdout=out)
+        return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
+
+    monkeypatch.setattr(subprocess, "run", here)
+
+
+def their_gpt2(lm: LanguageModel, shift: float = 0.1) -> dict[str, Tensor]:
+    """The weights of a GPT-2 as theirs became, trained along with a mapper."""
+    generator = torch.Generator().manual_seed(3)
+    return {name: t + shift * torch.randn(t.shape, generator=generator) for name, t in lm.weights.items()}
+
+
+def their_file(path: Path, gpt2: dict[str, Tensor], config: MapperConfig = TINY) -> Path:
+    """A checkpoint as the authors' code saves it of an MLP and its GPT-2."""
+    torch.manual_seed(4)
+    names = {"hidden": "model.0", "out": "model.2"}
+    state = {
+        f"clip_project.{names[name]}.{kind}": 0.5 * tensor
+        for name, kind, tensor in ((*n.split("."), t) for n, t in build_mapper(config).state_dict().items())
+    }
+    torch.save(state | {f"gpt.{name}": tensor for name, tensor in gpt2.items()}, path)
+    return path
+
+
+def test_captions_by_an_imported_gpt2_through_the_service_are_token_for_token_those_of_the_authors_code(
+    captioner: Captioner, tiny_lm: LanguageModel, style: Style, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = their_file(tmp_path / "coco_prefix-009.pt", their_gpt2(tiny_lm))
+    call_command("import_version", "plain", path, "--no-normalize")
+    assert "filed as plain v1: a mapper and a language model of its own; trained on" in capsys.readouterr().out
+    version = style.versions.get()
+    assert version.config["language_model"] == "finetuned"
+    services.promote(version=version)
+    photos = [services.Upload(photo.read_bytes(), photo.name) for photo in PHOTOS]
+    options = {"method": "greedy", "max_length": 12}
+    services.request_captions(viewer=Viewer(), images=photos, styles=["plain"], options=options)
+    CaptionEngine(captioner, "tests", 8).work()
+    theirs = read_original(path, normalize=False)
+    config: Any = tiny_lm.model.config
+    gpt2 = GPT2LMHeadModel(config).eval()
+    gpt2.load_state_dict(theirs.weights, strict=False)
+    rows = list(Caption.objects.select_related("image"))
+    assert len(rows) == len(PHOTOS)
+    for row in rows:
+        vector = torch.frombuffer(bytearray(row.image.embeddings.get().vector), dtype=torch.float32)
+        with torch.inference_mode():
+            expected = original.greedy(gpt2, theirs.mapper(vector[None])[0], tiny_lm.encode(".")[0], 12)
+        assert row.text == tiny_lm.decode(expected)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+def test_what_a_file_of_the_authors_holds_is_told_beside_models_that_it_does_not_fit(
+    kind: str, style: Style, tmp_path: Path
+) -> None:
+    path = ORIGINAL / f"{kind}_k10_d512" / "coco_prefix-009.pt"
+    with path.open("rb") as file, pytest.raises(Refused) as refusal:
+        services.import_version(style=style, file=SimpleUploadedFile("theirs.pt", file.read()), name="theirs.pt")
+    assert "embeddings of size 512, not 16" in refusal.value.detail
+    assert "the file holds a GPT-2 of" in refusal.value.detail
+    assert "/" not in refusal.value.detail
+    assert not style.versions.exists()
+
+
+def test_a_gpt2_of_another_shape_is_refused_at_the_import_with_its_sizes(
+    tiny_lm: LanguageModel, style: Style, tmp_path: Path
+) -> None:
+    deeper = their_gpt2(tiny_lm)
+    deeper |= {n.replace(".h.1.", ".h.2."): t for n, t in deeper.items() if ".h.1." in n}
+    with pytest.raises(CommandError, match="3 layers of size 32 and 300 tokens"):
+        call_command("import_version", "plain", their_file(tmp_path / "deep.pt", deeper))
+    assert not style.versions.exists()
+
+
+def with_held_out_photos(style: Style, captioner: Captioner, path: Path, normalize: bool) -> None:
+    """Photos whose embeddings are long, and as people's captions what a file's mapper writes of them one way."""
+    model = captioner.load_model(path, normalize=normalize)
+    generator = torch.Generator().manual_seed(8)
+    vectors = 30 * F.normalize(torch.randn(8, 16, generator=generator), dim=-1)
+    from clipcap.options import DecodingOptions
+
+    texts = [answer[0].text for answer in captioner.caption(vectors, [model] * 8, DecodingOptions("greedy"))]
+    for number, (vector, text) in enumerate(zip(vectors, texts, strict=True)):
+        image = Image.objects.create(
+            width=1, height=1, size=1, sha256=f"{number:064}", file=f"images/{uuid.uuid4()}.jpg"
+        )
+        Embedding.objects.create(image=image, encoder=captioner.encoder.identity, vector=vector.numpy().tobytes())
+        Example.objects.create(
+            style=style, image=image, text=f"{text} photo {number}", held_out=True, source=Example.Source.IMPORTED
+        )
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_both_ways_are_tried_on_held_out_photos_and_the_better_one_is_taken_and_told(
+    normalize: bool, captioner: Captioner, tiny_lm: LanguageModel, style: Style, tmp_path: Path
+) -> None:
+    path = their_file(tmp_path / "theirs.pt", their_gpt2(tiny_lm))
+    with_held_out_photos(style, captioner, path, normalize)
+    boss = Client()
+    boss.force_login(User.objects.create_superuser("boss"))
+    form = {"style": style.pk, "file": SimpleUploadedFile("theirs.pt", path.read_bytes())}
+    page = boss.post(reverse("admin:captioner_mapperversion_import"), form, follow=True).content.decode()
+    version = style.versions.get()
+    assert version.config["normalize"] is normalize
+    assert load_mapper(Path(version.file.path)).mapper.config.normalize is normalize
+    assert "(chosen by score: CIDEr " in page
+    assert "on 8 held-out photos, and" in page
+    assert "a mapper and a language model of its own" in page
+    call_command("import_version", "plain", path, "--normalize" if not normalize else "--no-normalize")
+    contrary = style.versions.get(number=2)
+    assert contrary.config["normalize"] is not normalize, "whoever says it is obeyed"
+    assert "(given: CIDEr " in contrary.config["trained_on"]
+
+
+def test_heads_and_encoder_that_a_file_does_not_record_can_be_given(
+    captioner: Captioner, style: Style, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.test_checkpoint import original_state
+
+    torch.save(original_state(MapperConfig("transformer", 16, 32, 3, clip_length=2, layers=1)), tmp_path / "t.pt")
+    call_command("import_version", "plain", tmp_path / "t.pt", "--heads", "4", "--encoder", captioner.encoder.identity)
+    version = style.versions.get()
+    assert (version.config["heads"], version.encoder) == (4, captioner.encoder.identity)
+    assert version.brings == "a mapper for the shared language model"
+    with pytest.raises(CommandError, match="trained for encoder ViT-B-32/openai"):
+        call_command("import_version", "plain", tmp_path / "t.pt", "--encoder", "ViT-B-32/openai")
+    with pytest.raises(CommandError, match="records 4 attention heads"):
+        call_command("import_version", "plain", version.file.path, "--heads", "8")
+
+
+def test_an_import_names_what_is_not_there(style: Style, tmp_path: Path) -> None:
+    (tmp_path / "empty.pt").touch()
+    for arguments, named in (
+        (("other", tmp_path / "empty.pt"), "no style 'other'; the styles are plain"),
+        (("plain", tmp_path / "none.pt"), r"none\.pt cannot be read: No such file"),
+        (("plain", tmp_path / "empty.pt"), "mapper file empty.pt"),
+        (("plain", tmp_path / "empty.pt", "--user", "nobody"), "no user 'nobody'"),
+    ):
+        with pytest.raises(CommandError, match=named):
+            call_command("import_version", *arguments)
+
+
+def test_an_archived_style_takes_no_versions(tiny_lm: LanguageModel, style: Style, tmp_path: Path) -> None:
+    style.status = Style.Status.ARCHIVED
+    style.save()
+    with pytest.raises(CommandError, match="archived"):
+        call_command("import_version", "plain", their_file(tmp_path / "theirs.pt", their_gpt2(tiny_lm)))
+    assert not MapperVersion.objects.exists()
+
+
+def test_a_version_for_other_models_than_the_workers_have_loaded_is_not_promoted(
+    captioner: Captioner, tiny_lm: LanguageModel, style: Style, tmp_path: Path
+) -> None:
+    call_command("import_version", "plain", their_file(tmp_path / "theirs.pt", their_gpt2(tiny_lm)))
+    version = style.versions.get()
+    worker = Worker.objects.create(name="w", queue="captions", models_loaded="an encoder, another@lm")
+    with pytest.raises(Refused) as refusal:
+        services.promote(version=version)
+    assert f"was trained for language model {tiny_lm.identity}, and the workers have loaded another@lm" in str(
+        refusal.value
+    )
+    assert (refusal.value.status, style.active_version) == (409, None)
+    Worker.objects.filter(pk=worker.pk).update(models_loaded=f"an encoder, renamed@{tiny_lm.identity.split('@')[1]}")
+    services.promote(version=version)
+    assert style.active_version == version
+
+
+def test_the_api_says_what_the_version_in_service_brings(
+    tiny_lm: LanguageModel, style: Style, tmp_path: Path, viewer: Viewer
+) -> None:
+    call_command("import_version", "plain", their_file(tmp_path / "theirs.pt", their_gpt2(tiny_lm)))
+    client = Client()
+    client.force_login(viewer.user)
+    address = reverse("v1:style-detail", args=["plain"])
+    services.promote(version=style.versions.get())
+    assert client.get(address).json()["language_model"] == "finetuned"
+
+
+def test_at_caption_time_a_version_that_does_not_fit_is_told_without_a_trace(
+    captioner: Captioner, tiny_lm: LanguageModel, style: Style, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    call_command("import_version", "plain", their_file(tmp_path / "theirs.pt", their_gpt2(tiny_lm)))
+    version = style.versions.get()
+    services.promote(version=version)
+    other = LanguageModel(tiny_lm.model, tiny_lm.tokenizer, "another@lm")
+    photo = [services.Upload(PHOTOS[0].read_bytes(), PHOTOS[0].name)]
+    services.request_captions(viewer=Viewer(), images=photo, styles=["plain"])
+    CaptionEngine(Captioner(captioner.encoder, other), "tests", 8).work()
+    version.refresh_from_db()
+    assert "but another@lm is loaded" in version.load_error
+    (row,) = Caption.objects.all()
+    assert (row.status, row.failures[0]["code"]) == ("queued", "style_unavailable")
+    assert not [record for record in caplog.records if record.exc_info]
