@@ -103,8 +103,17 @@ class Captioner:
         """What a checkpoint holds, on the LM's device, after it has written a few words on trial.
 
         Raises:
-            CheckpointError: it was made for other models, cannot end its captions with this LM, or answers with
-                numbers that are none.
+            CheckpointError: as `build` and `try_out`.
+        """
+        model = self.build(checkpoint)
+        self.try_out(model)
+        return model
+
+    def build(self, checkpoint: MapperCheckpoint) -> ClipCaptionModel:
+        """What a checkpoint holds, on the LM's device. No model is run: another thread may be captioning meanwhile.
+
+        Raises:
+            CheckpointError: it was made for other models, or cannot end its captions with this LM.
         """
         lm = self.language_model
         checkpoint.check_fits(
@@ -129,11 +138,14 @@ class Captioner:
                 f"language model it was made for"
             )
         adapters = checkpoint.adapters.to(lm.device) if checkpoint.adapters else None
-        model = ClipCaptionModel(checkpoint.mapper.to(lm.device), own, adapters)
-        self._try(model)
-        return model
+        return ClipCaptionModel(checkpoint.mapper.to(lm.device), own, adapters)
 
-    def _try(self, model: ClipCaptionModel) -> None:
+    def try_out(self, model: ClipCaptionModel) -> None:
+        """Let a model write a few words.
+
+        Raises:
+            CheckpointError: it has no room for them, or answers with numbers that are none.
+        """
         room = self.language_model.max_length - model.mapper.config.prefix_length
         if room < 1:
             raise CheckpointError(

@@ -18,7 +18,9 @@ from captioner.inference.engine import CaptionEngine
 from captioner.inference.model_cache import ModelCache, NoRoom, Postponed
 from captioner.jobs.wakeup import WAKE_UP
 from captioner.models import Caption, MapperVersion, Style, Viewer
+from clipcap.checkpoint import MapperCheckpoint
 from clipcap.device import free_bytes
+from clipcap.model import ClipCaptionModel
 from tests.servers import wait_until
 
 PHOTO = Path(__file__).parent.parent / "examples/coco_cc/000000000790.jpg"
@@ -136,11 +138,11 @@ def test_a_worker_that_runs_out_of_memory_hands_the_row_back_and_no_older_versio
     (failure,) = Caption.objects.get(pk=row.pk).failures
     assert (failure["code"], statuses([row])) == ("out_of_memory", ["queued"])
 
-    def adopt(checkpoint: Any) -> Any:
+    def build(checkpoint: Any) -> Any:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(model_cache, "free_bytes", free_bytes)
-    monkeypatch.setattr(engine.captioner, "adopt", adopt)
+    monkeypatch.setattr(engine.captioner, "build", build)
     (row,) = ask("factual")
     engine.work()
     (failure,) = Caption.objects.get(pk=row.pk).failures
@@ -245,3 +247,25 @@ def test_a_version_that_is_trained_further_is_loaded_apart(cache: ModelCache) ->
     cache.budget = 1
     with pytest.raises(NoRoom):
         cache.load(active("humorous"))
+
+
+def test_the_thread_that_reads_runs_no_model_beside_the_one_that_captions(
+    cache: ModelCache, engine: CaptionEngine, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, tried = [], []
+    build = engine.captioner.build
+
+    def noted(checkpoint: MapperCheckpoint) -> ClipCaptionModel:
+        built.append(threading.current_thread())
+        return build(checkpoint)
+
+    monkeypatch.setattr(engine.captioner, "build", noted)
+    monkeypatch.setattr(engine.captioner, "try_out", lambda model: tried.append(threading.current_thread()))
+    gate.set()
+    with pytest.raises(Postponed):
+        cache._load_soon(active("factual"))
+    assert cache._reading
+    cache._reading[1].result()
+    cache._load_soon(active("factual"))
+    assert [thread.name for thread in built] == ["models_0"]
+    assert tried == [threading.main_thread()]

@@ -22,6 +22,7 @@ from captioner.inference.failures import is_out_of_memory, storage_gives_others
 from captioner.jobs.job import Failure
 from captioner.models import Caption, Draft, MapperVersion, Promotion, Style
 from clipcap.captioner import Captioner
+from clipcap.checkpoint import load_mapper
 from clipcap.device import free_bytes
 from clipcap.model import ClipCaptionModel
 
@@ -128,7 +129,7 @@ class ModelCache:
             self._models.move_to_end(version.pk)
             model = self._models[version.pk]
         elif fresh:
-            return self._read(version)
+            return self._tried(self._read(version))
         else:
             model = self._add(version)
         if version.load_error:  # which another worker may have met, for reasons of its own
@@ -140,7 +141,7 @@ class ModelCache:
     def _add(self, version: MapperVersion) -> ClipCaptionModel:
         self._make_room(version, version.size)
         self._check_free(version)
-        model = self._taken_from_reader(version) or self._read(version)
+        model = self._tried(self._taken_from_reader(version) or self._read(version))
         self._make_room(version, model.bytes)  # a file may be in half precision
         self._models[version.pk] = model
         return model
@@ -217,9 +218,14 @@ class ModelCache:
         return sum(model.bytes for model in self._models.values()) + reading
 
     def _read(self, version: MapperVersion) -> ClipCaptionModel:
-        """In a thread that has no database: the version comes with its style."""
+        """In another thread perhaps, which has no database: the version comes with its style. It runs no model."""
         with tempfile.TemporaryDirectory(prefix="clipcap-mapper-") as folder:
-            return self.captioner.load_model(version.copied_to(Path(folder)))
+            path = version.copied_to(Path(folder))
+            return self.captioner.build(load_mapper(path, lm_size=self.captioner.language_model.size))
+
+    def _tried(self, model: ClipCaptionModel) -> ClipCaptionModel:
+        self.captioner.try_out(model)
+        return model
 
     def clear(self) -> None:
         """Forget all models."""
