@@ -627,6 +627,17 @@ def test_what_could_not_be_compared_is_not_promoted_by_itself(factual: Style, en
     assert factual.active_version == version
 
 
+def test_a_run_whose_worker_has_no_room_for_the_version_in_service_is_handed_back(
+    factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
+    monkeypatch.setattr(engine.mappers, "budget", 1)
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.failures[-1]["code"]) == (Status.QUEUED, "out_of_memory")
+    assert "CLIPCAP_MODEL_CACHE_BYTES" in run.failures[-1]["detail"]
+
+
 def test_a_few_held_out_photos_are_too_few_to_judge_by(factual: Style, engine: CaptionEngine) -> None:
     Policy.objects.create(style=factual, if_better=Policy.Action.PROMOTE, margin=-9.0)
     run = services.start_run(style=factual, options={"epochs": 1})

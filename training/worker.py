@@ -24,8 +24,9 @@ from captioner import services as captioner_services
 from captioner.errors import Refused, cause_of, is_full
 from captioner.inference.engine import CaptionEngine
 from captioner.inference.failures import is_out_of_memory
+from captioner.inference.model_cache import NoRoom
 from captioner.jobs.breaker import Breaker
-from captioner.jobs.job import Claim, Job, JobQuerySet
+from captioner.jobs.job import Claim, Failure, Job, JobQuerySet
 from captioner.jobs.worker_process import WorkerProcess, retry_on_lost_database
 from captioner.models import MapperVersion, Queue
 from captioner.reports import Evaluated, VersionReport
@@ -309,6 +310,8 @@ class _Training:
             return report, [], TrainingRun.Verdict.FIRST
         try:
             opponent = self.models.mappers.load(active)
+        except NoRoom as error:  # another worker may have the memory
+            raise Unavailable(Failure("out_of_memory", str(error))) from error
         except (CheckpointError, OSError, ValueError) as error:
             _tell(
                 self.run,
