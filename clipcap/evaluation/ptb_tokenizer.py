@@ -18,6 +18,7 @@ Known deviations from the Java tokenizer, all rare in captions:
 """
 
 import re
+from functools import cache
 
 # The words that keep their period wherever they stand. A capital or a small letter makes no difference.
 _ABBREVIATIONS = (
@@ -32,7 +33,7 @@ _ABBREVIATIONS = (
 _NUMBER_ABBREVIATIONS = "art|ca|fig|figs|no|nos|op|pp|prop"
 # After a single letter with a period, these begin a new sentence, and the period ends the old one: "plan B. The".
 _SENTENCE_STARTS = (
-    "A|About|According|Additionally|After|An|As|At|But|Earlier|He|Her|Here|However|If|In|It|Last|Many|More|Now|IdempotencyKey|"
+    "A|About|According|Additionally|After|An|As|At|But|Earlier|He|Her|Here|However|If|In|It|Last|Many|More|Now|Once|"
     r"One|Other|Our|She|Since|So|Some|Such|That|The|Their|Then|There|These|They|This|We|What|When|While|Yet|You|Mr\.|"
     r"Ms\."
 )
@@ -55,35 +56,32 @@ _APOSTROPHE_WORD = (
 ).replace("'", _APOSTROPHE)
 
 # The token is the first group of a rule that has one, else all that the rule reads; the rest is context.
-_RULES = [
-    re.compile(rule, re.IGNORECASE)
-    for rule in (
-        r"(can)not|(gon|wan)na|(got)ta|(gim|lem)me|('t)(?:is|was)",
-        rf"({_L}*(?!n){_L})n{_APOSTROPHE}t",
-        rf"n{_APOSTROPHE}{_L}+",
-        rf"({_WORD}){_CLITIC}",
-        _CLITIC,
-        _APOSTROPHE_WORD,
-        rf"[dol]{_APOSTROPHE}{_L}{_LD}*(?:-{_LD}+)*",  # o'clock, d'oeuvre
-        rf"{_L}+[aeiouy]{_APOSTROPHE}(?:[aeiou]|(?-i:[A-Z])){_L}*",  # ma'am, Ha'aretz
-        _WORD,
-        r"[a-z0-9]+(?:/[a-z0-9]+){0,2}",  # and/or, 3/4
-        rf"{_LD}+(?:_{_LD}+)*",
-        rf"{_LD}[{_LETTERS}0-9.,]*(?:-(?:{_INITIALS}|{_LD}+))+",  # ice-cream, 3.5-inch
-        r"[+-]?(?:\d+(?:[.:,]\d+)*|(?:[.:,]\d+)+)",
-        r"\d+[ -]\d+/\d+",  # 22 3/4
-        rf"({_L})\.\s+['\"]?(?-i:{_SENTENCE_STARTS})(?:\s|$)",
-        rf"{_L}(?:\.{_L})*\.|(?:{_ABBREVIATIONS})\.",
-        rf"((?:{_NUMBER_ABBREVIATIONS})\.)\s*\d",
-        rf"((?:{_WORD}|{_LD}+)\.)[,;:]",
-        r"(?-i:[A-Z]+(?:&[A-Z]+)+)",
-        r"(?:us|hk)\$|c\+\+",
-        r"#[a-z]+|@[a-z]\w*",
-        rf"[:;=]-?[()](?!{_LD})",
-        r"\.\.\.|''|``|--+|[?!]+|#+|_+|\*+",
-        r"(?s:.)",
-    )
-]
+_RULES = (
+    r"(can)not|(gon|wan)na|(got)ta|(gim|lem)me|('t)(?:is|was)",
+    rf"({_L}*(?!n){_L})n{_APOSTROPHE}t",
+    rf"n{_APOSTROPHE}{_L}+",
+    rf"({_WORD}){_CLITIC}",
+    _CLITIC,
+    _APOSTROPHE_WORD,
+    rf"[dol]{_APOSTROPHE}{_L}{_LD}*(?:-{_LD}+)*",  # o'clock, d'oeuvre
+    rf"{_L}+[aeiouy]{_APOSTROPHE}(?:[aeiou]|(?-i:[A-Z])){_L}*",  # ma'am, Ha'aretz
+    _WORD,
+    r"[a-z0-9]+(?:/[a-z0-9]+){0,2}",  # and/or, 3/4
+    rf"{_LD}+(?:_{_LD}+)*",
+    rf"{_LD}[{_LETTERS}0-9.,]*(?:-(?:{_INITIALS}|{_LD}+))+",  # ice-cream, 3.5-inch
+    r"[+-]?(?:\d+(?:[.:,]\d+)*|(?:[.:,]\d+)+)",
+    r"\d+[ -]\d+/\d+",  # 22 3/4
+    rf"({_L})\.\s+['\"]?(?-i:{_SENTENCE_STARTS})(?:\s|$)",
+    rf"{_L}(?:\.{_L})*\.|(?:{_ABBREVIATIONS})\.",
+    rf"((?:{_NUMBER_ABBREVIATIONS})\.)\s*\d",
+    rf"((?:{_WORD}|{_LD}+)\.)[,;:]",
+    r"(?-i:[A-Z]+(?:&[A-Z]+)+)",
+    r"(?:us|hk)\$|c\+\+",
+    r"#[a-z]+|@[a-z]\w*",
+    rf"[:;=]-?[()](?!{_LD})",
+    r"\.\.\.|''|``|--+|[?!]+|#+|_+|\*+",
+    r"(?s:.)",
+)
 _CONTRACTION = re.compile(rf"{_CLITIC}|n{_APOSTROPHE}t", re.IGNORECASE)
 # Most tokens are plain words, and trying all rules on each would take several times as long.
 _PLAIN_WORDS = re.compile(r"(?:\s+|(?!(?i:cannot|gonna|wanna|gotta|gimme|lemme)\s)[A-Za-z]+(?=\s))+")
@@ -101,6 +99,12 @@ _PUNCTUATION = re.compile(
 _DROPPED = re.compile(r"[^!-\u2bff]|[\u0080-\u00a0\u200b-\u200f\u202a-\u202e\u2060-\u206f]")
 
 
+@cache
+def _rules() -> list[re.Pattern[str]]:
+    """Compiled when they are first used, since that takes 0.3 s, for which no start of a program should wait."""
+    return [re.compile(rule, re.IGNORECASE) for rule in _RULES]
+
+
 def ptb_tokenize(sentence: str) -> str:
     """The lowercased words of `sentence`, joined by spaces, without punctuation: "The man's dog." → "the man 's dog".
 
@@ -116,7 +120,7 @@ def ptb_tokenize(sentence: str) -> str:
             position = plain.end()
             continue
         # Of equals, max() takes the first. The last rule always matches.
-        match = max((m for rule in _RULES if (m := rule.match(text, position))), key=re.Match.end)
+        match = max((m for rule in _rules() if (m := rule.match(text, position))), key=re.Match.end)
         token = match[match.lastindex or 0]
         position += len(token)
         if _PUNCTUATION.fullmatch(token) or _DROPPED.fullmatch(token):

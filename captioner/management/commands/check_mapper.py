@@ -49,13 +49,13 @@ class Command(BaseCommand):
         torch.set_num_threads(settings.THREADS)
         holds = ""
         try:
-            encoder = Encoder.load(settings.ENCODER, device="cpu")
             lm = LanguageModel.load(settings.LANGUAGE_MODEL, device="cpu")
             given, heads = options["normalize"], options["heads"]
             checkpoint = load_mapper(options["file"], lm_size=lm.size, normalize=given, heads=heads)
             if options["encoder"]:
                 checkpoint = replace(checkpoint, encoder=options["encoder"])
             holds = gpt2_sizes(checkpoint.weights)
+            encoder = Encoder.load(settings.ENCODER, device="cpu")  # takes longest, and what is no mapper needs none
             captioner = Captioner(encoder, lm)
             model = captioner.adopt(checkpoint)
             original = is_original(options["file"])
