@@ -8,7 +8,7 @@ import io
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks import original
 from benchmarks.subjects import Subject, jpeg
+from clipcap.adapters import Adapters
 from clipcap.bfloat16 import SAME
 from clipcap.captioner import Caption, Captioner
 from clipcap.decoding import Hypothesis, decode
@@ -131,23 +132,35 @@ def styles(subject: Subject) -> Group:
     captioner = Captioner(subject.encoder, subject.lm)
     options = DecodingOptions("greedy", max_length=subject.limit)
 
-    def caption(count: int) -> Callable[[], list[str]]:
+    def caption(count: int, rank: int = 0) -> Callable[[], list[str]]:
         models = [ClipCaptionModel(mapper) for mapper in subject.styles(count)]
+        if rank:  # that add nothing yet, so that captions are as long, and cost what any would
+            models = [
+                replace(model, adapters=Adapters.new(subject.lm, rank, seed).to(subject.lm.device))
+                for seed, model in enumerate(models)
+            ]
         rows = [models[row % count] for row in range(sizes.batch)]
         return lambda: [best.text for best, *_ in captioner.caption(subject.embeddings, rows, options)]
 
     few = min(8, sizes.batch)
     one, mixed, all_different = caption(1), caption(few), caption(sizes.batch)
+    adapted = caption(few, rank=8)
 
     def check() -> None:
         texts = one()
-        for count, run in ((few, mixed), (sizes.batch, all_different)):
+        for count, run in ((few, mixed), (sizes.batch, all_different), (few, adapted)):
             if run() != texts:
                 raise DisagreementError(f"{subject.name}, {count} styles mixed: not the captions that one style gets")
 
     rows = [
         Comparison(f"{few} styles mixed in a batch of {sizes.batch}, against one style", mixed, one, target=0.95),
         Comparison(f"{sizes.batch} styles mixed in a batch of {sizes.batch}, against one style", all_different, one),
+        Comparison(
+            f"{few} adapted styles (rank 8) mixed in a batch of {sizes.batch}, against one style without adapters",
+            adapted,
+            one,
+            target=0.8,
+        ),
     ]
     return Group(check, rows)
 

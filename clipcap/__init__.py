@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clipcap.mapper import Mapper, MapperConfig, build_mapper
     from clipcap.model import ClipCaptionModel
     from clipcap.options import DecodingOptions
-    from clipcap.training import CaptionedImages, TrainingOptions, train_mapper
+    from clipcap.training import CaptionedImages, TrainingOptions, train_mapper, trainable
 
 __version__ = "0.2.0"
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "read_original",
     "save_mapper",
     "train_mapper",
+    "trainable",
 ]
 
 _HOMES = {
@@ -62,6 +63,7 @@ _HOMES = {
     "read_original": "checkpoint",
     "save_mapper": "checkpoint",
     "train_mapper": "training",
+    "trainable": "training",
 }
 
 

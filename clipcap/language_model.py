@@ -122,8 +122,11 @@ class LanguageModel:
             for name, tensor in weights.items()
         )
 
-    def with_weights(self, weights: Mapping[str, Tensor]) -> LanguageModel:
-        """The same model and tokenizer with other weights, frozen, and where it is and in the type that it has.
+    def with_weights(self, weights: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> LanguageModel:
+        """The same model and tokenizer with other weights, frozen, on the same device.
+
+        Args:
+            dtype: of the weights; that of this model's unless given.
 
         Raises:
             LanguageModelError: they are those of another model.
@@ -134,7 +137,9 @@ class LanguageModel:
         # What is copied deeply is looked up here first. Hooks are adapters of a batch that another thread decodes.
         filled: dict[int, Any] = {id(module._forward_hooks): OrderedDict() for module in self.model.modules()}
         for name, parameter in self.model.named_parameters():
-            filled[id(parameter)] = nn.Parameter(weights[name].to(parameter), requires_grad=False)
+            filled[id(parameter)] = nn.Parameter(
+                weights[name].detach().to(parameter.device, dtype or parameter.dtype, copy=True), requires_grad=False
+            )
         return LanguageModel(copy.deepcopy(self.model, filled), self.tokenizer, self.identity)
 
     @property

@@ -78,6 +78,22 @@ class TrainingChoices:
     mapper: Literal["transformer", "mlp"] = option(
         "transformer", "From scratch only: kind of network.", choices={"transformer": "Transformer", "mlp": "MLP"}
     )
+    language_model: Literal["frozen", "adapters", "finetuned"] | None = option(
+        None,
+        "Whether the language model learns too: in low-rank adapters (LoRA), which make a style little larger, or in a "
+        "copy of its own, which makes it larger by the whole language model.",
+        choices={"frozen": "frozen", "adapters": "adapters", "finetuned": "fine-tuned"},
+        automatic="as before if a style is trained further; else frozen with a Transformer, fine-tuned with an MLP",
+    )
+    rank: int = option(8, "Adapters only: their rank.", kind=int, least=1, most=64)
+    language_model_learning_rate: float | None = option(
+        None,
+        "Of adapters or a fine-tuned language model.",
+        kind=float,
+        least=1e-9,
+        most=1.0,
+        automatic="0.00002 for a fine-tuned language model, 0.0005 for adapters",
+    )
     prefix_length: int = option(
         10, "From scratch only: number of vectors given to the language model.", kind=int, least=1, most=64
     )

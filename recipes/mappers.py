@@ -21,6 +21,7 @@ from torch import Tensor
 from clipcap.checkpoint import MapperCheckpoint, load_mapper, save_mapper
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
+from clipcap.model import ClipCaptionModel
 from clipcap.training import CaptionedImages, Progress, TrainingOptions, train_mapper
 from recipes.photos import STARTS, STYLES, Photo, load_photos
 from recipes.views import views_at_hand
@@ -75,7 +76,7 @@ def main() -> None:
         learned = {p.name: captions_of(p, style) for p in photos if not p.dev_set}
         checked = {p.name: p.references(style) for p in photos if p.dev_set in ("flickr8k", "coco", "mixed")}
         result = train_mapper(
-            load_mapper(arguments.work / f"start-{STARTS[style]}.safetensors").mapper,
+            ClipCaptionModel(load_mapper(arguments.work / f"start-{STARTS[style]}.safetensors").mapper),
             lm,
             encoder.identity,
             images_of(photos, learned, views),
@@ -87,7 +88,7 @@ def main() -> None:
         print(style, json.dumps({"history": result.history, "left out": result.left_out}), flush=True)
         # Half precision: the bundle has to be small, and the captions are the same but for near ties.
         save_mapper(
-            MapperCheckpoint(result.mapper, encoder.identity, lm.identity, {"style": style}),
+            MapperCheckpoint(result.model.mapper, encoder.identity, lm.identity, {"style": style}),
             arguments.models / "styles" / f"{style}.safetensors",
             dtype=torch.float16,
         )

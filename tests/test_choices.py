@@ -19,6 +19,7 @@ from training.options import RunOptions
 CHANGED: dict[str, Any] = {
     **{"epochs": 3, "learning_rate": 1e-4, "batch_size": 8, "noise": 0.5, "seed": 7, "mapper": "mlp"},
     **{"prefix_length": 20, "layers": 2, "start": "scratch", "sources": ("imported", "correction")},
+    **{"language_model": "adapters", "rank": 4, "language_model_learning_rate": 1e-4},
 }
 
 
@@ -58,10 +59,11 @@ def _argument(name: str, value: Any) -> list[str]:
 
 
 def test_automatic_is_none_however_it_is_left_open() -> None:
-    form = RetrainForm({**CHANGED, "epochs": "", "learning_rate": "", "sources": ["imported"]})
+    left_open = ("epochs", "learning_rate", "language_model", "language_model_learning_rate")
+    form = RetrainForm({**CHANGED, **dict.fromkeys(left_open, ""), "sources": ["imported"]})
     assert form.is_valid(), form.errors
-    assert (form.cleaned_data["epochs"], form.cleaned_data["learning_rate"]) == (None, None)
-    sent = RunOptionsSerializer(data={"epochs": None, "learning_rate": None})
+    assert [form.cleaned_data[name] for name in left_open] == [None] * 4
+    sent = RunOptionsSerializer(data=dict.fromkeys(left_open))
     assert sent.is_valid(), sent.errors
     assert RunOptions(**sent.validated_data) == RunOptions()
     assert (for_trainer(RunOptions(), further=False).learning_rate, for_trainer(RunOptions(), further=True).epochs) == (
@@ -88,6 +90,7 @@ def test_a_column_is_read_as_it_was_written_by_this_release_and_the_one_before()
         ({"epochs": 1.5}, "epochs must be a whole number"),
         ({"batch_size": None}, "batch_size must be a whole number from 1 to 1,024, not None"),
         ({"noise": float("nan")}, r"noise must be a number from 0\.0 to 2\.0"),
+        ({"language_model": "thawed"}, "language_model must be 'frozen' or 'adapters' or 'finetuned', not 'thawed'"),
         ({"mapper": "cnn"}, "mapper must be 'transformer' or 'mlp', not 'cnn'"),
     ],
 )

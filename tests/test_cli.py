@@ -62,6 +62,21 @@ def test_a_style_is_trained_and_evaluated_from_the_command_line(
     assert set(told["per_photo"]["CIDEr"]) == {str(tmp_path / f"{colour}.png") for colour in COLOURS}
 
 
+@pytest.mark.parametrize("learning", ["adapters", "finetuned"])
+def test_a_style_may_train_language_model_weights_too(
+    learning: str, models: Path, captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine.safetensors"
+    common = [str(captions), "--models", str(models), "--device", "cpu"]
+    wanted = ["--language-model", learning, "--rank", "2", "--epochs", "1", "--validation", "0.3"]
+    assert main(["train", *common, "--out", str(out), *wanted]) == 0
+    stored = load_mapper(out)
+    assert (stored.adapters.rank if stored.adapters else None) == (2 if learning == "adapters" else None)
+    assert bool(stored.weights) == (learning == "finetuned")
+    assert main(["evaluate", *common, "--mapper", str(out)]) == 0
+    assert "CIDEr" in capsys.readouterr().out
+
+
 def test_a_training_that_is_stopped_goes_on_from_its_folder_to_the_same_bytes(
     models: Path, captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_file_holds_a_mapper_and_its_language_model_in_half_precision_if_wante
     for name, tensor in model.language_model.weights.items():
         assert torch.equal(tensor, written.weights[name].to(lm.dtype))
     stored = MapperCheckpoint.of(model, None, lm.identity, {"origin": "here"})
+    assert all(tensor.dtype == torch.float16 for tensor in stored.weights.values())
     assert path.stat().st_size < (1.05 if dtype == torch.float32 else 0.6) * model.bytes
     save_mapper(replace(stored, weights=written.weights), tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()

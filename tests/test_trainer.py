@@ -1,4 +1,4 @@
-"""Training one mapper with the language model frozen."""
+"""Training one style: its mapper alone, with adapters, or with a language model of its own."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from clipcap.decoding import decode
 from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig
-from clipcap.options import DecodingOptions
+from clipcap.model import ClipCaptionModel
+from clipcap.options import DecodingOptions, TrainingChoices
 from clipcap.training import (
     CaptionedImages,
     EpochEnd,
@@ -25,6 +26,7 @@ from clipcap.training import (
     TrainingResult,
     new_mapper,
     train_mapper,
+    trainable,
 )
 from clipcap.training.data import batches_of
 from clipcap.training.loss import caption_loss
@@ -63,8 +65,8 @@ def train(tiny_lm: LanguageModel, tmp_path: Path) -> Train:
             "folder": tmp_path / "run",
         }
         arguments |= changes
-        if "mapper" not in arguments:
-            arguments["mapper"] = mapper_for(tiny_lm, training)
+        if "model" not in arguments:
+            arguments["model"] = ClipCaptionModel(mapper_for(tiny_lm, training))
         return train_mapper(**arguments)  # type: ignore[arg-type]
 
     return run
@@ -98,7 +100,7 @@ def test_training_lowers_the_loss_and_leaves_every_byte_of_the_lm_alone(train: T
     result = train()
     assert result.history[-1][0] < result.history[0][0]
     assert tiny_lm.fingerprint() == before
-    assert result.trainable_parameters == sum(p.numel() for p in result.mapper.parameters())
+    assert result.trainable_parameters == sum(p.numel() for p in result.model.mapper.parameters())
     assert not any(p.requires_grad for p in tiny_lm.model.parameters())
 
 
@@ -108,8 +110,10 @@ def test_a_mapper_learns_captions_by_heart_and_ends_them_without_a_full_stop(
     images = CaptionedImages(["a", "b"], torch.eye(8)[:2, None], [["!!!! !!"], ["ooh"]])
     options = TrainingOptions(epochs=150, batch_size=2, learning_rate=1e-2, patience=150, precision="float32")
     config = MapperConfig("mlp", 8, tiny_lm.size, prefix_length=6)
-    result = train_mapper(new_mapper(config, images, 0), tiny_lm, "e", images, images, options, tmp_path)
-    prefixes = list(result.mapper(images.embeddings[:, 0]))
+    result = train_mapper(
+        ClipCaptionModel(new_mapper(config, images, 0)), tiny_lm, "e", images, images, options, tmp_path
+    )
+    prefixes = list(result.model.mapper(images.embeddings[:, 0]))
     answers = decode(EagerBackend(tiny_lm), prefixes, DecodingOptions("greedy", max_length=20), [tiny_lm.end_id] * 2)
     assert [tiny_lm.decode(answer[0].tokens) for answer in answers] == ["!!!! !!", "ooh"]
 
@@ -118,7 +122,7 @@ def test_the_best_checkpoint_is_what_training_returns(train: Train) -> None:
     result = train()
     stored = load_mapper(result.path)
     embeddings = torch.randn(2, 8)
-    assert torch.equal(stored.mapper(embeddings), result.mapper(embeddings))
+    assert torch.equal(stored.mapper(embeddings), result.model.mapper(embeddings))
     assert stored.notes["validation_loss"] == result.best_validation_loss == min(v for _, v in result.history)
     assert stored.encoder == "encoder@1"
 
@@ -129,22 +133,118 @@ def test_training_stops_early_when_validation_gets_no_better(train: Train) -> No
     assert result.history[-3][1] == result.best_validation_loss
 
 
+LEARNING = ["frozen", "adapters", "finetuned"]
+
+
+def model_for(lm: LanguageModel, learning: str, kind: str = "transformer") -> ClipCaptionModel:
+    """A new model, of which the language model learns or does not."""
+    choices = TrainingChoices(language_model=learning, rank=3)  # type: ignore[arg-type]
+    return trainable(ClipCaptionModel(mapper_for(lm, images_of(9), kind)), lm, choices, further=False)
+
+
+@pytest.mark.parametrize("learning", LEARNING[1:])
+def test_language_model_weights_learn_and_those_that_all_share_stay_as_they_are(
+    train: Train, tiny_lm: LanguageModel, learning: str, tmp_path: Path
+) -> None:
+    before, alone = tiny_lm.fingerprint(), train(folder=tmp_path / "alone")
+    options = dataclasses.replace(OPTIONS, language_model_learning_rate=5e-3)
+    result = train(model=model_for(tiny_lm, learning), options=options)
+    assert tiny_lm.fingerprint() == before
+    assert not any(weights.requires_grad for weights in tiny_lm.model.parameters())
+    assert result.history[-1][0] < alone.history[-1][0], "it learns more than a mapper alone"
+    model = result.model
+    assert result.trainable_parameters == sum(weights.numel() for weights in model.weights.parameters())
+    assert not any(weights.requires_grad for weights in model.weights.parameters())
+    stored = load_mapper(result.path)
+    assert stored.described()["config"]["language_model"] == learning
+    if learning == "adapters":
+        assert model.language_model is None
+        assert stored.adapters
+        assert model.adapters
+        assert model.adapters.rank == 3
+        assert all(torch.equal(stored.adapters.weights[name], t) for name, t in model.adapters.weights.items())
+        assert all(bool(tensor.any()) for name, tensor in model.adapters.weights.items())
+    else:
+        assert model.language_model
+        assert model.adapters is None
+        assert all(tensor.dtype == torch.float16 for tensor in stored.weights.values())
+        assert model.language_model.has(stored.weights), "what is compared is what is stored"
+        assert not tiny_lm.has(stored.weights)
+
+
+@pytest.mark.parametrize("learning", LEARNING[1:])
+def test_mapper_and_language_model_have_learning_rates_of_their_own(
+    train: Train, tiny_lm: LanguageModel, learning: str
+) -> None:
+    slow = dataclasses.replace(OPTIONS, epochs=1, language_model_learning_rate=1e-9)
+    model = model_for(tiny_lm, learning)
+    mapper = {name: weights.clone() for name, weights in model.mapper.named_parameters()}
+    own = {name: tensor.clone() for name, tensor in model.weights.named_parameters() if not name.startswith("mapper.")}
+    train(model=model, options=slow)
+    moved = [(w - mapper[name]).abs().max().item() for name, w in model.mapper.named_parameters()]
+    assert max(moved) > 1e-3
+    for name, weights in model.weights.named_parameters():
+        if name in own:
+            assert torch.allclose(weights, own[name], atol=1e-6)
+
+
+def test_what_learns_is_what_was_chosen_or_what_the_paper_advises_or_what_learned_before(
+    tiny_lm: LanguageModel,
+) -> None:
+    def learns(model: ClipCaptionModel, further: bool = False, chosen: str | None = None) -> set[str]:
+        choices = TrainingChoices(language_model=chosen)  # type: ignore[arg-type]
+        made = trainable(model, tiny_lm, choices, further=further)
+        return {n.partition(".")[0] for n, weights in made.weights.named_parameters() if weights.requires_grad}
+
+    def new(kind: str) -> ClipCaptionModel:
+        return ClipCaptionModel(mapper_for(tiny_lm, images_of(2), kind))
+
+    assert learns(new("transformer")) == {"mapper"}
+    assert learns(new("mlp")) == {"mapper", "language_model"}
+    assert learns(new("mlp"), chosen="frozen") == {"mapper"}
+    assert learns(new("transformer"), chosen="finetuned") == {"mapper", "language_model"}
+    assert learns(new("mlp"), further=True) == {"mapper"}
+    for learning, part in (("adapters", "adapters"), ("finetuned", "language_model")):
+        before = model_for(tiny_lm, learning)
+        before.weights.requires_grad_(False)
+        before.mapper.requires_grad_(True)
+        assert learns(before, further=True) == {"mapper", part}
+        before.weights.requires_grad_(False)
+        before.mapper.requires_grad_(True)
+        assert learns(before, further=True, chosen="frozen") == {"mapper"}
+
+
+def test_a_model_that_is_trained_further_goes_on_from_its_own_language_model(tiny_lm: LanguageModel) -> None:
+    before = model_for(tiny_lm, "finetuned")
+    assert before.language_model
+    for weights in before.language_model.weights.values():
+        weights.data += 1
+    after = trainable(before, tiny_lm, TrainingChoices(), further=True)
+    assert after.language_model
+    assert after.language_model.has(before.language_model.weights)
+    assert after.language_model.model is not before.language_model.model
+    adapted = model_for(tiny_lm, "adapters")
+    assert trainable(adapted, tiny_lm, TrainingChoices(rank=9), further=True).adapters is adapted.adapters
+
+
+@pytest.mark.parametrize("learning", LEARNING)
 @pytest.mark.parametrize("interrupted_at", [1, 7, 10])
 def test_a_resumed_run_ends_with_the_same_bytes_as_an_uninterrupted_one(
-    train: Train, tmp_path: Path, interrupted_at: int
+    train: Train, tiny_lm: LanguageModel, tmp_path: Path, interrupted_at: int, learning: str
 ) -> None:
-    whole = train(folder=tmp_path / "whole")
+    whole = train(model=model_for(tiny_lm, learning), folder=tmp_path / "whole")
     with pytest.raises(TrainingCanceled):
-        train(on_progress=lambda p: p.step < interrupted_at)
-    resumed = train()
+        train(model=model_for(tiny_lm, learning), on_progress=lambda p: p.step < interrupted_at)
+    resumed = train(model=model_for(tiny_lm, learning))
     assert resumed.path.read_bytes() == whole.path.read_bytes()
     assert resumed.history == whole.history
 
 
+@pytest.mark.parametrize("learning", LEARNING)
 def test_a_run_killed_between_two_states_resumes_from_the_earlier_one_to_the_same_bytes(
-    train: Train, tmp_path: Path
+    train: Train, tiny_lm: LanguageModel, tmp_path: Path, learning: str
 ) -> None:
-    whole = train(folder=tmp_path / "whole")
+    whole = train(model=model_for(tiny_lm, learning), folder=tmp_path / "whole")
 
     def die(progress: Progress) -> bool:
         if progress.step == 9:
@@ -152,8 +252,8 @@ def test_a_run_killed_between_two_states_resumes_from_the_earlier_one_to_the_sam
         return True
 
     with pytest.raises(KeyboardInterrupt):
-        train(on_progress=die, state_every=2)
-    assert train(state_every=2).path.read_bytes() == whole.path.read_bytes()
+        train(model=model_for(tiny_lm, learning), on_progress=die, state_every=2)
+    assert train(model=model_for(tiny_lm, learning), state_every=2).path.read_bytes() == whole.path.read_bytes()
 
 
 def test_a_run_canceled_while_validating_resumes_to_the_same_bytes(train: Train, tmp_path: Path) -> None:
@@ -230,12 +330,14 @@ def test_progress_counts_up_to_the_last_step_with_rate_and_time_left(train: Trai
     assert rates[-1] < rates[len(rates) // 2]
 
 
-def test_a_folder_of_another_run_is_not_continued(train: Train) -> None:
+def test_a_folder_of_another_run_is_not_continued(train: Train, tiny_lm: LanguageModel) -> None:
     train()
     with pytest.raises(TrainingError, match="other options or examples"):
         train(options=dataclasses.replace(OPTIONS, seed=4))
     with pytest.raises(TrainingError, match="other options or examples"):
         train(validation=images_of(3, seed=2))
+    with pytest.raises(TrainingError, match="other options or examples"):
+        train(model=model_for(tiny_lm, "adapters"))
 
 
 def test_a_damaged_state_is_an_error_that_says_what_to_do(train: Train, tmp_path: Path) -> None:
@@ -263,7 +365,7 @@ def test_data_that_cannot_be_trained_is_refused_before_any_work(
     train: Train, tmp_path: Path, tiny_lm: LanguageModel, images: CaptionedImages, message: str
 ) -> None:
     with pytest.raises(TrainingError, match=message):
-        train(training=images, mapper=mapper_for(tiny_lm, images_of(2)))
+        train(training=images, model=ClipCaptionModel(mapper_for(tiny_lm, images_of(2))))
     assert not (tmp_path / "run").exists()
 
 
@@ -319,9 +421,13 @@ def test_a_learning_rate_that_ruins_the_weights_is_reported(train: Train) -> Non
         train(options=dataclasses.replace(OPTIONS, learning_rate=1e30))
 
 
-def test_bfloat16_trains_to_about_the_same_loss(train: Train, tmp_path: Path) -> None:
-    exact = train(folder=tmp_path / "exact")
-    rough = train(options=dataclasses.replace(OPTIONS, precision="bfloat16"))
+@pytest.mark.parametrize("learning", LEARNING)
+def test_bfloat16_trains_to_about_the_same_loss(
+    train: Train, tiny_lm: LanguageModel, tmp_path: Path, learning: str
+) -> None:
+    exact = train(model=model_for(tiny_lm, learning), folder=tmp_path / "exact")
+    options = dataclasses.replace(OPTIONS, precision="bfloat16")
+    rough = train(model=model_for(tiny_lm, learning), options=options)
     assert rough.best_validation_loss == pytest.approx(exact.best_validation_loss, rel=0.05)
 
 
@@ -339,6 +445,7 @@ def test_an_image_stays_in_its_part_when_others_come_and_go() -> None:
         ("epochs", 0),
         ("batch_size", 0),
         ("learning_rate", 0.0),
+        ("language_model_learning_rate", 0.0),
         ("warmup", 1.0),
         ("noise", -1.0),
         ("precision", "float8"),

@@ -61,7 +61,7 @@ def _field(declared: Option) -> serializers.Field[Any, Any, Any, Any]:
         child = serializers.ChoiceField(tuple(declared.choices))
         return serializers.ListField(child=child, min_length=1, **shown)
     if declared.choices:
-        return serializers.ChoiceField(tuple(declared.choices), **shown)
+        return serializers.ChoiceField(tuple(declared.choices), allow_null=bool(declared.automatic), **shown)
     number = serializers.IntegerField if declared.kind is int else serializers.FloatField
     return number(min_value=declared.least, max_value=declared.most, allow_null=bool(declared.automatic), **shown)
 

@@ -49,7 +49,12 @@ def _field(declared: Option) -> forms.Field:
             choices=list(declared.choices.items()), widget=forms.CheckboxSelectMultiple, **chosen
         )
     if declared.choices:
-        return forms.ChoiceField(choices=list(declared.choices.items()), **shown)
+        choices = list(declared.choices.items())
+        if declared.automatic:
+            return forms.TypedChoiceField(
+                choices=[("", "automatic"), *choices], required=False, empty_value=None, **shown
+            )
+        return forms.ChoiceField(choices=choices, **shown)
     number = forms.IntegerField if declared.kind is int else forms.FloatField
     return number(required=not declared.automatic, **shown)
 

@@ -33,7 +33,6 @@ from captioner.reports import Evaluated, VersionReport
 from clipcap.checkpoint import CheckpointError
 from clipcap.evaluation.comparison import LEAST_JUDGED, paired_bootstrap, verdict
 from clipcap.evaluation.metrics import Evaluation, evaluate
-from clipcap.mapper import Mapper
 from clipcap.model import ClipCaptionModel
 from clipcap.training import (
     STATE,
@@ -46,6 +45,7 @@ from clipcap.training import (
     for_trainer,
     new_mapper,
     train_mapper,
+    trainable,
 )
 from training import services
 from training.datasets.importer import run_import
@@ -179,7 +179,7 @@ class _Training:
                 _tell(self.run, f"{count} captions were left out: {reason}", "warning")
         _tell(self.run, f"trained {result.trainable_parameters:,} parameters; now comparing on the held-out images")
         active = self.run.style.active_version
-        report, comparison, judgement = self._compare(ClipCaptionModel(result.mapper), active, held_out)
+        report, comparison, judgement = self._compare(result.model, active, held_out)
         self._file(result.path, report, comparison, judgement, active)
 
     def _forget(self) -> None:
@@ -195,18 +195,20 @@ class _Training:
             _tell(self.run, f"{unreadable} images cannot be read and are left out", "warning")
         return training, held_out
 
-    def _start(self, training: CaptionedImages) -> Mapper:
+    def _start(self, training: CaptionedImages) -> ClipCaptionModel:
         if self.run.base is not None:
-            return self.models.mappers.load(self.run.base, fresh=True).mapper
+            model = self.models.mappers.load(self.run.base, fresh=True)
+            return trainable(model, self.lm, self.options, further=True)
         config = mapper_config(self.captioner, self.options.mapper, self.options.prefix_length, self.options.layers)
-        return new_mapper(config, training, self.options.seed)
+        model = ClipCaptionModel(new_mapper(config, training, self.options.seed))
+        return trainable(model, self.lm, self.options, further=False)
 
-    def _train(self, mapper: Mapper, training: CaptionedImages, held_out: CaptionedImages) -> Any:
+    def _train(self, model: ClipCaptionModel, training: CaptionedImages, held_out: CaptionedImages) -> Any:
         options = for_trainer(self.options, further=self.run.base is not None)
 
         def epoch_ended(epoch: EpochEnd) -> None:
-            texts = captions_of(self.captioner, ClipCaptionModel(mapper), self.samples.embeddings[:, 0])
-            mapper.train()
+            texts = captions_of(self.captioner, model, self.samples.embeddings[:, 0])
+            model.mapper.train()
             samples = [
                 Sample(image=image, text=text, reference=references[0])
                 for image, text, references in zip(self.samples.names, texts, self.samples.captions, strict=True)
@@ -225,7 +227,7 @@ class _Training:
 
         try:
             return train_mapper(
-                mapper,
+                model,
                 self.lm,
                 self.captioner.encoder.identity,
                 training,

@@ -39,9 +39,10 @@ class MapperCheckpoint:
     def of(
         cls, model: ClipCaptionModel, encoder: str | None, language_model: str | None, notes: dict[str, Any]
     ) -> "MapperCheckpoint":
-        """What is to be stored of a model."""
-        own = model.language_model
-        return cls(model.mapper, encoder, language_model, notes, own.weights if own else {}, model.adapters)
+        """What is to be stored of a model: a language model of its own in half precision, which is half the file."""
+        own = model.language_model.weights if model.language_model else {}
+        halves = {name: tensor.half() for name, tensor in own.items()}
+        return cls(model.mapper, encoder, language_model, notes, halves, model.adapters)
 
     def described(self) -> dict[str, Any]:
         """What is filed of it: `config`, `encoder` and `language_model`, "" where the file does not say.

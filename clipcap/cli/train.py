@@ -1,4 +1,4 @@
-"""`clipcap train CAPTIONS.jsonl --out FILE`: train a style, with the language model frozen."""
+"""`clipcap train CAPTIONS.jsonl --out FILE`: train a style."""
 
 import argparse
 import signal
@@ -18,7 +18,7 @@ from clipcap.progress import Progress
 
 if TYPE_CHECKING:
     from clipcap.captioner import Captioner
-    from clipcap.mapper import Mapper
+    from clipcap.model import ClipCaptionModel
     from clipcap.training import CaptionedImages
     from clipcap.training import Progress as Step
 
@@ -44,11 +44,9 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ValueError: what was named cannot be trained on; the message names the cause and the remedy.
     """
-    import torch
-
     from clipcap.captioner import Captioner
     from clipcap.checkpoint import MapperCheckpoint, save_mapper
-    from clipcap.training import CaptionedImages, TrainingCanceled, for_trainer, train_mapper
+    from clipcap.training import CaptionedImages, TrainingCanceled, for_trainer, train_mapper, trainable
 
     set_threads(options)
     if options.out.suffix != ".safetensors":
@@ -59,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     embeddings = embedded(captioner, list(captions))
     images = CaptionedImages([path.name for path in captions], embeddings[:, None], list(captions.values()))
     training, validation = images.split(options.validation)
-    mapper, started = _start(captioner, images, options, chosen)
+    model, further = _start(captioner, images, options, chosen)
     stopping = threading.Event()
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -73,12 +71,12 @@ def run(options: argparse.Namespace) -> int:
 
         try:
             result = train_mapper(
-                mapper,
+                trainable(model, captioner.language_model, chosen, further=further),
                 captioner.language_model,
                 captioner.encoder.identity,
                 training,
                 validation,
-                for_trainer(chosen, further=started),
+                for_trainer(chosen, further=further),
                 options.work or Path(temporary),
                 show,
             )
@@ -88,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
             return 130
     notes = {"captions": sum(map(len, captions.values())), "validation_loss": result.best_validation_loss}
     identities = captioner.encoder.identity, captioner.language_model.identity
-    save_mapper(MapperCheckpoint(result.mapper, *identities, notes), options.out, dtype=torch.float32)
+    save_mapper(MapperCheckpoint.of(result.model, *identities, notes), options.out)
     for epoch, (learned, held_out) in enumerate(result.history, start=1):
         print(f"epoch {epoch}: training loss {learned:.3f}, validation loss {held_out:.3f}")
     print(f"{options.out}: trained on {len(training.names)} photos, held out {len(validation.names)}")
@@ -107,17 +105,17 @@ def _interrupting(stopping: threading.Event) -> Iterator[None]:
 
 def _start(
     captioner: "Captioner", images: "CaptionedImages", options: argparse.Namespace, chosen: TrainingChoices
-) -> "tuple[Mapper, bool]":
-    """The mapper to begin with, and whether it has been trained before."""
+) -> "tuple[ClipCaptionModel, bool]":
+    """The model to begin with, and whether it has been trained before."""
     from clipcap.mapper import MapperConfig
+    from clipcap.model import ClipCaptionModel
     from clipcap.training import new_mapper
 
     slug = options.start or (None if options.scratch else "factual")
     if options.start and options.scratch:
         raise ValueError("--start and --scratch cannot be used together")
     if slug and (options.start or (options.models / "styles" / f"{slug}.safetensors").is_file()):
-        mapper = captioner.load_model(style_files(options.models, [slug])[slug]).mapper
-        return mapper, True
+        return captioner.load_model(style_files(options.models, [slug])[slug]), True
     config = MapperConfig(
         chosen.mapper,
         embedding_size=captioner.encoder.embedding_size,
@@ -125,4 +123,4 @@ def _start(
         prefix_length=chosen.prefix_length,
         layers=chosen.layers,
     )
-    return new_mapper(config, images, chosen.seed), False
+    return ClipCaptionModel(new_mapper(config, images, chosen.seed)), False

@@ -1,10 +1,18 @@
-"""Training of mapping networks, the language model frozen."""
+"""Training of styles: mapping networks, and with them adapters or copies of the language model."""
 
 from clipcap.training.data import CaptionedImages
 from clipcap.training.errors import ForeignState, TrainingCanceled, TrainingError
 from clipcap.training.options import TrainingOptions, for_trainer
 from clipcap.training.state import STATE
-from clipcap.training.trainer import EpochEnd, Progress, TrainingResult, new_mapper, standardize, train_mapper
+from clipcap.training.trainer import (
+    EpochEnd,
+    Progress,
+    TrainingResult,
+    new_mapper,
+    standardize,
+    train_mapper,
+    trainable,
+)
 
 __all__ = [
     "STATE",
@@ -20,4 +28,5 @@ __all__ = [
     "new_mapper",
     "standardize",
     "train_mapper",
+    "trainable",
 ]

@@ -1,4 +1,4 @@
-"""How a mapper is trained."""
+"""How a style is trained."""
 
 import math
 from dataclasses import dataclass
@@ -12,12 +12,15 @@ AUTOMATIC_EPOCHS = 30  # at most; early stopping ends sooner
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a mapper is trained.
+    """How a style is trained.
 
     epochs: at most; early stopping may end sooner.
     batch_size: captions a step; fewer of those that are far longer than captions are, so that memory does not depend
         on what a tokenizer makes of a script.
-    learning_rate: the peak, reached after `warmup` (a share of all steps) and then decayed to nothing by a cosine.
+    learning_rate: the mapper's peak, reached after `warmup` (a share of all steps) and then decayed to nothing by a
+        cosine.
+    language_model_learning_rate: the same of adapters or a language model that are trained along; None is 0.0005 for
+        adapters, and for a language model the paper's 0.00002.
     weight_decay, clip: of AdamW, and of the gradient's norm.
     patience: epochs without a better validation loss before the run ends.
     noise: standard deviation of the noise added to training embeddings, in units of each dimension's own deviation.
@@ -28,6 +31,7 @@ class TrainingOptions:
     epochs: int = 10
     batch_size: int = 40
     learning_rate: float = 1e-3
+    language_model_learning_rate: float | None = None
     warmup: float = 0.05
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -40,8 +44,9 @@ class TrainingOptions:
         for name in ("epochs", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
+        for name in ("learning_rate", "language_model_learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
                 raise TrainingError(f"{name} must be above 0, not {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise TrainingError(f"warmup is a share of all steps, from 0 to below 1, not {self.warmup}")
@@ -61,6 +66,7 @@ def for_trainer(choices: TrainingChoices, *, further: bool) -> TrainingOptions:
         epochs=choices.epochs or AUTOMATIC_EPOCHS,
         batch_size=choices.batch_size,
         learning_rate=choices.learning_rate or (3e-4 if further else 1e-3),
+        language_model_learning_rate=choices.language_model_learning_rate,
         noise=choices.noise,
         seed=choices.seed,
     )

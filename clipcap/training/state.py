@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clipcap.language_model import LanguageModel
-from clipcap.mapper import Mapper
+from clipcap.model import ClipCaptionModel
 from clipcap.training.data import CaptionedImages
 from clipcap.training.errors import ForeignState
 from clipcap.training.options import TrainingOptions
@@ -36,7 +36,7 @@ class State:
 
 
 def run_identity(
-    mapper: Mapper,
+    model: ClipCaptionModel,
     lm: LanguageModel,
     encoder_identity: str,
     training: CaptionedImages,
@@ -44,20 +44,32 @@ def run_identity(
     options: TrainingOptions,
 ) -> str:
     """Tells whether a state file belongs to this very run."""
-    digest = hashlib.sha256(repr((mapper.config, options, lm.identity, encoder_identity)).encode())
+    trained = [(name, tuple(weights.shape)) for name, weights in trained_weights(model).items()]
+    told = (model.mapper.config, trained, options, lm.identity, encoder_identity)
+    digest = hashlib.sha256(repr(told).encode())
     for part in (training, validation):
         digest.update(repr((list(part.names), [list(c) for c in part.captions])).encode())
         digest.update(part.embeddings.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
+def trained_weights(model: ClipCaptionModel) -> dict[str, Tensor]:
+    """A model's weights that require a gradient, by name."""
+    return {name: weights.data for name, weights in model.weights.named_parameters() if weights.requires_grad}
+
+
 def save_state(
-    path: Path, run: str, state: State, mapper: Mapper, optimizer: torch.optim.Optimizer, best: dict[str, Tensor]
+    path: Path,
+    run: str,
+    state: State,
+    weights: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
 ) -> None:
     stored = {
         "run": run,
         "state": dataclasses.asdict(state),
-        "mapper": mapper.state_dict(),
+        "weights": weights,
         "optimizer": optimizer.state_dict(),
         "best": best,
     }
@@ -76,13 +88,13 @@ def save_state(
 
 
 def restore_state(
-    path: Path, run: str, mapper: Mapper, optimizer: torch.optim.Optimizer
+    path: Path, run: str, weights: dict[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> tuple[State, dict[str, Tensor]]:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ForeignState(f"{path} cannot be read ({error}); delete it to restart the run") from error
-    if not isinstance(stored, dict) or not {"run", "state", "mapper", "optimizer", "best"} <= stored.keys():
+    if not isinstance(stored, dict) or not {"run", "state", "weights", "optimizer", "best"} <= stored.keys():
         raise ForeignState(
             f"{path} is not the state of a training run; choose another folder, or delete it to start over"
         )
@@ -90,7 +102,8 @@ def restore_state(
         raise ForeignState(
             f"{path} belongs to a run with other options or examples; choose another folder, or delete it to start over"
         )
-    mapper.load_state_dict(stored["mapper"])
+    for name, tensor in weights.items():
+        tensor.copy_(stored["weights"][name])
     optimizer.load_state_dict(stored["optimizer"])
     state = State(**stored["state"])
     state.history = [(training, validation) for training, validation in state.history]

@@ -68,7 +68,7 @@ class Command(BaseCommand):
                     started = time.monotonic()
                     with tempfile.TemporaryDirectory() as folder:
                         result = train_mapper(
-                            new_mapper(config, training, choices.seed),
+                            ClipCaptionModel(new_mapper(config, training, choices.seed)),
                             captioner.language_model,
                             captioner.encoder.identity,
                             training,
@@ -77,7 +77,7 @@ class Command(BaseCommand):
                             Path(folder),
                         )
                     seconds = time.monotonic() - started
-                    texts = captions_of(captioner, ClipCaptionModel(result.mapper), held_out.embeddings[:, 0])
+                    texts = captions_of(captioner, result.model, held_out.embeddings[:, 0])
                     found = evaluate(dict(zip(held_out.names, texts, strict=True)), references, java_metrics=False)
                     cider = found.scores["CIDEr"]
                     sizes = (length, result.trainable_parameters / 1e6, seconds)
