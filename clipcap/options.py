@@ -65,6 +65,13 @@ class TrainingChoices:
         automatic="0.001 for a new mapper, 0.0003 for one that is trained further",
     )
     batch_size: int = option(40, "Captions per step.", kind=int, least=1, most=1024)
+    accumulation: int = option(
+        1,
+        "Parts that a step is computed in, one after the other: more of them take less memory and more time.",
+        kind=int,
+        least=1,
+        most=64,
+    )
     noise: float = option(
         0.25,
         "Noise added to the photo embeddings, against overfitting on few examples; 0 for none.",

@@ -19,7 +19,7 @@ from training.options import RunOptions
 CHANGED: dict[str, Any] = {
     **{"epochs": 3, "learning_rate": 1e-4, "batch_size": 8, "noise": 0.5, "seed": 7, "mapper": "mlp"},
     **{"prefix_length": 20, "layers": 2, "start": "scratch", "sources": ("imported", "correction")},
-    **{"language_model": "adapters", "rank": 4, "language_model_learning_rate": 1e-4},
+    **{"accumulation": 2, "language_model": "adapters", "rank": 4, "language_model_learning_rate": 1e-4},
 }
 
 

@@ -1,8 +1,10 @@
 """Training one style: its mapper alone, with adapters, or with a language model of its own."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -186,6 +188,28 @@ def test_mapper_and_language_model_have_learning_rates_of_their_own(
     for name, weights in model.weights.named_parameters():
         if name in own:
             assert torch.allclose(weights, own[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("learning", LEARNING)
+def test_a_step_in_parts_is_the_same_step(
+    train: Train, tiny_lm: LanguageModel, learning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def noted(*arguments: Any) -> torch.Tensor:
+        sizes.append(len(arguments[2]))
+        return caption_loss(*arguments)
+
+    monkeypatch.setattr("clipcap.training.trainer.caption_loss", noted)
+    options = dataclasses.replace(OPTIONS, batch_size=9)
+    whole = train(model=model_for(tiny_lm, learning), options=options, folder=tmp_path / "whole")
+    largest = max(sizes)
+    sizes.clear()
+    parts = train(model=model_for(tiny_lm, learning), options=dataclasses.replace(options, accumulation=3))
+    assert max(sizes) == math.ceil(largest / 3)
+    assert [loss for epoch in parts.history for loss in epoch] == pytest.approx(
+        [loss for epoch in whole.history for loss in epoch], rel=1e-3
+    )
 
 
 def test_what_learns_is_what_was_chosen_or_what_the_paper_advises_or_what_learned_before(

@@ -258,7 +258,7 @@ def test_a_run_for_which_no_worker_has_the_memory_is_refused_before_it_is_queued
     worker = Worker.objects.get()
     worker.capacity["memory_mb"] = 2000
     worker.save()
-    with pytest.raises(Refused, match=r"the largest training worker has 2\.0; lower batch_size") as refused:
+    with pytest.raises(Refused, match=r"the largest training worker has 2\.0; raise accumulation") as refused:
         services.start_run(style=factual, options=large)
     assert refused.value.code == "too_little_memory"
     services.start_run(style=factual, options={"start": "scratch"})

@@ -17,12 +17,13 @@ LM_KEEPS, ATTENTION_KEEPS, LOGITS_KEEP, MAPPER_KEEPS = 22, 6, 8, 16
 PARAMETERS_KEPT = 5  # weights, gradient, AdamW's two moments, and the best weights so far
 
 
-def megabytes(shape: Mapping[str, Any], batch_size: int, capacity: Capacity, images: int) -> float:
+def megabytes(shape: Mapping[str, Any], batch_size: float, capacity: Capacity, images: int) -> float:
     """What a run needs beside the loaded models.
 
     Args:
         shape: of the mapper, as in `MapperConfig`: `kind`, `prefix_length`, `layers`, perhaps `clip_length` and
             `hidden_size`.
+        batch_size: captions that are computed at a time.
         capacity: a worker's.
         images: in the dataset; their embeddings are held twice for a moment.
     """
@@ -38,5 +39,5 @@ def megabytes(shape: Mapping[str, Any], batch_size: int, capacity: Capacity, ima
         clip = shape.get("clip_length") or CLIP_LENGTH
         parameters = (capacity.embedding_size * clip + 8 * size * shape["layers"]) * size
         mapper = MAPPER_KEEPS * (clip + prefix) * size * shape["layers"]
-    floats: int = batch_size * (lm * capacity.lm_layers + logits + mapper) + PARAMETERS_KEPT * parameters
+    floats: float = batch_size * (lm * capacity.lm_layers + logits + mapper) + PARAMETERS_KEPT * parameters
     return (floats + 2 * images * capacity.embedding_size) * FLOAT / 2**20

@@ -17,6 +17,8 @@ class TrainingOptions:
     epochs: at most; early stopping may end sooner.
     batch_size: captions a step; fewer of those that are far longer than captions are, so that memory does not depend
         on what a tokenizer makes of a script.
+    accumulation: parts that a step is computed in, one after the other, whose gradients are added up: less memory, the
+        same step but for rounding.
     learning_rate: the mapper's peak, reached after `warmup` (a share of all steps) and then decayed to nothing by a
         cosine.
     language_model_learning_rate: the same of adapters or a language model that are trained along; None is 0.0005 for
@@ -30,6 +32,7 @@ class TrainingOptions:
 
     epochs: int = 10
     batch_size: int = 40
+    accumulation: int = 1
     learning_rate: float = 1e-3
     language_model_learning_rate: float | None = None
     warmup: float = 0.05
@@ -41,7 +44,7 @@ class TrainingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
+        for name in ("epochs", "batch_size", "accumulation", "patience"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "language_model_learning_rate", "clip"):
@@ -65,6 +68,7 @@ def for_trainer(choices: TrainingChoices, *, further: bool) -> TrainingOptions:
     return TrainingOptions(
         epochs=choices.epochs or AUTOMATIC_EPOCHS,
         batch_size=choices.batch_size,
+        accumulation=choices.accumulation,
         learning_rate=choices.learning_rate or (3e-4 if further else 1e-3),
         language_model_learning_rate=choices.language_model_learning_rate,
         noise=choices.noise,

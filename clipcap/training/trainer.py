@@ -29,7 +29,7 @@ from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.model import ClipCaptionModel
 from clipcap.options import TrainingChoices
-from clipcap.training.data import CaptionedImages, batches_of, draw_embeddings, tokenized_rows
+from clipcap.training.data import CaptionedImages, Row, batches_of, draw_embeddings, tokenized_rows
 from clipcap.training.errors import TrainingCanceled, TrainingError
 from clipcap.training.loss import caption_loss, validation_loss
 from clipcap.training.options import TrainingOptions
@@ -210,18 +210,21 @@ def train_mapper(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * _schedule(state.step, steps, options)
             embeddings = draw_embeddings(training.embeddings, batch, deviation, options, state.step)
-            with _adapted(speaker, model.adapters):
-                with computed:
-                    loss = caption_loss(mapper, speaker, embeddings, [captions for _, captions in batch], end_id)
-                if not loss.isfinite():
-                    raise TrainingError(f"the loss is not a number at step {state.step}; lower the learning rate")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+            captions, tokens, last_loss = [captions for _, captions in batch], _tokens(batch), 0.0
+            optimizer.zero_grad(set_to_none=True)
+            size = math.ceil(len(batch) / options.accumulation)
+            for part in (slice(first, first + size) for first in range(0, len(batch), size)):
+                with _adapted(speaker, model.adapters):
+                    with computed:
+                        loss = caption_loss(mapper, speaker, embeddings[part], captions[part], end_id)
+                    if not loss.isfinite():
+                        raise TrainingError(f"the loss is not a number at step {state.step}; lower the learning rate")
+                    share = _tokens(batch[part]) / tokens
+                    (loss * share).backward()
+                last_loss += loss.item() * share
             nn.utils.clip_grad_norm_(parameters, options.clip)
             optimizer.step()
-            tokens = sum(len(c) + 1 for _, captions in batch for c in captions)
             state.step, state.batch = state.step + 1, state.batch + 1
-            last_loss = loss.item()
             state.epoch_loss += last_loss * tokens
             state.epoch_tokens += tokens
             samples += sum(len(captions) for _, captions in batch)
@@ -261,6 +264,11 @@ def _groups(model: ClipCaptionModel, options: TrainingOptions) -> list[dict[str,
         if trained := [weights for name, weights in named if name.startswith(part)]:
             groups.append({"params": trained, "peak": options.language_model_learning_rate or automatic})
     return groups
+
+
+def _tokens(batch: list[Row]) -> int:
+    """What the loss is the mean of: every caption's tokens, and its end."""
+    return sum(len(caption) + 1 for _, captions in batch for caption in captions)
 
 
 def _adapted(lm: LanguageModel, adapters: Adapters | None) -> AbstractContextManager[None]:
