@@ -109,6 +109,15 @@ class TrainingChoices:
     def __post_init__(self) -> None:
         check_options(self)
 
+    def learning(self, mapper: str, before: str | None) -> str:
+        """`language_model`, with what is automatic decided.
+
+        Args:
+            mapper: kind of the mapper.
+            before: the same of what is trained further; None for a new mapper.
+        """
+        return self.language_model or before or ("finetuned" if mapper == "mlp" else "frozen")
+
 
 def is_unsure(confidence: float | None, below: float = UNSURE_BELOW) -> bool:
     """Whether a caption of this confidence is to be called unsure; one that nobody could judge is not."""

@@ -44,7 +44,7 @@ def test_the_sweep_prints_and_draws_score_against_prefix_length_size_and_time(
     plot = tmp_path / "sweep.svg"
     small = ("--prefix-lengths", "2", "4", "--layers", "1", "--epochs", "1")
     table = said("sweep", "factual", *small, "--plot", str(plot))
-    rows = re.findall(r"^(transformer|mlp) +(\d+) +([\d,]+) +([\d.]+) +([\d.]+) +([\d.]+)$", table, re.MULTILINE)
+    rows = re.findall(r"^(\w+) +frozen +(\d+) +([\d,]+) +([\d.]+) +([\d.]+) +([\d.]+)$", table, re.MULTILINE)
     assert [row[:2] for row in rows] == [("transformer", "2"), ("transformer", "4"), ("mlp", "2"), ("mlp", "4")]
     parameters = [int(row[2].replace(",", "")) for row in rows]
     assert parameters[0] < parameters[1]
@@ -55,6 +55,22 @@ def test_the_sweep_prints_and_draws_score_against_prefix_length_size_and_time(
         assert drawing.count("<circle") == 4
         assert "mlp" in drawing
     assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.usefixtures("style")
+def test_the_sweep_reproduces_the_papers_ablation_in_one_table_and_plot(tmp_path: Path) -> None:
+    plot = tmp_path / "ablation.svg"
+    ablation = ("--language-models", "frozen", "adapters", "finetuned", "--prefix-lengths", "2")
+    table = said("sweep", "factual", *ablation, "--layers", "1", "--epochs", "1", "--rank", "2", "--plot", str(plot))
+    rows = re.findall(r"^(transformer|mlp) +(\w+) +2 +([\d,]+) +[\d.]+ +[\d.]+ +[\d.]+$", table, re.MULTILINE)
+    variants = ["frozen", "adapters", "finetuned"]
+    assert [row[:2] for row in rows] == [(kind, learning) for kind in ("transformer", "mlp") for learning in variants]
+    for first in (0, 3):
+        frozen, adapters, finetuned = (int(row[2].replace(",", "")) for row in rows[first : first + 3])
+        assert frozen < adapters < finetuned
+    drawing = (tmp_path / "ablation-parameters.svg").read_text(encoding="utf-8")
+    assert drawing.count("<circle") == 6
+    assert "mlp, finetuned" in drawing
 
 
 @pytest.mark.usefixtures("style")

@@ -286,6 +286,55 @@ def test_more_of_anything_is_told_to_take_more_memory(engine: CaptionEngine) -> 
         assert needed(**more) > needed(), more
     assert needed(kind="mlp", prefix_length=60) > needed(kind="mlp") > 0
     assert needed(kind="mlp", hidden_size=9000) > needed(kind="mlp")
+    shape = {"kind": "transformer", "prefix_length": 10, "layers": 4}
+    learning = [
+        memory.megabytes(shape, 40, capacity, 1000, *more)
+        for more in (("frozen",), ("adapters", 8), ("adapters", 64), ("finetuned",))
+    ]
+    assert learning == sorted(learning)
+    assert learning[0] == needed()
+    small = memory.megabytes(shape, 1, capacity, 1000, "finetuned")
+    parameters = 8_175_616  # of the LM; weights, gradient, both moments and the best, and once more while it is stored
+    assert small * 2**20 / 4 > 8 * parameters, "AdamW's state is counted, however small the batch"
+
+
+def test_a_run_that_would_train_a_copy_is_checked_with_the_copys_size(factual: Style, engine: CaptionEngine) -> None:
+    WorkerProcess(TrainingEngine(engine), "training", {}, ())._beat()
+    worker = Worker.objects.get()
+    capacity = worker.capacity
+    worker.capacity = {**capacity, "vocabulary": 50_257, "lm_size": 1600, "lm_layers": 48, "memory_mb": 30_000}
+    worker.save()
+    with pytest.raises(Refused, match="or train adapters in place of the whole language model"):
+        services.start_run(style=factual, options={"language_model": "finetuned", "batch_size": 2})
+    base = factual.active_version
+    assert base
+    base.config["language_model"] = "finetuned"
+    base.save()
+    with pytest.raises(Refused, match="or train adapters in place of the whole"):
+        services.start_run(style=factual, options={"batch_size": 2})
+    services.start_run(style=factual, options={"batch_size": 2, "language_model": "adapters"})
+
+
+@pytest.mark.parametrize("kind", ["adapters", "finetuned"])
+def test_a_style_that_was_trained_with_language_model_weights_serves_and_keeps_them_when_it_is_trained_further(
+    kind: str, factual: Style, engine: CaptionEngine, photo: bytes
+) -> None:
+    before = engine.captioner.language_model.fingerprint()
+    new = {"start": "scratch", "prefix_length": 3, "layers": 1, "language_model": kind, "rank": 2}
+    first = services.start_run(style=factual, options={**QUICK, **new})
+    TrainingEngine(engine).work()
+    first.refresh_from_db()
+    assert first.version is not None
+    assert first.version.kind == kind
+    captioner_services.promote(version=first.version, reason="to try it")
+    second = services.start_run(style=factual, options=QUICK)
+    TrainingEngine(engine).work()
+    second.refresh_from_db()
+    assert second.version is not None
+    assert second.version.kind == kind
+    captioner_services.promote(version=second.version, reason="to try it")
+    assert caption(factual, photo, engine).version == second.version
+    assert engine.captioner.language_model.fingerprint() == before
 
 
 def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(

@@ -94,11 +94,8 @@ def trainable(
         model: a new mapper, or what an earlier training made, for nobody else to use meanwhile.
         further: whether it has been trained before.
     """
-    chosen = choices.language_model
-    if chosen is None and further:
-        chosen = "finetuned" if model.language_model else "adapters" if model.adapters else "frozen"
-    elif chosen is None:
-        chosen = "finetuned" if model.mapper.config.kind == "mlp" else "frozen"
+    before = "finetuned" if model.language_model else "adapters" if model.adapters else "frozen"
+    chosen = choices.learning(model.mapper.config.kind, before if further else None)
     own, adapters = model.language_model, model.adapters
     if chosen == "finetuned":  # in float32: in bfloat16, steps as small as these would be lost
         own = lm.with_weights((own or lm).weights, dtype=torch.float32)

@@ -1,8 +1,11 @@
-"""`./run manage sweep STYLE`: score against prefix length and kind of mapper (ClipCap, figure 5 and its ablation)."""
+"""`./run manage sweep STYLE`: score against prefix length, kind of mapper and what becomes of the
+language model (ClipCap, figure 5 and its ablation)."""
 
 import tempfile
 import time
 from argparse import ArgumentParser
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,8 @@ from captioner.models import Style
 from clipcap.choices import OptionError, add_arguments, chosen, options_of
 from clipcap.options import TrainingChoices
 
-KINDS = tuple(options_of(TrainingChoices)["mapper"].choices)
-TAKEN = ("epochs", "learning_rate", "batch_size", "noise", "seed", "layers")
+KINDS, LEARNING = (tuple(options_of(TrainingChoices)[name].choices) for name in ("mapper", "language_model"))
+TAKEN = ("epochs", "learning_rate", "language_model_learning_rate", "batch_size", "noise", "seed", "layers", "rank")
 # What is drawn, and what its file is called behind the name given.
 DRAWN = {
     "CIDEr by prefix length": "",
@@ -23,12 +26,24 @@ DRAWN = {
 
 
 class Command(BaseCommand):
-    help = "Train mappers of several kinds and prefix lengths on a style's examples; print and draw how they score."
+    help = (
+        "Train mappers of several kinds and prefix lengths, with a language model that is frozen, adapted or "
+        "fine-tuned, on a style's examples; print and draw how they score."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("style", metavar="STYLE", help="slug of the style")
         parser.add_argument("--prefix-lengths", nargs="+", type=int, default=[1, 5, 10, 20], metavar="K")
         parser.add_argument("--mappers", nargs="+", choices=KINDS, default=KINDS)
+        parser.add_argument(
+            "--language-models",
+            nargs="+",
+            choices=LEARNING,
+            default=["frozen"],
+            metavar="WHAT",
+            help=f"what becomes of the language model: {', '.join(LEARNING)} (frozen); all of them, with a single "
+            "prefix length, are the paper's ablation",
+        )
         add_arguments(parser, TrainingChoices, only=TAKEN, epochs=5)
         parser.add_argument("--plot", type=Path, default=Path("sweep.svg"), metavar="FILE", help="(sweep.svg)")
 
@@ -38,7 +53,7 @@ class Command(BaseCommand):
         from captioner.inference.engine import CaptionEngine
         from clipcap.evaluation.metrics import evaluate
         from clipcap.model import ClipCaptionModel
-        from clipcap.training import TrainingError, for_trainer, new_mapper, train_mapper
+        from clipcap.training import TrainingError, for_trainer, new_mapper, train_mapper, trainable
         from training.examples import captioned_images, captions_of, mapper_config
 
         style = Style.objects.filter(slug=options["style"]).first()
@@ -60,20 +75,29 @@ class Command(BaseCommand):
             references = dict(zip(held_out.names, held_out.captions, strict=True))
             points: dict[str, dict[str, list[tuple[float, float]]]] = {title: {} for title in DRAWN}
             self.stdout.write(
-                f"{'mapper':<12} {'prefix':>6} {'parameters':>11} {'seconds':>8} {'CIDEr':>6} {'loss':>6}"
+                f"{'mapper':<12} {'language model':<14} {'prefix':>6} {'parameters':>11} {'seconds':>8} {'CIDEr':>6} "
+                f"{'loss':>6}"
             )
-            for kind in options["mappers"]:
+            several = len(options["language_models"]) > 1
+            for kind, learning in product(options["mappers"], options["language_models"]):
+                chosen_now = replace(choices, language_model=learning)
+                line = f"{kind}, {learning}" if several else kind
                 for length in options["prefix_lengths"]:
                     config = mapper_config(captioner, kind, length, choices.layers)
                     started = time.monotonic()
                     with tempfile.TemporaryDirectory() as folder:
                         result = train_mapper(
-                            ClipCaptionModel(new_mapper(config, training, choices.seed)),
+                            trainable(
+                                ClipCaptionModel(new_mapper(config, training, choices.seed)),
+                                captioner.language_model,
+                                chosen_now,
+                                further=False,
+                            ),
                             captioner.language_model,
                             captioner.encoder.identity,
                             training,
                             held_out,
-                            for_trainer(choices, further=False),
+                            for_trainer(chosen_now, further=False),
                             Path(folder),
                         )
                     seconds = time.monotonic() - started
@@ -82,9 +106,9 @@ class Command(BaseCommand):
                     cider = found.scores["CIDEr"]
                     sizes = (length, result.trainable_parameters / 1e6, seconds)
                     for title, size in zip(DRAWN, sizes, strict=True):
-                        points[title].setdefault(kind, []).append((size, cider))
+                        points[title].setdefault(line, []).append((size, cider))
                     self.stdout.write(
-                        f"{kind:<12} {length:>6} {result.trainable_parameters:>11,} {seconds:>8.1f} "
+                        f"{kind:<12} {learning:<14} {length:>6} {result.trainable_parameters:>11,} {seconds:>8.1f} "
                         f"{cider:>6.3f} {result.best_validation_loss:>6.3f}"
                     )
             for title, name in DRAWN.items():
