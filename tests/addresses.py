@@ -65,6 +65,7 @@ ADDRESSES: dict[str, May] = {
     "v1:image-similar": {"GET": OWNER | VIEWERS},
     "v1:image-thumbnail": {"GET": OWNER | VIEWERS},
     "v1:style-training-run-list": {"GET": VIEWERS, "POST": TRAINERS},
+    "v1:style-training-prospect": {"GET": VIEWERS},
     "v1:training-run-detail": {"GET": VIEWERS},
     "v1:training-run-checkpoints": {"GET": VIEWERS},
     "v1:training-run-events": {"GET": VIEWERS},

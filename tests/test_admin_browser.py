@@ -20,7 +20,7 @@ from captioner import services
 from captioner.inference.engine import CaptionEngine
 from captioner.models import Caption, MapperVersion, Style, Viewer
 from tests.engine_thread import EngineThread
-from training.models import TrainingRun
+from training.models import Import, TrainingRun
 from training.worker import TrainingEngine
 
 COCO = Path(__file__).parent.parent / "examples" / "coco_cc"
@@ -103,6 +103,12 @@ def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
     page.get_by_role("link", name="Humorous").click()
     page.get_by_role("link", name="Import examples").click()
     page.get_by_label("File").set_input_files(examples(tmp_path))
+    page.get_by_role("button", name="Check the file first").click()
+    expect(page.locator("#preview")).to_contain_text("60 of 61 captions can be used")
+    expect(page.locator("#preview")).to_contain_text("photo: image, caption: caption")
+    expect(page.get_by_role("row", name="gone.jpg")).to_contain_text("no such file")
+    shot(page, "import-checked")
+    assert not Import.objects.exists()
     page.get_by_role("button", name="Import").click()
     expect(page.locator("#import .state")).to_have_text("Succeeded")  # it came to that without reloading
     expect(page.locator("#import")).to_contain_text("60 new examples")
@@ -111,7 +117,6 @@ def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
         page.get_by_role("link", name="all as CSV").click()
     assert "gone.jpg" in download.value.path().read_text(encoding="utf-8")
 
-    page.get_by_role("link", name="Humorous").click()
     page.get_by_role("link", name="Retrain").click()
     page.get_by_label("Start from").select_option("scratch")
     page.get_by_label("Prefix length").fill("4")
@@ -148,8 +153,9 @@ def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
 
 @pytest.mark.usefixtures("training_worker")
 def test_a_style_comes_from_nothing_into_service_by_one_button_after_the_other(
-    page: Page, photo: bytes, engine: CaptionEngine
+    page: Page, photo: bytes, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("clipcap.training.options.AUTOMATIC_EPOCHS", 1)
     caption("factual", photo, engine)
     page.get_by_role("link", name="Styles", exact=True).first.click()
     page.get_by_role("link", name="Add style").click()
@@ -166,12 +172,20 @@ def test_a_style_comes_from_nothing_into_service_by_one_button_after_the_other(
     step = page.get_by_role("region", name="Next step")
     expect(step).to_contain_text("4 examples are ready to learn from")
     shot(page, "style-to-train")
+    page.get_by_role("link", name="Retrain with options").click()
+    expect(page.get_by_text("3 photos will be trained on, and 1 held out to judge by; there is no")).to_be_visible()
+    page.go_back()
     step.get_by_role("button", name="Train").click()
     expect(page.locator("#run .state").first).to_have_text("Succeeded")
     page.get_by_role("link", name="Pirate", exact=True).click()
     step.get_by_role("link", name="Look at v1").click()
     expect(page.locator("article.sample").first).to_be_visible()
+    first = "v1 is the first version, so there is nothing to compare it with; 1 photo tells nothing of its quality."
+    expect(page.get_by_text(first)).to_be_visible()
+    shot(page, "run")
     page.get_by_role("link", name="Promote pirate v1").click()
+    expect(page.get_by_text(first)).to_be_visible()
+    shot(page, "promote")
     page.get_by_role("button", name="Put in service").click()
     expect(page.get_by_label("In service")).to_contain_text("v1")
     expect(step).to_contain_text("labels and corrections make it better")

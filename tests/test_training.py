@@ -693,7 +693,7 @@ def test_a_few_held_out_photos_are_too_few_to_judge_by(factual: Style, engine: C
     TrainingEngine(engine).work()
     run.refresh_from_db()
     assert run.verdict == TrainingRun.Verdict.UNCLEAR
-    assert run.events.filter(message__contains="too few to judge by").exists()
+    assert run.events.filter(message__contains="too few to judge a version by").exists()
 
 
 def test_a_metric_that_was_not_computed_judges_nothing(

@@ -90,6 +90,13 @@ class NewStyleSerializer(Strict):
     )
 
 
+class ProspectSerializer(serializers.Serializer[services.Prospect]):
+    training = serializers.IntegerField(help_text="photos that are trained on")
+    held_out = serializers.IntegerField(help_text="photos that versions are judged by")
+    judged = serializers.BooleanField(help_text="whether the gate will be able to tell better from worse")
+    detail = serializers.CharField(help_text="the same in words, with what is missing")
+
+
 class RunSerializer(serializers.ModelSerializer[TrainingRun]):
     style = serializers.SlugRelatedField[Style](slug_field="slug", read_only=True)
     options = RunOptionsSerializer(source="chosen", read_only=True)
@@ -97,6 +104,11 @@ class RunSerializer(serializers.ModelSerializer[TrainingRun]):
     error = serializers.SerializerMethodField()
     verdict = serializers.ChoiceField(
         TrainingRun.Verdict.choices, allow_blank=True, help_text="empty until it is judged"
+    )
+
+    verdict_detail = serializers.SerializerMethodField(
+        help_text="the verdict as a sentence, with its numbers and, where there is none, what is missing; empty until "
+        "it is judged"
     )
 
     class Meta:
@@ -110,6 +122,7 @@ class RunSerializer(serializers.ModelSerializer[TrainingRun]):
             "progress",
             "metrics",
             "verdict",
+            "verdict_detail",
             "version",
             "reason",
             "error",
@@ -119,6 +132,10 @@ class RunSerializer(serializers.ModelSerializer[TrainingRun]):
             "finished_at",
         )
         read_only_fields = fields
+
+    def get_verdict_detail(self, run: TrainingRun) -> str:
+        name = f"v{run.version.number}" if run.version else "its version"
+        return captioner_services.verdict_sentence(name, run.report)
 
     def get_error(self, run: TrainingRun) -> dict[str, str] | None:
         return {"code": run.error_code, "detail": run.error_detail} if run.error_code else None
@@ -162,6 +179,17 @@ class StyleViewSet(StylesInService):
         photos = [(captioner_services.get_image(self.viewer, row["image"]), row["text"]) for row in examples]
         style = services.new_style(**given, sentences=photos, person=request.user)
         return Response(self.get_serializer(style).data, status=201)
+
+    @extend_schema(responses={200: ProspectSerializer})
+    @action(detail=True, url_path="training-prospect")
+    def training_prospect(self, request: Request, slug: str) -> Response:
+        """What a training run with default options would learn from, and what the gate will be able to tell.
+
+        This takes the permission "Can view training run".
+        """
+        check_permission(request, "training.view_trainingrun")
+        found = services.prospect(captioner_services.find_style(slug))
+        return Response(ProspectSerializer(found).data)
 
 
 class StyleRunViewSet(ApiViewSet):

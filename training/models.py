@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from django.conf import settings
 from django.core.validators import MinValueValidator
@@ -12,6 +13,7 @@ from django.utils import timezone
 
 from captioner.jobs.job import JobQuerySet, OrderedJob
 from captioner.models import Correction, Image, MapperVersion, Style
+from captioner.reports import VersionReport
 from clipcap.evaluation.comparison import HELD_OUT_SHARE
 from training.options import RunOptions
 
@@ -150,6 +152,11 @@ class TrainingRun(OrderedJob):
     def chosen(self) -> RunOptions:
         """Its options."""
         return RunOptions.read(self.options)
+
+    @property
+    def report(self) -> VersionReport:
+        """How good what it made was found to be."""
+        return replace(VersionReport.read(self.metrics), verdict=self.verdict or None)
 
 
 class RunEvent(models.Model):

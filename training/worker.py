@@ -351,8 +351,7 @@ class _Training:
             _tell(self.run, f"{policy.metric} was not computed, so the gate cannot judge", "warning")
             judgement = TrainingRun.Verdict.UNCLEAR
         elif len(references) < LEAST_JUDGED:
-            few = f"{len(references)} held-out images are too few to judge by; at least {LEAST_JUDGED} are needed"
-            _tell(self.run, few, "warning")
+            _tell(self.run, captioner_services.too_few(len(references)), "warning")
         return report, comparison, judgement
 
     def _file(

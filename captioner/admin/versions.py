@@ -145,6 +145,7 @@ class MapperVersionAdmin(ReadOnly):
             active=version.style.active_version,
             bars=score_bars(scores_of([version]), "Scores on the held-out images") if report.candidate else "",
             report=report,
+            sentence=services.verdict_of(version),
             links=[link for find in self.links if (link := find(request, version))],
             promotions=version.promotions.select_related("person"),
         )
@@ -231,6 +232,7 @@ class MapperVersionAdmin(ReadOnly):
             form=form,
             version=version,
             active=active,
+            sentence=services.verdict_of(version),
             bars=score_bars(scores_of([version, active] if active else [version]), "Scores on the held-out images"),
             button="Put in service",
         )

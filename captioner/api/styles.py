@@ -93,5 +93,5 @@ def check_permission(request: Request, permission: str) -> None:
         Refused: they lack it; its name is said as the admin shows it.
     """
     if not request.user.has_perm(permission):
-        name = "Can " + permission.rpartition(".")[2].replace("_", " ")
+        name = "Can " + permission.rpartition(".")[2].replace("_", " ").replace("trainingrun", "training run")
         raise Refused("forbidden", f"this takes the permission {name!r}; ask an administrator for it", status=403)

@@ -18,7 +18,7 @@ from captioner.admin.plots import loss_curves, score_bars
 from captioner.admin.versions import MapperVersionAdmin
 from captioner.jobs.job import Status
 from captioner.models import MapperVersion
-from captioner.reports import VersionReport
+from captioner.services import verdict_sentence
 from training import services
 from training.dashboard import standing
 from training.models import EpochReport, TrainingRun
@@ -86,7 +86,7 @@ def light(runs: QuerySet[TrainingRun]) -> QuerySet[TrainingRun]:
 
 def _run_context(run: TrainingRun) -> dict[str, Any]:
     checkpoints = list(run.checkpoints.all())
-    report = VersionReport.read(run.metrics)
+    report = run.report
     candidate, active = (found.scores if found else {} for found in (report.candidate, report.active))
     active_name = report.active_version or "in service"
     names = [name for name in candidate if not name.startswith("Bleu") or name == "Bleu_4"]
@@ -95,6 +95,8 @@ def _run_context(run: TrainingRun) -> dict[str, Any]:
     return {
         "run": run,
         "report": report,
+        "sentence": verdict_sentence(f"v{run.version.number}" if run.version else "its version", report),
+        "prospect": None if run.finished else services.prospect(run.style, run.chosen, run.last_example),
         "standing": standing(run),
         "steerable": run.status in (Status.FAILED, Status.CANCELED),
         "curves": loss_curves(run.curve, [(c.step, c.training_loss, c.validation_loss) for c in checkpoints]),

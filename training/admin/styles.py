@@ -32,6 +32,15 @@ from training.forms import ImportForm, NewStyleForm, RetrainForm, SentencesForm
 from training.models import Policy
 
 VERSIONS_SHOWN = 20
+# Of each format, a file to download from static/samples.
+SAMPLES = {
+    "captions.csv": "CSV with a header (TSV too)",
+    "captions.jsonl": "JSON Lines",
+    "coco.json": "COCO",
+    "karpathy.json": "Karpathy's JSON, with splits",
+    "flickr8k.token.txt": "Flickr8k's tokens",
+    "flickr30k_results.csv": "Flickr30k's results.csv",
+}
 OFFERED, MOST_OFFERED = 12, 60  # photos to write about
 START = "training.add_trainingrun"
 SERVE = "captioner.add_promotion"
@@ -308,7 +317,7 @@ class StyleAdmin(AdminWithPages):
             else:
                 self.log_change(request, style, f"started {run}")
                 return redirect("admin:training_trainingrun_change", run.pk)
-        text = f"{style.examples.count():,} examples are in the dataset."
+        text = f"{services.prospect(style).detail}."
         return self.page(
             request, "admin/form_page.html", f"Retrain {style}", form=form, button="Start the run", text=text, up=style
         )
@@ -316,19 +325,29 @@ class StyleAdmin(AdminWithPages):
     def import_examples(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Choose a file of examples, and have it imported."""
         style = self.viewed(request, pk)
-        form, status = ImportForm(request.POST or None, request.FILES or None), 200
+        form, status, preview = ImportForm(request.POST or None, request.FILES or None), 200, None
         if request.method == "POST" and form.is_valid():
             file = form.cleaned_data["file"]
             try:
-                batch = services.start_import(style=style, file=file, name=file.name, person=request.user)
+                if "check" in request.POST:
+                    preview = services.preview_import(file, file.name)
+                else:
+                    batch = services.start_import(style=style, file=file, name=file.name, person=request.user)
+                    self.log_change(request, style, f"imports {batch.name}")
+                    return redirect("admin:training_import_change", batch.pk)
             except Refused as error:
                 form.add_error("file", error.detail)
                 status = page_status(error)
-            else:
-                self.log_change(request, style, f"imports {batch.name}")
-                return redirect("admin:training_import_change", batch.pk)
-        title = f"Import examples of {style}"
-        return self.page(request, "admin/form_page.html", title, status, form=form, button="Import", up=style)
+        return self.page(
+            request,
+            "admin/training/import_examples.html",
+            f"Import examples of {style}",
+            status,
+            form=form,
+            preview=preview,
+            samples=SAMPLES,
+            up=style,
+        )
 
     def take_corrections(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Make examples of all corrections that are none yet."""

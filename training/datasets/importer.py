@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 CHUNK, CHUNK_SECONDS = 500, 2.0  # rows committed at once, or what was read in this time
 LOOK = 2.0  # seconds between two looks whether the import was canceled
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)  # what reading a damaged zip raises
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)  # what reading a damaged zip raises
 _STORED = re.compile(r"[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # SHA-256 or id
 
 
@@ -67,7 +67,7 @@ def run_import(batch: Import, stopping: Callable[[], bool], unfit: Callable[[str
         Import.objects.hand_back(batch.lease_token)
     except Refused as error:
         batch.fail(error.code, error.detail)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         batch.fail("damaged", f"the file is damaged ({type(error).__name__}); create it again and resend it")
     except OSError as error:
         code = "disk_full" if is_full(error) else "file_error"
@@ -150,7 +150,7 @@ class _Importer:
             if total > MAX_ROWS:
                 raise Refused("too_many_rows", f"there are more than {MAX_ROWS:,} captions; split them", status=413)
             with suppress(Refused):
-                match = None if row.problem else self._match(file, row)
+                match = None if row.problem else match_of(self.files, file, row)
                 if match and left_out.setdefault(match.name, match.left_out) != match.left_out:
                     self.contested.add(match.name)
         return total
@@ -191,20 +191,6 @@ class _Importer:
         if not Import.objects.held(self.token).update(**changes):
             raise _Stopped
 
-    def _match(self, file: str, row: Row) -> Match | None:
-        """The picture's file that a row of this file means.
-
-        Raises:
-            Refused: several may be meant.
-        """
-        beside = file.rpartition("/")[0]
-        if row.folder:
-            if match := self.files.names.find(f"{row.folder}/{row.ref}", beside):
-                return match
-            match = self.files.names.find(row.ref, beside)
-            return match and Match(match.name, folded(row.folder.rpartition("/")[2]))
-        return self.files.names.find(row.ref, beside)
-
     def _with_picture(self, file: str, row: Row) -> _Read:
         """The row with its picture; what speaks against it is its problem then.
 
@@ -214,7 +200,7 @@ class _Importer:
         if problem := row.problem or self.unfit(row.text):
             return _Read(Row(row.line, problem=problem), file)
         try:
-            match = self._match(file, row)
+            match = match_of(self.files, file, row)
         except Refused as error:
             return _Read(Row(row.line, problem=error.detail), file)
         if match is None:
@@ -240,14 +226,14 @@ class _Importer:
     def _save(self, chunk: list[_Read]) -> None:
         """Commit the examples of these rows and how far that is, together."""
         batch = self.batch
-        stored = _stored_pictures(read.row.ref for read in chunk if not read.picture)
+        stored = stored_pictures(read.row.ref for read in chunk if not read.picture)
         accepted: list[tuple[_Read, uuid.UUID]] = []
         by_bytes: dict[uuid.UUID, bool] = {}
         declared: dict[uuid.UUID, bool] = {}
         refused: list[RejectedRow] = []
         for read in chunk:
             row, file = read.row, repr(read.file)[1:-1][:255]
-            picture = self.pictures[read.picture] if read.picture else stored.get(_key(row.ref), _NO_FILE)
+            picture = self.pictures[read.picture] if read.picture else stored.get(_key(row.ref), NO_FILE)
             if row.problem or isinstance(picture, str):
                 reason = row.problem or f"{shown(row.ref)}: {picture}"
                 refused.append(RejectedRow(batch=batch, file=file, line=row.line, reason=reason[:300]))
@@ -282,7 +268,7 @@ class _Importer:
         batch.rows, batch.accepted, batch.duplicates = batch.rows + len(chunk), counts["accepted"], counts["duplicates"]
 
 
-_NO_FILE = "there is no such file next to the annotations, and no stored image with this id or SHA-256"
+NO_FILE = "there is no such file next to the annotations, and no stored image with this id or SHA-256"
 
 
 def _picture(files: Files, name: str) -> tuple[uuid.UUID, bool] | str:
@@ -300,7 +286,7 @@ def _picture(files: Files, name: str) -> tuple[uuid.UUID, bool] | str:
         if error.status == 507:
             raise
         return error.detail
-    except _DAMAGE:
+    except DAMAGE:
         return "it is damaged in the zip; create the zip again"
     except OSError as error:
         if not files.is_there():
@@ -315,7 +301,23 @@ def _key(ref: str) -> str:
     return name if _STORED.fullmatch(name) else ""
 
 
-def _stored_pictures(refs: Iterable[str]) -> dict[str, tuple[uuid.UUID, bool]]:
+def match_of(files: Files, file: str, row: Row) -> Match | None:
+    """The picture's file that a row of the annotations `file` means.
+
+    Raises:
+        Refused: several may be meant.
+    """
+    beside = file.rpartition("/")[0]
+    if row.folder:
+        if match := files.names.find(f"{row.folder}/{row.ref}", beside):
+            return match
+        match = files.names.find(row.ref, beside)
+        return match and Match(match.name, folded(row.folder.rpartition("/")[2]))
+    return files.names.find(row.ref, beside)
+
+
+def stored_pictures(refs: Iterable[str]) -> dict[str, tuple[uuid.UUID, bool]]:
+    """Those of these references that are the id or SHA-256 of a stored image, with its split."""
     keys = {key for ref in refs if (key := _key(ref))}
     if not keys:
         return {}

@@ -7,7 +7,6 @@ from training.services.examples import (
     Photos,
     add_example,
     add_sentences,
-    caption_text,
     count_photos,
     dataset,
     held_out_captions,
@@ -19,6 +18,7 @@ from training.services.examples import (
 from training.services.imports import (
     cancel_import,
     is_there,
+    preview_import,
     resume_import,
     start_folder_import,
     start_import,
@@ -32,6 +32,10 @@ from training.services.policies import (
     NIGHT,
     REFUSED_FOR,
     start_due_runs,
+)
+from training.services.prospects import (
+    Prospect,
+    prospect,
 )
 from training.services.retention import (
     prune,
@@ -52,6 +56,7 @@ from training.services.waiting import (
     rescue_stale,
     wake_workers,
 )
+from training.texts import caption_text
 
 __all__ = [
     "FEWEST_SENTENCES",
@@ -63,6 +68,7 @@ __all__ = [
     "REFUSED_FOR",
     "RUN_DEADLINE",
     "Photos",
+    "Prospect",
     "Step",
     "add_example",
     "add_sentences",
@@ -78,6 +84,8 @@ __all__ = [
     "newest_example",
     "next_step",
     "open_corrections",
+    "preview_import",
+    "prospect",
     "prune",
     "rescue_stale",
     "resume_import",

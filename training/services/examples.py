@@ -17,10 +17,10 @@ from captioner.errors import Refused
 from captioner.jobs.job import clock
 from captioner.models import Correction, Image, Style
 from clipcap.evaluation.comparison import HELD_OUT_SHARE
-from clipcap.words import has_word
 from training.models import Example, TrainingRun, is_held_out
 from training.options import RunOptions
 from training.splits import settle
+from training.texts import caption_text
 
 LEAST_TRAINING, LEAST_HELD_OUT = 2, 1  # photos; so few show how a style may become, and prove nothing
 PART = 500  # corrections taken in one transaction
@@ -45,22 +45,6 @@ def count_photos(examples: QuerySet[Example]) -> Photos:
         examples.filter(held_out=part).order_by().values("image").distinct().count() for part in (False, True)
     )
     return Photos(training, held_out)
-
-
-def caption_text(text: str) -> str:
-    """A caption as examples keep it: one line, without what no database keeps.
-
-    Raises:
-        Refused: it is empty, too long or without a word, or holds what is no character.
-    """
-    text = " ".join(text.replace("\0", "").split())
-    if not 1 <= len(text) <= 500:
-        raise Refused("invalid_text", "a caption must have 1 to 500 characters", status=422)
-    if not has_word(text):
-        raise Refused("invalid_text", "the caption contains no words, so nothing can be learned from it", status=422)
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):  # halves of characters, from \u in JSON
-        raise Refused("invalid_text", "the caption contains invalid characters; write it in UTF-8", status=422)
-    return text
 
 
 def add_example(
@@ -195,4 +179,4 @@ def held_out_captions(style: Style, most: int) -> dict[uuid.UUID, list[str]]:
 def newest_example(runs: QuerySet[TrainingRun], sources: set[str]) -> int:
     """The newest example that any of the runs could learn from, as far as they took all of these sources."""
     rows = runs.values_list("last_example", "options")
-    return max((last for last, options in rows if sources <= set(options["sources"])), default=0)
+    return max((last for last, options in rows if sources <= set(RunOptions.read(options).sources)), default=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs.job import Status, clock
 from captioner.models import Style
+from training.datasets.importer import DAMAGE
+from training.datasets.preview import Preview, preview
 from training.models import Import
 from training.services.waiting import RUN_DEADLINE, queue_again, wake_workers
 
@@ -53,6 +56,32 @@ def start_import(*, style: Style, file: File[bytes], name: str, person: Any = No
         raise
     transaction.on_commit(wake_workers)
     return batch
+
+
+def preview_import(file: File[bytes], name: str) -> Preview:
+    """Look at the first rows of a file of examples, as an import would; nothing is stored.
+
+    Raises:
+        Refused: it is empty, holds no captions, is damaged, or takes too long to look at.
+    """
+    if not file.size:
+        raise Refused("empty_file", "the file is empty; choose another", status=422)
+    with tempfile.NamedTemporaryFile(prefix="clipcap-preview-") as copy:
+        try:
+            for part in file.chunks():
+                copy.write(part)
+            copy.flush()
+            return preview(Path(copy.name), captioner_services.tidy_name(name))
+        except DAMAGE as error:
+            raise Refused(
+                "damaged", f"the file is damaged ({type(error).__name__}); create it again", status=422
+            ) from error
+        except OSError as error:
+            raise Refused(
+                "storage_full",
+                f"the file could not be looked at ({error.strerror or error}); free some space and try again",
+                status=507,
+            ) from error
 
 
 def start_folder_import(*, style: Style, folder: Path, person: Any = None, holder: str = "") -> Import:

@@ -10,7 +10,7 @@ from typing import Any
 from captioner.errors import Refused
 from training.datasets.files import Files
 from training.datasets.reading import entries
-from training.services import caption_text
+from training.texts import caption_text
 
 FILE_KEYS = ("file_name", "filename", "file", "image", "image_name", "image_path", "img", "image_id")
 CAPTION_KEYS = ("captions", "caption", "text", "sentence", "comment")
@@ -45,6 +45,8 @@ class Row:
 class Annotations:
     """A file that says which images have which captions."""
 
+    format = ""  # as people call it
+
     def __init__(self, files: Files, name: str) -> None:
         self.files, self.name = files, name
 
@@ -52,6 +54,10 @@ class Annotations:
     def folder(self) -> str:
         """The folder that it lies in."""
         return self.name.rpartition("/")[0]
+
+    def columns(self) -> str:
+        """Which of its columns are used, if it has any."""
+        return ""
 
     def rows(self) -> Iterator[Row]:
         """What it says, one caption after the other, in the same order every time.
@@ -75,6 +81,8 @@ class Annotations:
 
 class Unreadable(Annotations):
     """A file that is called like annotations and cannot be read."""
+
+    format = "unreadable"
 
     def __init__(self, files: Files, name: str, problem: str) -> None:
         super().__init__(files, name)

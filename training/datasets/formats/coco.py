@@ -16,6 +16,8 @@ _LONGEST = 1000  # characters of an id or a file's name
 class Coco(Annotations):
     """Captions of numbered images, and the images' files, before or behind them."""
 
+    format = "COCO"
+
     # Which file each number stands for, or the two that it stands for by mistake: the one part of a dataset that is in
     # memory as a whole.
     _named: dict[str, str | tuple[str, str]] | None = None

@@ -22,6 +22,8 @@ _LIST = re.compile(r"(?:.*[._ -])?(train|dev|val|valid|validation|test)(?:_?imag
 class Tokens(Annotations):
     """A caption a line, behind its picture and its number."""
 
+    format = "Flickr tokens"
+
     @staticmethod
     def fits(name: str, head: str) -> bool:
         """Whether the file's first line is of this kind. Flickr8k.lemma.token.txt has lemmas, which are no captions."""

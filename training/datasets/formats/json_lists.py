@@ -15,10 +15,14 @@ from training.datasets.reading import entries, lines, parsed
 class JsonLines(Annotations):
     """An entry a line."""
 
+    format = "JSON Lines"
+
     @staticmethod
     def fits(head: str) -> bool:
-        """Whether one of the file's first lines is such an entry."""
-        return any(fits(parsed(line)) for line in head.split("\n")[:LOOK])
+        """Whether one of the file's first lines is such an entry, in a file that is not one JSON document with an entry
+        on a line of its own."""
+        first, *others = head.lstrip().split("\n")[:LOOK] or [""]
+        return not first.rstrip().endswith(("{", "[", ",")) and any(fits(parsed(line)) for line in (first, *others))
 
     def rows(self) -> Iterator[Row]:
         """See `Annotations`."""
@@ -30,6 +34,8 @@ class JsonLines(Annotations):
 
 class JsonList(Annotations):
     """A list of entries."""
+
+    format = "JSON list"
 
     @staticmethod
     def fits(section: str, entry: Any) -> bool:

@@ -11,6 +11,8 @@ from training.datasets.formats.base import SPLIT_KEY, Annotations, Row, no_objec
 class Karpathy(Annotations):
     """Images with their captions, and with the split that they belong to."""
 
+    format = "Karpathy's JSON"
+
     @staticmethod
     def fits(section: str, entry: Any) -> bool:
         """Whether the file is told by this entry to be one of these."""

@@ -16,6 +16,8 @@ ENDINGS = (".txt", ".caption")
 class Sidecar(Annotations):
     """The captions of one picture, one a line."""
 
+    format = "text next to its photo"
+
     def __init__(self, files: Files, name: str, picture: str, problem: str = "") -> None:
         super().__init__(files, name)
         self.picture, self.problem = picture, problem

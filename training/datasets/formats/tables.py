@@ -49,9 +49,22 @@ class Dialect:
 class Table(Annotations):
     """A header and a caption a line."""
 
+    format = "table"
+
     def __init__(self, files: Files, name: str, dialect: Dialect) -> None:
         super().__init__(files, name)
         self.dialect = dialect
+
+    def columns(self) -> str:
+        """See `Annotations`."""
+        with self.files.open(self.name) as file:
+            text = lines(file, self.name, self.files.check)
+            header = next((cells for _, cells in _records(text, self.dialect, lambda cells: False)), [])
+        found = None if isinstance(header, str) else _columns(header)
+        if found is None:
+            return ""
+        used = {"photo": found.image, "caption": found.caption, "split": found.split}
+        return ", ".join(f"{what}: {header[place].strip()}" for what, place in used.items() if place is not None)
 
     def rows(self) -> Iterator[Row]:
         """See `Annotations`."""
