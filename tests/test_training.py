@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from copy import deepcopy
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from captioner.services import Upload
 from clipcap.checkpoint import load_mapper, save_mapper
 from clipcap.evaluation import comparison
 from clipcap.evaluation.comparison import paired_bootstrap, verdict
+from clipcap.options import DecodingOptions
 from tests.servers import small_disk
+from training import examples as training_examples
 from training import memory, services
 from training import worker as training_worker
 from training.examples import captioned_images
@@ -83,9 +86,11 @@ def factual(
 
 
 @pytest.fixture(autouse=True)
-def one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a checkpoint one photo is captioned; the captions of a mapper that has learned nothing are long."""
+def quick_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a checkpoint one photo is captioned, and captions are cut early: those of mappers that have learned next to
+    nothing would never end."""
     monkeypatch.setattr(training_worker, "SAMPLES", 1)
+    monkeypatch.setattr(training_examples, "DecodingOptions", partial(DecodingOptions, max_length=12))
 
 
 @pytest.fixture
