@@ -12,10 +12,17 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from captioner import uploads
+from captioner.inference.engine import CaptionEngine
 from captioner.models import Style
 from training import services
 
 COCO = Path(__file__).parent.parent / "examples" / "coco_cc"
+
+
+@pytest.fixture(autouse=True)
+def loaded(engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands find their models loaded already."""
+    monkeypatch.setattr(CaptionEngine, "load", lambda name: engine)
 
 
 @pytest.fixture
