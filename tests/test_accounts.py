@@ -36,6 +36,7 @@ SCOPES = {  # that it takes to write there
     "caption-retry": Scope.CAPTION,
     "caption-corrections": Scope.LABEL,
     "image-detail": Scope.CAPTION,
+    "style-list": Scope.TRAIN,
     "style-detail": Scope.TRAIN,
     "style-withdraw": Scope.TRAIN,
     "style-restore": Scope.TRAIN,
