@@ -1,4 +1,4 @@
-"""Tokens in the admin: owner, scopes, last use; hashes are never shown. And identities at another site."""
+"""Users, groups, and identities at another site; tokens with owner, scopes and last use, and never their hashes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, User
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django_otp.plugins.otp_totp.admin import TOTPDeviceAdmin
+from django_otp.plugins.otp_totp.models import TOTPDevice
 from knox.models import AuthToken
 
 from accounts.models import Identity, Token
 from captioner import audit
 from captioner.admin.base import AdminWithPages, ReadOnly
 
-admin.site.unregister(AuthToken)
+admin.site.unregister((AuthToken, User, Group, TOTPDevice))
 
 
 @admin.register(Identity)
@@ -74,3 +78,33 @@ class TokenAdmin(ReadOnly):
     def has_delete_permission(self, request: HttpRequest, obj: Token | None = None) -> bool:
         """Whoever may; the programs that use it are refused from then on."""
         return bool(request.user.has_perm("accounts.delete_token"))
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[Any], dict[str, int], set[str], list[str]]:
+        """Their names: the list that Django makes has the hash, too, and nothing else hangs on a token."""
+        tokens = list(objs)
+        return [f"{token} of {token.user}" for token in tokens], {"tokens": len(tokens)}, set(), []
+
+
+@admin.register(User)
+class PeopleAdmin(UserAdmin):  # type: ignore[type-arg]  # generic for type checkers only
+    """Django's own, with plain lists to choose from: the ones with two columns cannot be read aloud. When somebody
+    signed in is not written by hand."""
+
+    filter_horizontal = ()
+    readonly_fields = ("last_login", "date_joined")
+
+
+@admin.register(Group)
+class GroupsAdmin(GroupAdmin):
+    """The same."""
+
+    filter_horizontal = ()
+
+
+@admin.register(TOTPDevice)
+class DeviceAdmin(TOTPDeviceAdmin):  # type: ignore[misc]  # the library has no types
+    """The library's own; when a wrong code was typed is not written by hand."""
+
+    readonly_fields = (*TOTPDeviceAdmin.readonly_fields, "throttling_failure_timestamp")

@@ -263,7 +263,9 @@ def something_everywhere(owner: User, another: User, style: Style, photo: bytes)
         "captioner_webhookhost": WebhookHost.objects.create(host="example.com", open_until=tomorrow),
         "captioner_style": style,
         "captioner_correction": Correction.objects.create(caption=caption, text="a dog"),
-        "training_example": Example.objects.create(style=style, image=caption.image, text="a cat", held_out=False),
+        "training_example": Example.objects.create(
+            style=style, image=caption.image, text="a cat", source="stored", held_out=False
+        ),
         "training_import": Import.objects.create(style=style, name="photos.zip", deadline_at=tomorrow),
         "training_trainingrun": run,
     }

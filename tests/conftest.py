@@ -93,6 +93,11 @@ hypothesis.settings.load_profile("shared machine")
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`./run screenshots FOLDER` asks for pictures of the pages that a test opens anyway."""
+    parser.addoption("--screenshots", metavar="FOLDER", help="keep a picture of every page there")
+
+
 @pytest.fixture(scope="session")
 def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT-2 of two small layers with random weights, spread so that its choices are clear, and a byte tokenizer."""

@@ -149,7 +149,7 @@ def test_a_dropped_photo_is_captioned_in_three_styles_without_reloading(page: Pa
     page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
     cards = page.get_by_label("dropped.jpg").locator(".caption.is-succeeded")
     expect(cards).to_have_count(3)
-    assert [title.lower() for title in cards.locator("h3").all_inner_texts()] == ["factual", "humorous", "romantic"]
+    assert [title.lower() for title in cards.locator("h2").all_inner_texts()] == ["factual", "humorous", "romantic"]
     for caption in Caption.objects.all():
         expect(page.locator(f"#caption-{caption.pk} .text")).to_have_text(caption.text)
     expect(page.locator("#left")).to_be_hidden()

@@ -47,7 +47,7 @@ class CaptionAdmin(BigTable, ReadOnly):
     search_help_text = "Searches the caption and the file name."
     actions = ("retry_chosen", "cancel_chosen")
 
-    @admin.display(description="")
+    @admin.display(description="photo")
     def picture(self, caption: Caption) -> SafeString:
         return thumbnail(caption.image)
 

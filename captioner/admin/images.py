@@ -54,7 +54,7 @@ class ImageAdmin(BigTable, ReadOnly):
     search_help_text = "Searches the credit and the beginning of the SHA-256."
     actions = ("remove_chosen",)
 
-    @admin.display(description="")
+    @admin.display(description="photo")
     def picture(self, image: Image) -> SafeString:
         return thumbnail(image)
 

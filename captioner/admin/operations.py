@@ -46,6 +46,7 @@ class AttemptInline(admin.TabularInline):  # type: ignore[type-arg]  # generic f
     """Each attempt to deliver a message."""
 
     model = DeliveryAttempt
+    template = "admin/captioner/attempts.html"
     fields = readonly_fields = ("at", "status", "error", "ms")
     extra = 0
     can_delete = False

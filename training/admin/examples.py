@@ -83,7 +83,7 @@ class ExampleAdmin(BigTable):
         messages.success(request, f"{len(chosen):,} examples were deleted.")
         return None
 
-    @admin.display(description="")
+    @admin.display(description="photo")
     def picture(self, example: Example) -> SafeString:
         return thumbnail(example.image)
 
@@ -148,7 +148,7 @@ class CorrectionAdmin(BigTable, ReadOnly):
         )
         return corrections.annotate(taken=Exists(same))
 
-    @admin.display(description="")
+    @admin.display(description="photo")
     def picture(self, correction: Correction) -> SafeString:
         return thumbnail(correction.caption.image)
 
