@@ -11,7 +11,7 @@ EVERY = 30.0  # seconds
 
 
 class Progress:
-    """Progress of work that is counted in `unit`, told on standard error or another stream."""
+    """Progress of work that is counted in `unit`, shown on standard error or another stream."""
 
     def __init__(self, unit: str, *, total: int | None = None, done: int = 0, file: Any = None) -> None:
         self.unit, self.file = unit, file or sys.stderr
@@ -47,7 +47,7 @@ class Progress:
             self.file.flush()
 
     def write(self, text: str, *, file: Any = None, end: str = "\n") -> None:
-        """Print a text, on `file` or where the progress is told, without the bar in it."""
+        """Print a text, on `file` or where the progress is shown, without the bar in it."""
         tqdm.write(text, file=file or self.file, end=end)
 
     def __str__(self) -> str:

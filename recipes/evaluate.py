@@ -40,7 +40,7 @@ LABELS = {
     "captions_wrong": "captions that name what is not there (CHAIRs)",
     "objects_wrong": "objects named that are not there (CHAIRi)",
     "recall": "recall of objects",
-    "told": "told as this style",
+    "classified": "classified as this style",
     "distinct": "distinct captions",
     "phrase_share": "captions with the commonest five words",
     "equals_factual": "equal to the factual caption",
@@ -198,7 +198,7 @@ def _figures(
     captions = list(texts.values())
     figures = {metric: found.scores[metric] for metric in METRICS if metric in found.scores}
     figures |= asdict(object_figures(captions, [facts[name] for name in texts]))
-    figures["told"] = classifier.share(captions, style)
+    figures["classified"] = classifier.share(captions, style)
     figures["distinct"] = found.distinct
     figures["phrase_share"] = commonest_phrase(captions)[1]
     if found.differs_from_factual is not None:

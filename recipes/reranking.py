@@ -4,8 +4,8 @@
 
 Candidates are written once and kept in WORK. The weights that choose are those with the highest expected reward when
 candidates are drawn by the softmax of their scores (minimum risk, Smith and Eisner 2006). The reward is CIDEr, less
-where a candidate names what is not there or says what many captions say; for the styles more where it is told as in
-style.
+where a candidate names what is not there or says what many captions say; for the styles more where it is classified as
+in style.
 
 A confidence has to order captions by how good they are, and to be the share that is right. So it is a score with two
 halves, a ridge regression on the rank of a caption's CIDEr in its set, by what sets it apart from the others there, and
@@ -52,7 +52,7 @@ WAYS = (
     DecodingOptions("nucleus", captions=6, temperature=0.9, top_p=0.9, seed=1),
 )
 WRONG = 0.5  # what naming something that is not there costs, in CIDEr
-TOLD = 0.3  # what being told as in style is worth
+CLASSIFIED = 0.3  # what being classified as in its style is worth
 REPEATED = 8.0  # what a phrase costs that all captions of a style have
 ORDER = 4.0  # how much more the order of captions counts in a confidence than the share that is right
 USUAL = 0.003  # of a style's candidates have a phrase that is a stock one
@@ -72,7 +72,7 @@ class Row:
     table: Tensor
     cider: Tensor
     right: Tensor
-    told: Tensor
+    classified: Tensor
 
     @property
     def group(self) -> tuple[str, str]:
@@ -110,7 +110,7 @@ def kept(path: Path, models: dict[str, Any]) -> dict[str, list[list[Candidate]]]
 
 
 def unweighted(captioner: Captioner, photos: list[Photo], candidates: dict[str, list[list[Candidate]]]) -> Reranker:
-    """What is told of candidates, by the photos and captions that were learned from; nothing is weighed yet."""
+    """What is known of candidates, by the photos and captions that were learned from; nothing is weighed yet."""
     seen = F.normalize(_embeddings(photos).double(), dim=1)
     captions = [c for photo in photos for manner, own in photo.captions.items() if manner != "web" for c in own]
     said = captioner.encoder.encode_text(random.Random(0).sample(captions, min(4000, len(captions))))
@@ -156,7 +156,7 @@ def cider(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[str
     for texts, own in zip(known, candidates, strict=True):
         for text in own:
             scorer += (ptb_tokenize(text), texts)
-    # It counts the photo of each candidate: so it is told that every sequence is in so many times as many photos.
+    # It counts the photo of each candidate: so it has to know that every sequence is in so many times as many photos.
     times = scorer.size() / len(known)
     scorer.document_frequency = defaultdict(
         lambda: times, {gram: times * count for gram, count in frequencies.document_frequency.items()}
@@ -213,7 +213,7 @@ def fit_choice(rows: list[Row]) -> dict[str, float]:
             row.cider
             - WRONG * (1 - row.right)
             - REPEATED * row.table[:, FEATURES.index("stock")]
-            + (TOLD * row.told if row.style != "factual" else 0)
+            + (CLASSIFIED * row.classified if row.style != "factual" else 0)
             for row in rows
         ]
     )
@@ -297,7 +297,7 @@ def figures(rows: list[Row], places: list[int], confidences: list[float] | None 
         "CIDEr": fmean(scores),
         "wrong": objects.captions_wrong,
         "recall": objects.recall,
-        "told": fmean(float(row.told[place]) for row, place in zip(rows, places, strict=True)),
+        "classified": fmean(float(row.classified[place]) for row, place in zip(rows, places, strict=True)),
         "distinct": len({ptb_tokenize(text) for text in texts}) / len(texts),
         "words": fmean(len(words_of(text)) for text in texts),
         "phrase": max(Counter(phrase for text in texts for phrase in set(phrases_of(text))).values()) / len(texts),

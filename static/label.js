@@ -5,6 +5,14 @@ let leaving = false; // a second press must not label the next photo
 
 const editor = document.querySelector("details:has(#text)");
 
+// Whoever dictates to the computer, or hits keys by accident, does without the single letters.
+const keys = document.querySelector("#keys");
+const usesKeys = () => localStorage.getItem("label keys") !== "off";
+if (keys) {
+  keys.checked = usesKeys();
+  keys.addEventListener("change", () => localStorage.setItem("label keys", keys.checked ? "on" : "off"));
+}
+
 addEventListener("pageshow", () => { leaving = false; });
 document.addEventListener("submit", (event) => {
   if (leaving) event.preventDefault();
@@ -23,7 +31,7 @@ document.addEventListener("keydown", (event) => {
     }
     return;
   }
-  if (event.target.matches("input, select")) return;
+  if (event.target.matches("input:not(#keys), select") || !usesKeys()) return;
   const pressed = document.querySelector(`[aria-keyshortcuts="${CSS.escape(event.key.toLowerCase())}"]`);
   if (!pressed) return;
   event.preventDefault();

@@ -571,6 +571,20 @@ def test_captions_are_labelled_by_keyboard(page: Page, three: list[Caption]) -> 
     assert not Correction.objects.exists()
 
 
+def test_whoever_wants_no_single_letters_as_keys_turns_them_off(page: Page, three: list[Caption]) -> None:
+    sign_in(page)
+    page.goto("/label/")
+    page.get_by_label("Use keys").uncheck()
+    page.keyboard.press("f")
+    page.reload()
+    expect(page.get_by_label("Use keys")).not_to_be_checked()
+    page.keyboard.press("f")
+    expect(page.locator(".done")).to_have_text("0 labelled today, 3 left in Factual")
+    page.get_by_label("Use keys").check()
+    page.keyboard.press("f")
+    expect(page.locator(".label .text")).to_have_text("caption 1")
+
+
 def test_captions_are_labelled_without_javascript(
     open_context: Callable[..., BrowserContext], three: list[Caption]
 ) -> None:

@@ -121,7 +121,7 @@ def test_people_are_judged_by_the_others_of_their_photo_and_writers_by_the_factu
     assert people["factual"]["recall"] == pytest.approx(5 / 6)
     assert people["romantic"]["captions_wrong"] == 0
     assert people["romantic"]["phrase_share"] == 1 / 4
-    assert people["romantic"]["told"] == 1
+    assert people["romantic"]["classified"] == 1
     assert "CIDEr" in people["factual"]
     assert "CIDEr" not in people["romantic"]
 

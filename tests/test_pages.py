@@ -98,6 +98,18 @@ def test_the_home_page_offers_the_styles_with_the_default_one_picked(client: Cli
     assert 'value="all"' in page
 
 
+def test_the_home_page_shows_recent_captions_as_people_corrected_them(
+    signed_in: Client, styles: dict[str, Style], viewer: Viewer
+) -> None:
+    caption = asked(viewer)[0]
+    assert "A photo without a caption" in body(signed_in.get("/"))
+    finish(caption)
+    caption.refresh_from_db()
+    assert caption.text in body(signed_in.get("/"))
+    services.correct_caption(viewer, caption.pk, "a door, painted red")
+    assert "a door, painted red" in body(signed_in.get("/"))
+
+
 def test_the_home_page_says_so_where_no_style_is_in_service(client: Client, db: None) -> None:
     assert "No style is in service yet" in body(client.get("/"))
 

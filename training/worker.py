@@ -152,7 +152,7 @@ class _Training:
         self.models, self.captioner, self.lm = models, models.captioner, models.captioner.language_model
         self.run, self.folder, self.stopping = run, folder, stopping
         self.options = run.chosen
-        self.tell_every, self.told = tell_every, 0.0
+        self.tell_every, self.reported = tell_every, 0.0
 
     def complete(self) -> None:
         """Train, evaluate, compare, file and perhaps promote.
@@ -273,9 +273,9 @@ class _Training:
         """
         if self.stopping():
             raise Stopped
-        if time.monotonic() - self.told < self.tell_every:
+        if time.monotonic() - self.reported < self.tell_every:
             return
-        self.told = time.monotonic()
+        self.reported = time.monotonic()
         try:
             held = TrainingRun.objects.held(_token(self.run)).update(progress=progress.to_json(), **changes)
         except DatabaseError:  # it will be back; the lease decides then whether the run is still ours

@@ -45,7 +45,7 @@ class CaptionedImages:
             )
 
     def split(self, validation_share: float = 0.1) -> tuple["CaptionedImages", "CaptionedImages"]:
-        """Training and validation part, told by each image's name alone, so that an image stays in its part when
+        """Training and validation part, decided by each image's name alone, so that an image stays in its part when
         others come and go."""
 
         def is_validation(name: str) -> bool:
