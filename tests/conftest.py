@@ -74,8 +74,8 @@ def pytest_configure(config: pytest.Config) -> None:
 # Files that take a minute or more, the longest first. A run in several processes begins with them, so that none of
 # these is left for one process while the others have nothing to do.
 LONGEST = (
-    *("faults", "training", "browser", "demo", "worker", "production", "bundle", "admin", "access", "api"),
-    *("releases", "admin_browser", "run_script", "migrations", "page_input", "web"),
+    *("faults", "every_page", "training", "browser", "demo", "worker", "production", "bundle", "admin"),
+    *("access", "api", "releases", "admin_browser", "run_script", "migrations", "page_input", "web"),
 )
 
 
