@@ -22,11 +22,7 @@ from clipcap.tensor_file import HEADER, save_tensors, tensors_sha256
 
 FORMAT = "clipcap-mapper-1"
 FORMAT_OF_PARTS = "clipcap-model-1"
-PARTS = MAPPER, ADAPTERS, LANGUAGE_MODEL = (
-    "mapper.",
-    "adapters.",
-    "language_model.",
-)  # what the names in each begin with
+PARTS = ("mapper.", "adapters.", "language_model.")  # what the names in each begin with
 
 
 def save_mapper(checkpoint: MapperCheckpoint, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
