@@ -1,11 +1,10 @@
 """Low-rank adapters (LoRA; Hu et al., arXiv 2106.09685): what a style adds to the projections of a language model that
 all styles share.
 
-Rows of a batch may have different adapters, or none. The batch's adapters lie side by side: every row is multiplied by
-all of them at once, and between the two narrow matrices what is not its own is set to zero. That is faster than to
-gather each row's own, as long as a batch has tens of ranks and not hundreds.
+Rows of a batch may have different adapters, or none. Rows of the same adapter are gathered, and each adapter is
+multiplied by its own rows only, all adapters in one batched product.
 
-Legend: L rows, T positions, I and O sizes of a projection, r rank, R ranks of all adapters of a batch together.
+Legend: L rows, T positions, I and O sizes of a projection, r rank, A different adapters, N rows of the commonest one.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 if TYPE_CHECKING:
@@ -73,48 +73,61 @@ class Adapters(nn.Module):
 
 
 class Mixture:
-    """The adapters of a batch's rows, side by side."""
+    """The adapters of a batch's rows, stacked, and which rows each of them is for."""
 
     def __init__(self, lm: LanguageModel, of_rows: Sequence[Adapters | None]) -> None:
         used = list(dict.fromkeys(adapters for adapters in of_rows if adapters is not None))
         place = {id(adapters): number for number, adapters in enumerate(used)}
-        self.rows = torch.tensor([place.get(id(adapters), -1) for adapters in of_rows], device=lm.device)  # (L,)
-        ranks = torch.tensor([adapters.rank for adapters in used])
-        self.owners = torch.arange(len(used)).repeat_interleave(ranks).to(lm.device)  # (R,)
-        self.parts: list[tuple[nn.Module, Tensor, Tensor]] = []  # projections, with (I, R) and (R, O)
+        rank = max((adapters.rank for adapters in used), default=0)
+        self.adapters = len(used)  # A
+        self.parts: list[tuple[nn.Module, Tensor, Tensor]] = []  # projections, with (A, I, r) and (A, r, O)
         weights = [adapters.weights for adapters in used]
         for name, module in projections(lm) if used else ():
-            down = torch.cat([of[f"{name}.down"].to(lm.device, lm.dtype) for of in weights], dim=1)
-            up = torch.cat([of[f"{name}.up"].to(lm.device, lm.dtype) for of in weights])
-            self.parts.append((module, down, up))
+            down = [F.pad(of[f"{name}.down"], (0, rank - a.rank)) for of, a in zip(weights, used, strict=True)]
+            up = [F.pad(of[f"{name}.up"], (0, 0, 0, rank - a.rank)) for of, a in zip(weights, used, strict=True)]
+            self.parts.append((module, *(torch.stack(part).to(lm.device, lm.dtype) for part in (down, up))))
+        self.rows = torch.tensor([place.get(id(adapters), -1) for adapters in of_rows], device=lm.device)  # (L,)
+        self._arrange()
 
     def select(self, sources: Tensor) -> None:
         """Go on with rows `sources`."""
-        self.rows = self.rows[sources]
+        rows = self.rows[sources]
+        if not torch.equal(rows, self.rows):  # most steps of a search stay within the rows of a photo
+            self.rows = rows
+            self._arrange()
+
+    def _arrange(self) -> None:
+        belongs = self.rows[:, None] == torch.arange(self.adapters, device=self.rows.device)  # (L, A)
+        before = belongs.cumsum(0) - 1
+        self.adapted = (self.rows >= 0).nonzero()[:, 0]
+        owners = self.rows[self.adapted]
+        seats = before[self.adapted, owners]
+        most = int(seats.max()) + 1 if len(seats) else 0  # N
+        # Where an adapter has fewer rows than another, row 0 fills up, and what comes of it is left out.
+        self.places = owners * most + seats  # of the adapted rows among the members
+        self.members = torch.zeros(self.adapters * most, dtype=torch.long, device=self.rows.device)  # (A * N,)
+        self.members[self.places] = self.adapted
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Let the LM's passes within the block be those of the adapted LM, for these rows. No other thread may run it
         meanwhile."""
-        others = (self.rows[:, None] != self.owners)[:, None]  # (L, 1, R)
         hooks = []
         try:
             for module, down, up in self.parts:
-                hooks.append(module.register_forward_hook(partial(_add, down, up, others)))
+                hooks.append(module.register_forward_hook(partial(self._add, down, up)))
             yield
         finally:
             for hook in hooks:
                 hook.remove()
 
-
-def _add(
-    down: Tensor, up: Tensor, others: Tensor, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
-) -> Tensor:
-    """A projection's (..., O) with what the adapters add; some models flatten rows and positions in between."""
-    x = inputs[0].reshape(len(others), -1, len(down))  # (L, T, I)
-    # Set to zero and not multiplied by it: what the adapters of another row overflow to is that row's own affair.
-    low = (x @ down).masked_fill(others, 0)  # (L, T, R)
-    return torch.addmm(output.reshape(-1, up.shape[1]), low.flatten(0, 1), up).view_as(output)
+    def _add(self, down: Tensor, up: Tensor, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """A projection's (..., O) with what the adapters add; some models flatten rows and positions in between."""
+        x = inputs[0].reshape(len(self.rows), -1, down.shape[1])  # (L, T, I)
+        grouped = x.index_select(0, self.members).view(len(down), -1, down.shape[1])  # (A, N * T, I)
+        added = grouped.bmm(down).bmm(up).view(-1, x.shape[1], up.shape[2])  # (A * N, T, O)
+        output.view(len(x), -1, up.shape[2]).index_add_(0, self.adapted, added.index_select(0, self.places))
+        return output
 
 
 def projections(lm: LanguageModel) -> list[tuple[str, nn.Module]]:
