@@ -64,6 +64,10 @@ ADDRESSES: dict[str, May] = {
     "v1:image-file": {"GET": OWNER | VIEWERS},
     "v1:image-similar": {"GET": OWNER | VIEWERS},
     "v1:image-thumbnail": {"GET": OWNER | VIEWERS},
+    "v1:album-list": {"GET": EVERYBODY, "POST": SIGNED_IN | {"visitor"}},  # of who can be known again
+    "v1:album-detail": {"GET": OWNER, "PATCH": OWNER, "DELETE": OWNER},
+    "v1:album-add": {"POST": OWNER},
+    "v1:album-remove": {"POST": OWNER},
     "v1:style-training-run-list": {"GET": VIEWERS, "POST": TRAINERS},
     "v1:style-training-prospect": {"GET": VIEWERS},
     "v1:training-run-detail": {"GET": VIEWERS},
@@ -86,6 +90,10 @@ ADDRESSES: dict[str, May] = {
     "download-csv": {"GET": EVERYBODY},
     "selected-delete": {"POST": EVERYBODY},  # of what they may open; nothing is selected here
     "selected-caption": {"POST": EVERYBODY},
+    "selected-album": {"POST": EVERYBODY},
+    "selected-album-remove": {"POST": EVERYBODY},
+    "album-rename": {"POST": OWNER},
+    "album-delete": {"GET": OWNER, "POST": OWNER},
     "selected-json": {"POST": EVERYBODY},
     "selected-csv": {"POST": EVERYBODY},
     "selected-zip": {"POST": EVERYBODY},
@@ -198,7 +206,10 @@ for _model, (_see, _add, _change, _delete) in MODELS.items():
         f"admin:{_model}_delete": {"GET": _delete, "POST": _delete},
     }
 
-BODIES = {"v1:caption-corrections": {"text": "a dog"}}  # of what looks at the body first
+BODIES = {  # of what looks at the body first
+    "v1:caption-corrections": {"text": "a dog"},
+    "v1:album-list": {"name": "Sea"},
+}
 
 ACTIONS: dict[tuple[str, str], frozenset[str]] = {
     ("auth_group", "delete_selected"): SUPERUSERS,
@@ -274,6 +285,9 @@ def something_everywhere(owner: User, another: User, style: Style, photo: bytes)
         found[name] = caption.pk
     for name in ("v1:image", "image"):
         found[name] = caption.image_id
+    album = services.create_album(Viewer(owner), "Holiday", [caption.image_id])
+    for name in ("v1:album", "album"):
+        found[name] = album.pk
     for name in ("v1:request", "request"):
         found[name] = request.pk
     found |= {"v1:style": "factual", "v1:training-run": run.pk}

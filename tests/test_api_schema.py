@@ -35,7 +35,7 @@ from schemathesis.specs.openapi.checks import (
 from accounts.services import make_token
 from captioner import services
 from captioner.inference.engine import CaptionEngine
-from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, Worker
+from captioner.models import Album, Caption, CaptionRequest, Image, Style, Viewer, Worker
 from training.models import TrainingRun
 
 # That wrong data is refused is the matter of test_api_bad_input.py; here: nothing breaks, nothing is undocumented.
@@ -52,6 +52,7 @@ ROWS: dict[str, type[Model]] = {
     "captions": Caption,
     "requests": CaptionRequest,
     "images": Image,
+    "albums": Album,
     "training-runs": TrainingRun,
 }
 PEOPLE = ("nobody", "user", "administrator")
@@ -75,6 +76,7 @@ def document(styles: dict[str, Style], engine: CaptionEngine, photo: bytes, sett
     services.request_captions(**ask)
     ada = get_user_model().objects.create_user("ada")
     services.request_captions(**ask | {"viewer": Viewer(ada)}, webhook_url="https://example.com/hook")
+    services.create_album(Viewer(ada), "Holiday")
     for status in ("queued", "failed"):
         ended = {"finished_at": timezone.now(), "error_code": "no_examples"} if status == "failed" else {}
         TrainingRun.objects.create(

@@ -8,6 +8,7 @@ from django.http import FileResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -32,11 +33,12 @@ class ImageViewSet(ApiViewSet):
     serializer_class = FoundImageSerializer
     lookup_value_converter = "uuid"
     pagination_class = FoundPages
-    query_parameters = frozenset({"q"})
+    query_parameters = frozenset({"q", "album"})
 
     @extend_schema(
         parameters=[
             _QUERY,
+            OpenApiParameter("album", OpenApiTypes.UUID, description="only photos in this album of yours"),
             OpenApiParameter(
                 "Prefer",
                 PREFER_WAIT,
@@ -56,19 +58,38 @@ class ImageViewSet(ApiViewSet):
         needs a worker: while it is `pending`, the results are those found by words.
         """
         text = services.tidy_search(request.query_params.get("q", ""))
+        album = self._album(request)
         if not text:
-            return self.page(services.visible_images(self.viewer))
+            captions = services.search_captions(self.viewer, album=album) if album else None
+            return self.page(services.visible_images(self.viewer, captions))
         seconds = patience(request)
         found = services.search_images(
             self.viewer,
             text,
             seconds=services.PATIENCE if seconds is None else seconds,
             may_ask=lambda: SearchesThrottle().count(request),
+            album=album,
         )
         hits = self.paginator.hits(found, request, self)
         images = self.get_serializer(services.found_images(hits), many=True).data
         headers = RETRY_AFTER if found.meaning == "pending" else {}
         return Response(self.paginator.found(found, images, request), headers=headers)
+
+    def _album(self, request: Request) -> UUID | None:
+        """The album that a list is narrowed to.
+
+        Raises:
+            ValidationError: this is no id.
+            Refused: the viewer has no such album.
+        """
+        given = request.query_params.get("album", "")
+        if not given:
+            return None
+        try:
+            album = UUID(given)
+        except ValueError as error:
+            raise ValidationError({"album": "it must be an album's id"}) from error
+        return services.get_album(self.viewer, album).pk
 
     @extend_schema(responses={200: SimilarImageSerializer(many=True), 409: PROBLEM, 503: PROBLEM}, filters=False)
     @action(detail=True, serializer_class=SimilarImageSerializer, pagination_class=None)

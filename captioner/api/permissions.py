@@ -54,7 +54,7 @@ class Scope(TextChoices):
     """What an API token is good for. Beside that, its user has to be allowed it."""
 
     READ = "read", "view captions, photos and training runs"
-    CAPTION = "caption", "request, cancel, retry and delete captions; delete photos"
+    CAPTION = "caption", "request, cancel, retry and delete captions; delete photos; manage albums"
     LABEL = "label", "correct captions"
     TRAIN = "train", "start, cancel and resume training runs; create, withdraw and delete styles"
 

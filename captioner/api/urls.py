@@ -7,6 +7,7 @@ from drf_spectacular.views import SpectacularAPIView
 from rest_framework.routers import SimpleRouter
 
 from captioner.api import health
+from captioner.api.albums import AlbumViewSet
 from captioner.api.captions import CaptionViewSet
 from captioner.api.images import ImageViewSet
 from captioner.api.requests import RequestViewSet
@@ -22,6 +23,9 @@ router.register("requests", RequestViewSet, "request")
 
 
 router.register("images", ImageViewSet, "image")
+
+
+router.register("albums", AlbumViewSet, "album")
 
 
 urlpatterns = [

@@ -1,5 +1,6 @@
 """The models: photos, styles and versions, captions, deliveries, workers; and `Viewer`: who may see what."""
 
+from captioner.models.albums import Album
 from captioner.models.audit import (
     AuditEntries,
     AuditEntry,
@@ -52,6 +53,7 @@ __all__ = [
     "EVERYBODY",
     "EXAMPLES",
     "SILENCE",
+    "Album",
     "AuditEntries",
     "AuditEntry",
     "Caption",

@@ -4,6 +4,17 @@ Who may do it is decided by the caller's `viewer` here, never by what a page sho
 woken on commit, by a task's name: nothing here loads a model or torch.
 """
 
+from captioner.services.albums import (
+    LONGEST_ALBUM,
+    MOST_ALBUMS,
+    add_to_album,
+    create_album,
+    delete_album,
+    get_album,
+    own_albums,
+    remove_from_album,
+    rename_album,
+)
 from captioner.services.captions import (
     LONGEST_CAPTION,
     MAX_CAPTIONS_PER_REQUEST,
@@ -131,11 +142,13 @@ from captioner.services.waiting import (
 
 __all__ = [
     "IDEMPOTENCY",
+    "LONGEST_ALBUM",
     "LONGEST_CAPTION",
     "LONGEST_CHECK",
     "LONGEST_REASON",
     "LONGEST_SEARCH",
     "MAX_CAPTIONS_PER_REQUEST",
+    "MOST_ALBUMS",
     "MOST_ALTERNATIVES",
     "MOST_COMPARED",
     "MOST_FOUND",
@@ -154,6 +167,7 @@ __all__ = [
     "MeaningStatus",
     "Search",
     "Upload",
+    "add_to_album",
     "archive_style",
     "cancel_caption",
     "cancel_captions",
@@ -168,9 +182,11 @@ __all__ = [
     "choose_styles",
     "compare_versions",
     "correct_caption",
+    "create_album",
     "create_style",
     "decoding_options",
     "deletable",
+    "delete_album",
     "delete_caption",
     "delete_image",
     "delete_style",
@@ -179,6 +195,7 @@ __all__ = [
     "file_version",
     "find_style",
     "found_images",
+    "get_album",
     "get_caption",
     "get_captions",
     "get_image",
@@ -190,6 +207,7 @@ __all__ = [
     "list_rewritings",
     "lock_images",
     "note_export",
+    "own_albums",
     "own_images",
     "pause_queue",
     "place_to_wait",
@@ -199,6 +217,8 @@ __all__ = [
     "redeliver",
     "redeliver_all",
     "register_version",
+    "remove_from_album",
+    "rename_album",
     "request_captions",
     "rescue_stale",
     "restore_style",

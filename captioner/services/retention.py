@@ -15,6 +15,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from captioner import storage
 from captioner.jobs.job import UNFINISHED, clock
 from captioner.models import (
+    Album,
     Caption,
     CaptionQuerySet,
     CaptionRequest,
@@ -56,6 +57,7 @@ def prune(older_than: timedelta | None = None) -> dict[str, int]:
                 CaptionRequest.objects.filter(pk__in=ids).delete()
         unwritten = Draft.objects.unfinished().filter(request=OuterRef("pk"))
         DraftRequest.objects.filter(~Exists(unwritten), listing=False, created_at__lt=now - keep).delete()
+        Album.objects.filter(owner=None, photos=None, created_at__lt=now - keep).delete()  # of visitors long gone
     images = 0
     unused = Image.objects.filter(Image.unreferenced(), created_at__lt=now - timedelta(hours=1))
     while ids := list(unused.values_list("pk", flat=True)[:500]):

@@ -29,6 +29,7 @@ from captioner.models import (
 )
 from captioner.search import meaning
 from captioner.search.vectors import BrokenIndex
+from captioner.services.albums import own_albums
 from captioner.services.visibility import get_image, visible_captions, visible_images
 from captioner.services.waiting import place_to_wait, wait_while
 
@@ -65,11 +66,21 @@ class Search:
 
 
 def search_captions(
-    viewer: Viewer, *, text: str = "", style: str = "", status: str = "", unsure: bool = False, mine: bool = False
+    viewer: Viewer,
+    *,
+    text: str = "",
+    style: str = "",
+    status: str = "",
+    unsure: bool = False,
+    mine: bool = False,
+    album: uuid.UUID | None = None,
 ) -> CaptionQuerySet:
     """Of what the viewer's lists show, the captions that hold every word of `text`, as written by the model or a
-    person, in the style of this slug, of this status, and unsure; an empty value is no filter."""
+    person, in the style of this slug, of this status, unsure, and of the photos in this album of the viewer's; an empty
+    value is no filter."""
     captions = visible_captions(viewer)
+    if album:
+        captions = captions.filter(image__in=own_albums(viewer).filter(pk=album).values("photos"))
     for word in _words(text):
         corrected = Correction.objects.filter(caption=OuterRef("pk"), text__icontains=word)
         captions = captions.filter(Q(text__icontains=word) | Exists(corrected))

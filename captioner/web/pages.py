@@ -110,6 +110,7 @@ def filters_of(request: HttpRequest) -> dict[str, Any]:
         "status": given.get("status", ""),
         "unsure": given.get("unsure") == "true",
         "mine": "mine" in given,
+        "album": as_uuid(given.get("album", "")),
     }
 
 

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from captioner.web import captions, exports, labelling, photos, selection, views
+from captioner.web import albums, captions, exports, labelling, photos, selection, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -14,6 +14,10 @@ urlpatterns = [
     path("gallery/captions.csv", exports.download, {"format": "csv"}, name="download-csv"),
     path("gallery/selected/delete/", selection.delete, name="selected-delete"),
     path("gallery/selected/caption/", selection.caption, name="selected-caption"),
+    path("gallery/selected/album/", albums.add, name="selected-album"),
+    path("gallery/selected/album/remove/", albums.remove, name="selected-album-remove"),
+    path("albums/<uuid:pk>/rename/", albums.rename, name="album-rename"),
+    path("albums/<uuid:pk>/delete/", albums.delete, name="album-delete"),
     path("gallery/selected/captions.json", selection.download, {"format": "json"}, name="selected-json"),
     path("gallery/selected/captions.csv", selection.download, {"format": "csv"}, name="selected-csv"),
     path("gallery/selected/captions.zip", selection.download, {"format": "zip"}, name="selected-zip"),

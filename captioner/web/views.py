@@ -165,6 +165,7 @@ def caption_image(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpRe
 def gallery(request: HttpRequest, viewer: Viewer) -> HttpResponse:
     """The photos whose captions pass the filters, the newest first; of a search, those that match best first."""
     filters = filters_of(request)
+    album = services.get_album(viewer, filters["album"]) if filters["album"] else None
     text, cursor = services.tidy_search(filters["text"]), request.GET.get("after", "")
     search = _search(request, viewer, text, filters) if text else None
     sort = request.GET.get("sort", "")
@@ -189,6 +190,9 @@ def gallery(request: HttpRequest, viewer: Viewer) -> HttpResponse:
         "filters": filters,
         "filtered": any(filters.values()),
         "styles": Style.objects.all(),
+        "album": album,
+        "albums": services.own_albums(viewer).order_by("name"),
+        "longest_album": services.LONGEST_ALBUM,
         "statuses": Status.choices,
         "query": query.urlencode(),
         "after": after,

@@ -1,6 +1,7 @@
 """Serializers of requests and responses."""
 
 from captioner.api.serializers.answers import (
+    AlbumSerializer,
     AlternativeSerializer,
     AnswerSerializer,
     CanceledSerializer,
@@ -37,6 +38,9 @@ from captioner.api.serializers.fields import (
 from captioner.api.serializers.orders import (
     LONGEST_DEADLINE,
     OPTIONS,
+    AlbumNameSerializer,
+    AlbumPhotosSerializer,
+    NewAlbumSerializer,
     NewCaptionsFormSerializer,
     NewCaptionsSerializer,
     NewCorrectionSerializer,
@@ -50,6 +54,9 @@ __all__ = [
     "LONGEST_DEADLINE",
     "OPTIONS",
     "Address",
+    "AlbumNameSerializer",
+    "AlbumPhotosSerializer",
+    "AlbumSerializer",
     "AlternativeSerializer",
     "AnswerSerializer",
     "Base64Field",
@@ -65,6 +72,7 @@ __all__ = [
     "ImageIdsField",
     "ImageSerializer",
     "NamedFileSerializer",
+    "NewAlbumSerializer",
     "NewCaptionsFormSerializer",
     "NewCaptionsSerializer",
     "NewCorrectionSerializer",

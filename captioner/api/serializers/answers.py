@@ -11,7 +11,7 @@ from rest_framework import serializers
 
 from captioner.api.serializers.fields import CONFIDENCE, LOG_PROBABILITY, Address, ProbabilityField
 from captioner.jobs.job import Status
-from captioner.models import Caption, CaptionRequest, Correction, Image, Style, WebhookDelivery
+from captioner.models import Album, Caption, CaptionRequest, Correction, Image, Style, WebhookDelivery
 from captioner.models.styles import BRINGS
 from captioner.services import Match
 
@@ -257,6 +257,16 @@ class ImageSerializer(serializers.ModelSerializer[Image]):
             "created_at",
         )
         read_only_fields: tuple[str, ...] = fields
+
+
+class AlbumSerializer(serializers.ModelSerializer[Album]):
+    url = Address("album-detail")
+    photos = serializers.IntegerField(source="photos.count", read_only=True, help_text="number of photos in it")
+
+    class Meta:
+        model = Album
+        fields = ("id", "url", "name", "photos", "created_at")
+        read_only_fields = fields
 
 
 class FoundImageSerializer(ImageSerializer):

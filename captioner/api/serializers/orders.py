@@ -9,7 +9,7 @@ from typing import Any
 from rest_framework import serializers
 
 from captioner.api.serializers.fields import Base64FilesField, ImageIdsField, Strict, StylesField, UploadField
-from captioner.services import LONGEST_CAPTION, MOST_ALTERNATIVES, Upload
+from captioner.services import LONGEST_ALBUM, LONGEST_CAPTION, MOST_ALTERNATIVES, Upload
 from clipcap.options import METHODS
 
 OPTIONS = ("method", "captions", "max_length", "beam_size", "temperature", "top_p", "seed", "rerank")
@@ -95,6 +95,18 @@ class RedeliverySerializer(Strict):
 
 class NewCorrectionSerializer(Strict):
     text = serializers.CharField(max_length=500, help_text="what the caption should be")
+
+
+class AlbumNameSerializer(Strict):
+    name = serializers.CharField(max_length=LONGEST_ALBUM)
+
+
+class AlbumPhotosSerializer(Strict):
+    image_id = ImageIdsField(allow_empty=False, help_text="stored images, by id")
+
+
+class NewAlbumSerializer(AlbumNameSerializer):
+    image_id = ImageIdsField(required=False, help_text="stored images that the album begins with, by id")
 
 
 def digest(data: dict[str, Any]) -> str:
