@@ -85,7 +85,8 @@ class Mixture:
         for name, module in projections(lm) if used else ():
             down = [F.pad(of[f"{name}.down"], (0, rank - a.rank)) for of, a in zip(weights, used, strict=True)]
             up = [F.pad(of[f"{name}.up"], (0, 0, 0, rank - a.rank)) for of, a in zip(weights, used, strict=True)]
-            self.parts.append((module, *(torch.stack(part).to(lm.device, lm.dtype) for part in (down, up))))
+            below, above = (torch.stack(part).to(lm.device, lm.dtype) for part in (down, up))
+            self.parts.append((module, below, above))
         self.rows = torch.tensor([place.get(id(adapters), -1) for adapters in of_rows], device=lm.device)  # (L,)
         self._arrange()
 

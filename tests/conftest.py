@@ -35,6 +35,17 @@ from typing import Any
 import hypothesis
 import open_clip
 import pytest
+
+# What tests share fails with the values in it, as they do themselves.
+SHARED = (
+    "addresses",
+    "machine",
+    "servers",
+    "stack",
+    *(path.parent.name for path in Path(__file__).parent.glob("*/conftest.py")),
+)
+pytest.register_assert_rewrite(*(f"tests.{name}" for name in SHARED))
+
 import torch
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
@@ -74,8 +85,9 @@ def pytest_configure(config: pytest.Config) -> None:
 # Files that take a minute or more, the longest first. A run in several processes begins with them, so that none of
 # these is left for one process while the others have nothing to do.
 LONGEST = (
-    *("faults", "every_page", "training", "browser", "demo", "worker", "production", "bundle", "admin"),
-    *("access", "api", "releases", "admin_browser", "run_script", "migrations", "page_input", "web"),
+    *("faults", "every_page", "training", "demo", "browser_captions", "production", "bundle", "releases"),
+    *("worker_faults", "training_faults", "training_policies", "browser_uploads", "admin_permissions", "access"),
+    *("worker", "api", "admin_browser", "browser_gallery", "run_script", "migrations", "page_input", "web"),
 )
 
 

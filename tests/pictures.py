@@ -10,8 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clipcap.image import open_image
+
 FILES = Path(__file__).parent / "data" / "images"
 Pixels = npt.NDArray[np.uint8]
+RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 128, 0), (255, 255, 255), (0, 0, 0)
+RAMP = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)  # the grey levels 0 to 255 in 16 bits
+
+
+def opened(data: bytes) -> Pixels:
+    """The picture in a file as our reader gives it."""
+    return np.asarray(open_image(data, min_side=448))
 
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -20,8 +20,8 @@ from clipcap.colour import profile_of
 from clipcap.image import MAX_PIXELS, ImageError, open_image, pixels_to_decode
 from tests.dataset_files import imported, packed
 from tests.heif_files import Item, box, coded, extent, full_box, grid, heif, mirrored, nclx, overlay, turned
+from tests.memory import peak_growth
 from tests.pictures import FILES, Pixels, noise, saved, smooth
-from tests.test_hostile_images import peak_growth
 
 PHONE = (FILES / "phone.heic").read_bytes()
 ALPHA = full_box(b"auxC", 0, 0, b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0")

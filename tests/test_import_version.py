@@ -43,7 +43,7 @@ def captioner(tiny_encoder_dir: Path, tiny_lm: LanguageModel) -> Captioner:
 
 @pytest.fixture(autouse=True)
 def tiny_models(tiny_encoder_dir: Path, tiny_lm_dir: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are looked at beside the small models, and here: tests/test_admin.py starts the process for it."""
+    """Files are looked at beside the small models, and here: tests/admin starts the process for it."""
     settings.ENCODER, settings.LANGUAGE_MODEL = f"local-dir:{tiny_encoder_dir}", f"local-dir:{tiny_lm_dir}"
 
     def here(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:

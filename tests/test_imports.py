@@ -1,4 +1,4 @@
-"""Who imports whom: imports point one way, and the web process stays small."""
+"""Who imports whom: imports point one way, the web process stays small, and so does every file."""
 
 import ast
 import json
@@ -99,6 +99,14 @@ def test_the_library_is_imported_without_django() -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", program], env={"PYTHONPATH": str(ROOT)}, capture_output=True)
     assert done.stdout == b"False\n", done.stderr
+
+
+def test_no_file_is_above_450_lines() -> None:
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard", "*.py"], cwd=ROOT, text=True)
+    paths = [ROOT / name for name in listed.splitlines() if "/migrations/" not in name and (ROOT / name).exists()]
+    assert len(paths) > 200
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
+    assert {name: lines for name, lines in lengths.items() if lines > 450} == {}
 
 
 def imported(path: Path) -> list[str]:

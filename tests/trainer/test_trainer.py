@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,63 +14,20 @@ from clipcap.checkpoint import load_mapper
 from clipcap.decoding import decode
 from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.language_model import LanguageModel
-from clipcap.mapper import Mapper, MapperConfig
+from clipcap.mapper import MapperConfig
 from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions, TrainingChoices
 from clipcap.training import (
     CaptionedImages,
-    EpochEnd,
-    Progress,
-    TrainingCanceled,
     TrainingError,
     TrainingOptions,
-    TrainingResult,
     new_mapper,
     train_mapper,
     trainable,
 )
 from clipcap.training.data import batches_of
 from clipcap.training.loss import caption_loss
-
-OPTIONS = TrainingOptions(epochs=3, batch_size=6, learning_rate=5e-3, noise=0.1, precision="float32", seed=3)
-
-
-def images_of(count: int, captions_each: int = 3, views: int = 2, seed: int = 0) -> CaptionedImages:
-    generator = torch.Generator().manual_seed(seed)
-    captions = [[f"Photo {i} shows thing {n}{'!' * (i % 4)}" for n in range(captions_each)] for i in range(count)]
-    return CaptionedImages(
-        [f"{i}.jpg" for i in range(count)], torch.randn(count, views, 8, generator=generator), captions
-    )
-
-
-def mapper_for(lm: LanguageModel, images: CaptionedImages, kind: str = "transformer") -> Mapper:
-    config = MapperConfig(kind, 8, lm.size, prefix_length=4, clip_length=3, layers=2, heads=4)  # type: ignore[arg-type]
-    return new_mapper(config, images, seed=1)
-
-
-Train = Callable[..., TrainingResult]
-
-
-@pytest.fixture
-def train(tiny_lm: LanguageModel, tmp_path: Path) -> Train:
-    """Train on twelve images, three of them for validation, with anything changed by name."""
-
-    def run(**changes: object) -> TrainingResult:
-        training = images_of(9)
-        arguments: dict[str, object] = {
-            "lm": tiny_lm,
-            "encoder_identity": "encoder@1",
-            "training": training,
-            "validation": images_of(3, seed=1),
-            "options": OPTIONS,
-            "folder": tmp_path / "run",
-        }
-        arguments |= changes
-        if "model" not in arguments:
-            arguments["model"] = ClipCaptionModel(mapper_for(tiny_lm, training))
-        return train_mapper(**arguments)  # type: ignore[arg-type]
-
-    return run
+from tests.trainer.models import LEARNING, OPTIONS, Train, images_of, mapper_for, model_for
 
 
 @settings(max_examples=20)
@@ -133,15 +89,6 @@ def test_training_stops_early_when_validation_gets_no_better(train: Train) -> No
     result = train(options=dataclasses.replace(OPTIONS, epochs=60, patience=2, learning_rate=5e-2))
     assert len(result.history) < 60
     assert result.history[-3][1] == result.best_validation_loss
-
-
-LEARNING = ["frozen", "adapters", "finetuned"]
-
-
-def model_for(lm: LanguageModel, learning: str, kind: str = "transformer") -> ClipCaptionModel:
-    """A new model, of which the language model learns or does not."""
-    choices = TrainingChoices(language_model=learning, rank=3)  # type: ignore[arg-type]
-    return trainable(ClipCaptionModel(mapper_for(lm, images_of(9), kind)), lm, choices, further=False)
 
 
 @pytest.mark.parametrize("learning", LEARNING[1:])
@@ -249,130 +196,6 @@ def test_a_model_that_is_trained_further_goes_on_from_its_own_language_model(tin
     assert after.language_model.model is not before.language_model.model
     adapted = model_for(tiny_lm, "adapters")
     assert trainable(adapted, tiny_lm, TrainingChoices(rank=9), further=True).adapters is adapted.adapters
-
-
-@pytest.mark.parametrize("learning", LEARNING)
-@pytest.mark.parametrize("interrupted_at", [1, 7, 10])
-def test_a_resumed_run_ends_with_the_same_bytes_as_an_uninterrupted_one(
-    train: Train, tiny_lm: LanguageModel, tmp_path: Path, interrupted_at: int, learning: str
-) -> None:
-    whole = train(model=model_for(tiny_lm, learning), folder=tmp_path / "whole")
-    with pytest.raises(TrainingCanceled):
-        train(model=model_for(tiny_lm, learning), on_progress=lambda p: p.step < interrupted_at)
-    resumed = train(model=model_for(tiny_lm, learning))
-    assert resumed.path.read_bytes() == whole.path.read_bytes()
-    assert resumed.history == whole.history
-
-
-@pytest.mark.parametrize("learning", LEARNING)
-def test_a_run_killed_between_two_states_resumes_from_the_earlier_one_to_the_same_bytes(
-    train: Train, tiny_lm: LanguageModel, tmp_path: Path, learning: str
-) -> None:
-    whole = train(model=model_for(tiny_lm, learning), folder=tmp_path / "whole")
-
-    def die(progress: Progress) -> bool:
-        if progress.step == 9:
-            raise KeyboardInterrupt
-        return True
-
-    with pytest.raises(KeyboardInterrupt):
-        train(model=model_for(tiny_lm, learning), on_progress=die, state_every=2)
-    assert train(model=model_for(tiny_lm, learning), state_every=2).path.read_bytes() == whole.path.read_bytes()
-
-
-def test_a_run_canceled_while_validating_resumes_to_the_same_bytes(train: Train, tmp_path: Path) -> None:
-    whole = train(folder=tmp_path / "whole")
-    steps: list[int] = []
-
-    def until_a_step_comes_again(progress: Progress) -> bool:
-        steps.append(progress.step)
-        return steps.count(progress.step) < 2
-
-    with pytest.raises(TrainingCanceled):
-        train(on_progress=until_a_step_comes_again)
-    assert train().path.read_bytes() == whole.path.read_bytes()
-
-
-def test_a_run_canceled_while_tokenizing_has_stored_nothing_and_tells_how_far_it_was(
-    train: Train, tmp_path: Path
-) -> None:
-    told: list[tuple[int, int]] = []
-
-    def stop_in_the_validation_part(done: int, images: int) -> bool:
-        told.append((done, images))
-        return images == 9
-
-    with pytest.raises(TrainingCanceled, match="before the first step"):
-        train(on_tokens=stop_in_the_validation_part)
-    assert told == [(0, 9), (0, 3)]
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_epoch_whose_report_was_cut_off_is_reported_again(train: Train) -> None:
-    seen: list[int] = []
-
-    def die_in_the_second(epoch: EpochEnd) -> None:
-        seen.append(epoch.epoch)
-        if seen == [1, 2]:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(on_epoch=die_in_the_second)
-    train(on_epoch=die_in_the_second)
-    assert seen[:3] == [1, 2, 2]
-    assert sorted(set(seen)) == list(range(1, seen[-1] + 1))
-
-
-def test_a_best_mapper_that_vanished_is_written_again(train: Train, tmp_path: Path) -> None:
-    whole = train(folder=tmp_path / "whole")
-
-    def vanish(progress: Progress) -> bool:
-        (tmp_path / "run" / "mapper.safetensors").unlink(missing_ok=True)
-        return True
-
-    result = train(on_progress=vanish)
-    assert result.path.read_bytes() == whole.path.read_bytes()
-
-
-def test_progress_counts_up_to_the_last_step_with_rate_and_time_left(train: Train) -> None:
-    reports: list[Progress] = []
-
-    def note(progress: Progress) -> bool:
-        reports.append(progress)
-        return True
-
-    train(on_progress=note)
-    steps = [p.step for p in reports]
-    assert steps == sorted(steps)  # some come again while validating
-    assert list(dict.fromkeys(steps)) == list(range(1, reports[-1].steps + 1))
-    assert reports[0].validation_loss is None
-    assert reports[-1].validation_loss is not None
-    assert reports[-1].eta_seconds == 0
-    assert all(p.samples_per_second > 0 for p in reports)
-    rates = [p.learning_rate for p in reports]
-    assert max(rates) == OPTIONS.learning_rate
-    assert rates[-1] < rates[len(rates) // 2]
-
-
-def test_a_folder_of_another_run_is_not_continued(train: Train, tiny_lm: LanguageModel) -> None:
-    train()
-    with pytest.raises(TrainingError, match="other options or examples"):
-        train(options=dataclasses.replace(OPTIONS, seed=4))
-    with pytest.raises(TrainingError, match="other options or examples"):
-        train(validation=images_of(3, seed=2))
-    with pytest.raises(TrainingError, match="other options or examples"):
-        train(model=model_for(tiny_lm, "adapters"))
-
-
-def test_a_damaged_state_is_an_error_that_says_what_to_do(train: Train, tmp_path: Path) -> None:
-    train()
-    state = tmp_path / "run" / "state.pt"
-    state.write_bytes(b"not a state")
-    with pytest.raises(TrainingError, match="delete it"):
-        train()
-    torch.save([1], state)
-    with pytest.raises(TrainingError, match="not the state of a training run"):
-        train()
 
 
 @pytest.mark.parametrize(

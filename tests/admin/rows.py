@@ -1,0 +1,72 @@
+"""What the tests of the admin put into the database, and how they read its pages."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+
+from captioner import services
+from captioner.jobs.job import Status
+from captioner.models import (
+    Caption,
+    CaptionRequest,
+    Image,
+    MapperVersion,
+    Style,
+)
+from captioner.reports import VersionReport
+from training.models import TrainingRun
+from training.options import RunOptions
+
+GROUPS = ("Viewers", "Labellers", "Trainers")
+SHIPPED = settings.MODELS / "styles" / "romantic.safetensors"
+
+
+def signed_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def make_run(style: Style, **fields: Any) -> TrainingRun:
+    options = RunOptions().to_json()
+    ends = timezone.now() + timedelta(days=1)
+    return TrainingRun.objects.create(
+        style=style, options=options, base=style.active_version, deadline_at=ends, **fields
+    )
+
+
+def make_captions(style: Style, images: list[Image], count: int, **fields: Any) -> list[Caption]:
+    now = timezone.now()
+    fields = {"status": Status.SUCCEEDED, "finished_at": now, "text": "a dog", **fields}
+    request = CaptionRequest.objects.create()
+    return Caption.objects.bulk_create(
+        Caption(
+            request=request,
+            image=images[i % len(images)],
+            style=style,
+            version=style.active_version if fields["status"] == Status.SUCCEEDED else None,
+            **{"created_at": now - timedelta(seconds=i), "deadline_at": now, **fields},
+        )
+        for i in range(count)
+    )
+
+
+def make_version(style: Style, **metrics: Any) -> MapperVersion:
+    report = VersionReport.read(metrics)
+    return services.register_version(style=style, path=SHIPPED, origin=MapperVersion.Origin.TRAINED, report=report)
+
+
+def scores(value: float) -> dict[str, Any]:
+    return {"scores": {"CIDEr": value, "Bleu_4": value / 4}, "not_computed": {}, "distinct": 0.9, "mean_length": 8.0}
+
+
+def text_of(response: Any) -> str:
+    if response.status_code == 302:
+        return str(response.url)
+    return str(response.content.decode())

@@ -1,0 +1,185 @@
+"""Uploading photos in a real Chromium, with the real server and a real worker engine behind it."""
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from playwright.sync_api import BrowserContext, Page, expect
+
+from captioner.models import Caption, Image
+from tests.browser.visits import OFFLINE, PHOTOS, upload
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def bad_file(folder: Path) -> Path:
+    path = folder / "notes.jpg"
+    path.write_text("This is not a picture.")
+    return path
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_dropped_photo_is_captioned_in_three_styles_without_reloading(page: Page) -> None:
+    page.goto("/")
+    page.evaluate("window.stayed = true")
+    page.get_by_label("All", exact=True).check()
+    expect(page.get_by_label("Romantic")).to_be_checked()
+    make = """(data) => {
+        const transfer = new DataTransfer();
+        const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+        transfer.items.add(new File([bytes], "dropped.jpg", { type: "image/jpeg" }));
+        return transfer;
+    }"""
+    transfer = page.evaluate_handle(make, base64.b64encode(PHOTOS[0].read_bytes()).decode())
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    cards = page.get_by_label("dropped.jpg").locator(".caption.is-succeeded")
+    expect(cards).to_have_count(3)
+    assert [title.lower() for title in cards.locator("h2").all_inner_texts()] == ["factual", "humorous", "romantic"]
+    for caption in Caption.objects.all():
+        expect(page.locator(f"#caption-{caption.pk} .text")).to_have_text(caption.text)
+    expect(page.locator("#left")).to_be_hidden()
+    expect(page.locator("#announcer")).to_contain_text(":")
+    assert page.evaluate("window.stayed")
+    page.reload()
+    expect(page.locator(".caption.is-succeeded")).to_have_count(3)
+
+
+@pytest.mark.usefixtures("worker")
+def test_many_photos_at_once_arrive_in_one_request(page: Page) -> None:
+    upload(page, *PHOTOS[:6])
+    expect(page.locator(".photo")).to_have_count(6)
+    expect(page.locator(".caption.is-succeeded")).to_have_count(6)
+    expect(page.locator("#uploads li")).to_have_count(0)
+    assert page.url.endswith(f"/requests/{Caption.objects.values('request').distinct().get()['request']}/")
+
+
+@pytest.mark.usefixtures("worker")
+def test_files_that_are_no_photos_fail_alone_each_with_its_cause(
+    page: Page, tmp_path: Path, tolerated: list[str]
+) -> None:
+    tolerated += ["415", "422"]
+    empty = tmp_path / "empty.png"
+    empty.write_bytes(b"")
+    upload(page, PHOTOS[0], bad_file(tmp_path), PHOTOS[1], empty, PHOTOS[2])
+    expect(page.locator(".caption.is-succeeded")).to_have_count(3)
+    failed = page.locator("#uploads li.failed")
+    expect(failed).to_have_count(2)
+    expect(failed.first).to_contain_text("notes.jpg")
+    expect(failed.first).to_contain_text("This is not a picture")
+    expect(failed.last).to_contain_text("empty.png")
+    expect(page.locator("#queue")).to_contain_text("3 of 5 photos uploaded, 2 failed")
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)  # they never work
+    expect(page.get_by_role("button", name="Retry failed")).to_be_hidden()
+    failed.first.get_by_role("button", name="Dismiss").click()
+    expect(failed).to_have_count(1)
+
+
+def test_uploads_are_canceled_one_by_one_and_all_together(page: Page) -> None:
+    page.route("**/upload/", lambda route: None)  # the first is under way for as long as the test wants
+    upload(page, *PHOTOS[:5])
+    queue, rows = page.locator("#queue"), page.locator("#uploads li")
+    expect(queue).to_contain_text("0 of 5 photos uploaded")
+    rows.nth(4).get_by_role("button", name="Cancel").click()
+    rows.nth(0).get_by_role("button", name="Cancel").click()
+    expect(queue).to_contain_text("0 of 3 photos uploaded")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("uploading")
+    queue.get_by_role("button", name="Cancel all").click()
+    expect(rows).to_have_count(0)
+    expect(queue).to_be_hidden()
+    page.unroute("**/upload/")
+    page.locator("#photos").set_input_files(PHOTOS[5])
+    expect(page.locator(".photo")).to_have_count(1)
+    assert Image.objects.count() == 1
+
+
+def test_failed_uploads_are_tried_again_together(page: Page, tolerated: list[str]) -> None:
+    tolerated += ["503"]
+    page.route("**/upload/", lambda route: route.fulfill(status=503, body="{}"))
+    upload(page, *PHOTOS[:2])
+    expect(page.locator("#queue")).to_contain_text("0 of 2 photos uploaded, 2 failed")
+    expect(page.get_by_role("button", name="Try again")).to_have_count(2)
+    page.unroute("**/upload/")
+    page.get_by_role("button", name="Retry failed").click()
+    expect(page.locator(".photo")).to_have_count(2)
+    expect(page.locator("#uploads li")).to_have_count(0)
+
+
+def test_leaving_the_page_asks_first_while_photos_are_uploaded(page: Page) -> None:
+    asked: list[str] = []
+
+    def stay(dialog: Any) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    page.route("**/upload/", lambda route: None)
+    upload(page, PHOTOS[0])
+    expect(page.locator("#uploads li")).to_contain_text("uploading")
+    page.on("dialog", stay)
+    page.get_by_role("link", name="Gallery").click(no_wait_after=True)
+    expect(page.locator("#uploads li")).to_have_count(1)
+    page.locator("#uploads").get_by_role("button", name="Cancel").click()
+    assert asked == ["beforeunload"]
+    page.get_by_role("link", name="Gallery").click()
+    expect(page.get_by_role("heading", name="Gallery")).to_be_visible()
+    assert asked == ["beforeunload"]
+
+
+def test_a_lost_connection_is_told_of_and_what_was_missed_arrives(
+    context: BrowserContext, page: Page, start_worker: Callable[[], None], tolerated: list[str]
+) -> None:
+    tolerated += OFFLINE
+    upload(page, PHOTOS[0])
+    expect(page.locator(".caption.is-queued")).to_be_visible()
+    context.set_offline(True)
+    expect(page.locator("#connection")).to_contain_text("Connection lost, trying again")
+    start_worker()
+    context.set_offline(False)
+    expect(page.locator(".caption.is-succeeded")).to_be_visible()
+    expect(page.locator("#connection")).to_be_hidden()
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_upload_goes_on_when_the_connection_is_back(
+    context: BrowserContext, page: Page, tolerated: list[str]
+) -> None:
+    tolerated += OFFLINE
+    page.goto("/")
+    context.set_offline(True)
+    page.locator("#photos").set_input_files(PHOTOS[:2])
+    expect(page.locator("#uploads li").first).to_contain_text("Connection lost, trying again")
+    context.set_offline(False)
+    expect(page.locator(".caption.is-succeeded")).to_have_count(2)
+    expect(page.locator("#uploads li")).to_have_count(0)
+    assert Caption.objects.count() == 2
+
+
+def test_what_is_refused_is_said_where_it_happens(page: Page, tolerated: list[str]) -> None:
+    tolerated += ["409", "htmx:responseError", "Response Status Error Code"]
+    upload(page, PHOTOS[0])
+    expect(page.locator(".caption").get_by_role("button", name="Cancel")).to_be_visible()
+    page.route("**/progress/", lambda route: route.abort())  # so that the page does not notice
+    tolerated += ["ERR_FAILED", *OFFLINE]
+    Caption.objects.update(status="canceled", finished_at=timezone.now())
+    page.locator(".caption").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#toast")).to_contain_text("cannot be canceled")
+
+
+@pytest.mark.usefixtures("worker")
+def test_without_javascript_photos_are_captioned_too(
+    open_context: Callable[..., BrowserContext], tmp_path: Path
+) -> None:
+    page = open_context(java_script_enabled=False).new_page()
+    page.goto("/")
+    page.get_by_label("Humorous").check()
+    page.locator("#photos").set_input_files([PHOTOS[0], bad_file(tmp_path), PHOTOS[1]])
+    page.get_by_role("button", name="Caption them").click()
+    expect(page.get_by_text("notes.jpg: this is not a picture")).to_be_visible()
+    expect(page.locator(".caption.is-succeeded")).to_have_count(4)
+    page.locator(".caption").first.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete it").click()
+    expect(page.get_by_text("The caption was deleted.")).to_be_visible()
+    assert Caption.objects.count() == 3

@@ -1,0 +1,22 @@
+"""What people do on pages."""
+
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+PHOTOS = sorted((Path(__file__).parents[2] / "examples" / "coco_cc").glob("*.jpg"))
+PATIENCE = 60_000  # ms; the machine may be busy
+OFFLINE = ("ERR_INTERNET_DISCONNECTED", "htmx:sendError", "htmx:afterRequest")
+
+
+def sign_in(page: Page) -> None:
+    page.goto("/sign-in/")
+    page.get_by_label("User name").fill("ada")
+    page.get_by_label("Password").fill("lovelace")
+    page.get_by_role("main").get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+
+
+def upload(page: Page, *photos: Path) -> None:
+    page.goto("/")
+    page.locator("#photos").set_input_files(photos)

@@ -1,0 +1,44 @@
+"""What is done with captions and corrections of the photos that runs learn from."""
+
+from pathlib import Path
+
+from django.utils import timezone
+
+from captioner import services as captioner_services
+from captioner import uploads
+from captioner.inference.engine import CaptionEngine
+from captioner.jobs.job import Status
+from captioner.models import Caption, CaptionRequest, Correction, Style, Viewer
+from captioner.services import Upload
+from training.models import TrainingRun
+
+COCO = Path(__file__).parents[2] / "examples" / "coco_cc"
+QUICK = {"epochs": 2, "batch_size": 20}
+
+
+def caption(style: Style, data: bytes, engine: CaptionEngine) -> Caption:
+    request = captioner_services.request_captions(viewer=Viewer(), images=[Upload(data)], styles=[style.slug])
+    assert engine.work() == 1
+    return request.captions.get()
+
+
+def corrected(style: Style, photos: list[tuple[bytes, list[str]]], text: str = "") -> list[Correction]:
+    """Captions of these photos, as a person corrected them."""
+    made = []
+    for data, captions in photos:
+        image = uploads.store(data)
+        now = timezone.now()
+        row = Caption.objects.create(
+            request=CaptionRequest.objects.create(),
+            image=image,
+            style=style,
+            status=Status.SUCCEEDED,
+            finished_at=now,
+            deadline_at=now,
+        )
+        made.append(captioner_services.correct_caption(Viewer(), row.pk, text or captions[0]))
+    return made
+
+
+def end(run: TrainingRun) -> None:
+    TrainingRun.objects.filter(pk=run.pk).update(status=Status.FAILED, finished_at=timezone.now())

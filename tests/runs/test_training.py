@@ -1,0 +1,386 @@
+"""Retraining a style: from its examples to a version in service."""
+
+import dataclasses
+import itertools
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from django.db import close_old_connections
+from django.utils import timezone
+
+from captioner import services as captioner_services
+from captioner import uploads
+from captioner.errors import Refused
+from captioner.inference.engine import CaptionEngine
+from captioner.jobs.job import Status
+from captioner.jobs.worker_process import WorkerProcess
+from captioner.models import Image, MapperVersion, Promotion, Style, Viewer, Worker
+from clipcap.checkpoint import load_mapper, save_mapper
+from tests.runs.photos import QUICK, caption
+from training import memory, services
+from training import worker as training_worker
+from training.examples import captioned_images
+from training.models import Example, TrainingRun, is_held_out
+from training.worker import TrainingEngine
+
+
+def test_a_run_is_trained_evaluated_filed_and_its_promotion_serves_the_next_caption(
+    factual: Style, trainer: TrainingEngine, engine: CaptionEngine, photo: bytes
+) -> None:
+    before = caption(factual, photo, engine)
+    assert before.version is not None
+    run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 4, "layers": 1})
+    assert trainer.work() == 1
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    assert run.version is not None
+    assert run.version.origin == MapperVersion.Origin.TRAINED
+    assert run.verdict in (TrainingRun.Verdict.WORSE, TrainingRun.Verdict.UNCLEAR)  # so short, against the shipped one
+    assert set(run.metrics) >= {"candidate", "active", "difference", "metric", "images"}
+    assert run.comparison[0]["references"]
+    assert [checkpoint.epoch for checkpoint in run.checkpoints.all()] == [1, 2]
+    assert all(len(c.samples) == len(run.checkpoints.get(epoch=1).samples) > 0 for c in run.checkpoints.all())
+    assert run.curve[-1][0] > 1
+    assert not services.run_folder(run).exists()
+    assert factual.active_version == before.version  # it waits for a person
+
+    captioner_services.promote(version=run.version, reason="to see it in service")
+    after = caption(factual, photo, engine)
+    assert after.version == run.version
+
+    captioner_services.promote(version=before.version, reason="back again")
+    again = caption(factual, photo, engine)
+    assert (again.text, again.version) == (before.text, before.version)
+    assert Promotion.objects.filter(style=factual).count() == 3
+
+
+def test_going_on_from_the_active_version_keeps_its_architecture(factual: Style, trainer: TrainingEngine) -> None:
+    run = services.start_run(style=factual, options={"epochs": 1})
+    trainer.work()
+    run.refresh_from_db()
+    assert run.version is not None
+    assert run.base is not None
+    assert run.version.config == run.base.config
+    assert run.version.sha256 != run.base.sha256
+
+
+@pytest.mark.parametrize(("look", "begun"), [(0, False), (1, False), (3, False), (8, True)])
+def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(
+    factual: Style, engine: CaptionEngine, look: int, begun: bool
+) -> None:
+    options = {**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1}
+    whole = services.start_run(style=factual, options=options)
+    TrainingEngine(engine).work()
+    whole.refresh_from_db()
+
+    run = services.start_run(style=factual, options=options)
+    looks = iter(range(100))
+    TrainingEngine(engine, stopping=lambda: next(looks) >= look).work()
+    run.refresh_from_db()
+    assert (run.status, run.attempts) == (Status.QUEUED, 0)  # handed back
+    assert services.run_folder(run).exists() == begun
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    assert run.version is not None
+    assert whole.version is not None
+    assert run.version.sha256 == whole.version.sha256
+
+
+@pytest.mark.parametrize("phase", ["reading", "embedding", "tokenizing", "training", "evaluating"])
+def test_cancelling_is_heard_in_every_phase_and_the_run_can_be_resumed(
+    factual: Style, engine: CaptionEngine, phase: str
+) -> None:
+    run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
+
+    def cancel_in_that_phase() -> bool:
+        if TrainingRun.objects.filter(pk=run.pk, status=Status.RUNNING, progress__phase=phase).exists():
+            services.cancel_run(run)
+        return False
+
+    trainer = TrainingEngine(engine, stopping=cancel_in_that_phase)
+    trainer.tell_every = 0.0
+    trainer.work()
+    run.refresh_from_db()
+    assert run.status == Status.CANCELED
+    assert run.version is None
+    services.resume_run(run)
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+
+
+def test_only_one_run_of_a_style_is_unfinished_at_a_time(factual: Style) -> None:
+    services.start_run(style=factual, options=QUICK)
+    with pytest.raises(Refused, match="unfinished"):
+        services.start_run(style=factual, options=QUICK)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_runs_started_at_once_one_is_refused(factual: Style) -> None:
+    outcomes: list[str] = []
+    together = threading.Barrier(2)
+
+    def start() -> None:
+        together.wait()
+        try:
+            services.start_run(style=factual, options=QUICK)
+            outcomes.append("started")
+        except Refused as error:
+            outcomes.append(error.code)
+        finally:
+            close_old_connections()
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["run_in_progress", "started"]
+
+
+def test_a_key_is_its_persons_own_and_forgotten_after_a_day(factual: Style, viewer: Viewer) -> None:
+    first = services.start_run(style=factual, options=QUICK, idempotency_key="k", person=viewer.user)
+    services.cancel_run(first)
+    other = services.start_run(style=factual, options=QUICK, idempotency_key="k")
+    assert other != first
+    services.cancel_run(other)
+    assert services.start_run(style=factual, options=QUICK, idempotency_key="k", person=viewer.user) == first
+    TrainingRun.objects.filter(pk=first.pk).update(created_at=timezone.now() - timedelta(days=2))
+    third = services.start_run(style=factual, options={"epochs": 3}, idempotency_key="k", person=viewer.user)
+    assert third not in (first, other)
+
+
+def test_the_same_key_starts_one_run(factual: Style) -> None:
+    first = services.start_run(style=factual, options=QUICK, idempotency_key="k")
+    assert services.start_run(style=factual, options=QUICK, idempotency_key="k") == first
+    with pytest.raises(Refused, match="other options"):
+        services.start_run(style=factual, options={"epochs": 3}, idempotency_key="k")
+
+
+def test_too_few_examples_are_refused_before_there_is_a_run(styles: dict[str, Style]) -> None:
+    with pytest.raises(Refused, match="import more"):
+        services.start_run(style=styles["romantic"])
+    assert not TrainingRun.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"epochs": -1}, "epochs must be a whole number from 1 to 200"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number"),
+        ({"sources": []}, "sources must be some of"),
+        ({"start": "yesterday"}, "start must be"),
+        ({"start": "active", "prefix_length": 20}, "prefix_length is fixed by the version in service"),
+        ({"optimizer": "sgd"}, "unknown option 'optimizer'"),
+    ],
+)
+def test_options_without_sense_are_refused_by_name(factual: Style, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        services.start_run(style=factual, options=options)
+
+
+def test_a_run_for_which_no_worker_has_the_memory_is_refused_before_it_is_queued(
+    factual: Style, engine: CaptionEngine
+) -> None:
+    process = WorkerProcess(TrainingEngine(engine), "training", {}, ())
+    process._beat()
+    large = {"start": "scratch", "batch_size": 1024, "prefix_length": 64, "layers": 16}
+    worker = Worker.objects.get()
+    worker.capacity["memory_mb"] = 2000
+    worker.save()
+    with pytest.raises(Refused, match=r"the largest training worker has 2\.0; raise accumulation") as refused:
+        services.start_run(style=factual, options=large)
+    assert refused.value.code == "too_little_memory"
+    services.start_run(style=factual, options={"start": "scratch"})
+
+
+def test_a_long_curve_is_thinned_evenly(factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_worker, "CURVE", 4)
+    run = services.start_run(style=factual, options={**QUICK, "epochs": 5, "batch_size": 5})
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    steps = [point[0] for point in run.curve]
+    assert 2 < len(steps) <= 4
+    assert len({after - before for before, after in itertools.pairwise(steps)}) == 1
+
+
+def test_more_of_anything_is_told_to_take_more_memory(engine: CaptionEngine) -> None:
+    capacity = WorkerProcess(TrainingEngine(engine), "training", {}, ()).capacity
+
+    def needed(batch_size: int = 40, images: int = 1000, **changes: Any) -> float:
+        shape = {"kind": "transformer", "prefix_length": 10, "layers": 4, **changes}
+        return memory.megabytes(shape, batch_size, capacity, images)
+
+    assert 100 < needed() < 1000, "the usual options fit anywhere"
+    for more in ({"batch_size": 80}, {"prefix_length": 20}, {"layers": 8}, {"clip_length": 40}, {"images": 10**6}):
+        assert needed(**more) > needed(), more
+    assert needed(kind="mlp", prefix_length=60) > needed(kind="mlp") > 0
+    assert needed(kind="mlp", hidden_size=9000) > needed(kind="mlp")
+    shape = {"kind": "transformer", "prefix_length": 10, "layers": 4}
+    learning = [
+        memory.megabytes(shape, 40, capacity, 1000, *more)
+        for more in (("frozen",), ("adapters", 8), ("adapters", 64), ("finetuned",))
+    ]
+    assert learning == sorted(learning)
+    assert learning[0] == needed()
+    small = memory.megabytes(shape, 1, capacity, 1000, "finetuned")
+    parameters = 8_175_616  # of the LM; weights, gradient, both moments and the best, and once more while it is stored
+    assert small * 2**20 / 4 > 8 * parameters, "AdamW's state is counted, however small the batch"
+
+
+def test_a_run_that_would_train_a_copy_is_checked_with_the_copys_size(factual: Style, engine: CaptionEngine) -> None:
+    WorkerProcess(TrainingEngine(engine), "training", {}, ())._beat()
+    worker = Worker.objects.get()
+    capacity = worker.capacity
+    worker.capacity = {**capacity, "vocabulary": 50_257, "lm_size": 1600, "lm_layers": 48, "memory_mb": 30_000}
+    worker.save()
+    with pytest.raises(Refused, match="or train adapters in place of the whole language model"):
+        services.start_run(style=factual, options={"language_model": "finetuned", "batch_size": 2})
+    base = factual.active_version
+    assert base
+    base.config["language_model"] = "finetuned"
+    base.save()
+    with pytest.raises(Refused, match="or train adapters in place of the whole"):
+        services.start_run(style=factual, options={"batch_size": 2})
+    services.start_run(style=factual, options={"batch_size": 2, "language_model": "adapters"})
+
+
+@pytest.mark.parametrize("kind", ["adapters", "finetuned"])
+def test_a_style_that_was_trained_with_language_model_weights_serves_and_keeps_them_when_it_is_trained_further(
+    kind: str, factual: Style, engine: CaptionEngine, photo: bytes
+) -> None:
+    before = engine.captioner.language_model.fingerprint()
+    new = {"start": "scratch", "prefix_length": 3, "layers": 1, "language_model": kind, "rank": 2}
+    first = services.start_run(style=factual, options={**QUICK, **new})
+    TrainingEngine(engine).work()
+    first.refresh_from_db()
+    assert first.version is not None
+    assert first.version.kind == kind
+    captioner_services.promote(version=first.version, reason="to try it")
+    second = services.start_run(style=factual, options=QUICK)
+    TrainingEngine(engine).work()
+    second.refresh_from_db()
+    assert second.version is not None
+    assert second.version.kind == kind
+    captioner_services.promote(version=second.version, reason="to try it")
+    assert caption(factual, photo, engine).version == second.version
+    assert engine.captioner.language_model.fingerprint() == before
+
+
+def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(
+    factual: Style, engine: CaptionEngine
+) -> None:
+    WorkerProcess(TrainingEngine(engine), "training", {}, ())._beat()
+    worker = Worker.objects.get()
+    worker.capacity["memory_mb"] = 8000
+    worker.save()
+    base = factual.active_version
+    assert base is not None
+    base.config |= {"prefix_length": 64, "layers": 16}
+    base.save()
+    with pytest.raises(Refused, match=r"lower batch_size$"):
+        services.start_run(style=factual, options={"batch_size": 1024})
+
+
+def test_a_version_that_stopped_at_full_stops_learns_to_end_without(
+    factual: Style, engine: CaptionEngine, tmp_path: Path
+) -> None:
+    serving = factual.active_version
+    assert serving is not None
+    checkpoint = load_mapper(Path(serving.file.path))
+    checkpoint.mapper.config = dataclasses.replace(checkpoint.mapper.config, stop_text=".")
+    save_mapper(checkpoint, tmp_path / "imported.safetensors")
+    version = captioner_services.register_version(
+        style=factual, path=tmp_path / "imported.safetensors", origin=MapperVersion.Origin.IMPORTED
+    )
+    captioner_services.promote(version=version)
+    run = services.start_run(style=factual, options={"epochs": 1})
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert run.version is not None
+    assert (version.config["stop_text"], run.version.config["stop_text"]) == (".", "")
+
+
+def test_the_version_that_a_run_was_compared_with_gets_its_score_too(factual: Style, engine: CaptionEngine) -> None:
+    shipped = factual.active_version
+    assert shipped is not None
+    run = services.start_run(style=factual, options={"epochs": 1})
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    shipped.refresh_from_db()
+    assert shipped.metrics["candidate"] == run.metrics["active"]
+
+
+def test_a_run_learns_from_the_embeddings_that_are_stored_whoever_computed_them(
+    factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = engine.embeddings
+
+    def a_little_late(images: list[Image]) -> Any:
+        made = compute(images)  # which stores them, as another worker would just before this one
+        return dataclasses.replace(made, vectors={image: vector + 1e-3 for image, vector in made.vectors.items()})
+
+    monkeypatch.setattr(engine, "embeddings", a_little_late)
+    examples = Example.objects.filter(style=factual)
+    first, *_ = captioned_images(engine, examples, lambda *_: None)
+    monkeypatch.undo()
+    again, *_ = captioned_images(engine, examples, lambda *_: None)
+    assert torch.equal(first.embeddings, again.embeddings)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("same", [False, True])
+def test_of_two_promotions_at_once_both_are_history_or_one_is_refused(factual: Style, same: bool) -> None:
+    serving = factual.active_version
+    assert serving is not None
+    versions = [
+        captioner_services.register_version(
+            style=factual, path=Path(serving.file.path), origin=MapperVersion.Origin.TRAINED
+        )
+        for _ in range(2)
+    ]
+    outcomes: list[str] = []
+    together = threading.Barrier(2)
+
+    def promote(version: MapperVersion) -> None:
+        together.wait()
+        try:
+            captioner_services.promote(version=version)
+            outcomes.append("promoted")
+        except Refused as error:
+            outcomes.append(error.code)
+        finally:
+            close_old_connections()
+
+    threads = [threading.Thread(target=promote, args=(versions[0 if same else i],)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == (["already_active", "promoted"] if same else ["promoted", "promoted"])
+    newest = factual.promotions.order_by("-pk").first()
+    assert newest is not None
+    assert (factual.active_version, factual.promotions.count()) == (newest.version, 2 if same else 3)
+
+
+def test_an_image_is_in_one_split_in_all_styles(styles: dict[str, Style], photo: bytes) -> None:
+    image = uploads.store(photo)
+    for style in styles.values():
+        services.add_example(style=style, image=image, text="A photo.", source=Example.Source.IMPORTED)
+    assert set(Example.objects.values_list("held_out", flat=True)) == {is_held_out(image)}
+
+
+def test_an_image_with_examples_outlives_its_captions(
+    styles: dict[str, Style], engine: CaptionEngine, photo: bytes
+) -> None:
+    row = caption(styles["factual"], photo, engine)
+    services.add_example(style=styles["factual"], image=row.image, text="A photo.", source=Example.Source.STORED)
+    captioner_services.delete_caption(Viewer(), row.pk)
+    Image.objects.update(created_at=timezone.now() - timedelta(days=1))
+    assert captioner_services.prune()["images"] == 0
+    assert Image.objects.filter(pk=row.image_id).exists()
