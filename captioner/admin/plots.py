@@ -7,18 +7,19 @@ content security policy allows neither scripts nor styles inside a page anyway.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from django.utils.html import escape, format_html, format_html_join
 from django.utils.safestring import SafeString
 
 WIDTH, LEFT, TOP, BOTTOM = 720, 48, 12, 30
+COLOURS = 6  # of series in the style sheet
 
 Point = tuple[float, float]
 
 
 def loss_curves(curve: Sequence[Sequence[float]], checkpoints: Sequence[Sequence[float]]) -> SafeString:
-    """Training loss of single steps and of epochs, validation loss, and the learning rate on an axis of its own.
+    """Training loss of single steps and of epochs, and validation loss; below, over the same steps, the learning rate.
 
     Args:
         curve: (step, training loss, learning rate).
@@ -28,34 +29,27 @@ def loss_curves(curve: Sequence[Sequence[float]], checkpoints: Sequence[Sequence
     steps = [row[0] for row in curve] + [row[0] for row in checkpoints]
     if not losses:
         return format_html('<p class="quiet">{}</p>', "No training steps yet.")
-    height, right = 280, 56
-    low, high = min(losses), max(losses)
-    ticks = _ticks(low, high)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
-    last = max(max(steps), 1)
-    highest_rate = max((row[2] for row in curve), default=0.0)
+    last, right = max(max(steps), 1), 16
 
     def x(step: float) -> float:
         return LEFT + (WIDTH - LEFT - right) * step / last
 
-    def y(share: float) -> float:
-        return TOP + (height - TOP - BOTTOM) * (1 - share)
+    def scale(values: Sequence[float], height: int, count: int) -> tuple[list[SafeString], Callable[[float], float]]:
+        ticks = _ticks(min(values), max(values), count)
+        span = height - TOP - BOTTOM
 
-    def loss_y(loss: float) -> float:
-        return y((loss - low) / (high - low))
+        def y(value: float) -> float:
+            return TOP + span * (1 - (value - ticks[0]) / (ticks[-1] - ticks[0]))
 
-    parts = [_level(loss_y(tick), WIDTH - right, _short(tick)) for tick in ticks]
-    for tick in _ticks(0, last):
-        if 0 <= tick <= last:
-            parts.append(_text(x(tick), height - 10, _short(tick), "middle"))
-    if highest_rate:
-        rates = [(x(step), y(0.95 * rate / highest_rate)) for step, _, rate in curve]
-        parts.append(_line(rates, "rate"))
-        parts.append(_text(WIDTH - right + 6, y(0.95) + 4, f"{highest_rate:.2g}", "start"))
-        parts.append(_text(WIDTH - right + 6, y(0) + 4, "0", "start"))
-    parts.append(_line([(x(step), loss_y(loss)) for step, loss, _ in curve], "training faint"))
+        levels = [_level(y(tick), WIDTH - right, _short(tick)) for tick in ticks]
+        under = [_text(x(tick), height - 10, _short(tick), "middle") for tick in _ticks(0, last) if tick <= last]
+        return levels + under, y
+
+    height = 280
+    parts, y = scale(losses, height, 4)
+    parts.append(_line([(x(step), y(loss)) for step, loss, _ in curve], "training faint"))
     for name, column in (("training", 1), ("validation", 2)):
-        points = [(x(row[0]), loss_y(row[column])) for row in checkpoints]
+        points = [(x(row[0]), y(row[column])) for row in checkpoints]
         parts.append(_line(points, name))
         parts += [
             format_html(
@@ -65,7 +59,13 @@ def loss_curves(curve: Sequence[Sequence[float]], checkpoints: Sequence[Sequence
             for row, (px, py) in zip(checkpoints, points, strict=True)
         ]
     legend = _legend([("training", "training loss"), ("validation", "validation loss"), ("rate", "learning rate")])
-    return format_html("{}{}", _svg(height, parts, "Loss and learning rate by step"), legend)
+    drawn = _svg(height, parts, "Loss by step")
+    rates = [row[2] for row in curve]
+    if any(rates):
+        parts, y = scale([0.0, *rates], 110, 2)
+        parts.append(_line([(x(step), y(rate)) for step, _, rate in curve], "rate"))
+        drawn = format_html("{}{}", drawn, _svg(110, parts, "Learning rate by step"))
+    return format_html("{}{}", drawn, legend)
 
 
 def bars(labels: Sequence[str], series: Mapping[str, Sequence[int]], title: str, height: int = 170) -> SafeString:
@@ -99,32 +99,45 @@ def bars(labels: Sequence[str], series: Mapping[str, Sequence[int]], title: str,
     return drawing if len(series) == 1 else format_html("{}{}", drawing, _legend([(n, n) for n in series]))
 
 
-def score_bars(scores: Mapping[str, Mapping[str, float]], title: str) -> SafeString:
-    """Scores of a few versions, metric by metric, as horizontal bars; each metric has a scale of its own.
+def score_bars(scores: Mapping[str, Mapping[str, float]], title: str, colours: Mapping[str, int]) -> SafeString:
+    """Scores of a few versions, metric by metric, as horizontal bars: all on one scale, which begins at zero.
 
     Args:
-        scores: by metric, then by version; the first version of all is the one in question.
+        scores: by metric, then by version.
+        colours: of the versions, see `captioner.admin.scores.colours_of`.
     """
     versions = list(dict.fromkeys(version for values in scores.values() for version in values))
     if not versions:
         return format_html('<p class="quiet">{}: nothing yet.</p>', title)
-    classes = {version: f"series-{place % 6}" for place, version in enumerate(versions)}
-    parts, y, left, right = [], 8.0, 72, 480
+    ticks = _ticks(0, max(value for values in scores.values() for value in values.values()))
+    top, left, right = 8.0, 72, 480
+    bottom = top + sum(15 * len(values) + 9 for values in scores.values())
+
+    def x(value: float) -> float:
+        return left + (right - left - 50) * max(0.0, value) / ticks[-1]
+
+    parts = []
+    for tick in ticks:
+        parts.append(
+            format_html('<line class="level" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>', f"{x(tick):.1f}", top, bottom)
+        )
+        parts.append(_text(x(tick), bottom + 14, _short(tick), "middle"))
+    y = top
     for metric, values in scores.items():
-        highest = max([*values.values(), 1e-9])
         parts.append(_text(left - 8, y + 8 * len(values) + 3, metric, "end"))
         for version, value in values.items():
-            width = (right - left - 50) * max(0.0, value) / highest
+            width = max(x(value) - left, 1)
             parts.append(
                 format_html(
-                    '<rect class="{}" x="{}" y="{}" width="{}" height="12"><title>{} of {}: {}</title></rect>',
-                    *(classes[version], left, f"{y:.1f}", f"{max(width, 1):.1f}", metric, version, f"{value:.4f}"),
+                    '<rect class="series-{}" x="{}" y="{}" width="{}" height="12"><title>{} of {}: {}</title></rect>',
+                    *(colours[version], left, f"{y:.1f}", f"{width:.1f}", metric, version, f"{value:.4f}"),
                 )
             )
             parts.append(_text(left + width + 6, y + 10, f"{value:.3f}", "start"))
             y += 15
         y += 9
-    return format_html("{}{}", _svg(int(y), parts, title, right), _legend([(classes[v], v) for v in versions]))
+    legend = _legend([(f"series-{colours[version]}", version) for version in versions])
+    return format_html("{}{}", _svg(int(bottom) + 20, parts, title, right), legend)
 
 
 def lines(series: Mapping[str, Sequence[Point]], title: str) -> SafeString:
@@ -146,7 +159,7 @@ def lines(series: Mapping[str, Sequence[Point]], title: str) -> SafeString:
     parts += [_text(at((tick, upward[0]))[0], height - 10, _short(tick), "middle") for tick in across]
     for place, (name, row) in enumerate(series.items()):
         drawn = [at(point) for point in sorted(row)]
-        kind = f"line-{place % 6}"
+        kind = f"line-{place % COLOURS}"
         parts.append(_line(drawn, kind))
         parts += [
             format_html('<circle class="{}" cx="{}" cy="{}" r="3.5"/>', kind, f"{x:.1f}", f"{y:.1f}") for x, y in drawn

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 from django.db.models import Count
+from django.utils.safestring import SafeString
 
 from captioner.admin import dashboard
-from captioner.admin.plots import heat_map
+from captioner.admin.plots import COLOURS, heat_map, score_bars
 from captioner.jobs.job import UNFINISHED, Status
 from captioner.models import Caption, Draft, DraftRequest, Image, MapperVersion
 from clipcap.prefixes import distances, mean_distance
 
 LOOKED_THROUGH = 1_000  # captions of each version that is compared
 METRICS = ("CIDEr", "Bleu_4", "ROUGE_L", "METEOR", "SPICE")
+
+
+def colours_of(versions: Iterable[MapperVersion]) -> dict[str, int]:
+    """The colour of each version by its name: that of its number, so that a version has the same one in every drawing.
+    Where two versions would share one, the later gets the next that is free."""
+    found: dict[str, int] = {}
+    for version in versions:
+        taken = set(found.values()) if len(found) < COLOURS else set()
+        colour = version.number % COLOURS
+        while colour in taken:
+            colour = (colour + 1) % COLOURS
+        found[str(version)] = colour
+    return found
+
+
+def scores_drawn(versions: list[MapperVersion]) -> SafeString:
+    """The scores of versions as bars."""
+    return score_bars(scores_of(versions), "Scores on the held-out images", colours_of(versions))
 
 
 def scores_of(versions: list[MapperVersion]) -> dict[str, dict[str, float]]:

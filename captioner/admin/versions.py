@@ -21,8 +21,7 @@ from captioner import audit, services
 from captioner.admin import dashboard
 from captioner.admin.base import ReadOnly, page_status
 from captioner.admin.parameters import as_int, as_uuid
-from captioner.admin.plots import score_bars
-from captioner.admin.scores import scores_of, written_by
+from captioner.admin.scores import scores_drawn, written_by
 from captioner.errors import Refused
 from captioner.models import Image, MapperVersion, Style
 
@@ -143,7 +142,7 @@ class MapperVersionAdmin(ReadOnly):
             version=version,
             serving=version.serving,
             active=version.style.active_version,
-            bars=score_bars(scores_of([version]), "Scores on the held-out images") if report.candidate else "",
+            bars=scores_drawn([version]) if report.candidate else "",
             report=report,
             sentence=services.verdict_of(version),
             links=[link for find in self.links if (link := find(request, version))],
@@ -159,7 +158,7 @@ class MapperVersionAdmin(ReadOnly):
             "admin/captioner/compare.html",
             "Compare " + ", ".join(map(str, versions)),
             versions=versions,
-            bars=score_bars(scores_of(versions), "Scores on the held-out images"),
+            bars=scores_drawn(versions),
             offered=photos,
             most=services.MOST_COMPARED["photos"],
             photos=written_by(versions) if request.user.has_perm("captioner.view_caption") else [],
@@ -233,7 +232,7 @@ class MapperVersionAdmin(ReadOnly):
             version=version,
             active=active,
             sentence=services.verdict_of(version),
-            bars=score_bars(scores_of([version, active] if active else [version]), "Scores on the held-out images"),
+            bars=scores_drawn([version, active] if active else [version]),
             button="Put in service",
         )
 

@@ -38,7 +38,7 @@ def test_drawings_hold_strange_numbers_and_names() -> None:
     assert "nothing yet" in bars([], {"captions": []}, "Lengths")
     assert "nothing yet" in bars(["1"], {"captions": [0]}, "Lengths")
     assert "&lt;b&gt;" in bars(["<b>"], {"captions": [1]}, "Lengths")
-    drawn = score_bars({"CIDEr": {"<v1>": 0.0, "v2": 1.2}, "SPICE": {"v2": 0.1}}, "Scores")
+    drawn = score_bars({"CIDEr": {"<v1>": 0.0, "v2": 1.2}, "SPICE": {"v2": 0.1}}, "Scores", {"<v1>": 1, "v2": 2})
     assert "&lt;v1&gt;" in drawn
     assert drawn.count("<rect") == 3
 

@@ -14,7 +14,8 @@ from django.utils.html import format_html
 
 from captioner.admin.base import ReadOnly, each
 from captioner.admin.parameters import as_int
-from captioner.admin.plots import loss_curves, score_bars
+from captioner.admin.plots import COLOURS, loss_curves, score_bars
+from captioner.admin.scores import colours_of
 from captioner.admin.versions import MapperVersionAdmin
 from captioner.jobs.job import Status
 from captioner.models import MapperVersion
@@ -89,8 +90,10 @@ def _run_context(run: TrainingRun) -> dict[str, Any]:
     report = run.report
     candidate, active = (found.scores if found else {} for found in (report.candidate, report.active))
     active_name = report.active_version or "in service"
+    candidate_name = str(run.version or "candidate")
     names = [name for name in candidate if not name.startswith("Bleu") or name == "Bleu_4"]
-    both = {"candidate": candidate, active_name: active}
+    title, colours = "Scores on the held-out images", _colours(run, active_name, candidate_name)
+    both = {candidate_name: candidate, active_name: active}
     drawn = {name: {who: scores[name] for who, scores in both.items() if name in scores} for name in names}
     return {
         "run": run,
@@ -101,14 +104,29 @@ def _run_context(run: TrainingRun) -> dict[str, Any]:
         "steerable": run.status in (Status.FAILED, Status.CANCELED),
         "curves": loss_curves(run.curve, [(c.step, c.training_loss, c.validation_loss) for c in checkpoints]),
         "checkpoints": checkpoints,
+        "kept": min(checkpoints, key=lambda c: (c.validation_loss, c.epoch)).epoch if checkpoints else None,
         "samples": _samples(checkpoints),
         "events": run.events.order_by("-pk")[:30],
         "scores": [(name, candidate[name], active.get(name)) for name in names],
-        "bars": score_bars(drawn, "Scores on the held-out images") if drawn else "",
+        "bars": score_bars(drawn, title, colours) if drawn else "",
         "active_name": active_name,
         "options": _options(run),
         "serving": run.version is not None and run.style.active_version == run.version,
     }
+
+
+def _colours(run: TrainingRun, active: str, candidate: str) -> dict[str, int]:
+    """Of both, as everywhere; a candidate without a number gets the next one's."""
+    versions = list(run.style.versions.select_related("style").order_by("number"))
+    filed = [version for version in versions if str(version) in (active, candidate)]
+    known = colours_of(filed)
+    number = versions[-1].number + 1 if versions else 1
+    for name in (active, candidate):
+        if name not in known:
+            known[name] = next(
+                colour for place in range(COLOURS) if (colour := (number + place) % COLOURS) not in known.values()
+            )
+    return known
 
 
 def _link_to_run(request: HttpRequest, version: MapperVersion) -> str:
@@ -129,7 +147,8 @@ def _options(run: TrainingRun) -> dict[str, Any]:
 
 
 def _samples(checkpoints: list[EpochReport]) -> list[dict[str, Any]]:
-    """For each of the held-out photos, what was written about it from checkpoint to checkpoint, repetitions merged."""
+    """For each of the held-out photos, what was written about it from checkpoint to checkpoint, repetitions merged, the
+    newest first."""
     photos: dict[str, dict[str, Any]] = {}
     for checkpoint in checkpoints:
         for sample in checkpoint.samples:
@@ -139,4 +158,6 @@ def _samples(checkpoints: list[EpochReport]) -> list[dict[str, Any]]:
                 texts[-1]["last"] = checkpoint.epoch
             else:
                 texts.append({"first": checkpoint.epoch, "last": checkpoint.epoch, "text": sample["text"]})
+    for photo in photos.values():
+        photo["texts"].reverse()
     return list(photos.values())

@@ -1,0 +1,166 @@
+"""A run's page: drawings on honest scales, the captions of its checkpoints, and what stays when it refreshes itself."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from playwright.sync_api import Browser, Page, expect
+
+from captioner import services, uploads
+from captioner.admin.plots import loss_curves, score_bars
+from captioner.admin.scores import colours_of
+from captioner.jobs.job import Status
+from captioner.models import MapperVersion, Style
+from captioner.reports import VersionReport
+from training.models import EpochReport, TrainingRun
+from training.options import RunOptions
+
+PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))[:12]
+SHIPPED = settings.MODELS / "styles" / "romantic.safetensors"
+WIDTH, HEIGHT = 1280, 900
+
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture
+def style(styles: dict[str, Style]) -> Style:
+    return styles["humorous"]
+
+
+@pytest.fixture
+def page(browser: Browser, live_server: Any) -> Iterator[Page]:
+    """A window of an administrator; errors in its console fail the test."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("boss", password="boss"))
+    complaints: list[str] = []
+    context = browser.new_context(base_url=live_server.url, viewport={"width": WIDTH, "height": HEIGHT})
+    session = client.cookies[settings.SESSION_COOKIE_NAME].value
+    context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": live_server.url}])
+    page = context.new_page()
+    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def run(style: Style) -> TrainingRun:
+    """A run in the middle of its training. The second of three checkpoints is the best so far."""
+    now = timezone.now()
+    lease = {"lease_token": uuid.uuid4(), "lease_expires_at": now + timedelta(hours=1)}
+    run = TrainingRun.objects.create(
+        style=style, options=RunOptions().to_json(), status=Status.RUNNING, deadline_at=now + timedelta(days=1), **lease
+    )
+    run.curve = [[step, 5 - step / 10, 1e-3] for step in range(1, 31)]
+    run.save()
+    for epoch, loss in ((1, 4.6), (2, 4.1), (3, 4.3)):
+        add_checkpoint(run, epoch, loss)
+    return run
+
+
+def add_checkpoint(run: TrainingRun, epoch: int, loss: float) -> None:
+    photos = [uploads.store(path.read_bytes()).pk for path in PHOTOS]
+    samples = [{"image": str(pk), "text": f"caption {epoch}", "reference": "two dogs"} for pk in photos]
+    EpochReport.objects.create(
+        run=run, epoch=epoch, step=10 * epoch, training_loss=4.5, validation_loss=loss, samples=samples
+    )
+
+
+def make_version(style: Style, cider: float) -> MapperVersion:
+    scores = {"scores": {"CIDEr": cider}, "not_computed": {}, "distinct": 0.9, "mean_length": 8.0}
+    report = VersionReport.read({"candidate": scores})
+    return services.register_version(style=style, path=SHIPPED, origin=MapperVersion.Origin.TRAINED, report=report)
+
+
+def colour(drawn: str, name: str) -> str:
+    found = re.search(rf'class="key (series-\d)"></span>{name}<', drawn)
+    assert found
+    return found[1]
+
+
+def test_scores_are_drawn_on_one_scale_that_begins_at_zero() -> None:
+    drawn = score_bars({"CIDEr": {"v1": 1.0}, "SPICE": {"v1": 0.25}}, "Scores", {"v1": 0})
+    widths = [float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)"', drawn)]
+    assert widths[0] == pytest.approx(4 * widths[1], rel=0.01)
+    for tick in ("0", "0.5", "1"):
+        assert f">{tick}</text>" in drawn
+
+
+def test_the_learning_rate_is_drawn_apart_from_the_losses() -> None:
+    losses, rates = loss_curves([[1, 4.0, 0.001], [2, 3.0, 0.0005]], []).split("<svg")[1:]
+    assert 'class="rate"' not in losses
+    assert ">0.001</text>" in rates
+
+
+@pytest.mark.django_db
+def test_a_version_has_the_same_colour_in_every_drawing(style: Style, run: TrainingRun, admin_client: Client) -> None:
+    first, second = make_version(style, 0.3), make_version(style, 0.5)
+    run.version = second
+    scores = {"scores": {"CIDEr": 0.5}, "not_computed": {}, "distinct": 0.9, "mean_length": 8.0}
+    run.metrics = {"images": 20, "candidate": scores, "active": scores, "active_version": str(first), "metric": "CIDEr"}
+    run.save()
+    pages = (
+        reverse("admin:captioner_mapperversion_change", args=[second.pk]),
+        reverse("admin:captioner_mapperversion_compare") + f"?version={first.pk}&version={second.pk}",
+        reverse("admin:training_trainingrun_change", args=[run.pk]),
+    )
+    assert len({colour(admin_client.get(url).content.decode(), str(second)) for url in pages}) == 1
+
+
+@pytest.mark.django_db
+def test_versions_that_would_share_a_colour_are_told_apart(style: Style) -> None:
+    versions = [MapperVersion(style=style, number=number) for number in (1, 7, 2)]
+    assert list(colours_of(versions).values()) == [1, 2, 3]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_slider_steps_through_the_captions_of_the_checkpoints_by_keyboard(run: TrainingRun, page: Page) -> None:
+    page.goto(reverse("admin:training_trainingrun_change", args=[run.pk]))
+    photo = page.locator("article.sample").first
+    assert [text.split()[-1] for text in photo.locator("li").all_inner_texts()] == ["3", "kept", "1"]
+    expect(photo.locator("[aria-current]")).to_contain_text("caption 3")
+    slider = page.get_by_label("Checkpoint")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(photo.locator("[aria-current]")).to_contain_text("caption 2")
+    expect(photo.locator("[aria-current]")).to_contain_text("kept")
+    expect(page.locator("#step output")).to_have_text("epoch 2, kept")
+    page.keyboard.press("Home")
+    expect(photo.locator("[aria-current]")).to_contain_text("caption 1")
+
+    add_checkpoint(run, 4, 4.4)  # the page refreshes itself, and the reader stays where they were
+    expect(photo.locator("li")).to_have_count(4)
+    expect(photo.locator("[aria-current]")).to_contain_text("caption 1")
+    expect(slider).to_be_focused()
+    page.keyboard.press("End")
+    expect(photo.locator("[aria-current]")).to_contain_text("caption 4")
+    add_checkpoint(run, 5, 4.5)
+    expect(photo.locator("[aria-current]")).to_contain_text("caption 5")  # whoever looks at the newest goes on so
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_read_stays_in_place_while_the_page_refreshes(run: TrainingRun, page: Page) -> None:
+    page.goto(reverse("admin:training_trainingrun_change", args=[run.pk]))
+    place = "document.querySelector('#samples').getBoundingClientRect().top"
+    page.evaluate("document.querySelector('#samples').scrollIntoView({behavior: 'instant'})")
+    page.evaluate("document.querySelector('.sample ol').scrollTop = 20")
+    before, inside = page.evaluate(place), page.evaluate("document.querySelector('.sample ol').scrollTop")
+    run.failures = [{"at": timezone.now().isoformat(), "worker": "w", "detail": "it ended"}]  # above the samples
+    run.save()
+    add_checkpoint(run, 4, 4.4)
+    expect(page.get_by_role("heading", name="Failed attempts")).to_be_attached()
+    expect(page.locator("article.sample").first.locator("li")).to_have_count(4)
+    page.wait_for_function(f"Math.abs({place} - {before}) < 2")
+    assert page.evaluate("document.querySelector('.sample ol').scrollTop") == inside
