@@ -21,7 +21,7 @@ from benchmarks.service import service
 
 LONGEST = 20.0  # seconds for one answer
 PAGE = "/gallery/"
-LARGE = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"
+LARGE = "/static/admin/js/vendor/xregexp/xregexp.js"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +77,7 @@ def _slow(address: str, count: int) -> Iterator[None]:
     beginnings = (
         f"GET {PAGE} HTTP/1.1\r\n{host}X-Slow: ",
         f"POST /api/captions/ HTTP/1.1\r\n{host}Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n",
-        f"GET {LARGE} HTTP/1.1\r\n{host}\r\n",
+        f"GET {LARGE} HTTP/1.1\r\n{host}\r\n" * 5,  # more than any buffer takes
     )
     over, connected = threading.Event(), threading.Semaphore(0)
 

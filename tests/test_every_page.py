@@ -26,7 +26,6 @@ PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.
 LOOKS = (("light", 1440, 900), ("dark", 1440, 900), ("light", 390, 844), ("dark", 390, 844))
 CHECKED = (("light", 1440), ("dark", 390))  # with axe-core, which takes a second
 HEAVIEST = 300_000  # bytes of a page as servers send it, compressed, besides photos
-OF_OTHERS = ("v1:docs",)  # Swagger UI is heavier, and has faults of its own
 LOADED = """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
     .filter((loaded) => loaded.initiatorType !== "img").map((loaded) => loaded.name)"""
 # Colours fade over. An animation that is cancelled meanwhile has ended too, though its promise is rejected.
@@ -94,7 +93,7 @@ def test_every_page_is_for_everybody_and_fits(
     for name in pages():
         window.emulate_media(color_scheme="light")
         window.set_viewport_size({"width": 1440, "height": 900})
-        answer = window.goto(url_of(name, things), wait_until="networkidle" if name in OF_OTHERS else "load")
+        answer = window.goto(url_of(name, things))
         assert answer is not None
         if answer.status != 200:
             wrong.append(f"{name}: answered {answer.status}")
@@ -103,7 +102,7 @@ def test_every_page_is_for_everybody_and_fits(
         for url in loaded - sizes.keys():
             sizes[url] = len(gzip.compress(window.request.get(url).body()))
         weight = sum(sizes[url] for url in loaded)
-        if weight > HEAVIEST and name not in OF_OTHERS:
+        if weight > HEAVIEST:
             wrong.append(f"{name}: {weight:,} bytes")
         for scheme, width, height in LOOKS:
             window.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -112,7 +111,7 @@ def test_every_page_is_for_everybody_and_fits(
             wide = window.evaluate("document.documentElement.scrollWidth")
             if wide > width:
                 wrong.append(f"{name}: {wide} wide, on a screen of {width}")
-            if (scheme, width) in CHECKED and name not in OF_OTHERS:
+            if (scheme, width) in CHECKED:
                 wrong += [
                     f"{name} ({scheme}, {width}): {violation['id']}: {node['html'][:160]}"
                     for violation in Axe().run(window).response["violations"]

@@ -2,12 +2,8 @@
 
 from typing import Any
 
-from csp.constants import SELF, UNSAFE_INLINE
-from csp.decorators import csp_update
 from django.conf import settings
-from django.utils.decorators import method_decorator
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
-from drf_spectacular.views import SpectacularSwaggerSplitView
 
 from captioner.api.problems import MEDIA_TYPE
 
@@ -39,7 +35,7 @@ PROBLEM: dict[str, Any] = {
     },
     "required": ["type", "title", "status", "code", "detail"],
 }
-_WHY = {
+WHY = {
     "400": "The request is not valid.",
     "401": "Anonymous use is not allowed here, or the token is not valid.",
     "403": "Not allowed; with a token: outside its scopes; with a session: without its CSRF token.",
@@ -72,10 +68,10 @@ def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
                     statuses |= {"411", "413", "415", "422"}
                 if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):
                     statuses |= {"422"}
-            statuses |= {status for status in operation["responses"] if status in _WHY}
+            statuses |= {status for status in operation["responses"] if status in WHY}
             for status in sorted(statuses):
                 operation["responses"][status] = {
-                    "description": _WHY[status],
+                    "description": WHY[status],
                     "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
                 }
                 if status == "429":
@@ -109,9 +105,3 @@ class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-
             "name": settings.SESSION_COOKIE_NAME,
             "description": "session cookie of a browser; write requests also need the CSRF token in X-CSRFToken",
         }
-
-
-# Its page has a <style> of its own; scripts stay forbidden unless they are files of this site.
-@method_decorator(csp_update({"style-src": [SELF, UNSAFE_INLINE]}), name="dispatch")
-class SwaggerView(SpectacularSwaggerSplitView):
-    """Swagger UI, from files of this site."""

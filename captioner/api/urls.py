@@ -9,9 +9,9 @@ from rest_framework.routers import SimpleRouter
 from captioner.api import health
 from captioner.api.albums import AlbumViewSet
 from captioner.api.captions import CaptionViewSet
+from captioner.api.docs import docs
 from captioner.api.images import ImageViewSet
 from captioner.api.requests import RequestViewSet
-from captioner.api.schema import SwaggerView
 
 router = SimpleRouter(use_regex_path=False)
 
@@ -34,5 +34,5 @@ urlpatterns = [
     path("health/ready", health.ready, name="ready"),
     path("metrics", health.metrics, name="metrics"),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("docs/", SwaggerView.as_view(url_name="v1:schema"), name="docs"),
+    path("docs/", docs, name="docs"),
 ]
