@@ -78,12 +78,7 @@ def store(data: bytes, sender: str = EXAMPLES, **fields: Any) -> Image:
     known = Image.objects.filter(sha256=digest, sender=sender).first() if sender else None
     if known and all(file.storage.exists(str(file.name)) for file in (known.file, known.thumbnail)):
         return known
-    pixels = pixels_to_decode(data, min_side=SIDE)
-    try:
-        with admitted(settings.MAX_UPLOAD_PIXELS if pixels is None else pixels):
-            picture = open_image(data, min_side=SIDE, max_pixels=settings.MAX_UPLOAD_PIXELS)
-    except ImageError as error:
-        raise Refused(f"image_{error.code}", str(error), status=_STATUS.get(error.code, 422)) from error
+    picture = _decoded(data, SIDE)
     width, height = picture.size
     scale = max(2 * SIDE / max(width, height), ENCODER_SIDE / min(width, height))
     picture.thumbnail((ceil(width * scale), ceil(height * scale)))
@@ -124,6 +119,27 @@ def store(data: bytes, sender: str = EXAMPLES, **fields: Any) -> Image:
     if not created:  # somebody stored the same picture meanwhile
         remove_files(new)
     return image
+
+
+def thumbnail_of(data: bytes, side: int) -> bytes:
+    """A small JPEG of a picture of which nothing is stored.
+
+    Raises:
+        Refused: the bytes are no picture within the limits, or too many pictures are being decoded.
+    """
+    check_size(len(data))
+    picture = _decoded(data, side)
+    picture.thumbnail((side, side))
+    return _jpeg(picture, quality=80)
+
+
+def _decoded(data: bytes, side: int) -> Pillow.Image:
+    pixels = pixels_to_decode(data, min_side=side)
+    try:
+        with admitted(settings.MAX_UPLOAD_PIXELS if pixels is None else pixels):
+            return open_image(data, min_side=side, max_pixels=settings.MAX_UPLOAD_PIXELS)
+    except ImageError as error:
+        raise Refused(f"image_{error.code}", str(error), status=_STATUS.get(error.code, 422)) from error
 
 
 def remove_files(image: Image) -> None:

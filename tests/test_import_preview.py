@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,17 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
+from PIL import Image as Pillow
 
 from captioner import uploads
 from captioner.errors import Refused
 from captioner.models import Image, Style
-from tests.dataset_files import packed, picture, pictures
+from tests.dataset_files import examples, packed, picture, pictures, run_command, worked_off
 from training import services
 from training.admin.styles import SAMPLES
 from training.datasets import preview as previews
+from training.datasets.columns import Column
+from training.datasets.keys import LONGEST_KEY, Keys
 from training.datasets.preview import Preview, Recognised, Rejected, Sample
 from training.models import Example, Import
 
@@ -25,17 +30,23 @@ STATIC = Path(__file__).parent.parent / "static" / "samples"
 pytestmark = pytest.mark.django_db
 
 
-def look(files: dict[str, bytes]) -> Preview:
-    return services.preview_import(SimpleUploadedFile("a.zip", packed(files)), "a.zip")
+def look(files: dict[str, bytes], keys: Keys = Keys()) -> Preview:  # noqa: B008
+    return services.preview_import(SimpleUploadedFile("a.zip", packed(files)), "a.zip", keys)
 
 
 def test_columns_examples_and_rejected_rows_are_shown_and_nothing_is_stored(media: Path) -> None:
     table = b"caption,file_name,split\na red square,one.jpg,train\n...,one.jpg,\ngreen,two.jpg,test\nblue,gone.jpg,\n"
-    assert look({"captions.csv": table, **pictures()}) == Preview(
+    found = look({"captions.csv": table, **pictures()})
+    thumbnails = [sample.thumbnail for sample in found.samples]
+    assert found == Preview(
         [Recognised("captions.csv", "table", "photo: file_name, caption: caption, split: split")],
+        [Column("caption", "a red square"), Column("file_name", "one.jpg"), Column("split", "train")],
         looked_at=4,
         usable=2,
-        samples=[Sample("one.jpg", "a red square", False), Sample("two.jpg", "green", True)],
+        samples=[
+            Sample("one.jpg", "a red square", False, thumbnails[0]),
+            Sample("two.jpg", "green", True, thumbnails[1]),
+        ],
         rejected=[
             Rejected("captions.csv", 3, "the caption contains no words, so nothing can be learned from it"),
             Rejected(
@@ -63,6 +74,85 @@ def test_rows_may_name_stored_photos(media: Path, photo: bytes) -> None:
     image = uploads.store(photo)
     found = look({"captions.csv": f"image,caption\n{image.pk},a dog\n".encode()})
     assert [sample.photo for sample in found.samples] == [str(image.pk)]
+    assert found.samples[0].thumbnail == reverse("admin:captioner_image_thumbnail", args=[image.pk])
+
+
+def test_the_first_rows_show_their_pictures_and_what_is_no_picture_is_said(media: Path) -> None:
+    table = b"image,caption\none.jpg,a red square\nbroken.jpg,green\n"
+    found = look({"captions.csv": table, "one.jpg": picture(1), "broken.jpg": b"\xff\xd8 no picture"})
+    (sample,) = found.samples
+    kind, _, data = sample.thumbnail.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with Pillow.open(io.BytesIO(base64.b64decode(data))) as small:
+        assert max(small.size) <= previews.SIDE
+    assert (found.usable, [row.line for row in found.rejected]) == (1, [3])
+    assert "broken.jpg" in found.rejected[0].reason
+
+
+UNKNOWN = {
+    "captions.csv": b"Pic;Words\none.jpg;a red square\n",
+    "captions.tsv": b"Pic\tWords\none.jpg\ta red square\n",
+    "captions.jsonl": b'{"Pic": "one.jpg", "Words": "a red square"}\n',
+    "captions.json": b'[{"Pic": "one.jpg", "Words": "a red square"}]',
+}
+CHOSEN = Keys("Pic", "Words")
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_columns_whose_names_are_unknown_are_offered_and_the_chosen_ones_are_used(
+    name: str, style: Style, media: Path
+) -> None:
+    files = {name: UNKNOWN[name], "one.jpg": picture(1)}
+    found = look(files)
+    assert (found.files, found.samples) == ([], [])
+    assert found.columns == [Column("Pic", "one.jpg"), Column("Words", "a red square")]
+    found = look(files, CHOSEN)
+    assert [(sample.photo, sample.text) for sample in found.samples] == [("one.jpg", "a red square")]
+    file = SimpleUploadedFile("a.zip", packed(files))
+    batch = worked_off(services.start_import(style=style, file=file, name="a.zip", keys=CHOSEN))
+    assert (batch.status, batch.accepted) == ("succeeded", 1)
+
+
+def test_a_chosen_column_goes_before_one_whose_name_is_known(media: Path) -> None:
+    table = b"image,caption,title\none.jpg,a red square,Composition in red\n"
+    found = look({"captions.csv": table, **pictures()}, Keys(chosen_caption="title"))
+    assert [sample.text for sample in found.samples] == ["Composition in red"]
+
+
+def test_an_import_without_the_chosen_columns_fails_with_their_names(style: Style, media: Path) -> None:
+    file = SimpleUploadedFile("a.zip", packed({"captions.csv": UNKNOWN["captions.csv"], **pictures()}))
+    batch = worked_off(services.start_import(style=style, file=file, name="a.zip", keys=Keys("Picture", "Words")))
+    assert "chosen columns (file name: Picture, caption: Words)" in batch.error_detail
+    with pytest.raises(Refused, match="at most 100"):
+        services.start_import(style=style, file=file, name="a.zip", keys=Keys("x" * (LONGEST_KEY + 1)))
+
+
+def test_the_command_takes_the_names_of_columns(style: Style, media: Path, tmp_path: Path) -> None:
+    for name, content in {"captions.csv": UNKNOWN["captions.csv"], "one.jpg": picture(1)}.items():
+        (tmp_path / name).write_bytes(content)
+    run_command(style.slug, str(tmp_path), "--picture-column", "Pic", "--caption-column", "Words")
+    assert {text for _, text in examples(style)} == {"a red square"}
+    assert Import.objects.get().keys == CHOSEN
+
+
+def test_on_the_page_columns_are_chosen_by_hand_and_stored_with_the_import(style: Style, admin_client: Client) -> None:
+    address = reverse("admin:captioner_style_import", args=[style.pk])
+
+    def send(**more: Any) -> Any:
+        data = packed({"captions.csv": UNKNOWN["captions.csv"], "one.jpg": picture(1)})
+        return admin_client.post(address, {"file": SimpleUploadedFile("a.zip", data), **more})
+
+    page = send(check="yes").content.decode()
+    assert "The names of these columns are not known" in page
+    assert "Pic, such as “one.jpg”" in page
+    page = send(check="yes", picture_column="Pic", caption_column="Words").content.decode()
+    assert 'src="data:image/jpeg;base64,' in page
+    assert '<option value="Words" selected>' in page
+    send(picture_column="Pic", caption_column="Words")
+    batch = Import.objects.get()
+    assert batch.keys == CHOSEN
+    page = admin_client.get(reverse("admin:training_import_live", args=[batch.pk])).content.decode()
+    assert "file name: Pic, caption: Words" in page
 
 
 def test_of_a_long_file_only_the_first_rows_are_looked_at(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:

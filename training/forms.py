@@ -11,6 +11,7 @@ from captioner.errors import Refused
 from captioner.models import Image, Style
 from captioner.services import styles_in_service
 from clipcap.choices import Option
+from training.datasets.keys import LONGEST_KEY, Keys
 from training.options import OPTIONS
 from training.services import run_options
 
@@ -130,3 +131,10 @@ class ImportForm(forms.Form):
         "Flickr30k's tokens, or a .txt next to each photo. Rows that cannot be used are listed; the others are "
         "imported."
     )
+    picture_column = forms.CharField(required=False, max_length=LONGEST_KEY)  # offered once the file was looked at
+    caption_column = forms.CharField(required=False, max_length=LONGEST_KEY)
+
+    @property
+    def keys(self) -> Keys:
+        """What the file's columns are called."""
+        return Keys(self.cleaned_data["picture_column"], self.cleaned_data["caption_column"])

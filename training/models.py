@@ -15,6 +15,7 @@ from captioner.jobs.job import JobQuerySet, OrderedJob
 from captioner.models import Correction, Image, MapperVersion, Style
 from captioner.reports import VersionReport
 from clipcap.evaluation.comparison import HELD_OUT_SHARE
+from training.datasets.keys import LONGEST_KEY, Keys
 from training.options import RunOptions
 
 
@@ -68,6 +69,10 @@ class Import(OrderedJob):
     person = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", editable=False
     )
+    picture_column = models.CharField(
+        max_length=LONGEST_KEY, blank=True, default="", db_default="", editable=False, help_text="as chosen by a person"
+    )
+    caption_column = models.CharField(max_length=LONGEST_KEY, blank=True, default="", db_default="", editable=False)
     rows = models.PositiveIntegerField(default=0, editable=False, help_text="rows read so far; it resumes here")
     total = models.PositiveIntegerField(null=True, editable=False)
     accepted = models.PositiveIntegerField(default=0, editable=False)
@@ -80,6 +85,11 @@ class Import(OrderedJob):
 
     def __str__(self) -> str:
         return f"{self.name} for {self.style}"
+
+    @property
+    def keys(self) -> Keys:
+        """What its columns are called."""
+        return Keys(self.picture_column, self.caption_column)
 
 
 class RejectedRow(models.Model):

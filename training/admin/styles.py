@@ -330,9 +330,10 @@ class StyleAdmin(AdminWithPages):
             file = form.cleaned_data["file"]
             try:
                 if "check" in request.POST:
-                    preview = services.preview_import(file, file.name)
+                    preview = services.preview_import(file, file.name, form.keys)
                 else:
-                    batch = services.start_import(style=style, file=file, name=file.name, person=request.user)
+                    given = {"name": file.name, "keys": form.keys, "person": request.user}
+                    batch = services.start_import(style=style, file=file, **given)
                     self.log_change(request, style, f"imports {batch.name}")
                     return redirect("admin:training_import_change", batch.pk)
             except Refused as error:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from captioner.errors import Refused
 from training.datasets.files import HEAD, PACKED, Files
 from training.datasets.formats import flickr, tables
-from training.datasets.formats.base import KEYS, LOOK, Annotations, Unreadable
+from training.datasets.formats.base import LOOK, Annotations, Unreadable
 from training.datasets.formats.coco import Coco
 from training.datasets.formats.json_lists import JsonLines, JsonList
 from training.datasets.formats.karpathy import Karpathy
 from training.datasets.formats.sidecars import sidecar
+from training.datasets.keys import KEYS, Keys
 from training.datasets.names import is_picture
 from training.datasets.reading import BOM, entries
 from training.datasets.refusals import not_utf8, shown
@@ -42,16 +43,17 @@ class Found:
         self.held_out: dict[str, bool] = {}
 
 
-def find_annotations(files: Files, check: Callable[[], None]) -> Found:
+def find_annotations(files: Files, check: Callable[[], None], keys: Keys) -> Found:
     """All files among these that hold captions.
 
     Args:
+        keys: what columns are called.
         check: called between files and while long ones are read; may raise to stop.
 
     Raises:
         Refused: there is none, or it cannot be read.
     """
-    files.check = check
+    files.check, files.keys = check, keys
     found = Found()
     problems: list[Refused] = []
     others: list[str] = []
@@ -72,7 +74,8 @@ def find_annotations(files: Files, check: Callable[[], None]) -> Found:
         if problems:
             raise problems[0]
         seen = f"; there is {', '.join(map(shown, others[:5]))}, which is not one of these" if others else ""
-        raise Refused("no_annotations", f"no file with captions was found{seen}; send {ACCEPTED}", status=422)
+        where = f" with the chosen columns ({keys})" if str(keys) else ""
+        raise Refused("no_annotations", f"no file with captions was found{where}{seen}; send {ACCEPTED}", status=422)
     return found
 
 
@@ -113,20 +116,20 @@ def _check_encoding(name: str, head: bytes) -> None:
 
 
 def _table(files: Files, name: str, text: str, prose: bool) -> Annotations | None:
-    dialect = tables.dialect_of(text, prose=prose)
+    dialect = tables.dialect_of(text, files.keys, prose=prose)
     if dialect:
         return tables.Table(files, name, dialect)
     return flickr.Tokens(files, name) if flickr.Tokens.fits(name, text) else None
 
 
 def _json(files: Files, name: str, text: str) -> Annotations | None:
-    if JsonLines.fits(text):
+    if JsonLines.fits(text, files.keys):
         return JsonLines(files, name)
     looked_at = 0
     with files.open(name) as file:
         for section, entry in entries(file, name, files.check):
             for kind in (JsonList, Karpathy, Coco):
-                if kind.fits(section, entry):
+                if kind.fits(section, entry, files.keys):
                     return kind(files, name)
             looked_at += section in ("", "annotations")
             if looked_at == LOOK:  # boxes or key points, say: millions may follow

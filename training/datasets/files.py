@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 
 from captioner.errors import Refused
 from training.datasets import refusals
+from training.datasets.keys import Keys
 from training.datasets.names import Names
 from training.datasets.refusals import shown
 
@@ -37,6 +38,7 @@ class Files:
     """The files of a dataset, by `names`."""
 
     check: Callable[[], None] = staticmethod(lambda: None)  # called while a long file is read; may raise to end that
+    keys = Keys()  # what their columns are called
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = Names(name for name in names if not _is_left_by_macos(name))

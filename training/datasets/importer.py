@@ -108,7 +108,7 @@ class _Importer:
             _Stopped, Refused, OSError: all before the last committed row is kept.
         """
         with self._path() as path, closing(files_of(path, self.batch.name)) as self.files:
-            self.found = find_annotations(self.files, self._check)
+            self.found = find_annotations(self.files, self._check, self.batch.keys)
             self._record(total=self._survey())
             chunk: list[_Read] = []
             since = time.monotonic()

@@ -17,15 +17,21 @@ from captioner.errors import Refused
 from captioner.jobs.job import Status, clock
 from captioner.models import Style
 from training.datasets.importer import DAMAGE
+from training.datasets.keys import LONGEST_KEY, Keys
 from training.datasets.preview import Preview, preview
 from training.models import Import
 from training.services.waiting import RUN_DEADLINE, queue_again, wake_workers
 
+KNOWN = Keys()
 
-def start_import(*, style: Style, file: File[bytes], name: str, person: Any = None, holder: str = "") -> Import:
+
+def start_import(
+    *, style: Style, file: File[bytes], name: str, keys: Keys = KNOWN, person: Any = None, holder: str = ""
+) -> Import:
     """Queue a file of examples (see training/datasets/ for what it may be) for import.
 
     Args:
+        keys: what its columns are called, where that is not known.
         holder: who works it off here and now; the import is claimed then, and no training worker sees it.
 
     Raises:
@@ -33,7 +39,7 @@ def start_import(*, style: Style, file: File[bytes], name: str, person: Any = No
     """
     if not file.size:
         raise Refused("empty_file", "the file is empty; choose another", status=422)
-    batch = _import(style, captioner_services.tidy_name(name), person)
+    batch = _import(style, captioner_services.tidy_name(name), keys, person)
     stored = str(uuid.uuid4())  # what it holds is told by its content
     try:
         # Before the transaction, which on SQLite keeps all other writers waiting.
@@ -58,8 +64,11 @@ def start_import(*, style: Style, file: File[bytes], name: str, person: Any = No
     return batch
 
 
-def preview_import(file: File[bytes], name: str) -> Preview:
+def preview_import(file: File[bytes], name: str, keys: Keys = KNOWN) -> Preview:
     """Look at the first rows of a file of examples, as an import would; nothing is stored.
+
+    Args:
+        keys: as in `start_import`.
 
     Raises:
         Refused: it is empty, holds no captions, is damaged, or takes too long to look at.
@@ -71,7 +80,7 @@ def preview_import(file: File[bytes], name: str) -> Preview:
             for part in file.chunks():
                 copy.write(part)
             copy.flush()
-            return preview(Path(copy.name), captioner_services.tidy_name(name))
+            return preview(Path(copy.name), captioner_services.tidy_name(name), keys)
         except DAMAGE as error:
             raise Refused(
                 "damaged", f"the file is damaged ({type(error).__name__}); create it again", status=422
@@ -84,11 +93,13 @@ def preview_import(file: File[bytes], name: str) -> Preview:
             ) from error
 
 
-def start_folder_import(*, style: Style, folder: Path, person: Any = None, holder: str = "") -> Import:
+def start_folder_import(
+    *, style: Style, folder: Path, keys: Keys = KNOWN, person: Any = None, holder: str = ""
+) -> Import:
     """Queue a folder on the server for import. For its administrators alone: it can be any folder.
 
     Args:
-        holder: as in `start_import`.
+        keys, holder: as in `start_import`.
 
     Raises:
         Refused: it is no folder, or the style is archived.
@@ -99,7 +110,7 @@ def start_folder_import(*, style: Style, folder: Path, person: Any = None, holde
         raise Refused("no_folder", f"the name of {name!r} is not UTF-8; rename it", status=422)
     if not folder.is_dir() or len(name) > 255:
         raise Refused("no_folder", f"{name!r} is not a directory or cannot be read; choose another", status=422)
-    batch = _import(style, name, person)
+    batch = _import(style, name, keys, person)
     with transaction.atomic():
         captioner_services.check_not_archived(style)
         batch.save()
@@ -109,9 +120,14 @@ def start_folder_import(*, style: Style, folder: Path, person: Any = None, holde
     return batch
 
 
-def _import(style: Style, name: str, person: Any) -> Import:
+def _import(style: Style, name: str, keys: Keys, person: Any) -> Import:
+    columns = {"picture_column": keys.chosen_picture.strip(), "caption_column": keys.chosen_caption.strip()}
+    if any(len(column) > LONGEST_KEY for column in columns.values()):
+        raise Refused("bad_column", f"the name of a column can have at most {LONGEST_KEY} characters", status=422)
     now = clock("default")
-    return Import(style=style, name=name, person=person, created_at=now, rank_at=now, deadline_at=now + RUN_DEADLINE)
+    return Import(
+        style=style, name=name, person=person, created_at=now, rank_at=now, deadline_at=now + RUN_DEADLINE, **columns
+    )
 
 
 def _claimed(batch: Import, holder: str) -> Import:

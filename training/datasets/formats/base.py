@@ -9,13 +9,10 @@ from typing import Any
 
 from captioner.errors import Refused
 from training.datasets.files import Files
+from training.datasets.keys import FILE_KEYS, Keys
 from training.datasets.reading import entries
 from training.texts import caption_text
 
-FILE_KEYS = ("file_name", "filename", "file", "image", "image_name", "image_path", "img", "image_id")
-CAPTION_KEYS = ("captions", "caption", "text", "sentence", "comment")
-KEYS = f"{', '.join(FILE_KEYS)} for the picture and {', '.join(CAPTION_KEYS)} for the caption"
-SPLIT_KEY = "split"
 LOOK = 20  # lines or entries that are looked at to tell a format
 
 _LONGEST_REF = 1000
@@ -139,13 +136,14 @@ def held_out_by(split: Any) -> bool | None:
     return _SPLITS.get(split.strip().lower()) if isinstance(split, str) else None
 
 
-def file_and_captions(entry: dict[str, Any]) -> tuple[Any, Any]:
+def file_and_captions(entry: dict[str, Any], keys: Keys) -> tuple[Any, Any]:
     """The first value that is none of nothing, of those that may name the image and that may be captions."""
     return tuple(  # type: ignore[return-value]  # which has two parts
-        next((entry[key] for key in keys if entry.get(key) is not None), None) for keys in (FILE_KEYS, CAPTION_KEYS)
+        next((entry[key] for key in names if entry.get(key) is not None), None)
+        for names in (keys.picture, keys.caption)
     )
 
 
-def fits(entry: Any) -> bool:
+def fits(entry: Any, keys: Keys) -> bool:
     """Whether an entry has the keys of an image and a caption, whatever their values."""
-    return isinstance(entry, dict) and all(any(key in entry for key in keys) for keys in (FILE_KEYS, CAPTION_KEYS))
+    return isinstance(entry, dict) and all(any(key in entry for key in names) for names in (keys.picture, keys.caption))

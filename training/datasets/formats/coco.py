@@ -7,6 +7,7 @@ from typing import Any
 
 from training.datasets import refusals
 from training.datasets.formats.base import Annotations, Row, no_object, number_or_name, rows_of
+from training.datasets.keys import Keys
 from training.datasets.reading import entries
 from training.datasets.refusals import shown
 
@@ -23,7 +24,7 @@ class Coco(Annotations):
     _named: dict[str, str | tuple[str, str]] | None = None
 
     @staticmethod
-    def fits(section: str, entry: Any) -> bool:
+    def fits(section: str, entry: Any, keys: Keys) -> bool:
         """Whether the file is told by this entry to be one of COCO's."""
         return section == "annotations" and isinstance(entry, dict) and "caption" in entry
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from training.datasets.formats.base import SPLIT_KEY, Annotations, Row, no_object, rows_of
+from training.datasets.formats.base import Annotations, Row, no_object, rows_of
+from training.datasets.keys import SPLIT_KEY, Keys
 
 
 class Karpathy(Annotations):
@@ -14,7 +15,7 @@ class Karpathy(Annotations):
     format = "Karpathy's JSON"
 
     @staticmethod
-    def fits(section: str, entry: Any) -> bool:
+    def fits(section: str, entry: Any, keys: Keys) -> bool:
         """Whether the file is told by this entry to be one of these."""
         return section == "images" and isinstance(entry, dict) and "sentences" in entry
 

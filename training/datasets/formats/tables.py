@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from captioner.errors import Refused
 from training.datasets.files import Files
-from training.datasets.formats.base import CAPTION_KEYS, FILE_KEYS, LOOK, SPLIT_KEY, Annotations, Row, rows_of
+from training.datasets.formats.base import LOOK, Annotations, Row, rows_of
+from training.datasets.keys import SPLIT_KEY, Keys
 from training.datasets.names import is_picture
 from training.datasets.reading import lines
 
@@ -60,7 +61,7 @@ class Table(Annotations):
         with self.files.open(self.name) as file:
             text = lines(file, self.name, self.files.check)
             header = next((cells for _, cells in _records(text, self.dialect, lambda cells: False)), [])
-        found = None if isinstance(header, str) else _columns(header)
+        found = None if isinstance(header, str) else _columns(header, self.files.keys)
         if found is None:
             return ""
         used = {"photo": found.image, "caption": found.caption, "split": found.split}
@@ -79,7 +80,7 @@ class Table(Annotations):
                 if isinstance(cells, str):
                     yield Row(line, problem=cells)
                 elif columns is None:
-                    columns = _columns(cells)
+                    columns = _columns(cells, self.files.keys)
                     if columns is None:  # it was recognised by this line
                         raise Refused(
                             "bad_header", "the header's columns cannot be told apart; check its quotes", status=422
@@ -94,7 +95,7 @@ class Table(Annotations):
                     yield from rows_of(line, cells[columns.image], cells[columns.caption], split=split)
 
 
-def dialect_of(head: str, *, prose: bool) -> Dialect | None:
+def dialect_of(head: str, keys: Keys, *, prose: bool) -> Dialect | None:
     """How the table is written that begins like this; None if it is none.
 
     Args:
@@ -111,10 +112,24 @@ def dialect_of(head: str, *, prose: bool) -> Dialect | None:
     for delimiter in sep[1] if sep else DELIMITERS:
         for quoting in (True,) if delimiter in _QUOTING else (False, True):
             dialect = Dialect(delimiter, quoting, above)
-            columns = _columns(_divided(first, dialect, strict=True))
+            columns = _columns(_divided(first, dialect, strict=True), keys)
             if columns and (not prose or _has_rows(text, dialect, columns)):
                 return dialect
     return None
+
+
+def beginning(head: str) -> list[tuple[str, str]]:
+    """The cells of what may be a table's header, each with the value below it; none where no separator divides it."""
+    text = [f"{line}\n" for line in head.split("\n")[: 1 + LOOK]]
+    found: list[list[list[str]]] = []
+    for delimiter in DELIMITERS:
+        rows = _records(iter(text), Dialect(delimiter, delimiter in _QUOTING), lambda cells: False)
+        cells = [cells for _, cells in rows if isinstance(cells, list)]
+        found.append([row for row in cells if len(row) == len(cells[0])])
+    best = max(found, key=lambda rows: len(rows[0]) if len(rows) > 1 else 0)
+    if len(best) < 2 or len(best[0]) < 2:
+        return []
+    return [(name.strip(), value.strip()) for name, value in zip(best[0], best[1], strict=True)]
 
 
 def _has_rows(text: list[str], dialect: Dialect, columns: _Columns) -> bool:
@@ -178,11 +193,11 @@ def _divided(line: str, dialect: Dialect, *, strict: bool) -> list[str]:
         return []
 
 
-def _columns(cells: list[str]) -> _Columns | None:
+def _columns(cells: list[str], keys: Keys) -> _Columns | None:
     """Where a header names image, caption and split; None if it does not name the first two."""
     names = [cell.strip().lower() for cell in cells]
-    image = next((names.index(key) for key in FILE_KEYS if key in names), None)
-    caption = next((names.index(key) for key in CAPTION_KEYS if key in names), None)
+    image = next((names.index(key.lower()) for key in keys.picture if key.lower() in names), None)
+    caption = next((names.index(key.lower()) for key in keys.caption if key.lower() in names), None)
     if image is None or caption is None:
         return None
     return _Columns(image, caption, names.index(SPLIT_KEY) if SPLIT_KEY in names else None, len(names))

@@ -20,6 +20,7 @@ from clipcap.progress import Progress
 from training import services
 from training.datasets.annotations import ACCEPTED
 from training.datasets.importer import refused_csv, run_import
+from training.datasets.keys import Keys
 from training.lengths import too_long
 from training.models import Import
 
@@ -36,6 +37,8 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("style", metavar="STYLE", nargs="?", help="slug of the style")
         parser.add_argument("path", metavar="FILE_OR_FOLDER", nargs="?", type=Path)
+        parser.add_argument("--picture-column", metavar="NAME", default="", help="column or key of the file name")
+        parser.add_argument("--caption-column", metavar="NAME", default="", help="column or key of the caption")
         parser.add_argument("--user", metavar="NAME", help="user name to record")
         parser.add_argument("--resume", metavar="IMPORT_ID", type=int, help="resume a stopped import")
         parser.add_argument("--refused", metavar="FILE.csv", type=Path, help="CSV file for the refused rows")
@@ -125,11 +128,13 @@ def _started(options: dict[str, Any]) -> Import:
         person = get_user_model().objects.filter(username=options["user"]).first()
         if person is None:
             raise CommandError(f"there is no user {options['user']!r}")
+    keys = Keys(options["picture_column"], options["caption_column"])
+    given: dict[str, Any] = {"style": style, "keys": keys, "person": person, "holder": HOLDER}
     if path.is_dir():
-        return services.start_folder_import(style=style, folder=path, person=person, holder=HOLDER)
+        return services.start_folder_import(folder=path, **given)
     try:
         with path.open("rb") as file:
-            return services.start_import(style=style, file=File(file), name=path.name, person=person, holder=HOLDER)
+            return services.start_import(file=File(file), name=path.name, **given)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
 
