@@ -54,6 +54,7 @@ def nonsense(**_: Any) -> list[CheckMessage]:
     numbers = {
         "THREADS": settings.THREADS,
         "BATCH_SIZE": settings.BATCH_SIZE,
+        "TRAINING_PROCESSES": settings.TRAINING_PROCESSES,
         "WEB_THREADS": settings.WEB_THREADS,
         "DEADLINE_SECONDS": settings.DEADLINE.total_seconds(),
         "LEASE_SECONDS": settings.LEASE.total_seconds(),

@@ -77,7 +77,8 @@ class VersionReport(Report):
 
 @dataclass(frozen=True)
 class Capacity(Report):
-    """What a worker has: the memory of its device, in MiB, and the sizes of its models (`Worker.capacity`)."""
+    """What a worker has: the memory of its device, or its devices together, in MiB, and the sizes of its models
+    (`Worker.capacity`); and how many processes train with it."""
 
     memory_mb: int
     embedding_size: int
@@ -85,3 +86,4 @@ class Capacity(Report):
     lm_layers: int
     lm_heads: int
     vocabulary: int
+    processes: int = 1

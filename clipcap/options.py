@@ -72,6 +72,13 @@ class TrainingChoices:
         least=1,
         most=64,
     )
+    recompute: Literal["yes", "no"] | None = option(
+        None,
+        "Whether a step computes the language model's layers a second time in place of keeping all that they computed "
+        "(gradient checkpointing): less memory, a third more time, the same result.",
+        choices={"yes": "yes", "no": "no"},
+        automatic="only where memory would not suffice otherwise",
+    )
     noise: float = option(
         0.25,
         "Noise added to the photo embeddings, against overfitting on few examples; 0 for none.",

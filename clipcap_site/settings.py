@@ -290,6 +290,7 @@ RERANKING = env.str("CLIPCAP_RERANKING", str(MODELS / "reranking.json"))
 DEVICE = env.str("CLIPCAP_DEVICE", "auto")
 THREADS = env.int("CLIPCAP_THREADS", 1)  # of a worker on the CPU; see docs/settings.md before raising it
 BATCH_SIZE = env.int("CLIPCAP_BATCH_SIZE", 32)
+TRAINING_PROCESSES = env.int("CLIPCAP_TRAINING_PROCESSES", 1)  # that train one style together
 MODEL_CACHE_BYTES = env.int("CLIPCAP_MODEL_CACHE_BYTES", 0)  # of a worker's versions; 0 is a quarter of what is free
 UNSURE_BELOW = env.float("CLIPCAP_UNSURE_BELOW", options.UNSURE_BELOW)
 ANONYMOUS = env.bool("CLIPCAP_ANONYMOUS", False)

@@ -20,6 +20,7 @@ CHANGED: dict[str, Any] = {
     **{"epochs": 3, "learning_rate": 1e-4, "batch_size": 8, "noise": 0.5, "seed": 7, "mapper": "mlp"},
     **{"prefix_length": 20, "layers": 2, "start": "scratch", "sources": ("imported", "correction")},
     **{"accumulation": 2, "language_model": "adapters", "rank": 4, "language_model_learning_rate": 1e-4},
+    "recompute": "yes",
 }
 
 
@@ -59,10 +60,10 @@ def _argument(name: str, value: Any) -> list[str]:
 
 
 def test_automatic_is_none_however_it_is_left_open() -> None:
-    left_open = ("epochs", "learning_rate", "language_model", "language_model_learning_rate")
+    left_open = ("epochs", "learning_rate", "language_model", "language_model_learning_rate", "recompute")
     form = RetrainForm({**CHANGED, **dict.fromkeys(left_open, ""), "sources": ["imported"]})
     assert form.is_valid(), form.errors
-    assert [form.cleaned_data[name] for name in left_open] == [None] * 4
+    assert [form.cleaned_data[name] for name in left_open] == [None] * 5
     sent = RunOptionsSerializer(data=dict.fromkeys(left_open))
     assert sent.is_valid(), sent.errors
     assert RunOptions(**sent.validated_data) == RunOptions()
@@ -70,6 +71,9 @@ def test_automatic_is_none_however_it_is_left_open() -> None:
         1e-3,
         30,
     )
+    assert not for_trainer(RunOptions(), further=False).recompute
+    assert for_trainer(RunOptions(), further=False, short=True).recompute
+    assert not for_trainer(RunOptions(recompute="no"), further=False, short=True).recompute
     assert for_trainer(RunOptions(learning_rate=0.5), further=True).learning_rate == 0.5
 
 

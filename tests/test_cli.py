@@ -89,7 +89,7 @@ def test_a_training_that_is_stopped_goes_on_from_its_folder_to_the_same_bytes(
             signal.raise_signal(signal.SIGINT)
             return validation_loss(*arguments, **options)
 
-        patched.setattr("clipcap.training.trainer.validation_loss", interrupted)
+        patched.setattr("clipcap.training.steps.validation_loss", interrupted)
         assert main([*common, *work]) == 130
     assert "the same command continues from" in capsys.readouterr().err
     steps = []
@@ -98,7 +98,7 @@ def test_a_training_that_is_stopped_goes_on_from_its_folder_to_the_same_bytes(
         steps.append(arguments)
         return caption_loss(*arguments, **options)
 
-    monkeypatch.setattr("clipcap.training.trainer.caption_loss", counted)
+    monkeypatch.setattr("clipcap.training.steps.caption_loss", counted)
     assert main([*common, *work]) == 0
     assert len(steps) == 1, "of two epochs of one step each, the first was done already"
     straight, resumed = (load_mapper(tmp_path / f"{name}.safetensors").mapper for name in ("straight", "resumed"))

@@ -16,7 +16,15 @@ COMPARED = {
     **{"images": 20, "candidate": SCORED, "active": SCORED, "active_version": "factual v1", "metric": "CIDEr"},
     **{"margin": 0.0, "difference": {"mean": 0.1, "low": 0.05, "high": 0.15}, "verdict": "better"},
 }
-SIZES = {"memory_mb": 1, "embedding_size": 2, "lm_size": 3, "lm_layers": 4, "lm_heads": 5, "vocabulary": 6}
+SIZES = {
+    "memory_mb": 1,
+    "embedding_size": 2,
+    "lm_size": 3,
+    "lm_layers": 4,
+    "lm_heads": 5,
+    "vocabulary": 6,
+    "processes": 1,
+}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ batches it was from 5 % below the peak to 25 % above.
 from collections.abc import Mapping
 from typing import Any
 
+from captioner.models import MapperVersion
 from captioner.reports import Capacity
+from training.options import RunOptions
 
 CAPTION = 20  # tokens; an image with several captions takes less than its captions one by one, as counted here
 CLIP_LENGTH = 10
@@ -21,6 +23,27 @@ PARAMETERS_KEPT = 5  # weights, gradient, AdamW's two moments, and the best weig
 STATE_KEEPS = 4  # while it is stored: the same without the gradient, once more
 
 
+def of_run(
+    options: RunOptions, base: MapperVersion | None, capacity: Capacity, images: int, *, recompute: bool
+) -> float:
+    """What a run needs beside the loaded models, in MiB.
+
+    Args:
+        base: the version that is trained further.
+        recompute: as in `megabytes`, whatever the options say of it.
+    """
+    shape, learning = shape_of(options, base)
+    batch, rank = options.batch_size / options.accumulation, shape.get("rank") or options.rank
+    return megabytes(shape, batch, capacity, images, learning, rank, recompute=recompute)
+
+
+def shape_of(options: RunOptions, base: MapperVersion | None) -> tuple[Mapping[str, Any], str]:
+    """The shape of the mapper that a run trains, as `megabytes` takes it, and what becomes of the LM."""
+    new = {"kind": options.mapper, "prefix_length": options.prefix_length, "layers": options.layers}
+    shape: Mapping[str, Any] = base.config if base else new
+    return shape, options.learning(shape["kind"], base.kind if base else None)
+
+
 def megabytes(
     shape: Mapping[str, Any],
     batch_size: float,
@@ -28,20 +51,23 @@ def megabytes(
     images: int,
     learning: str = "frozen",
     rank: int = 0,
+    recompute: bool = False,
 ) -> float:
-    """What a run needs beside the loaded models.
+    """What a run needs beside the loaded models, in MiB.
 
     Args:
         shape: of the mapper, as in `MapperConfig`: `kind`, `prefix_length`, `layers`, perhaps `clip_length` and
             `hidden_size`.
         batch_size: captions that are computed at a time.
-        capacity: a worker's.
+        capacity: a worker's; what all of its processes need is counted together, as its memory is.
         images: in the dataset; their embeddings are held twice for a moment.
         learning: what becomes of the LM, as `TrainingChoices.learning` says.
         rank: of adapters.
+        recompute: whether only what goes into each layer of the LM is kept, and one layer at a time computed again.
     """
     prefix: int = shape["prefix_length"]
     size = capacity.lm_size
+    whole_lm = (capacity.vocabulary + 12 * size * capacity.lm_layers) * size
     row = prefix + CAPTION
     lm = LM_KEEPS * row * size + ATTENTION_KEEPS * capacity.lm_heads * row**2
     logits = LOGITS_KEEP * (CAPTION + 1) * capacity.vocabulary
@@ -57,7 +83,10 @@ def megabytes(
     if learning == "adapters":  # a narrow matrix on either side of each projection
         parameters += 16 * size * rank * capacity.lm_layers
     elif learning == "finetuned":
-        parameters += (capacity.vocabulary + 12 * size * capacity.lm_layers) * size
-    step = batch_size * (lm * capacity.lm_layers + logits + mapper) + PARAMETERS_KEPT * parameters
-    floats: float = max(step, (PARAMETERS_KEPT + STATE_KEEPS) * parameters)
+        parameters += whole_lm
+    layers = row * size * capacity.lm_layers + lm if recompute else lm * capacity.lm_layers
+    step: float = batch_size * (layers + logits + mapper) + PARAMETERS_KEPT * parameters
+    floats = max(step, (PARAMETERS_KEPT + STATE_KEEPS) * parameters)
+    if capacity.processes > 1:  # a batch is divided among them; parameters are not, nor is the LM, which this one has
+        floats += (capacity.processes - 1) * PARAMETERS_KEPT * parameters + capacity.processes * whole_lm + parameters
     return (floats + 2 * images * capacity.embedding_size) * FLOAT / 2**20

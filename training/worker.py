@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 
@@ -27,7 +28,7 @@ from captioner.inference.failures import is_out_of_memory
 from captioner.inference.model_cache import NoRoom
 from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Failure, Job, JobQuerySet
-from captioner.jobs.worker_process import WorkerProcess, retry_on_lost_database
+from captioner.jobs.worker_process import WorkerProcess, capacity_of, retry_on_lost_database
 from captioner.models import MapperVersion, Queue
 from captioner.reports import Evaluated, VersionReport
 from clipcap.checkpoint import CheckpointError
@@ -47,7 +48,7 @@ from clipcap.training import (
     train_mapper,
     trainable,
 )
-from training import services
+from training import memory, services
 from training.datasets.importer import run_import
 from training.examples import Unavailable, captioned_images, captions_of, mapper_config
 from training.lengths import too_long
@@ -204,7 +205,9 @@ class _Training:
         return trainable(model, self.lm, self.options, further=False)
 
     def _train(self, model: ClipCaptionModel, training: CaptionedImages, held_out: CaptionedImages) -> Any:
-        options = for_trainer(self.options, further=self.run.base is not None)
+        capacity, images = capacity_of(self.captioner, settings.TRAINING_PROCESSES), len(training.names)
+        short = memory.of_run(self.options, self.run.base, capacity, images, recompute=False) > capacity.memory_mb
+        options = for_trainer(self.options, further=self.run.base is not None, short=short)
 
         def epoch_ended(epoch: EpochEnd) -> None:
             texts = captions_of(self.captioner, model, self.samples.embeddings[:, 0])
@@ -237,6 +240,7 @@ class _Training:
                 self._progress,
                 on_tokens=lambda done, images: self._goes_on("tokenizing", done, images),
                 on_epoch=epoch_ended,
+                processes=settings.TRAINING_PROCESSES,
             )
         except TrainingCanceled as error:
             raise Stopped from error
@@ -437,7 +441,10 @@ def worker_process(name: str) -> WorkerProcess:
     Raises:
         ValueError: a model cannot be loaded; the message names the cause and the remedy.
     """
-    engine = TrainingEngine(CaptionEngine.load(name))
-    process = WorkerProcess(engine, "training", {"policies": services.start_due_runs}, (Import, TrainingRun))
+    engine, processes = TrainingEngine(CaptionEngine.load(name)), settings.TRAINING_PROCESSES
+    if engine.captioner.language_model.device.type == "cuda" and processes > (there := torch.cuda.device_count()):
+        raise ValueError(f"CLIPCAP_TRAINING_PROCESSES is {processes}, and there are {there} GPUs; set it to {there}")
+    chores = {"policies": services.start_due_runs}
+    process = WorkerProcess(engine, "training", chores, (Import, TrainingRun), processes)
     engine.stopping = process.stopping.is_set
     return process

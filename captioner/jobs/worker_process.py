@@ -61,6 +61,7 @@ class WorkerProcess:
     Args:
         chores: done every few seconds, each in a thread of its name; what returns something true is done again at once.
         jobs: the tables whose lost leases and missed deadlines are reaped.
+        processes: that compute together; each has a GPU of its own, where there are any.
     """
 
     def __init__(
@@ -69,19 +70,12 @@ class WorkerProcess:
         queue: str,
         chores: Mapping[str, Callable[[], object]],
         jobs: Sequence[type[Job]],
+        processes: int = 1,
     ) -> None:
         self.engine, self.queue, self.jobs = engine, queue, jobs
         self.stopping, self.stopped = threading.Event(), threading.Event()
         self.started_at = timezone.now()
-        lm = engine.captioner.language_model
-        self.capacity = Capacity(
-            memory_mb=memory_mb(lm.device),
-            embedding_size=engine.captioner.encoder.embedding_size,
-            lm_size=lm.size,
-            lm_layers=lm.layers,
-            lm_heads=lm.heads,
-            vocabulary=lm.vocabulary,
-        )
+        self.capacity = capacity_of(engine.captioner, processes)
         self.threads = [
             threading.Thread(target=self._forever, args=arguments, name=name, daemon=True)
             for name, arguments in {
@@ -163,6 +157,20 @@ class WorkerProcess:
             if job._default_manager.all().reap():  # type: ignore[attr-defined]
                 WAKE_UP.set()
         Worker.objects.filter(seen_at__lt=now - timedelta(days=1)).delete()
+
+
+def capacity_of(captioner: Captioner, processes: int = 1) -> Capacity:
+    """What a worker with these models has, where so many processes compute together."""
+    lm = captioner.language_model
+    return Capacity(
+        memory_mb=memory_mb(lm.device) * (processes if lm.device.type == "cuda" else 1),
+        embedding_size=captioner.encoder.embedding_size,
+        lm_size=lm.size,
+        lm_layers=lm.layers,
+        lm_heads=lm.heads,
+        vocabulary=lm.vocabulary,
+        processes=processes,
+    )
 
 
 def retry_on_lost_database(action: Callable[[], T], seconds: float = 20.0) -> T:

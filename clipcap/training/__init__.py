@@ -4,9 +4,8 @@ from clipcap.training.data import CaptionedImages
 from clipcap.training.errors import ForeignState, TrainingCanceled, TrainingError
 from clipcap.training.options import TrainingOptions, for_trainer
 from clipcap.training.state import STATE
+from clipcap.training.steps import EpochEnd, Progress
 from clipcap.training.trainer import (
-    EpochEnd,
-    Progress,
     TrainingResult,
     new_mapper,
     standardize,

@@ -150,6 +150,11 @@ def _length(row: Row) -> int:
     return sum(map(len, row[1]))
 
 
+def count_tokens(batch: list[Row]) -> int:
+    """What the loss of a batch is the mean of: every caption's tokens, and its end."""
+    return sum(len(caption) + 1 for _, captions in batch for caption in captions)
+
+
 def draw_embeddings(
     embeddings: Tensor, batch: list[Row], deviation: Tensor, options: TrainingOptions, step: int
 ) -> Tensor:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
-from clipcap.training.data import CaptionedImages, Row, batches_of
+from clipcap.training.data import Row, batches_of, count_tokens
+from clipcap.training.group import Group
 from clipcap.training.options import TrainingOptions
 from clipcap.training.packing import PackedBatch, pack
 
@@ -44,22 +45,31 @@ def caption_loss(
 def validation_loss(
     mapper: Mapper,
     lm: LanguageModel,
-    images: CaptionedImages,
+    embeddings: Tensor,
     rows: list[Row],
     options: TrainingOptions,
     autocast: AbstractContextManager[Any],
+    group: Group,
     on_batch: Callable[[], None] = lambda: None,
 ) -> float:
-    """Mean cross-entropy per token over a whole dataset, on each image's first view; `on_batch` may raise to end it."""
+    """Mean cross-entropy per token over a whole dataset of (N, A, E) embeddings, on each image's first view. The
+    processes of the group take turns with its batches.
+
+    Args:
+        on_batch: called before each batch, whosever it is; it may raise to end it.
+    """
     mapper.eval()
-    total, count = 0.0, 0
-    for batch in batches_of(rows, options, epoch=0):
+    total, count = 0.0, 0.0
+    for number, batch in enumerate(batches_of(rows, options, epoch=0)):
         on_batch()
-        tokens = sum(len(c) + 1 for _, captions in batch for c in captions)
-        embeddings = images.embeddings[[i for i, _ in batch], 0].float()
+        if number % group.size != group.rank:
+            continue
+        tokens = count_tokens(batch)
+        images = embeddings[[i for i, _ in batch], 0].float()
         with autocast:
-            loss = caption_loss(mapper, lm, embeddings, [captions for _, captions in batch], lm.end_id)
+            loss = caption_loss(mapper, lm, images, [captions for _, captions in batch], lm.end_id)
         total += loss.item() * tokens
         count += tokens
     mapper.train()
+    total, count = group.total([total, count], lm.device)
     return total / count

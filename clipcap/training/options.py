@@ -19,6 +19,8 @@ class TrainingOptions:
         on what a tokenizer makes of a script.
     accumulation: parts that a step is computed in, one after the other, whose gradients are added up: less memory, the
         same step but for rounding.
+    recompute: whether a step keeps only what goes into the language model's layers and computes the rest again when it
+        is needed (gradient checkpointing): less memory, the same step to the last bit.
     learning_rate: the mapper's peak, reached after `warmup` (a share of all steps) and then decayed to nothing by a
         cosine.
     language_model_learning_rate: the same of adapters or a language model that are trained along; None is 0.0005 for
@@ -33,6 +35,7 @@ class TrainingOptions:
     epochs: int = 10
     batch_size: int = 40
     accumulation: int = 1
+    recompute: bool = False
     learning_rate: float = 1e-3
     language_model_learning_rate: float | None = None
     warmup: float = 0.05
@@ -59,16 +62,18 @@ class TrainingOptions:
             raise TrainingError(f"precision must be auto, float32 or bfloat16, not {self.precision!r}")
 
 
-def for_trainer(choices: TrainingChoices, *, further: bool) -> TrainingOptions:
+def for_trainer(choices: TrainingChoices, *, further: bool, short: bool = False) -> TrainingOptions:
     """The trainer's options, with what is automatic decided.
 
     Args:
         further: whether the mapper has been trained before; it then takes a lower learning rate.
+        short: whether memory would not suffice for keeping all that a step computes.
     """
     return TrainingOptions(
         epochs=choices.epochs or AUTOMATIC_EPOCHS,
         batch_size=choices.batch_size,
         accumulation=choices.accumulation,
+        recompute=choices.recompute == "yes" or (choices.recompute is None and short),
         learning_rate=choices.learning_rate or (3e-4 if further else 1e-3),
         language_model_learning_rate=choices.language_model_learning_rate,
         noise=choices.noise,

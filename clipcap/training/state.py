@@ -8,6 +8,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,7 @@ def run_identity(
 ) -> str:
     """Tells whether a state file belongs to this very run."""
     trained = [(name, tuple(weights.shape)) for name, weights in trained_weights(model).items()]
+    options = dataclasses.replace(options, recompute=False)  # which changes no result
     told = (model.mapper.config, trained, options, lm.identity, encoder_identity)
     digest = hashlib.sha256(repr(told).encode())
     for part in (training, validation):
@@ -87,9 +89,12 @@ def save_state(
         Path(partial).unlink(missing_ok=True)
 
 
-def restore_state(
-    path: Path, run: str, weights: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> tuple[State, dict[str, Tensor]]:
+def read_state(path: Path, run: str) -> dict[str, Any]:
+    """A stored state of this very run.
+
+    Raises:
+        ForeignState: it is another run's, or damaged.
+    """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -102,6 +107,17 @@ def restore_state(
         raise ForeignState(
             f"{path} belongs to a run with other options or examples; choose another folder, or delete it to start over"
         )
+    return stored
+
+
+def restore_state(
+    stored: dict[str, Any], weights: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[State, dict[str, Tensor]]:
+    """Go on from a stored state.
+
+    Returns:
+        It, and the best weights so far.
+    """
     for name, tensor in weights.items():
         tensor.copy_(stored["weights"][name])
     optimizer.load_state_dict(stored["optimizer"])

@@ -10,56 +10,27 @@ Legend: N images, E size of a CLIP embedding.
 """
 
 import dataclasses
-import math
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from clipcap.adapters import Adapters, Mixture
-from clipcap.checkpoint import MapperCheckpoint, save_mapper
-from clipcap.device import autocast
+from clipcap.adapters import Adapters
+from clipcap.checkpoint import save_mapper
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.model import ClipCaptionModel
 from clipcap.options import TrainingChoices
-from clipcap.training.data import CaptionedImages, Row, batches_of, draw_embeddings, tokenized_rows
-from clipcap.training.errors import TrainingCanceled, TrainingError
-from clipcap.training.loss import caption_loss, validation_loss
+from clipcap.training.data import CaptionedImages, tokenized_rows
+from clipcap.training.group import Group
 from clipcap.training.options import TrainingOptions
-from clipcap.training.state import STATE, State, restore_state, run_identity, save_state, trained_weights
-
-ADAPTERS_RATE, FINE_TUNING_RATE = 5e-4, 2e-5  # peaks of the learning rate; the second is the paper's
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step's report. `validation_loss` is that of the last epoch's end; `samples_per_second` counts captions."""
-
-    step: int
-    steps: int
-    epoch: int
-    train_loss: float
-    validation_loss: float | None
-    learning_rate: float
-    samples_per_second: float
-    eta_seconds: float
-
-
-@dataclass(frozen=True)
-class EpochEnd:
-    """What an epoch came to; `step` counts those done so far."""
-
-    epoch: int
-    step: int
-    training_loss: float
-    validation_loss: float
+from clipcap.training.processes import in_processes
+from clipcap.training.state import run_identity, trained_weights
+from clipcap.training.steps import EpochEnd, Job, Progress, take_steps
 
 
 @dataclass(frozen=True)
@@ -132,6 +103,7 @@ def train_mapper(
     on_tokens: Callable[[int, int], bool] = lambda done, images: True,
     on_epoch: Callable[[EpochEnd], None] = lambda epoch: None,
     state_every: int = 200,
+    processes: int = 1,
 ) -> TrainingResult:
     """Train the mapper of `model` in place, and of its adapters or its own language model those weights that require a
     gradient (see `trainable`); go on from `folder` if it holds an interrupted run, from the weights stored there
@@ -146,139 +118,45 @@ def train_mapper(
         on_epoch: called after every epoch, before its state is stored, so after a crash it may be called again for the
             same one; `model` may be run but not changed.
         state_every: steps between the states that an interrupted run resumes from.
+        processes: that compute each step together, on GPUs one each; they take the same steps as one does, but for
+            rounding. The callbacks are called here.
 
     Raises:
         TrainingError: nothing to train on.
         ForeignState: the folder has the state of a different run.
         TrainingCanceled: a callback said so; call again with the same arguments to resume.
         OSError: the disk is full; the folder keeps the last whole state and the best mapper so far.
+        RuntimeError: the processes keep ending, for reasons that they have written to standard error.
     """
-    mapper, speaker = model.mapper, model.language_model or lm
+    mapper = model.mapper
     # What is trained here learns to end with the LM's own token, whatever its authors' mapper stopped at before.
     mapper.config = dataclasses.replace(mapper.config, stop_text="")
     rows, left_out = tokenized_rows(training, mapper, lm, options, "training", on_tokens)
     checked, _ = tokenized_rows(validation, mapper, lm, options, "validation", on_tokens)
-    device, end_id = lm.device, lm.end_id
-    model.weights.to(device)
-    mapper.train().requires_grad_(True)
-    weights = trained_weights(model)
-    groups = _groups(model, options)
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
-    deviation = training.embeddings[:, 0].std(0, unbiased=False)
-    per_epoch = len(batches_of(rows, options, epoch=0))
-    steps = per_epoch * options.epochs
-    state = State()
-    state_path, best_path = folder / STATE, folder / "mapper.safetensors"
-    run = run_identity(model, lm, encoder_identity, training, validation, options)
-    best_weights = _copied(weights)
-    if state_path.exists():
-        state, best_weights = restore_state(state_path, run, weights, optimizer)
-    computed = autocast(device, options.precision)
-    started, first_step, samples, last_loss = time.monotonic(), state.step, 0, 0.0
-
-    def go_on_or_stop() -> None:
-        elapsed = max(time.monotonic() - started, 1e-9)
-        go_on = on_progress(
-            Progress(
-                step=state.step,
-                steps=steps,
-                epoch=state.epoch,
-                train_loss=last_loss,
-                validation_loss=state.history[-1][1] if state.history else None,
-                learning_rate=options.learning_rate * _schedule(max(0, state.step - 1), steps, options),
-                samples_per_second=samples / elapsed,
-                eta_seconds=elapsed / max(1, state.step - first_step) * (steps - state.step),
-            )
-        )
-        if not go_on:
-            save_state(state_path, run, state, weights, optimizer, best_weights)
-            raise TrainingCanceled(f"canceled at step {state.step} of {steps}; call again to resume")
-
-    def save_best(loss: float) -> MapperCheckpoint:
-        checkpoint = MapperCheckpoint.of(model, encoder_identity, lm.identity, {"validation_loss": loss})
-        save_mapper(checkpoint, best_path)
-        return checkpoint
-
-    while state.epoch < options.epochs and state.bad_epochs < options.patience:
-        batches = batches_of(rows, options, state.epoch)
-        while state.batch < len(batches):
-            batch = batches[state.batch]
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * _schedule(state.step, steps, options)
-            embeddings = draw_embeddings(training.embeddings, batch, deviation, options, state.step)
-            captions, tokens, last_loss = [captions for _, captions in batch], _tokens(batch), 0.0
-            optimizer.zero_grad(set_to_none=True)
-            size = math.ceil(len(batch) / options.accumulation)
-            for part in (slice(first, first + size) for first in range(0, len(batch), size)):
-                with _adapted(speaker, model.adapters):
-                    with computed:
-                        loss = caption_loss(mapper, speaker, embeddings[part], captions[part], end_id)
-                    if not loss.isfinite():
-                        raise TrainingError(f"the loss is not a number at step {state.step}; lower the learning rate")
-                    share = _tokens(batch[part]) / tokens
-                    (loss * share).backward()
-                last_loss += loss.item() * share
-            nn.utils.clip_grad_norm_(parameters, options.clip)
-            optimizer.step()
-            state.step, state.batch = state.step + 1, state.batch + 1
-            state.epoch_loss += last_loss * tokens
-            state.epoch_tokens += tokens
-            samples += sum(len(captions) for _, captions in batch)
-            go_on_or_stop()
-            if state.step % state_every == 0:
-                save_state(state_path, run, state, weights, optimizer, best_weights)
-        with _adapted(speaker, model.adapters):
-            loss_now = validation_loss(mapper, speaker, validation, checked, options, computed, on_batch=go_on_or_stop)
-        if not math.isfinite(loss_now):
-            raise TrainingError(f"the validation loss is not a number at step {state.step}; lower the learning rate")
-        state.history.append((state.epoch_loss / state.epoch_tokens, loss_now))
-        state.epoch, state.batch, state.epoch_loss, state.epoch_tokens = state.epoch + 1, 0, 0.0, 0
-        if loss_now < state.best:
-            state.best, state.bad_epochs = loss_now, 0
-            best_weights = _copied(weights)
-            save_best(loss_now)
-        else:
-            state.bad_epochs += 1
-        on_epoch(EpochEnd(state.epoch, state.step, state.history[-1][0], loss_now))
-        save_state(state_path, run, state, weights, optimizer, best_weights)
-    for name, tensor in weights.items():
+    mapper.requires_grad_(True)
+    job = Job(
+        run=run_identity(model, lm, encoder_identity, training, validation, options),
+        model=model,
+        lm=lm,
+        encoder_identity=encoder_identity,
+        training=training.embeddings,
+        validation=validation.embeddings,
+        rows=rows,
+        checked=checked,
+        options=options,
+        folder=folder,
+        state_every=state_every,
+    )
+    if processes > 1:
+        in_processes(job, processes, on_progress, on_epoch)  # to the last state, after which no step is left to take
+    state, best_weights = take_steps(job, on_progress, on_epoch)
+    for name, tensor in trained_weights(model).items():
         tensor.copy_(best_weights[name])
+    count = sum(tensor.numel() for tensor in best_weights.values())
     model.weights.eval().requires_grad_(False)
     # Once more: the file may have vanished since, or a worker whose lease had run out may have replaced it.
-    stored = save_best(state.best)
+    stored = job.checkpoint(state.best)
+    Group().first(partial(save_mapper, stored, job.best_path))
     if stored.weights:  # as whoever loads the file will have it
         model = dataclasses.replace(model, language_model=lm.with_weights(stored.weights))
-    count = sum(tensor.numel() for tensor in weights.values())
-    return TrainingResult(model, best_path, state.best, state.history, count, left_out)
-
-
-def _groups(model: ClipCaptionModel, options: TrainingOptions) -> list[dict[str, Any]]:
-    """What the optimizer trains, with the peaks of the learning rates."""
-    named = [(name, weights) for name, weights in model.weights.named_parameters() if weights.requires_grad]
-    groups = [{"params": [w for name, w in named if name.startswith("mapper.")], "peak": options.learning_rate}]
-    for part, automatic in (("adapters.", ADAPTERS_RATE), ("language_model.", FINE_TUNING_RATE)):
-        if trained := [weights for name, weights in named if name.startswith(part)]:
-            groups.append({"params": trained, "peak": options.language_model_learning_rate or automatic})
-    return groups
-
-
-def _tokens(batch: list[Row]) -> int:
-    """What the loss is the mean of: every caption's tokens, and its end."""
-    return sum(len(caption) + 1 for _, captions in batch for caption in captions)
-
-
-def _adapted(lm: LanguageModel, adapters: Adapters | None) -> AbstractContextManager[None]:
-    return Mixture(lm, [adapters]).applied() if adapters else nullcontext()
-
-
-def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in weights.items()}
-
-
-def _schedule(step: int, steps: int, options: TrainingOptions) -> float:
-    """The learning rate of a step, as a share of its peak."""
-    warmup = max(1, round(steps * options.warmup))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return TrainingResult(model, job.best_path, state.best, state.history, count, left_out)

@@ -101,7 +101,7 @@ def test_options_without_sense_are_told_beside_their_field(style: Style, images:
     address = reverse("admin:captioner_style_retrain", args=[style.pk])
     given = {"start": "scratch", "mapper": "mlp", "prefix_length": 10, "layers": 4, "epochs": 2, "learning_rate": ""}
     given |= {"batch_size": 40, "noise": 0.25, "seed": 0, "sources": ["imported", "correction"]}
-    given |= {"accumulation": 1, "rank": 8, "language_model": "", "language_model_learning_rate": ""}
+    given |= {"accumulation": 1, "rank": 8, "language_model": "", "language_model_learning_rate": "", "recompute": ""}
     page = text_of(boss.post(address, {**given, "prefix_length": 65}))
     assert re.search(r'errors field-prefix_length">\s*<ul class="errorlist"[^>]*><li>prefix_length must be', page)
     assert "at least" in text_of(boss.post(address, given))  # too few examples

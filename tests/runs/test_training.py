@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import threading
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from captioner import uploads
 from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
-from captioner.jobs.worker_process import WorkerProcess
+from captioner.jobs.worker_process import WorkerProcess, capacity_of
 from captioner.models import Image, MapperVersion, Promotion, Style, Viewer, Worker
 from clipcap.checkpoint import load_mapper, save_mapper
+from clipcap.language_model import LanguageModel
+from clipcap.training.recomputing import recomputed
 from tests.runs.photos import QUICK, caption
 from training import memory, services
 from training import worker as training_worker
 from training.examples import captioned_images
 from training.models import Example, TrainingRun, is_held_out
+from training.options import RunOptions
 from training.worker import TrainingEngine
 
 
@@ -228,6 +232,11 @@ def test_more_of_anything_is_told_to_take_more_memory(engine: CaptionEngine) -> 
     ]
     assert learning == sorted(learning)
     assert learning[0] == needed()
+    assert memory.megabytes(shape, 40, capacity, 1000, recompute=True) < needed()
+    together = capacity_of(engine.captioner, 2)
+    assert together == dataclasses.replace(capacity, processes=2), "on a CPU they share the memory"
+    added = memory.megabytes(shape, 40, together, 1000) - needed()
+    assert added > 2 * 8_175_616 * 4 / 2**20, "each process has an LM of its own"
     small = memory.megabytes(shape, 1, capacity, 1000, "finetuned")
     parameters = 8_175_616  # of the LM; weights, gradient, both moments and the best, and once more while it is stored
     assert small * 2**20 / 4 > 8 * parameters, "AdamW's state is counted, however small the batch"
@@ -248,6 +257,36 @@ def test_a_run_that_would_train_a_copy_is_checked_with_the_copys_size(factual: S
     with pytest.raises(Refused, match="or train adapters in place of the whole"):
         services.start_run(style=factual, options={"batch_size": 2})
     services.start_run(style=factual, options={"batch_size": 2, "language_model": "adapters"})
+
+
+def test_a_run_recomputes_where_memory_would_not_suffice_otherwise_unless_that_is_chosen(
+    factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = WorkerProcess(TrainingEngine(engine), "training", {}, ())
+    few = {**QUICK, "epochs": 1, "batch_size": 1024}
+    enough = dataclasses.replace(process.capacity, memory_mb=10**6)
+    whole, again = (
+        memory.of_run(RunOptions(batch_size=1024), factual.active_version, enough, 30, recompute=recompute)
+        for recompute in (False, True)
+    )
+    assert again < whole
+    monkeypatch.setattr("captioner.jobs.worker_process.memory_mb", lambda device: int((again + whole) / 2))
+    process.capacity = capacity_of(engine.captioner)
+    process._beat()
+    with pytest.raises(Refused, match="or let it recompute"):
+        services.start_run(style=factual, options={**few, "recompute": "no"})
+    recomputing: list[LanguageModel] = []
+
+    def noted(lm: LanguageModel) -> AbstractContextManager[None]:
+        recomputing.append(lm)
+        return recomputed(lm)
+
+    monkeypatch.setattr("clipcap.training.steps.recomputed", noted)
+    run = services.start_run(style=factual, options=few)
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    assert recomputing
 
 
 @pytest.mark.parametrize("kind", ["adapters", "finetuned"])

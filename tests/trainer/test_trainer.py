@@ -19,6 +19,7 @@ from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions, TrainingChoices
 from clipcap.training import (
     CaptionedImages,
+    TrainingCanceled,
     TrainingError,
     TrainingOptions,
     new_mapper,
@@ -147,7 +148,7 @@ def test_a_step_in_parts_is_the_same_step(
         sizes.append(len(arguments[2]))
         return caption_loss(*arguments)
 
-    monkeypatch.setattr("clipcap.training.trainer.caption_loss", noted)
+    monkeypatch.setattr("clipcap.training.steps.caption_loss", noted)
     options = dataclasses.replace(OPTIONS, batch_size=9)
     whole = train(model=model_for(tiny_lm, learning), options=options, folder=tmp_path / "whole")
     largest = max(sizes)
@@ -157,6 +158,34 @@ def test_a_step_in_parts_is_the_same_step(
     assert [loss for epoch in parts.history for loss in epoch] == pytest.approx(
         [loss for epoch in whole.history for loss in epoch], rel=1e-3
     )
+
+
+@pytest.mark.parametrize("learning", LEARNING)
+def test_a_step_that_recomputes_keeps_less_and_is_the_same_step_to_the_last_bit(
+    train: Train, tiny_lm: LanguageModel, learning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[-1] += tensor.nbytes
+            return tensor
+
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            return caption_loss(*arguments)
+
+    whole = train(model=model_for(tiny_lm, learning), folder=tmp_path / "whole")
+    monkeypatch.setattr("clipcap.training.steps.caption_loss", counted)
+    with pytest.raises(TrainingCanceled):
+        train(model=model_for(tiny_lm, learning), on_progress=lambda progress: progress.step < 3)
+    usual = min(kept)
+    kept.clear()
+    recomputing = dataclasses.replace(OPTIONS, recompute=True)
+    result = train(model=model_for(tiny_lm, learning), options=recomputing)
+    assert min(kept) < 0.7 * usual
+    assert result.path.read_bytes() == whole.path.read_bytes(), "the run was begun without, and is the same run"
+    assert not any("forward" in vars(module) for module in tiny_lm.model.modules())
 
 
 def test_what_learns_is_what_was_chosen_or_what_the_paper_advises_or_what_learned_before(

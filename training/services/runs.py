@@ -132,17 +132,14 @@ def _check_memory(options: RunOptions, base: MapperVersion | None, images: int) 
     if not capacities:  # nobody to tell; what is too much shows when the run begins
         return
     largest = max(capacities, key=lambda capacity: capacity.memory_mb)
-    new = {"kind": options.mapper, "prefix_length": options.prefix_length, "layers": options.layers}
-    shape: dict[str, Any] = base.config if base else new
-    learning = options.learning(shape["kind"], base.kind if base else None)
-    rank = shape.get("rank") or options.rank
-    needed = memory.megabytes(shape, options.batch_size / options.accumulation, largest, images, learning, rank)
+    learning = memory.shape_of(options, base)[1]
+    needed = memory.of_run(options, base, largest, images, recompute=options.recompute != "no")
     if needed > largest.memory_mb:
         raise Refused(
             "too_little_memory",
             f"this run would take about {needed / 1024:.1f} GB of memory, and the largest training worker has "
             f"{largest.memory_mb / 1024:.1f}; raise accumulation, or lower batch_size"
-            f"{'' if base else ', prefix_length or layers'}"
+            f"{'' if base else ', prefix_length or layers'}{', or let it recompute' * (options.recompute == 'no')}"
             f"{', or train adapters in place of the whole language model' if learning == 'finetuned' else ''}",
             status=422,
         )

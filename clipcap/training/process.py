@@ -1,0 +1,67 @@
+"""One of the processes of a training: what `in_processes` lets torch's launcher start."""
+
+from __future__ import annotations
+
+import os
+import sys
+from multiprocessing.connection import Client, Connection
+from typing import Any
+
+import torch
+from torch import distributed
+
+from clipcap.training.errors import TrainingCanceled, TrainingError
+from clipcap.training.processes import EPOCH
+from clipcap.training.state import trained_weights
+from clipcap.training.steps import EpochEnd, Job, Progress, take_steps
+
+
+def main(handed: str, address: str) -> None:
+    """Take the steps of the job in a file, together with the others."""
+    try:
+        with Client(address, "AF_UNIX") as starter:
+            _take_part(handed, starter)
+    except (EOFError, ConnectionError, FileNotFoundError):  # nor will those find it that torch starts anew
+        sys.exit("the process that started the training has gone")
+
+
+def _take_part(handed: str, starter: Connection[Any, Any]) -> None:
+    def ask(message: Progress | EpochEnd | Exception) -> bool:
+        starter.send(message)
+        answer: bool = starter.recv()
+        return answer
+
+    def tell_epoch(epoch: EpochEnd) -> None:
+        torch.save(trained_weights(job.model), job.folder / EPOCH)
+        ask(epoch)
+
+    try:
+        job = _joined(handed)
+        take_steps(job, ask, tell_epoch)
+    except ConnectionError:
+        raise
+    # Others end this process, and torch starts all of them again: most come of another process's death.
+    except (TrainingError, TrainingCanceled, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        ask(error)
+
+
+def _joined(handed: str) -> Job:
+    """Join the process group and take the job from its file, to a GPU of this process's own where there are any."""
+    number = int(os.environ["LOCAL_RANK"])
+
+    def place(storage: Any, where: str) -> Any:
+        return storage if where == "cpu" else storage.cuda(number)
+
+    # Nobody else could have written it, and it is mapped: what the processes only read, they have once.
+    job: Job = torch.load(handed, map_location=place, weights_only=False, mmap=True)
+    for lm in filter(None, (job.lm, job.model.language_model)):
+        lm.device = next(lm.model.parameters()).device
+    on_gpus = job.lm.device.type == "cuda"
+    if on_gpus:
+        torch.cuda.set_device(number)
+    distributed.init_process_group("nccl" if on_gpus else "gloo")
+    return job
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

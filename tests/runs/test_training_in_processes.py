@@ -1,0 +1,42 @@
+"""A training worker whose runs are trained by several processes."""
+
+from typing import Any
+
+from captioner.inference.engine import CaptionEngine
+from captioner.jobs.job import Status
+from captioner.models import Style
+from training import services
+from training.models import TrainingRun
+from training.worker import TrainingEngine
+
+
+def test_a_run_in_two_processes_tells_its_progress_is_canceled_and_is_resumed_by_a_worker_with_one(
+    factual: Style, engine: CaptionEngine, settings: Any
+) -> None:
+    options = {"start": "scratch", "prefix_length": 3, "layers": 1, "epochs": 3, "batch_size": 20}
+    run = services.start_run(style=factual, options=options)
+
+    def cancel_in_the_second_epoch() -> bool:
+        if TrainingRun.objects.filter(pk=run.pk, status=Status.RUNNING, progress__epoch=1).exists():
+            services.cancel_run(run)
+        return False
+
+    settings.TRAINING_PROCESSES = 2
+    trainer = TrainingEngine(engine, stopping=cancel_in_the_second_epoch)
+    trainer.tell_every = 0.0
+    trainer.work()
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.CANCELED, "")
+    first = run.checkpoints.get()
+    assert first.samples, "the epoch's mapper has captioned held-out photos"
+    assert len(run.curve) > 1
+
+    settings.TRAINING_PROCESSES = 1
+    services.resume_run(run)
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    assert run.version is not None
+    epochs = list(run.checkpoints.order_by("epoch"))
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
+    assert epochs[0].validation_loss == first.validation_loss, "it went on after the first, and did not start over"

@@ -1,0 +1,101 @@
+"""Training one style in several processes: real ones, which torch's launcher starts."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from multiprocessing.connection import Listener
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipcap.checkpoint import load_mapper
+from clipcap.language_model import LanguageModel
+from clipcap.training import (
+    EpochEnd,
+    Progress,
+    TrainingResult,
+)
+from clipcap.training import processes as training_processes
+from tests.servers import PATIENCE
+from tests.trainer.models import OPTIONS, Train, model_for
+
+# A pass is four steps of two rows and one of a single row, which leaves the second process without any.
+TWICE = dataclasses.replace(OPTIONS, epochs=2)
+
+
+def losses(result: TrainingResult) -> list[float]:
+    return [loss for epoch in result.history for loss in epoch]
+
+
+def started() -> list[int]:
+    """The processes that the launcher, a child of this process, has started."""
+    return [process for child in children(os.getpid()) for process in children(child)]
+
+
+def children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def test_two_processes_with_half_a_batch_each_learn_what_one_learns(
+    train: Train, tiny_lm: LanguageModel, tmp_path: Path
+) -> None:
+    before, model, seen = tiny_lm.fingerprint(), model_for(tiny_lm, "finetuned"), list[int]()
+    alone = train(model=model_for(tiny_lm, "finetuned"), options=TWICE, folder=tmp_path / "alone")
+
+    def look(epoch: EpochEnd) -> None:
+        """What is told of an epoch is told in this process, with that epoch's weights."""
+        seen.append(epoch.epoch)
+        best = load_mapper(tmp_path / "run" / "mapper.safetensors").mapper
+        assert all(torch.equal(a, b) for a, b in zip(best.parameters(), model.mapper.parameters(), strict=True))
+
+    options = dataclasses.replace(TWICE, accumulation=2)
+    together = train(model=model, options=options, on_epoch=look, processes=2)
+    assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
+    assert together.trainable_parameters == alone.trainable_parameters
+    assert seen == [1, 2]
+    assert tiny_lm.fingerprint() == before
+    mine, theirs = together.model.weights.state_dict(), alone.model.weights.state_dict()
+    assert all(torch.allclose(mine[name], theirs[name], atol=1e-3) for name in theirs)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["mapper.safetensors", "state.pt"]
+
+
+def test_a_process_that_is_killed_is_noticed_and_the_run_goes_on_from_the_last_state_to_the_end(
+    train: Train, tiny_lm: LanguageModel, tmp_path: Path
+) -> None:
+    alone = train(model=model_for(tiny_lm, "adapters"), options=TWICE, folder=tmp_path / "alone")
+    steps: list[int] = []
+
+    def kill_one_in_the_fourth_step(progress: Progress) -> bool:
+        steps.append(progress.step)
+        if steps == [1, 2, 3, 4]:
+            os.kill(started()[0], signal.SIGKILL)
+        return True
+
+    together = train(
+        model=model_for(tiny_lm, "adapters"),
+        options=TWICE,
+        on_progress=kill_one_in_the_fourth_step,
+        state_every=2,
+        processes=2,
+    )
+    assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
+    again = steps.index(3, 4)  # after the state of the second step; if the death took a moment, of the fourth
+    assert {*steps[again:]} | {1, 2} >= {*range(3, 11)}
+
+
+def test_processes_that_keep_dying_are_an_error_that_says_where_to_look(tmp_path: Path) -> None:
+    with (
+        Listener(f"{tmp_path}/s", "AF_UNIX") as listener,
+        subprocess.Popen("false") as launcher,
+        pytest.raises(RuntimeError, match="died 4 times; the log"),
+    ):
+        training_processes._listen(listener, launcher, bool)
+
+
+def test_a_process_whose_starter_has_gone_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", training_processes.PROCESS, str(tmp_path / "job.pt"), str(tmp_path / "s")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (1, "the process that started the training has gone\n")
