@@ -1,4 +1,4 @@
-// The keys of the labelling page. Without this script, everything on it works as links and forms.
+// The keys of the pages for labelling and voting. Without this script, everything on it works as links and forms.
 "use strict";
 
 let leaving = false; // a second press must not label the next photo
@@ -32,7 +32,7 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (event.target.matches("input:not(#keys), select") || !usesKeys()) return;
-  const pressed = document.querySelector(`[aria-keyshortcuts="${CSS.escape(event.key.toLowerCase())}"]`);
+  const pressed = document.querySelector(`[aria-keyshortcuts="${CSS.escape(event.key)}" i]`);
   if (!pressed) return;
   event.preventDefault();
   pressed.click();

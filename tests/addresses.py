@@ -17,7 +17,10 @@ from captioner import services
 from captioner.models import (
     AuditEntry,
     Correction,
+    Draft,
     DraftRequest,
+    Image,
+    Poll,
     Promotion,
     Style,
     Viewer,
@@ -68,6 +71,7 @@ ADDRESSES: dict[str, May] = {
     "v1:album-detail": {"GET": OWNER, "PATCH": OWNER, "DELETE": OWNER},
     "v1:album-add": {"POST": OWNER},
     "v1:album-remove": {"POST": OWNER},
+    "v1:style-votes": {"GET": VIEWERS},
     "v1:style-training-run-list": {"GET": VIEWERS, "POST": TRAINERS},
     "v1:style-training-prospect": {"GET": VIEWERS},
     "v1:training-run-detail": {"GET": VIEWERS},
@@ -112,6 +116,11 @@ ADDRESSES: dict[str, May] = {
     "label-save": {"POST": OWNER | LABELLERS},
     "label-skip": {"POST": OWNER | LABELLERS},
     "label-undo": {"POST": SIGNED_IN},  # one's own last label
+    "vote": {"GET": LABELLERS},
+    "vote-poll": {"GET": LABELLERS},
+    "vote-cast": {"POST": LABELLERS},
+    "vote-undo": {"POST": LABELLERS},
+    "vote-photo": {"GET": LABELLERS},
     "tokens": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "password": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "single-sign-on": {"GET": EVERYBODY},
@@ -146,6 +155,8 @@ ADDRESSES: dict[str, May] = {
     "admin:captioner_mapperversion_photos": {"POST": TRAINERS},
     "admin:captioner_mapperversion_import": {"GET": TRAINERS, "POST": TRAINERS},
     "admin:captioner_mapperversion_promote": {"GET": SUPERUSERS, "POST": SUPERUSERS},
+    "admin:captioner_mapperversion_poll": {"POST": TRAINERS},
+    "admin:captioner_mapperversion_end_poll": {"POST": TRAINERS},
     "admin:captioner_mapperversion_download": {"GET": VIEWERS},
     "admin:captioner_mapperversion_remove": {"GET": SUPERUSERS, "POST": SUPERUSERS},
     "admin:captioner_draftrequest_live": {"GET": VIEWERS},
@@ -288,12 +299,34 @@ def something_everywhere(owner: User, another: User, style: Style, photo: bytes)
     album = services.create_album(Viewer(owner), "Holiday", [caption.image_id])
     for name in ("v1:album", "album"):
         found[name] = album.pk
+    poll = something_to_vote_on(style, caption.image)
+    found |= {"vote-poll": poll.pk, "admin:captioner_mapperversion_end_poll": poll.pk}
+    for name in ("vote-cast", "vote-undo", "vote-photo"):
+        found[name] = (poll.pk, caption.image_id)
     for name in ("v1:request", "request"):
         found[name] = request.pk
     found |= {"v1:style": "factual", "v1:training-run": run.pk}
     found |= {"admin:pause-queue": "captions", "admin:resume-queue": "captions", "admin:app_list": "captioner"}
     found["password-new"] = ("MQ", "a-token")
     return found
+
+
+def something_to_vote_on(style: Style, image: Image) -> Poll:
+    """A blind vote between a version that is made for it and the one in service, about one photo."""
+    candidate = style.versions.create(number=99, sha256="1" * 64, origin="imported", config={"prefix_length": 1})
+    opponent, now = style.active_version, timezone.now()
+    assert opponent
+    for version, text in ((candidate, "a lion"), (opponent, "a tiger")):
+        Draft.objects.create(
+            request=DraftRequest.objects.create(),
+            image=image,
+            version=version,
+            text=text,
+            status="succeeded",
+            finished_at=now,
+            deadline_at=now,
+        )
+    return services.start_poll(candidate=candidate, opponent=opponent)
 
 
 def url_of(name: str, things: dict[str, Any]) -> str:

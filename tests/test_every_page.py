@@ -42,7 +42,18 @@ NO_PAGES = (
     "image-file",
     "image-thumbnail",
 )
-ENDINGS = ("_live", "_file", "_thumbnail", "_download", "_refused", "_qrcode", "_config", "-file", "-thumbnail")
+ENDINGS = (
+    "_live",
+    "_file",
+    "_thumbnail",
+    "_download",
+    "_refused",
+    "_qrcode",
+    "_config",
+    "-file",
+    "-thumbnail",
+    "vote-photo",
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

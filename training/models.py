@@ -210,6 +210,7 @@ class Policy(models.Model):
     class Action(models.TextChoices):
         PROMOTE = "promote", "promote automatically"
         ASK = "ask", "wait for approval"
+        VOTE = "vote", "promote after a blind vote prefers it"
 
     METRICS = ("CIDEr", "Bleu_4", "ROUGE_L", "METEOR")
 

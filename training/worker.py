@@ -400,6 +400,9 @@ class _Training:
                         RunEvent.objects.create(run=run, message=f"not put in service: {error.detail}", level="warning")
                     else:
                         RunEvent.objects.create(run=run, message=f"{version} is in service")
+                elif promising and opponent and policy.if_better == Policy.Action.VOTE:
+                    message = f"waits for a blind vote against {opponent}; compare the two on photos to start it"
+                    RunEvent.objects.create(run=run, message=message)
 
         with captioner_services.stored_version(
             style=run.style,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from itertools import combinations
 from typing import Any
 
 from django.contrib import admin
@@ -14,7 +15,7 @@ from captioner import services
 from captioner.admin.base import BigTable, ReadOnly
 from captioner.admin.parameters import as_uuid
 from captioner.admin.scores import standing
-from captioner.models import DraftRequest
+from captioner.models import DraftRequest, MapperVersion
 
 
 @admin.register(DraftRequest)
@@ -39,7 +40,15 @@ class DraftRequestAdmin(BigTable, ReadOnly):
         """Photos and what each version writes about them, or how far a style's captions are."""
         drafts = self.viewed(request, as_uuid(object_id))
         title = f"Captions of {drafts.style}, regenerated" if drafts.style else "Versions compared on photos"
-        return self.page(request, "admin/captioner/drafts.html", title, up=drafts.style, **standing(drafts))
+        found = standing(drafts)
+        return self.page(
+            request,
+            "admin/captioner/drafts.html",
+            title,
+            up=drafts.style,
+            contests=contests(found.get("versions", [])),
+            **found,
+        )
 
     def live(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
         """How it stands now, to be swapped in."""
@@ -49,3 +58,12 @@ class DraftRequestAdmin(BigTable, ReadOnly):
         """Cancel what is not written yet."""
         drafts = self.viewed(request, pk)
         return self.done(request, drafts, f"{services.cancel_drafts(drafts):,} unfinished captions were canceled")
+
+
+def contests(versions: list[MapperVersion]) -> list[tuple[MapperVersion, MapperVersion]]:
+    """Which of the versions can be voted between: each newer one against each older one of its style."""
+    return [
+        (newer, older)
+        for older, newer in combinations(sorted(versions, key=lambda version: version.number), 2)
+        if newer.style_id == older.style_id
+    ]

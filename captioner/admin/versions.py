@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from django.contrib import admin
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import FileResponse, HttpRequest, HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
-from django.shortcuts import redirect
+from django.shortcuts import get_object_or_404, redirect
 from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern, reverse
 from django.utils.http import urlencode
@@ -23,7 +24,7 @@ from captioner.admin.base import ReadOnly, page_status
 from captioner.admin.parameters import as_int, as_uuid
 from captioner.admin.scores import scores_drawn, written_by
 from captioner.errors import Refused
-from captioner.models import Image, MapperVersion, Style
+from captioner.models import Image, MapperVersion, Poll, Style
 
 PHOTOS_OFFERED = 24
 
@@ -124,6 +125,8 @@ class MapperVersionAdmin(ReadOnly):
             self.route("compare/photos/", self.compare_on_photos, "photos", "captioner.add_draftrequest", "POST"),
             self.route("import/", self.import_version, "import", "captioner.add_mapperversion", *posts),
             self.route("<int:pk>/promote/", self.promote, "promote", "captioner.add_promotion", *posts),
+            self.route("<int:pk>/poll/", self.start_poll, "poll", "captioner.add_draftrequest", "POST"),
+            self.route("polls/<uuid:pk>/end/", self.end_poll, "end_poll", "captioner.change_draftrequest", "POST"),
             self.route("<int:pk>/download/", self.download, "download", view),
             self.route("<int:pk>/remove/", self.remove, "remove", "captioner.delete_mapperversion", *posts),
             *super().get_urls(),
@@ -145,6 +148,7 @@ class MapperVersionAdmin(ReadOnly):
             bars=scores_drawn([version]) if report.candidate else "",
             report=report,
             sentence=services.verdict_of(version),
+            polls=_polls(version),
             links=[link for find in self.links if (link := find(request, version))],
             promotions=version.promotions.select_related("person"),
         )
@@ -232,9 +236,23 @@ class MapperVersionAdmin(ReadOnly):
             version=version,
             active=active,
             sentence=services.verdict_of(version),
+            polls=_polls(version),
             bars=scores_drawn([version, active] if active else [version]),
             button="Put in service",
         )
+
+    def start_poll(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Have people vote between a version and another of its style."""
+        version = self.viewed(request, pk)
+        opponent = self.viewed(request, as_int(request.POST.get("opponent", "")))
+        poll = services.start_poll(candidate=version, opponent=opponent, person=request.user)
+        return self.done(request, version, f"started: people who label find the blind vote of {poll} on their page")
+
+    def end_poll(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
+        """End a blind vote before its result is clear."""
+        poll = get_object_or_404(Poll.objects.select_related("candidate__style", "opponent"), pk=pk)
+        services.end_poll(poll, request.user)
+        return self.done(request, poll.candidate, f"ended: {services.poll_sentence(poll)}")
 
     def download(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """The file."""
@@ -263,3 +281,11 @@ class MapperVersionAdmin(ReadOnly):
             text="This cannot be undone. A version that is or was in service, or that wrote captions, cannot be "
             "deleted.",
         )
+
+
+def _polls(version: MapperVersion) -> list[tuple[Poll, str, str]]:
+    """The blind votes about a version with their verdicts, empty while they are under way, and sentences."""
+    return [
+        (poll, services.standing(poll).preference.verdict if poll.ended_at else "", services.poll_sentence(poll))
+        for poll in services.polls_of(version)
+    ]

@@ -10,9 +10,9 @@ from rest_framework.response import Response
 from captioner import services
 from captioner.api.base import PROBLEM, ApiViewSet
 from captioner.api.permissions import Scope
-from captioner.api.serializers import StyleSerializer
+from captioner.api.serializers import PollSerializer, StyleSerializer
 from captioner.errors import Refused
-from captioner.models import Style
+from captioner.models import Poll, Style
 
 SERVE = "captioner.add_promotion"  # who may decide what is in service
 
@@ -34,6 +34,17 @@ class StyleViewSet(ApiViewSet):
     def retrieve(self, request: Request, slug: str) -> Response:
         """One style in service."""
         return Response(self.get_serializer(services.get_style(slug)).data)
+
+    @extend_schema(responses=PollSerializer(many=True), filters=False)
+    @action(detail=True, serializer_class=PollSerializer)
+    def votes(self, request: Request, slug: str) -> Response:
+        """Blind votes between versions of a style, newest first. What they found out is shown when they have ended.
+
+        This takes the permission "Can view mapperversion".
+        """
+        style = _managed(request, slug, "captioner.view_mapperversion")
+        polls = Poll.objects.filter(candidate__style=style).select_related("candidate", "opponent")
+        return Response(self.get_serializer(polls, many=True).data)
 
     @extend_schema(request=None, responses={200: StyleSerializer, 409: PROBLEM})
     @action(detail=True, methods=["post"])

@@ -37,6 +37,10 @@ from captioner.models.viewer import (
     EXAMPLES,
     Viewer,
 )
+from captioner.models.votes import (
+    Poll,
+    Vote,
+)
 from captioner.models.webhooks import (
     DeliveryAttempt,
     DeliveryQuerySet,
@@ -69,6 +73,7 @@ __all__ = [
     "FiniteField",
     "Image",
     "MapperVersion",
+    "Poll",
     "ProbabilityField",
     "Promotion",
     "Queue",
@@ -76,6 +81,7 @@ __all__ = [
     "Style",
     "TextEmbedding",
     "Viewer",
+    "Vote",
     "WebhookDelivery",
     "WebhookHost",
     "Worker",

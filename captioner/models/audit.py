@@ -29,6 +29,7 @@ class AuditEntry(models.Model):
         IMPORTED = "imported"
         TRAINED = "trained", "started, stopped or resumed training"
         SERVICE = "service", "changed what is served"
+        VOTE = "vote", "started or ended a blind vote"
 
     created_at = models.DateTimeField(default=timezone.now)
     who = models.CharField(max_length=150, blank=True, help_text="their user name then; empty: a command or a policy")

@@ -66,7 +66,12 @@ class Viewer:
 
     def labels(self) -> Q:
         """Those the viewer is asked to label: what they requested, or everybody's if they may see and change all."""
-        return Q() if self._may("view") and self._may("change") else self.own()
+        return Q() if self.votes else self.own()
+
+    @property
+    def votes(self) -> bool:
+        """Whether the viewer may vote between captions: who is asked to label everybody's."""
+        return self._may("view") and self._may("change")
 
     @property
     def sender(self) -> str:

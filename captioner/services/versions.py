@@ -26,6 +26,7 @@ from captioner.models import Embedding, MapperVersion, Promotion, Style, Worker
 from captioner.reports import VersionReport
 from captioner.services.captions import tidy_name
 from captioner.services.styles import check_not_archived
+from captioner.services.votes import worse_by_vote
 from clipcap.fingerprint import file_sha256, same_weights
 
 log = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
             served before, and nobody says why it should; it was made for other models than the workers have loaded; or
             it came from elsewhere, never served before or not any more, and cannot write.
     """
-    judged_worse = version.report.verdict == "worse"
+    judged_worse = version.report.verdict == "worse" or worse_by_vote(version)
     if judged_worse and not reason.strip() and not version.promotions.exists():
         raise Refused(
             "reason_required",

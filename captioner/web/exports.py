@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET
 
 from captioner import services
 from captioner.csv_lines import csv_line
-from captioner.models import Caption, Viewer
+from captioner.models import Caption, Image, Viewer
 from captioner.web.pages import OPTIONS, filters_of, page, posted, throttle
 from clipcap import strict_json
 
@@ -23,7 +23,16 @@ from clipcap import strict_json
 @page
 def serve_image(request: HttpRequest, viewer: Viewer, pk: uuid.UUID, kind: str) -> FileResponse:
     """The picture kept of an upload, or its thumbnail."""
-    file = getattr(services.get_image(viewer, pk), kind)
+    return picture(services.get_image(viewer, pk), kind)
+
+
+def picture(image: Image, kind: str = "file") -> FileResponse:
+    """A photo's file or thumbnail as a response.
+
+    Raises:
+        Http404: it is missing from the storage.
+    """
+    file = getattr(image, kind)
     try:
         content = file.storage.open(file.name, "rb")
     except OSError as error:

@@ -39,6 +39,7 @@ def label(request: HttpRequest, viewer: Viewer) -> HttpResponse:
         "caption": services.caption_to_label(viewer, style, order, at=at, after=after),
         "progress": services.label_progress(viewer, style),
         "last": services.last_label(viewer),
+        "polls": services.open_polls(viewer),
     }
     return render(request, "captioner/label.html", context)
 

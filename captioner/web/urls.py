@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from captioner.web import albums, captions, exports, labelling, photos, selection, views
+from captioner.web import albums, captions, exports, labelling, photos, selection, views, votes
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -31,6 +31,11 @@ urlpatterns = [
     path("label/<uuid:pk>/save/", labelling.save, name="label-save"),
     path("label/<uuid:pk>/skip/", labelling.skip, name="label-skip"),
     path("label/<uuid:pk>/undo/", labelling.undo, name="label-undo"),
+    path("vote/", votes.first, name="vote"),
+    path("vote/<uuid:pk>/", votes.poll, name="vote-poll"),
+    path("vote/<uuid:pk>/<uuid:image>/", votes.cast, name="vote-cast"),
+    path("vote/<uuid:pk>/<uuid:image>/undo/", votes.undo, name="vote-undo"),
+    path("vote/<uuid:pk>/<uuid:image>/photo", votes.photo, name="vote-photo"),
     path("captions/cancel/", captions.cancel_all, name="caption-cancel-all"),
     path("captions/<uuid:pk>/correct/", captions.correct, name="caption-correct"),
     path("captions/<uuid:pk>/retry/", captions.retry, name="caption-retry"),

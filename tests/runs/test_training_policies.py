@@ -40,6 +40,16 @@ def test_a_policy_promotes_what_passes_the_gate(factual: Style, engine: CaptionE
 
 
 @pytest.mark.usefixtures("easy_gate")
+def test_a_policy_that_asks_for_a_blind_vote_waits_for_it(factual: Style, engine: CaptionEngine) -> None:
+    Policy.objects.update(if_better=Policy.Action.VOTE)
+    version = factual.active_version
+    run = services.start_run(style=factual, options={"epochs": 1})
+    TrainingEngine(engine).work()
+    assert factual.active_version == version
+    assert run.events.filter(message__contains=f"waits for a blind vote against {version}").exists()
+
+
+@pytest.mark.usefixtures("easy_gate")
 def test_what_was_compared_with_another_version_than_serves_by_now_is_not_promoted_by_itself(
     factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

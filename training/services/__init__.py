@@ -31,6 +31,7 @@ from training.services.new_styles import (
 from training.services.policies import (
     NIGHT,
     REFUSED_FOR,
+    promote_preferred,
     start_due_runs,
 )
 from training.services.prospects import (
@@ -85,6 +86,7 @@ __all__ = [
     "next_step",
     "open_corrections",
     "preview_import",
+    "promote_preferred",
     "prospect",
     "prune",
     "rescue_stale",

@@ -8,8 +8,10 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
+from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs.job import UNFINISHED, Status, clock
+from captioner.models import Poll
 from training.models import Example, Policy, TrainingRun
 from training.options import SOURCES
 from training.services.examples import newest_example, open_corrections, take_corrections
@@ -45,6 +47,20 @@ def start_due_runs() -> int:
             refusal = error.detail if error.code != "run_in_progress" else ""
         Policy.objects.filter(pk=policy.pk).update(refusal=refusal, refused_at=now if refusal else None)
     return started
+
+
+def promote_preferred(poll: Poll) -> None:
+    """Put the candidate of a blind vote that has ended in service, if people prefer it and the style's policy asks for
+    that.
+
+    Raises:
+        Refused: it cannot be put in service.
+    """
+    version = poll.candidate
+    asked = Policy.objects.filter(style=version.style_id, if_better=Policy.Action.VOTE).exists()
+    preferred = captioner_services.standing(poll).preference.verdict == "better"
+    if asked and preferred and version.style.active_version == poll.opponent:
+        captioner_services.promote(version=version, reason=captioner_services.poll_sentence(poll))
 
 
 def _due(policy: Policy) -> str:

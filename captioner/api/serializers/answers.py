@@ -11,9 +11,10 @@ from rest_framework import serializers
 
 from captioner.api.serializers.fields import CONFIDENCE, LOG_PROBABILITY, Address, ProbabilityField
 from captioner.jobs.job import Status
-from captioner.models import Album, Caption, CaptionRequest, Correction, Image, Style, WebhookDelivery
+from captioner.models import Album, Caption, CaptionRequest, Correction, Image, Poll, Style, WebhookDelivery
 from captioner.models.styles import BRINGS
-from captioner.services import Match
+from captioner.services import Match, poll_sentence, standing
+from clipcap.evaluation.comparison import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -232,6 +233,73 @@ class StyleSerializer(serializers.ModelSerializer[Style]):
         model = Style
         fields = ("slug", "url", "name", "description", "is_default", "status", "version", "language_model")
         read_only_fields = fields
+
+
+class PollSerializer(serializers.ModelSerializer[Poll]):
+    """Blind votes between two versions of a style."""
+
+    candidate = serializers.IntegerField(source="candidate.number", read_only=True, help_text="a version's number")
+    opponent = serializers.IntegerField(source="opponent.number", read_only=True, help_text="of the other version")
+    votes = serializers.SerializerMethodField(help_text="so far, those for neither included")
+    verdict = serializers.SerializerMethodField()
+    share = serializers.SerializerMethodField()
+    interval = serializers.SerializerMethodField()
+    detail = serializers.SerializerMethodField(help_text="all of this as a sentence")
+
+    class Meta:
+        model = Poll
+        fields = (
+            "id",
+            "candidate",
+            "opponent",
+            "votes",
+            "verdict",
+            "share",
+            "interval",
+            "detail",
+            "created_at",
+            "ended_at",
+        )
+        read_only_fields = fields
+
+    def get_votes(self, poll: Poll) -> int:
+        return standing(poll).votes
+
+    @extend_schema_field(
+        {
+            "type": ["string", "null"],
+            "enum": [*get_args(Verdict), None],
+            "description": "what people think of the candidate; null until the vote has ended",
+        }
+    )
+    def get_verdict(self, poll: Poll) -> str | None:
+        return standing(poll).preference.verdict if poll.ended_at else None
+
+    @extend_schema_field(
+        {
+            "type": ["number", "null"],
+            "description": "of the votes for either, the share for the candidate, 0 to 1; null until the vote has "
+            "ended, and where there is none",
+        }
+    )
+    def get_share(self, poll: Poll) -> float | None:
+        return standing(poll).preference.share if poll.ended_at else None
+
+    @extend_schema_field(
+        {
+            "type": ["array", "null"],
+            "items": {"type": "number"},
+            "minItems": 2,
+            "maxItems": 2,
+            "description": "bounds of the 95 % interval of that share, valid however often it was looked at; null "
+            "until the vote has ended",
+        }
+    )
+    def get_interval(self, poll: Poll) -> tuple[float, float] | None:
+        return standing(poll).preference.interval if poll.ended_at else None
+
+    def get_detail(self, poll: Poll) -> str:
+        return poll_sentence(poll)
 
 
 class ImageSerializer(serializers.ModelSerializer[Image]):
