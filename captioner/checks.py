@@ -68,7 +68,7 @@ def nonsense(**_: Any) -> list[CheckMessage]:
     }
     if settings.MODEL_CACHE_BYTES:  # 0 is automatic
         numbers["MODEL_CACHE_BYTES"] = settings.MODEL_CACHE_BYTES
-    unsure = settings.UNSURE_BELOW
+    shares = {"UNSURE_BELOW": settings.UNSURE_BELOW, "LABELLED_TWICE": settings.LABELLED_TWICE}
     rates = settings.REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]
     return [
         *(
@@ -86,15 +86,9 @@ def nonsense(**_: Any) -> list[CheckMessage]:
             if not re.fullmatch(r"[1-9]\d*/(second|minute|hour|day)", rate)
         ),
         *(
-            [
-                Error(
-                    f"CLIPCAP_UNSURE_BELOW is {unsure:g}",
-                    hint="set it to a probability from 0 to 1",
-                    id="captioner.E005",
-                )
-            ]
-            if not 0 <= unsure <= 1
-            else []
+            Error(f"CLIPCAP_{name} is {share:g}", hint="set it to a number from 0 to 1", id="captioner.E005")
+            for name, share in shares.items()
+            if not 0 <= share <= 1
         ),
     ]
 

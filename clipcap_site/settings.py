@@ -293,6 +293,7 @@ BATCH_SIZE = env.int("CLIPCAP_BATCH_SIZE", 32)
 TRAINING_PROCESSES = env.int("CLIPCAP_TRAINING_PROCESSES", 1)  # that train one style together
 MODEL_CACHE_BYTES = env.int("CLIPCAP_MODEL_CACHE_BYTES", 0)  # of a worker's versions; 0 is a quarter of what is free
 UNSURE_BELOW = env.float("CLIPCAP_UNSURE_BELOW", options.UNSURE_BELOW)
+LABELLED_TWICE = env.float("CLIPCAP_LABELLED_TWICE", 0.1)  # share of the photos that two people label
 ANONYMOUS = env.bool("CLIPCAP_ANONYMOUS", False)
 JAVA_METRICS = env.bool("CLIPCAP_JAVA_METRICS", True)  # METEOR and SPICE after a training run, where Java is installed
 DEADLINE = timedelta(seconds=env.int("CLIPCAP_DEADLINE_SECONDS", 86400))

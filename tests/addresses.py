@@ -173,6 +173,7 @@ ADDRESSES: dict[str, May] = {
     "admin:captioner_style_import": {"GET": TRAINERS, "POST": TRAINERS},
     "admin:captioner_style_take": {"POST": LABELLERS},
     "admin:captioner_style_dataset": {"GET": VIEWERS},
+    "admin:captioner_correction_labelling": {"GET": VIEWERS},
     "admin:training_import_live": {"GET": VIEWERS},
     "admin:training_import_refused": {"GET": VIEWERS},
     "admin:training_import_cancel": {"POST": TRAINERS},
@@ -300,11 +301,13 @@ def something_everywhere(owner: User, another: User, style: Style, photo: bytes)
     for name in ("v1:album", "album"):
         found[name] = album.pk
     poll = something_to_vote_on(style, caption.image)
+    found["admin:captioner_mapperversion_poll"] = (poll.candidate_id, poll.opponent_id)
     found |= {"vote-poll": poll.pk, "admin:captioner_mapperversion_end_poll": poll.pk}
     for name in ("vote-cast", "vote-undo", "vote-photo"):
         found[name] = (poll.pk, caption.image_id)
     for name in ("v1:request", "request"):
         found[name] = request.pk
+    found["admin:captioner_correction_labelling"] = style.pk
     found |= {"v1:style": "factual", "v1:training-run": run.pk}
     found |= {"admin:pause-queue": "captions", "admin:resume-queue": "captions", "admin:app_list": "captioner"}
     found["password-new"] = ("MQ", "a-token")

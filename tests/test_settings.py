@@ -225,10 +225,12 @@ def test_numbers_that_would_stop_all_work_are_named(settings: Any) -> None:
     settings.BATCH_SIZE = 0
     settings.MODEL_CACHE_BYTES = -1
     settings.UNSURE_BELOW = math.nan
+    settings.LABELLED_TWICE = 1.5
     settings.REST_FRAMEWORK = {"DEFAULT_THROTTLE_RATES": {"user": "often", "anonymous": "60/minute"}}
     assert [error.msg.split()[0] for error in checks.nonsense()] == [
         "CLIPCAP_BATCH_SIZE",
         "CLIPCAP_MODEL_CACHE_BYTES",
         "CLIPCAP_THROTTLE_USER",
         "CLIPCAP_UNSURE_BELOW",
+        "CLIPCAP_LABELLED_TWICE",
     ]

@@ -269,7 +269,7 @@ def test_trainers_start_and_end_votes_on_a_versions_page(versions: list[MapperVe
     trainer = person("tom", "Trainers", is_staff=True)
     client, page = client_of(trainer), reverse("admin:captioner_mapperversion_change", args=[versions[1].pk])
     assert "Start a blind vote against v1" in client.get(page).content.decode()
-    client.post(reverse("admin:captioner_mapperversion_poll", args=[versions[1].pk]), {"opponent": versions[0].pk})
+    client.post(reverse("admin:captioner_mapperversion_poll", args=[versions[1].pk, versions[0].pk]))
     poll = Poll.objects.get()
     answers(trainer, poll, "new", 3)
     shown = client.get(page).content.decode()

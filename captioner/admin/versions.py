@@ -125,7 +125,7 @@ class MapperVersionAdmin(ReadOnly):
             self.route("compare/photos/", self.compare_on_photos, "photos", "captioner.add_draftrequest", "POST"),
             self.route("import/", self.import_version, "import", "captioner.add_mapperversion", *posts),
             self.route("<int:pk>/promote/", self.promote, "promote", "captioner.add_promotion", *posts),
-            self.route("<int:pk>/poll/", self.start_poll, "poll", "captioner.add_draftrequest", "POST"),
+            self.route("<int:pk>/poll/<int:opponent>/", self.start_poll, "poll", "captioner.add_draftrequest", "POST"),
             self.route("polls/<uuid:pk>/end/", self.end_poll, "end_poll", "captioner.change_draftrequest", "POST"),
             self.route("<int:pk>/download/", self.download, "download", view),
             self.route("<int:pk>/remove/", self.remove, "remove", "captioner.delete_mapperversion", *posts),
@@ -241,11 +241,10 @@ class MapperVersionAdmin(ReadOnly):
             button="Put in service",
         )
 
-    def start_poll(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+    def start_poll(self, request: HttpRequest, pk: int, opponent: int) -> HttpResponseBase:
         """Have people vote between a version and another of its style."""
         version = self.viewed(request, pk)
-        opponent = self.viewed(request, as_int(request.POST.get("opponent", "")))
-        poll = services.start_poll(candidate=version, opponent=opponent, person=request.user)
+        poll = services.start_poll(candidate=version, opponent=self.viewed(request, opponent), person=request.user)
         return self.done(request, version, f"started: people who label find the blind vote of {poll} on their page")
 
     def end_poll(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:

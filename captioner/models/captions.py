@@ -99,7 +99,7 @@ class Caption(OrderedJob):
     log_probability = FiniteField(null=True, help_text="mean log-probability per token; 0 is the maximum")
     alternatives = models.JSONField(default=list, help_text='[{"text", "confidence", "log_probability"}], best first')
     labelled = models.BooleanField(
-        default=False, db_default=False, editable=False, help_text="a person has confirmed or corrected it"
+        default=False, db_default=False, editable=False, help_text="nobody needs to confirm or correct it any more"
     )
     encode_ms = models.FloatField(null=True, help_text="0 if the embedding was cached")
     decode_ms = models.FloatField(null=True, help_text="of the whole batch it was in")

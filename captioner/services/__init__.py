@@ -4,6 +4,13 @@ Who may do it is decided by the caller's `viewer` here, never by what a page sho
 woken on commit, by a task's name: nothing here loads a model or torch.
 """
 
+from captioner.services.agreement import (
+    Agreement,
+    Labeller,
+    agreement,
+    asked_twice,
+    labellers,
+)
 from captioner.services.albums import (
     LONGEST_ALBUM,
     MOST_ALBUMS,
@@ -64,6 +71,7 @@ from captioner.services.labelling import (
     skip_caption,
     styles_to_label,
     undo_label,
+    unlabelled,
 )
 from captioner.services.photos import (
     LONGEST_REASON,
@@ -174,19 +182,23 @@ __all__ = [
     "REWRITING",
     "SIMILAR",
     "TEXTS_KEPT",
+    "Agreement",
     "Ballot",
     "Deletion",
     "Hit",
     "IdempotencyKey",
     "LabelOrder",
     "LabelProgress",
+    "Labeller",
     "Match",
     "MeaningStatus",
     "Search",
     "Standing",
     "Upload",
     "add_to_album",
+    "agreement",
     "archive_style",
+    "asked_twice",
     "cancel_caption",
     "cancel_captions",
     "cancel_drafts",
@@ -224,6 +236,7 @@ __all__ = [
     "get_style",
     "import_version",
     "label_progress",
+    "labellers",
     "last_label",
     "last_vote",
     "list_rewritings",
@@ -268,6 +281,7 @@ __all__ = [
     "too_few",
     "undo_label",
     "undo_vote",
+    "unlabelled",
     "verdict_of",
     "verdict_sentence",
     "visible_captions",

@@ -21,6 +21,7 @@ from captioner.jobs.database import turn_to_write
 from captioner.jobs.job import clock
 from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, CaptionQuerySet, CaptionRequest, Correction, Image, Viewer, WebhookDelivery
+from captioner.services.agreement import is_labelled
 from captioner.services.idempotency import IdempotencyKey, earlier_request
 from captioner.services.retention import delete_images, lock_captions
 from captioner.services.styles import check_not_archived, choose_styles
@@ -289,8 +290,10 @@ def correct_caption(viewer: Viewer, pk: uuid.UUID, text: str) -> Correction:
         )
     confirms = text == " ".join(caption.text.split())
     with transaction.atomic():
-        Caption.objects.filter(pk=pk).update(labelled=True)
-        return Correction.objects.create(caption=caption, text=text, confirms=confirms, author=viewer.user)
+        Caption.objects.filter(pk=pk).lock()  # so that two who label it at the same time both count
+        correction = Correction.objects.create(caption=caption, text=text, confirms=confirms, author=viewer.user)
+        Caption.objects.filter(pk=pk).update(labelled=is_labelled(caption))
+        return correction
 
 
 def tidy_name(name: str) -> str:

@@ -15,6 +15,7 @@ from django.utils import timezone
 from captioner.errors import Refused
 from captioner.jobs.job import Status
 from captioner.models import Caption, Correction, Image, Skip, Style, Viewer
+from captioner.services.agreement import is_labelled
 from captioner.services.visibility import get_caption, with_parts
 
 
@@ -38,16 +39,18 @@ def styles_to_label() -> QuerySet[Style]:
     return Style.objects.exclude(status=Style.Status.ARCHIVED)
 
 
-def captions_to_label(viewer: Viewer, style: Style) -> QuerySet[Caption]:
-    """The finished captions of a style that the viewer is asked about: nobody has labelled them, and the viewer has not
-    skipped them."""
-    skipped = Skip.objects.filter(caption=OuterRef("pk"), person=viewer.user)
+def unlabelled(style: Style) -> QuerySet[Caption]:
+    """The finished captions of a style that somebody has still to label."""
     # `labelled` is compared with a value, for which SQLite takes the index.
-    return (
-        Caption.objects.filter(viewer.labels(), style=style, status=Status.SUCCEEDED, labelled__in=[False])
-        .exclude(Exists(skipped))
-        .order_by()
-    )
+    return Caption.objects.filter(style=style, status=Status.SUCCEEDED, labelled__in=[False]).order_by()
+
+
+def captions_to_label(viewer: Viewer, style: Style) -> QuerySet[Caption]:
+    """The finished captions of a style that the viewer is asked about: nobody has labelled them, or one person where
+    two are asked, and the viewer has neither labelled nor skipped them."""
+    mine = Correction.objects.filter(caption=OuterRef("pk"), author=viewer.user)
+    skipped = Skip.objects.filter(caption=OuterRef("pk"), person=viewer.user)
+    return unlabelled(style).filter(viewer.labels()).exclude(Exists(mine)).exclude(Exists(skipped))
 
 
 def caption_to_label(
@@ -132,8 +135,7 @@ def undo_label(viewer: Viewer, pk: uuid.UUID) -> Caption:
                 status=409,
             )
         last.delete()
-        labelled = Correction.objects.filter(caption=OuterRef("pk"))
-        Caption.objects.filter(pk=pk).update(labelled=Exists(labelled))
+        Caption.objects.filter(pk=pk).update(labelled=is_labelled(last.caption))
     return last.caption
 
 

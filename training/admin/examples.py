@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -11,8 +12,11 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.forms import Form, ModelForm
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404
+from django.urls import URLPattern
 from django.utils.safestring import SafeString
 
+from captioner import services as captioner_services
 from captioner.admin.base import COUNTED, MOST_AT_ONCE, BigTable, ReadOnly, each, sentence, thumbnail
 from captioner.admin.parameters import as_int
 from captioner.errors import Refused
@@ -139,6 +143,23 @@ class CorrectionAdmin(BigTable, ReadOnly):
     list_select_related = ("caption__image", "caption__style", "author")
     search_fields = ("text",)
     actions = ("take_chosen", "leave_out_chosen")
+
+    def get_urls(self) -> list[URLPattern]:
+        """With how far the labelling of a style is."""
+        view = "captioner.view_correction"
+        return [self.route("labelling/<int:pk>/", self.labelling, "labelling", view), *super().get_urls()]
+
+    def labelling(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Who has labelled how much in a style, what is left, and how far people agree."""
+        style = get_object_or_404(Style, pk=pk)
+        context = {
+            "style": style,
+            "people": captioner_services.labellers(style),
+            "left": captioner_services.unlabelled(style).count(),
+            "agreement": captioner_services.agreement(style),
+            "share": settings.LABELLED_TWICE,
+        }
+        return self.page(request, "admin/training/labelling.html", f"Labelling of {style}", up=style, **context)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Correction]:
         """With `taken`: whether it is an example."""
