@@ -86,7 +86,8 @@ class Agreement:
 
 def asked_twice(image: uuid.UUID) -> bool:
     """Whether two people are asked about the captions of a photo: chosen by its id, which is random."""
-    return image.int % 10_000 < settings.LABELLED_TWICE * 10_000
+    share: float = settings.LABELLED_TWICE
+    return image.int % 10_000 < share * 10_000
 
 
 def is_labelled(caption: Caption) -> bool:
