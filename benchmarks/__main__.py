@@ -1,6 +1,6 @@
 """`./run bench`: one table of how ours compares with the original's algorithm.
 
-`./run bench NAME`, of service, posts, slow, fairness, large and search, is the module of that name.
+`./run bench NAME`, of service, posts, slow, fairness, large, search and training, is the module of that name.
 
 On a machine that others use too, seconds mean little; so the table has ratios only, each the median over pairs of
 measurements taken in turns in one process.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import fairness, large, posts, search, service, slow
+from benchmarks import fairness, large, posts, search, service, slow, training
 from benchmarks.comparisons import GROUPS, DisagreementError
 from benchmarks.measuring import compare, peak_memory
 from benchmarks.subjects import QUICK, WEIGHT_SETS, Sizes, Subject, subjects
@@ -145,5 +145,6 @@ if __name__ == "__main__":
         "fairness": fairness.main,
         "large": large.main,
         "search": search.main,
+        "training": training.main,
     }
     sys.exit(others[sys.argv[1]](sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in others else main())

@@ -102,3 +102,12 @@ def test_the_lists_of_a_large_installation_are_all_answered_and_timed() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "500 new, 0 refused" in done.stdout
     assert " s  200 /admin/captioner/caption/\n" in done.stdout
+
+
+def test_the_memory_of_a_training_is_told_phase_by_phase() -> None:
+    command = [sys.executable, "-P", "-m", "benchmarks", "training", "--photos", "60"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "60 photos with 5 captions each" in done.stdout
+    assert " MB now: tokenized, trained for 3 steps, and the state stored\n" in done.stdout

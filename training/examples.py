@@ -1,10 +1,12 @@
 """From a style's examples to what the trainer reads: captions by image, and the images' embeddings."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import compress
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from django.db.models import QuerySet
 from torch import Tensor
@@ -53,16 +55,19 @@ def captioned_images(
             report("reading", place, total)
         captions[held_out].setdefault(image, []).append(text)
     wanted = [*captions[False], *captions[True]]
-    vectors = _vectors(models, wanted, report)
+    vectors, there = _vectors(models, wanted, report)
 
-    def part(held_out: bool) -> CaptionedImages:
-        images = [image for image in captions[held_out] if image in vectors]
+    def part(held_out: bool, place: slice) -> CaptionedImages:
+        readable = there[place]
+        images = list(compress(captions[held_out], readable))
         if not images:
             raise TrainingError("none of the examples' images can be read; import them again")
-        embeddings = torch.stack([vectors[image] for image in images])[:, None]
+        found = vectors[place] if readable.all() else vectors[place][readable]  # there are no two copies of all
+        embeddings = torch.from_numpy(found)[:, None]
         return CaptionedImages([str(i) for i in images], embeddings, [captions[held_out][i] for i in images])
 
-    return part(False), part(True), len(wanted) - len(vectors)
+    learned = len(captions[False])
+    return part(False, slice(learned)), part(True, slice(learned, None)), len(wanted) - int(there.sum())
 
 
 def mapper_config(
@@ -103,31 +108,35 @@ def captions_of(
 
 def _vectors(
     models: CaptionEngine, images: list[uuid.UUID], report: Callable[[str, int, int], None]
-) -> dict[uuid.UUID, Tensor]:
-    """The images' embeddings, (E,) each; those still missing are computed and kept."""
-    vectors: dict[uuid.UUID, Tensor] = {}
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """The images' embeddings, (N, E), and which of them there are; those still missing are computed and kept."""
+    vectors = np.empty((len(images), models.captioner.encoder.embedding_size), np.float32)
+    there = np.zeros(len(images), bool)
+    place = {image: number for number, image in enumerate(images)}
+
+    def add(found: Iterable[tuple[uuid.UUID, npt.ArrayLike]]) -> None:
+        for image, vector in found:
+            vectors[place[image]], there[place[image]] = vector, True
+
     for first in range(0, len(images), 500):
-        report("embedding", len(vectors), len(images))
-        vectors |= _stored(models, images[first : first + 500])
-    missing = [image for image in images if image not in vectors]
+        report("embedding", int(there.sum()), len(images))
+        add(_stored(models, images[first : first + 500]))
+    missing = [image for image in images if not there[place[image]]]
     for first in range(0, len(missing), BATCH):
-        report("embedding", len(vectors), len(images))
+        report("embedding", int(there.sum()), len(images))
         part = missing[first : first + BATCH]
         embedded = models.embeddings(list(Image.objects.filter(pk__in=part)))
         for failure in embedded.failures.values():
             if not failure.own and not failure.others_succeeded:
                 raise Unavailable(failure)
-        made = embedded.vectors
+        add((image, vector.numpy()) for image, vector in embedded.vectors.items())
         # The caption worker may have stored one meanwhile that differs in its last bits, and that is what counts: a
         # run that is taken up again has to find what it began with.
-        made |= _stored(models, part)
-        vectors |= {image: made[image] for image in part if image in made}
-    return vectors
+        add(_stored(models, part))
+    return vectors, there
 
 
-def _stored(models: CaptionEngine, images: list[uuid.UUID]) -> dict[uuid.UUID, Tensor]:
+def _stored(models: CaptionEngine, images: list[uuid.UUID]) -> Iterator[tuple[uuid.UUID, npt.NDArray[np.float32]]]:
     found = Embedding.objects.filter(image__in=images, encoder=models.captioner.encoder.identity)
-    return {
-        image: torch.from_numpy(np.frombuffer(bytes(vector), "<f4").copy())
-        for image, vector in found.values_list("image", "vector")
-    }
+    for image, vector in found.values_list("image", "vector"):
+        yield image, np.frombuffer(bytes(vector), "<f4")

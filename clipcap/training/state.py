@@ -50,8 +50,9 @@ def run_identity(
     told = (model.mapper.config, trained, options, lm.identity, encoder_identity)
     digest = hashlib.sha256(repr(told).encode())
     for part in (training, validation):
-        digest.update(repr((list(part.names), [list(c) for c in part.captions])).encode())
-        digest.update(part.embeddings.contiguous().view(torch.uint8).numpy().tobytes())
+        for name, captions in zip(part.names, part.captions, strict=True):
+            digest.update(repr((name, list(captions))).encode())
+        digest.update(part.embeddings.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

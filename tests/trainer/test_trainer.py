@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +277,7 @@ def test_a_caption_is_as_long_as_the_lm_has_room_for(train: Train, tiny_lm: Lang
 
 @given(st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=3), min_size=1, max_size=60), st.integers(1, 8))
 def test_a_step_over_long_captions_takes_no_more_memory_than_others(lengths: list[list[int]], size: int) -> None:
-    rows = [(image, [[0] * length for length in row]) for image, row in enumerate(lengths)]
+    rows = [(image, [array("i", [0] * length) for length in row]) for image, row in enumerate(lengths)]
     batches = batches_of(rows, TrainingOptions(batch_size=size), epoch=0)
     assert sorted(image for batch in batches for image, _ in batch) == list(range(len(rows)))
     for batch in batches:
