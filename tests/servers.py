@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -56,9 +56,11 @@ def installed(program: str, package: str) -> str:
 
 
 class Redis:
-    """A Redis that keeps nothing on disk: stopped, it forgets everything."""
+    """A Redis that keeps nothing on disk: stopped, it forgets everything. It listens to this machine, and to the
+    networks of other addresses that it has there."""
 
-    def __init__(self) -> None:
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = ("127.0.0.1", *addresses)
         self.program = installed("redis-server", "redis-server")
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -72,7 +74,8 @@ class Redis:
 
     def start(self) -> None:
         """Start it, empty, on the port it had before."""
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        options = ["--port", str(self.port), "--bind", *self.addresses, "--protected-mode", "no"]
+        options += ["--save", "", "--appendonly", "no"]
         self.process = subprocess.Popen([self.program, *options], stdout=subprocess.DEVNULL)
         wait_until(lambda: _listens(self.port), "Redis listens")
 
@@ -82,10 +85,11 @@ class Redis:
 
 
 class PostgreSQL:
-    """A PostgreSQL cluster of its own, run by an ordinary user: it refuses to be run by root."""
+    """A PostgreSQL cluster of its own, run by an ordinary user: it refuses to be run by root. It listens to this
+    machine, and to the networks of other addresses that it has there."""
 
-    def __init__(self, administrator: str = "clipcap") -> None:
-        self.administrator = administrator
+    def __init__(self, administrator: str = "clipcap", addresses: Sequence[str] = ()) -> None:
+        self.administrator, self.addresses = administrator, ("127.0.0.1", *addresses)
         self.programs = _postgresql_programs()
         self.folder = Path(tempfile.mkdtemp(prefix="clipcap-postgresql-"))
         self.port = free_port()
@@ -98,8 +102,11 @@ class PostgreSQL:
         self._run("initdb", f"--username={self.administrator}", "--auth=trust", "--encoding=UTF8", "--no-sync")
         with (self.folder / "data/postgresql.conf").open("a") as settings:
             settings.write(
-                f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\n"
+                f"port = {self.port}\nlisten_addresses = '{','.join(self.addresses)}'\n"
+                "unix_socket_directories = ''\nfsync = off\n"
             )
+        with (self.folder / "data/pg_hba.conf").open("a") as allowed:
+            allowed.write("host all all samenet trust\n")
         self.start()
         return self
 

@@ -33,6 +33,8 @@ class Stack:
     postgresql: PostgreSQL | None = None
     workers: dict[str, int] = field(default_factory=dict)  # names and process ids of caption workers not killed
     started: int = 0
+    within: tuple[str, ...] = ()  # a command that runs another, say on another host
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -45,6 +47,7 @@ class Stack:
             "CLIPCAP_THREADS": "1",
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
+            **self.variables,
         }
 
     @property
@@ -57,8 +60,9 @@ class Stack:
 
     def open(self) -> None:
         """Start the process that workers are forked from, with one log for all."""
+        self.home.mkdir(exist_ok=True)
         self.fork_server = subprocess.Popen(
-            [sys.executable, "-P", ROOT / "tests/fork_server.py"],
+            [*self.within, sys.executable, "-P", ROOT / "tests/fork_server.py"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(self.home / "workers.log").open("ab"),

@@ -1,0 +1,165 @@
+"""Workers on several hosts, which share PostgreSQL, Redis and S3 and nothing else: each has a network of its own, a
+namespace of this machine's kernel, and a folder of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from celery import Celery
+from django.core.management import call_command
+from django.db import connection
+from django.test import override_settings
+from moto.server import ThreadedMotoServer
+
+from captioner import services
+from captioner.jobs import wakeup
+from captioner.jobs.job import Status
+from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, Worker
+from clipcap_site.settings import STORAGES
+from tests.servers import PostgreSQL, Redis, default_database, wait_until
+from tests.stack import LEASE, Stack
+from tests.test_faults import ENDINGS, check_that_all_end, photos
+from training import services as training_services
+from training.models import Example, TrainingRun
+
+pytestmark = pytest.mark.faults
+BUCKET = "pictures"
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+PHOTOS = 30  # each in three styles, three times
+
+
+class Host:
+    """A host with a network of its own, whose only neighbour is this machine, and with workers."""
+
+    def __init__(self, number: int, resources: ExitStack) -> None:
+        self.name = f"clipcap{os.getpid()}-{number}"
+        self.link, peer = f"cc{os.getpid()}h{number}", f"cc{os.getpid()}p{number}"
+        network = f"10.213.{number}"
+        self.gateway = f"{network}.1"
+        ip("netns", "add", self.name)
+        resources.callback(ip, "netns", "del", self.name)
+        ip("link", "add", self.link, "type", "veth", "peer", "name", peer, "netns", self.name)
+        resources.callback(subprocess.run, ["ip", "link", "del", self.link], check=False)
+        ip("address", "add", f"{self.gateway}/24", "dev", self.link)
+        ip("link", "set", self.link, "up")
+        self.within("ip", "address", "add", f"{network}.2/24", "dev", peer)
+        self.within("ip", "link", "set", peer, "up")
+        self.within("ip", "link", "set", "lo", "up")
+
+    def within(self, *command: str) -> None:
+        """Run a command on the host."""
+        ip("netns", "exec", self.name, *command)
+
+    def cut_off(self) -> None:
+        ip("link", "set", self.link, "down")
+
+    def reconnect(self) -> None:
+        ip("link", "set", self.link, "up")
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, django_db_blocker: Any, tables: Path) -> Iterator[list[tuple[Host, Stack]]]:
+    """Two hosts with the processes that workers are forked from, on an installation with the shipped styles."""
+    if os.getuid() or not shutil.which("ip"):
+        pytest.skip("only root can make network namespaces, with ip; apt-get install iproute2")
+    with ExitStack() as resources:
+        resources.enter_context(django_db_blocker.unblock())
+        networks = [Host(number, resources) for number in (1, 2)]
+        addresses = [host.gateway for host in networks]
+        redis = resources.enter_context(Redis(*addresses))
+        postgresql = resources.enter_context(PostgreSQL(addresses=addresses))
+        s3 = ThreadedMotoServer("0.0.0.0", 0)
+        s3.start()
+        resources.callback(s3.stop)
+        port = s3.get_host_and_port()[1]
+        database = postgresql.create_site("clipcap")
+        patch = resources.enter_context(pytest.MonkeyPatch.context())
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
+        boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}").create_bucket(Bucket=BUCKET)
+        found = []
+        for host in networks:
+
+            def at(address: str, gateway: str = host.gateway) -> str:
+                return address.replace("127.0.0.1", gateway)
+
+            where = {"CLIPCAP_S3_BUCKET": BUCKET, "CLIPCAP_S3_ENDPOINT": f"http://{host.gateway}:{port}", **KEYS}
+            within = ("ip", "netns", "exec", host.name)
+            stack = Stack(tmp_path / host.name, at(database), at(redis.url), redis, within=within, variables=where)
+            stack.open()
+            resources.callback(stack.close)
+            found.append((host, stack))
+        resources.enter_context(default_database(database))
+        here = {"bucket_name": BUCKET, "endpoint_url": f"http://127.0.0.1:{port}"}
+        storage = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": here}
+        resources.enter_context(
+            override_settings(STORAGES={**STORAGES, "default": storage}, LEASE=timedelta(seconds=LEASE))
+        )
+        app = Celery(broker=redis.url, set_as_current=False)
+        app.conf.update(broker_transport_options={"socket_connect_timeout": 1}, task_default_queue="captions")
+        patch.setattr(wakeup, "app", app)
+        call_command("install_styles", stdout=io.StringIO())
+        with connection.cursor() as cursor:
+            cursor.execute(ENDINGS["postgresql"])
+        yield found
+
+
+def ask() -> CaptionRequest:
+    """Queue captions of all photos in all three styles."""
+    return services.request_captions(
+        viewer=Viewer(), images=photos(PHOTOS), styles=["all"], options={"method": "greedy"}
+    )
+
+
+def running(worker: str) -> bool:
+    return Caption.objects.filter(status=Status.RUNNING, lease_holder=worker).exists()
+
+
+def test_two_hosts_caption_and_retrain_and_lose_and_double_nothing_when_one_is_cut_off(
+    hosts: list[tuple[Host, Stack]],
+) -> None:
+    (_, here), (second, there) = hosts
+    here.fork("captions", "w1@first")
+    there.fork("captions", "w2@second")
+    wait_until(lambda: Worker.objects.alive("captions").count() == 2, "a worker on each host has loaded its models")
+    requests = [ask()]
+    wait_until(lambda: running("w2@second"), "the second host has a batch in hand")
+    second.cut_off()
+    caught = set(Caption.objects.filter(status=Status.RUNNING, lease_holder="w2@second").values_list("pk", flat=True))
+    assert caught, "it was cut off in the midst of a batch"
+    check_that_all_end(requests, 3 * PHOTOS, "one host cut off")
+    second.reconnect()
+
+    style = Style.objects.get(slug="factual")
+    for image in Image.objects.order_by("sha256"):
+        training_services.add_example(
+            style=style, image=image, text=f"A photo of {image.width} pixels.", source=Example.Source.IMPORTED
+        )
+    there.fork("training", "t2@second")
+    options = {"start": "scratch", "prefix_length": 3, "layers": 1, "epochs": 1}
+    run = training_services.start_run(style=style, options=options)
+    requests.append(ask())  # captions go on meanwhile
+    wait_until(lambda: running("w2@second"), "the host that was cut off is at work again")
+    wait_until(lambda: TrainingRun.objects.get(pk=run.pk).finished, "the run ends")
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    assert run.version is not None
+    services.promote(version=run.version, reason="trained on the second host")
+    requests.append(ask())
+    ended = check_that_all_end(requests, 3 * 3 * PHOTOS, "a retraining and a promotion across both")
+    assert ended["succeeded"] == ended.total()
+    assert not [path for _, stack in hosts for path in (stack.home / "media").rglob("*")], "what they share is in S3"
