@@ -132,11 +132,8 @@ class TrainingEngine:
         except Exception as error:
             log.exception("a training run failed", extra={"run": run.pk})
             if is_out_of_memory(error):
-                _fail(
-                    run,
-                    "out_of_memory",
-                    "the worker does not have enough memory; lower the batch size or prefix length",
-                )
+                advice = "lower the batch size or prefix length"
+                _fail(run, "out_of_memory", f"the worker does not have enough memory; {advice}")
             else:
                 _fail(run, "internal_error", f"unexpected error ({type(error).__name__}); see the log")
         else:
@@ -319,11 +316,8 @@ class _Training:
         except NoRoom as error:  # another worker may have the memory
             raise Unavailable(Failure("out_of_memory", str(error))) from error
         except (CheckpointError, OSError, ValueError) as error:
-            _tell(
-                self.run,
-                f"{active}, which is in service, cannot be loaded for a comparison: {cause_of(error)}",
-                "warning",
-            )
+            problem = f"{active}, which is in service, cannot be loaded for a comparison: {cause_of(error)}"
+            _tell(self.run, problem, "warning")
             return report, [], TrainingRun.Verdict.UNCLEAR
         other, old = scored(opponent, len(references))
         policy = Policy.objects.filter(style=self.run.style).first() or Policy(style=self.run.style)
