@@ -17,7 +17,7 @@ from knox.models import AuthToken
 
 from accounts.models import Identity, Token
 from captioner import audit
-from captioner.admin.base import AdminWithPages, ReadOnly
+from captioner.admin.base import AdminWithPages, AsOnPages, ReadOnly
 
 admin.site.unregister((AuthToken, User, Group, TOTPDevice))
 
@@ -104,7 +104,7 @@ class GroupsAdmin(GroupAdmin):
 
 
 @admin.register(TOTPDevice)
-class DeviceAdmin(TOTPDeviceAdmin):  # type: ignore[misc]  # the library has no types
+class DeviceAdmin(AsOnPages, TOTPDeviceAdmin):  # type: ignore[misc]  # the library has no types
     """The library's own; when a wrong code was typed is not written by hand."""
 
     readonly_fields = (*TOTPDeviceAdmin.readonly_fields, "throttling_failure_timestamp")

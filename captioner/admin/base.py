@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import FieldDoesNotExist, PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import Model, QuerySet
+from django.db.models import DateTimeField, Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
@@ -25,6 +27,7 @@ from django.utils.text import capfirst
 from captioner import audit
 from captioner.errors import Refused
 from captioner.models import Image
+from captioner.templatetags.captions import number, when
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -34,6 +37,34 @@ else:
 COUNTED = 10_000  # rows of a list that are counted and paged through; what is further away is reached by narrowing
 SEARCHED = 100_000  # newest rows that a search reads
 MOST_AT_ONCE = 1_000  # rows of an action
+STATES = ("status", "verdict")  # columns whose values are coloured; the style sheet has a colour for each
+
+
+@cache
+def _as_shown(model: str, column: Any) -> Any:
+    """What shows a field of a model in the admin: a function where Django's own way is not that of our pages."""
+    try:
+        field: Any = apps.get_model(model)._meta.get_field(column)
+    except (FieldDoesNotExist, TypeError, AttributeError):  # a function, or what the admin calls so
+        return column
+
+    def moment(row: Any) -> SafeString | None:
+        return when(getattr(row, column)) or None
+
+    def state(row: Any) -> SafeString | None:
+        value = getattr(row, column)
+        kind = f"{column}-{value}" if column == "verdict" else value
+        words = getattr(row, f"get_{column}_display")()
+        return format_html('<span class="state {}">{}</span>', kind, words) if value else None
+
+    if isinstance(field, DateTimeField):
+        show: Any = moment
+    elif column in STATES and field.choices:
+        show = state
+    else:
+        return column
+    show.__name__ = column
+    return admin.display(description=field.verbose_name, ordering=column)(show)
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic for type checkers only
@@ -53,7 +84,17 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic for type
         return self._reached > COUNTED
 
 
-class AdminWithPages(ModelAdmin):
+class AsOnPages(ModelAdmin):
+    """A list that shows moments as all pages do, and statuses as words with colour."""
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        return [_as_shown(self.opts.label, name) for name in super().get_list_display(request)]
+
+    def get_sortable_by(self, request: HttpRequest) -> list[Any]:
+        return [_as_shown(self.opts.label, name) for name in super().get_sortable_by(request)]
+
+
+class AdminWithPages(AsOnPages):
     """A `ModelAdmin` with pages of its own, each with the permission that it takes."""
 
     show_full_result_count = False
@@ -120,6 +161,11 @@ class AdminWithPages(ModelAdmin):
 
 class ReadOnly(AdminWithPages):
     """Read-only rows in the admin."""
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        """As in lists."""
+        fields: Sequence[Any] = super().get_fields(request, obj)
+        return [_as_shown(self.opts.label, name) for name in fields]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -215,6 +261,11 @@ def so_many(count: int) -> str:
     return f"{COUNTED:,} or more" if count > COUNTED else f"{count:,}"
 
 
+def many(count: int) -> str:
+    """The same for pages, as the reader writes numbers."""
+    return so_many(count) if count > COUNTED else number(count)
+
+
 def thumbnail(image: Image | None, size: int = 64) -> SafeString:
     """A thumbnail of the picture, loaded lazily. Pressed, it leads to the image's page."""
     if image is None:
@@ -265,6 +316,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def since(moment: datetime) -> str:
-    """How long ago, for people."""
-    return f"{duration(max(0.0, (timezone.now() - moment).total_seconds()))} ago"
+def since(moment: datetime) -> SafeString:
+    """How long ago, to the second where that matters."""
+    return when(moment, f"{duration(max(0.0, (timezone.now() - moment).total_seconds()))} ago")

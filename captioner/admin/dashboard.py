@@ -10,7 +10,7 @@ from django.db.models import Count
 from django.db.models.functions import TruncHour
 from django.utils import timezone
 
-from captioner.admin.base import counted, since, so_many
+from captioner.admin.base import counted, many, since
 from captioner.jobs.job import Status
 from captioner.models import Caption, Draft, MapperVersion, Queue, Worker
 
@@ -48,9 +48,7 @@ def captions_per_hour() -> list[Hour]:
 def queue(name: str, queued: int, running: int) -> QueueState:
     """The state of a queue in which so many are queued and running."""
     workers = list(Worker.objects.alive(name))
-    return QueueState(
-        name, so_many(queued), so_many(running), workers, Queue.objects.filter(name=name, paused=True).first()
-    )
+    return QueueState(name, many(queued), many(running), workers, Queue.objects.filter(name=name, paused=True).first())
 
 
 def waiting_captions() -> tuple[int, int]:

@@ -45,6 +45,11 @@ class Image(models.Model):
     def __str__(self) -> str:
         return f"{self.width} x {self.height}, {self.sha256[:8]}"
 
+    @property
+    def is_long(self) -> bool:
+        """Whether a tile that is filled with it would show less than half of it: a panorama, or a tall picture."""
+        return max(self.width, self.height) > 2 * min(self.width, self.height)
+
     @classmethod
     def lock(cls, pks: Iterable[uuid.UUID]) -> list[uuid.UUID]:
         """Lock images until the transaction ends, so that nobody deletes them; in the order of their keys, or two who

@@ -1,4 +1,4 @@
-"""How pages write numbers."""
+"""How pages write numbers and moments, the site's and the admin's."""
 
 import json
 from datetime import datetime, timedelta
@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 from django import template
 from django.conf import settings
 from django.utils import timezone
-from django.utils.timesince import timesince
+from django.utils.html import format_html
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.timesince import timesince, timeuntil
 
 from captioner.models import probability
 
@@ -50,5 +52,33 @@ def between(start: datetime | None, end: datetime | None) -> float | None:
 
 @register.filter
 def ago(moment: datetime) -> str:
-    """How long ago: `just now`, `3 minutes ago`."""
-    return f"{timesince(moment)} ago" if timezone.now() - moment >= timedelta(minutes=1) else "just now"
+    """How far away, in words: `just now`, `3 minutes ago`, `in 2 hours`."""
+    apart = timezone.now() - moment
+    if abs(apart) < timedelta(minutes=1):
+        return "just now" if apart >= timedelta(0) else "in a moment"
+    return f"{timesince(moment)} ago" if apart > timedelta(0) else f"in {timeuntil(moment)}"
+
+
+@register.filter
+def when(moment: datetime | str | None, words: str = "") -> SafeString:
+    """A moment as pages show it: how far away, and on hover the date (static/locale.js puts it as the reader does).
+
+    Args:
+        moment: or as it is written in JSON; nothing is shown for None.
+        words: in place of how far away it is.
+    """
+    if not moment:
+        return mark_safe("")
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    local = timezone.localtime(moment)
+    full = f"{local:%-d %B %Y, %H:%M} {local.tzname()}"
+    return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), full, words or ago(moment))
+
+
+@register.filter
+def number(value: float | None, digits: int = 0) -> SafeString:
+    """A number as pages show it; static/locale.js puts it as the reader does. Nothing is shown for None."""
+    if value is None:
+        return mark_safe("")
+    return format_html('<data value="{}">{}</data>', f"{value:.{digits}f}", f"{value:,.{digits}f}")

@@ -16,11 +16,13 @@ from django.db.models import Prefetch, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render, resolve_url
+from django.utils.html import format_html
 
 from captioner import services
 from captioner.api.permissions import WritesThrottle
 from captioner.errors import Refused
 from captioner.models import Caption, Image, Style, Viewer
+from captioner.templatetags.captions import number
 from captioner.web.viewer import viewer_of
 
 OPTIONS = {"captions": 3}  # the beam keeps more than that anyway, so alternatives cost nothing
@@ -158,7 +160,12 @@ def neighbours(
 def how_many(images: QuerySet[Image]) -> str:
     """How many photos there are, counted as far as is quick."""
     count = images.order_by()[: COUNTED + 1].count()
-    return f"more than {COUNTED:,} photos" if count > COUNTED else f"{count:,} photo{'' if count == 1 else 's'}"
+    return format_html("more than {} photos", number(COUNTED)) if count > COUNTED else so_many(count)
+
+
+def so_many(count: int) -> str:
+    """A number of photos."""
+    return format_html("{} photo{}", number(count), "" if count == 1 else "s")
 
 
 def as_uuid(text: str) -> uuid.UUID | None:

@@ -38,6 +38,7 @@ from captioner.web.pages import (
     page,
     page_of,
     posted,
+    so_many,
     throttle,
     wants_json,
 )
@@ -171,7 +172,7 @@ def gallery(request: HttpRequest, viewer: Viewer) -> HttpResponse:
     sort = request.GET.get("sort", "")
     if search:
         images, after = _found(viewer, search, filters, cursor)
-        total = f"{len(search.hits):,} photo{'' if len(search.hits) == 1 else 's'}"
+        total = so_many(len(search.hits))
     else:
         captions = services.search_captions(viewer, **filters)
         listed = services.visible_images(viewer, captions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -69,4 +70,4 @@ def scores(value: float) -> dict[str, Any]:
 def text_of(response: Any) -> str:
     if response.status_code == 302:
         return str(response.url)
-    return str(response.content.decode())
+    return re.sub(r"</?data[^>]*>", "", response.content.decode())  # numbers, which browsers put as the reader does

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -9,32 +10,49 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
-from django.forms import Form, ModelForm
+from django.forms import Form, ModelForm, RadioSelect
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
-from django.urls import URLPattern
+from django.urls import URLPattern, reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from captioner import services as captioner_services
 from captioner.admin.base import COUNTED, MOST_AT_ONCE, BigTable, ReadOnly, each, sentence, thumbnail
 from captioner.admin.parameters import as_int
 from captioner.errors import Refused
-from captioner.models import Caption, Correction, Style
+from captioner.models import Caption, Correction, Image, Style
 from training import services
 from training.models import Example
 
+OFFERED = 24  # photos to choose from
 PART = 1_000  # examples deleted in one transaction
 
 
 class ExampleForm(ModelForm):  # type: ignore[type-arg]  # generic for type checkers only
-    """A stored photo with a caption, as examples keep it."""
+    """A stored photo with a caption, as examples keep it. The newest photos are offered, and the one that an address
+    names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field: Any = self.fields["image"]
+        field.help_text = "Another one? Open it under Images and press “Use as an example”."
+        photos = list(Image.objects.all()[:OFFERED])
+        with suppress(ValidationError):  # of what is no id
+            photos = list(dict.fromkeys([*Image.objects.filter(pk=self["image"].value()), *photos]))
+        field.widget = RadioSelect(choices=[(photo.pk, _to_choose(photo)) for photo in photos])
 
     def clean_text(self) -> str:
         try:
             return services.caption_text(self.cleaned_data["text"])
         except Refused as error:
             raise ValidationError(sentence(error)) from error
+
+
+def _to_choose(photo: Image) -> SafeString:
+    url = reverse("admin:captioner_image_thumbnail", args=[photo.pk])
+    return format_html('<img class="square" src="{}" width="96" height="96" alt="{}" loading="lazy">', url, photo)
 
 
 @admin.register(Example)
@@ -48,7 +66,6 @@ class ExampleAdmin(BigTable):
     search_fields = ("text",)
     form = ExampleForm
     fields = ("style", "image", "text")
-    raw_id_fields = ("image",)
     actions = ("delete_chosen",)
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
