@@ -12,7 +12,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from captioner.jobs.job import JobQuerySet, OrderedJob
-from captioner.models import Correction, Image, MapperVersion, Style
+from captioner.models import BaseModels, Correction, Image, MapperVersion, Style
 from captioner.reports import VersionReport
 from clipcap.evaluation.comparison import HELD_OUT_SHARE
 from training.datasets.keys import LONGEST_KEY, Keys
@@ -125,6 +125,9 @@ class TrainingRun(OrderedJob):
         on_delete=models.PROTECT,
         related_name="+",
         help_text="version whose weights it starts from",
+    )
+    base_models = models.ForeignKey(
+        BaseModels, null=True, on_delete=models.PROTECT, related_name="runs", help_text="models it trains for"
     )
     last_example = models.BigIntegerField(default=0, help_text="the dataset includes examples up to this one")
     examples = models.PositiveIntegerField(default=0)

@@ -20,6 +20,7 @@ from django.db.models import Q
 
 SEEN = {
     "captioner": (
+        "basemodels",
         "caption",
         "correction",
         "draftrequest",

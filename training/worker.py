@@ -25,15 +25,12 @@ from captioner import services as captioner_services
 from captioner.errors import Refused, cause_of, is_full
 from captioner.inference.engine import CaptionEngine
 from captioner.inference.failures import is_out_of_memory
-from captioner.inference.model_cache import NoRoom
 from captioner.jobs.breaker import Breaker
-from captioner.jobs.job import Claim, Failure, Job, JobQuerySet
+from captioner.jobs.job import Claim, Job, JobQuerySet
 from captioner.jobs.worker_process import WorkerProcess, capacity_of, retry_on_lost_database
-from captioner.models import MapperVersion, Queue
-from captioner.reports import Evaluated, VersionReport
+from captioner.models import MapperVersion, Queue, belonging_to
+from captioner.reports import VersionReport
 from clipcap.checkpoint import CheckpointError
-from clipcap.evaluation.comparison import LEAST_JUDGED, paired_bootstrap, verdict
-from clipcap.evaluation.metrics import Evaluation, evaluate
 from clipcap.model import ClipCaptionModel
 from clipcap.training import (
     STATE,
@@ -49,6 +46,7 @@ from clipcap.training import (
     trainable,
 )
 from training import memory, services
+from training.comparison import compare, in_service, is_first_on_its_base
 from training.datasets.importer import run_import
 from training.examples import Unavailable, captioned_images, captions_of, mapper_config
 from training.lengths import too_long
@@ -58,7 +56,6 @@ from training.reports import ComparedPhoto, RunProgress, Sample
 log = logging.getLogger(__name__)
 
 SAMPLES = 12  # held-out photos captioned at every checkpoint
-SHOWN = 24  # held-out images of a comparison
 CURVE = 400  # points kept of a loss curve
 TELL = 1.0  # seconds between two reports of progress
 LONGEST = timedelta(days=7)
@@ -93,7 +90,7 @@ class TrainingEngine:
             unfit = too_long(batch.style, lm.encode, lm.max_length)
             self._hold(Import.objects.all(), batch, partial(run_import, batch, self.stopping, unfit))
             return 1
-        for run in TrainingRun.objects.claim(self.name, 1):
+        for run in TrainingRun.objects.filter(belonging_to(self.models.base())).claim(self.name, 1):
             self._hold(TrainingRun.objects.all(), run, partial(self._run, run, self.stopping))
             return 1
         return 0
@@ -176,7 +173,7 @@ class _Training:
             if count:
                 _tell(self.run, f"{count} captions were left out: {reason}", "warning")
         _tell(self.run, f"trained {result.trainable_parameters:,} parameters; now comparing on the held-out images")
-        active = self.run.style.active_version
+        active = in_service(self.run)
         report, comparison, judgement = self._compare(result.model, active, held_out)
         self._file(result.path, report, comparison, judgement, active)
 
@@ -294,63 +291,12 @@ class _Training:
     def _compare(
         self, candidate: ClipCaptionModel, active: MapperVersion | None, held_out: CaptionedImages
     ) -> tuple[VersionReport, list[ComparedPhoto], TrainingRun.Verdict]:
-        references = dict(zip(held_out.names, held_out.captions, strict=True))
-        total = len(held_out.names) * (2 if active else 1)
-
-        def scored(model: ClipCaptionModel, before: int) -> tuple[Evaluation, dict[str, str]]:
-            texts = captions_of(
-                self.captioner,
-                model,
-                held_out.embeddings[:, 0],
-                lambda done: self._phase("evaluating", before + done, total),
-            )
-            captions = dict(zip(held_out.names, texts, strict=True))
-            return evaluate(captions, references, java_metrics=settings.JAVA_METRICS, check=self._check), captions
-
-        evaluation, captions = scored(candidate, 0)
-        report = VersionReport(images=len(references), candidate=_summary(evaluation))
-        if active is None:
-            return report, [], TrainingRun.Verdict.FIRST
-        try:
-            opponent = self.models.mappers.load(active)
-        except NoRoom as error:  # another worker may have the memory
-            raise Unavailable(Failure("out_of_memory", str(error))) from error
-        except (CheckpointError, OSError, ValueError) as error:
-            problem = f"{active}, which is in service, cannot be loaded for a comparison: {cause_of(error)}"
-            _tell(self.run, problem, "warning")
-            return report, [], TrainingRun.Verdict.UNCLEAR
-        other, old = scored(opponent, len(references))
-        policy = Policy.objects.filter(style=self.run.style).first() or Policy(style=self.run.style)
-        judged = policy.metric in evaluation.per_item and policy.metric in other.per_item
-        metric = policy.metric if judged else "CIDEr"
-        mine, theirs = evaluation.per_item[metric], other.per_item[metric]
-        difference = paired_bootstrap(mine, theirs)
-        report = replace(
-            report,
-            active=_summary(other),
-            active_version=str(active),
-            metric=metric,
-            margin=policy.margin,
-            difference=difference,
+        return compare(
+            self.models, self.run, candidate, active, held_out, phase=self._phase, check=self._check, tell=self._warn
         )
-        largest = sorted(references, key=lambda image: -abs(mine[image] - theirs[image]))[:SHOWN]
-        comparison = [
-            ComparedPhoto(
-                image=image,
-                candidate=captions[image],
-                active=old[image],
-                references=list(references[image]),
-                scores=[round(mine[image], 4), round(theirs[image], 4)],
-            )
-            for image in largest
-        ]
-        judgement = TrainingRun.Verdict(verdict(difference, policy.margin, len(references)))
-        if not judged:
-            _tell(self.run, f"{policy.metric} was not computed, so the gate cannot judge", "warning")
-            judgement = TrainingRun.Verdict.UNCLEAR
-        elif len(references) < LEAST_JUDGED:
-            _tell(self.run, captioner_services.too_few(len(references)), "warning")
-        return report, comparison, judgement
+
+    def _warn(self, message: str) -> None:
+        _tell(self.run, message, "warning")
 
     def _file(
         self,
@@ -381,7 +327,11 @@ class _Training:
                     MapperVersion.objects.filter(pk=opponent.pk).update(metrics=known.to_json())
                 promising = judgement in (TrainingRun.Verdict.BETTER, TrainingRun.Verdict.FIRST)
                 # Filing has locked the style: nobody promotes anything between this look and the end.
-                if promising and run.style.active_version != opponent:
+                if is_first_on_its_base(run):
+                    reason = f"the first on {run.base_models}, by {run}"
+                    captioner_services.promote(version=version, reason=reason)
+                    RunEvent.objects.create(run=run, message=f"{version} serves once its base models do")
+                elif promising and in_service(run) != opponent:
                     message = (
                         f"not put in service: it was compared with {opponent or 'nothing'}, and the version in "
                         "service has changed"
@@ -408,15 +358,6 @@ class _Training:
             retry_on_lost_database(lambda: record(version))
 
 
-def _summary(evaluation: Evaluation) -> Evaluated:
-    return Evaluated(
-        scores={name: round(value, 4) for name, value in evaluation.scores.items()},
-        not_computed=evaluation.not_computed,
-        distinct=round(evaluation.distinct, 4),
-        mean_length=round(evaluation.mean_length, 2),
-    )
-
-
 def _token(job: Job) -> uuid.UUID:
     assert job.lease_token is not None
     return job.lease_token
@@ -441,7 +382,7 @@ def worker_process(name: str) -> WorkerProcess:
     engine, processes = TrainingEngine(CaptionEngine.load(name)), settings.TRAINING_PROCESSES
     if engine.captioner.language_model.device.type == "cuda" and processes > (there := torch.cuda.device_count()):
         raise ValueError(f"CLIPCAP_TRAINING_PROCESSES is {processes}, and there are {there} GPUs; set it to {there}")
-    chores = {"policies": services.start_due_runs}
+    chores = {"policies": services.start_due_runs, "base models": services.look_after_preparations}
     process = WorkerProcess(engine, "training", chores, (Import, TrainingRun), processes)
     engine.stopping = process.stopping.is_set
     return process

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from captioner.admin.base import counted, many, since
 from captioner.jobs.job import Status
-from captioner.models import Caption, Draft, MapperVersion, Queue, Worker
+from captioner.models import BaseModels, Caption, Draft, MapperVersion, Queue, Worker
 
 HOURS = 24
 FAILURES = 10  # shown of the last day
@@ -30,13 +30,15 @@ class Hour:
 
 @dataclass(frozen=True)
 class QueueState:
-    """A queue with its workers. `pause` is None where it never was paused."""
+    """A queue with its workers. `pause` is None where it never was paused; `waits_for` are the base models in service
+    if none of the workers has loaded them."""
 
     name: str
     queued: str
     running: str
     workers: list[Worker]
     pause: Queue | None
+    waits_for: BaseModels | None
 
 
 def captions_per_hour() -> list[Hour]:
@@ -47,8 +49,10 @@ def captions_per_hour() -> list[Hour]:
 
 def queue(name: str, queued: int, running: int) -> QueueState:
     """The state of a queue in which so many are queued and running."""
-    workers = list(Worker.objects.alive(name))
-    return QueueState(name, many(queued), many(running), workers, Queue.objects.filter(name=name, paused=True).first())
+    workers, serving = list(Worker.objects.alive(name)), BaseModels.serving()
+    idle = serving is not None and bool(workers) and not any(worker.has_loaded(serving) for worker in workers)
+    pause = Queue.objects.filter(name=name, paused=True).first()
+    return QueueState(name, many(queued), many(running), workers, pause, serving if idle else None)
 
 
 def waiting_captions() -> tuple[int, int]:

@@ -193,8 +193,10 @@ def _warnings() -> list[str]:
 
 
 def _worker() -> str:
-    troubles = list(Worker.objects.alive("captions").values_list("trouble", flat=True))
+    troubles = [worker.trouble for worker in Worker.objects.writing()]
     if not troubles:
+        if Worker.objects.alive("captions").exists():
+            return "no caption worker has loaded the base models in service; start one that does"
         return "no caption worker reported in the last 30 seconds; start one"
     if all(troubles):
         return f"all caption workers keep failing and are paused for a while: {troubles[0]}"

@@ -30,12 +30,12 @@ from captioner.inference.failures import (
     unread_failure,
 )
 from captioner.inference.model_cache import ModelCache, Writer
-from captioner.jobs import turns
+from captioner.jobs import belonging, turns
 from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Failure, JobQuerySet, clock
 from captioner.jobs.wakeup import WAKE_UP
 from captioner.jobs.worker_process import retry_on_lost_database
-from captioner.models import Caption, Draft, Embedding, Image, Queue, TextEmbedding
+from captioner.models import BaseModels, Caption, Draft, Embedding, Image, Queue, TextEmbedding
 from clipcap.captioner import Caption as Written
 from clipcap.captioner import Captioner
 from clipcap.decoding.rerank import find_reranker
@@ -207,7 +207,8 @@ class CaptionEngine:
         WAKE_UP.clear()
         try:
             self.embed_texts()
-            others = Caption.objects.filter(bulk=False, attempts=0, turn__lte=turns.current() + 1)
+            own = belonging.captions_of(self.base())
+            others = own.filter(bulk=False, attempts=0, turn__lte=turns.current() + 1)
             if not Queue.is_paused("captions") and (
                 rows := others.exclude(flow__in=flows).claim(self.name, self.breaker.limit(PASSING["captions"]))
             ):
@@ -219,9 +220,15 @@ class CaptionEngine:
         finally:
             self._flows = flows
 
+    def base(self) -> BaseModels | None:
+        """What is on record of the loaded models; looked up at every claim, as promotions are for every batch."""
+        models = self.captioner
+        return BaseModels.objects.loaded(models.encoder.identity, models.language_model.identity)
+
     def _claim(self) -> Sequence[Row]:
         self._turn += 1
-        queues: list[JobQuerySet[Any]] = [Caption.objects.all(), Draft.objects.all()]
+        base = self.base()
+        queues: list[JobQuerySet[Any]] = [belonging.captions_of(base), belonging.drafts_of(base)]
         if self._turn % DRAFTS_FIRST == 0:
             queues.reverse()
         for queue in queues:
@@ -268,6 +275,7 @@ class CaptionEngine:
         images = Image.objects.in_bulk({row.image_id for row in rows})
         rows = [row for row in rows if row.image_id in images]  # the others were deleted since they were claimed
         embedded = self.embeddings(list(images.values()))
+        base = self.base()
         writers: dict[tuple[str, int], Writer | Failure | None] = {}
         postponed: list[uuid.UUID] = []
         able: list[tuple[Row, Writer]] = []
@@ -278,7 +286,7 @@ class CaptionEngine:
                     continue
                 wanted = ("version", row.version_id) if isinstance(row, Draft) else ("style", row.style_id)
                 if wanted not in writers:
-                    writers[wanted] = self.mappers.writer(row)
+                    writers[wanted] = self.mappers.writer(row, base)
                 writer = writers[wanted]
                 if isinstance(writer, Failure):
                     self._end(row, writer)

@@ -20,7 +20,7 @@ from django.db.models import Max
 from captioner.errors import cause_of
 from captioner.inference.failures import is_out_of_memory, storage_gives_others
 from captioner.jobs.job import Failure
-from captioner.models import Caption, Draft, MapperVersion, Promotion, Style
+from captioner.models import BaseModels, Caption, Draft, MapperVersion, Promotion, Style
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import load_mapper
 from clipcap.device import free_bytes
@@ -63,11 +63,15 @@ class ModelCache:
         finally:
             self._in_use = before
 
-    def writer(self, row: Caption | Draft) -> Writer | Failure | None:
+    def writer(self, row: Caption | Draft, base: BaseModels | None = None) -> Writer | Failure | None:
         """What is to write a row: the version that a draft names, or the one in service in a caption's style. None if
-        it cannot be had yet."""
+        it cannot be had yet.
+
+        Args:
+            base: the models that are loaded; None for those that serve.
+        """
         try:
-            return self._named(row.version_id) if isinstance(row, Draft) else self._active(row.style_id)
+            return self._named(row.version_id) if isinstance(row, Draft) else self._active(row.style_id, base)
         except Postponed as reason:
             log.info("postponed", extra={"reason": str(reason)})
             return None
@@ -85,9 +89,10 @@ class ModelCache:
             detail = f"{version} cannot be loaded: {cause_of(error)}"[:500]
             return Failure("version_unavailable", detail, others_succeeded=storage_gives_others())
 
-    def _active(self, style_id: int) -> Writer | Failure:
-        """The style's newest promoted version that can be loaded, and its model."""
-        latest = Promotion.objects.filter(style=style_id).values("version").annotate(last=Max("pk")).order_by("-last")
+    def _active(self, style_id: int, base: BaseModels | None) -> Writer | Failure:
+        """The style's newest promoted version that can be loaded, of the loaded models, and its model."""
+        promoted = Promotion.objects.on(base).filter(style=style_id)
+        latest = promoted.values("version").annotate(last=Max("pk")).order_by("-last")
         load = self._load_soon
         for entry in latest[:5]:
             version = MapperVersion.objects.select_related("style").get(pk=entry["version"])

@@ -23,7 +23,7 @@ from django.utils import timezone
 from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Job, clock
 from captioner.jobs.wakeup import WAKE_UP
-from captioner.models import Worker
+from captioner.models import BaseModels, Worker
 from captioner.reports import Capacity
 from clipcap.captioner import Captioner
 from clipcap.device import memory_mb
@@ -87,6 +87,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Report this process and start its threads."""
+        retry_on_lost_database(self._record_models, seconds=300)
         retry_on_lost_database(self._beat, seconds=300)
         for thread in self.threads:
             thread.start()
@@ -131,6 +132,15 @@ class WorkerProcess:
     def _work(self) -> int:
         WAKE_UP.clear()  # before looking, so that a message sent while looking is noticed
         return self.engine.work() or self.engine.idle()
+
+    def _record_models(self) -> None:
+        models = self.engine.captioner
+        BaseModels.record(
+            encoder=models.encoder.identity,
+            language_model=models.language_model.identity,
+            encoder_source=settings.ENCODER,
+            language_model_source=settings.LANGUAGE_MODEL,
+        )
 
     def _beat(self) -> None:
         holding = self.engine.holding

@@ -5,6 +5,11 @@ from captioner.models.audit import (
     AuditEntries,
     AuditEntry,
 )
+from captioner.models.base_models import (
+    BaseModels,
+    CutOver,
+    belonging_to,
+)
 from captioner.models.captions import (
     Caption,
     CaptionQuerySet,
@@ -60,10 +65,12 @@ __all__ = [
     "Album",
     "AuditEntries",
     "AuditEntry",
+    "BaseModels",
     "Caption",
     "CaptionQuerySet",
     "CaptionRequest",
     "Correction",
+    "CutOver",
     "DeliveryAttempt",
     "DeliveryQuerySet",
     "DiscardedFile",
@@ -85,5 +92,6 @@ __all__ = [
     "WebhookDelivery",
     "WebhookHost",
     "Worker",
+    "belonging_to",
     "probability",
 ]

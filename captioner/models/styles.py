@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
+from captioner.models.base_models import BaseModels, belonging_to
 from captioner.reports import VersionReport
 from clipcap.fingerprint import file_sha256
 
@@ -51,14 +52,22 @@ class Style(models.Model):
 
     @property
     def active_version(self) -> MapperVersion | None:
-        """The version in service: that of the newest promotion."""
-        return MapperVersion.objects.in_service().filter(style=self).first()
+        """The version in service: that of the newest promotion on the base models that serve."""
+        return self.version_on(None)
+
+    def version_on(self, base: BaseModels | None) -> MapperVersion | None:
+        """The one that serves whenever these base models do; None: those that serve now."""
+        return MapperVersion.objects.in_service(base).filter(style=self).first()
 
     @property
     def starting_version(self) -> MapperVersion | None:
         """The version that the next run trains further: the one in service or, while there is none, that of the style
         which this one starts from. None: the run has to start from scratch."""
-        return self.active_version or (self.starts_from.active_version if self.starts_from else None)
+        return self.starting_version_on(None)
+
+    def starting_version_on(self, base: BaseModels | None) -> MapperVersion | None:
+        """The same of a run for these base models; None: for those that serve."""
+        return self.version_on(base) or (self.starts_from.version_on(base) if self.starts_from else None)
 
 
 # What a version brings along, by what became of the language model when it was trained.
@@ -72,9 +81,14 @@ BRINGS = {
 class MapperVersionQuerySet(models.QuerySet["MapperVersion"]):
     """Versions, and those of them that serve."""
 
-    def in_service(self) -> Self:
-        """The version in service of each style: that of its newest promotion."""
-        newest = Promotion.objects.filter(style=OuterRef("style")).order_by("-pk").values("version")[:1]
+    def on(self, base: BaseModels | None = None) -> Self:
+        """Those for these base models; for those that serve if none are given."""
+        return self.filter(belonging_to(base))
+
+    def in_service(self, base: BaseModels | None = None) -> Self:
+        """The version of each style that serves whenever these base models do, those that serve now unless others are
+        given: that of its newest promotion on them."""
+        newest = Promotion.objects.on(base).filter(style=OuterRef("style")).order_by("-pk").values("version")[:1]
         return self.filter(pk=Subquery(newest))
 
 
@@ -94,6 +108,9 @@ class MapperVersion(models.Model):
     config = models.JSONField(default=dict, editable=False)
     encoder = models.CharField(max_length=200, blank=True, editable=False, help_text="the encoder it fits")
     language_model = models.CharField(max_length=200, blank=True, editable=False, help_text="the LM it fits")
+    base_models = models.ForeignKey(
+        BaseModels, null=True, on_delete=models.PROTECT, related_name="versions", editable=False
+    )
     metrics = models.JSONField(default=dict, blank=True, editable=False)  # VersionReport
     origin = models.CharField(max_length=10, choices=Origin, editable=False)
     load_error = models.TextField(blank=True, editable=False, help_text="why a worker could not load it")
@@ -147,8 +164,17 @@ class MapperVersion(models.Model):
         return path
 
 
+class PromotionQuerySet(models.QuerySet["Promotion"]):
+    """Promotions, and those on some base models."""
+
+    def on(self, base: BaseModels | None = None) -> Self:
+        """Those of versions for these base models; for those that serve if none are given."""
+        return self.filter(belonging_to(base, "version__base_models"))
+
+
 class Promotion(models.Model):
-    """Who put which version in service, when and why. The newest is the active one; history is never rewritten."""
+    """Who put which version in service, when and why. The newest on the serving base models is the active one; history
+    is never rewritten."""
 
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="promotions")
     version = models.ForeignKey(MapperVersion, on_delete=models.PROTECT, related_name="promotions")
@@ -157,6 +183,8 @@ class Promotion(models.Model):
     )
     reason = models.TextField(blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = PromotionQuerySet.as_manager()
 
     class Meta:
         ordering = ("-pk",)

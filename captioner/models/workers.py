@@ -10,6 +10,7 @@ from django.db import models
 from django.utils import timezone
 
 from captioner.jobs.job import clock
+from captioner.models.base_models import BaseModels
 
 SILENCE = timedelta(seconds=30)  # after which a worker counts as lost
 
@@ -43,6 +44,11 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         heard = self.filter(seen_at__gt=clock("default") - SILENCE)
         return heard.filter(queue=queue) if queue else heard
 
+    def writing(self) -> list[Worker]:
+        """The caption workers alive that have loaded the base models which serve."""
+        serving = BaseModels.serving()
+        return [worker for worker in self.alive("captions") if serving is None or worker.has_loaded(serving)]
+
 
 class Worker(models.Model):
     """A worker process and when it was last heard from."""
@@ -75,6 +81,10 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def has_loaded(self, base: BaseModels) -> bool:
+        """Whether it has loaded these; one that does not tell, of an older release, is taken to have."""
+        return not self.models_loaded or base.is_loaded_by(self.encoder, self.language_model)
 
     @property
     def language_model(self) -> str:

@@ -22,7 +22,7 @@ from django.db.models import Aggregate, QuerySet, TextField
 from numpy.typing import NDArray
 
 from captioner.jobs.job import Status, clock
-from captioner.models import Caption, Embedding, TextEmbedding
+from captioner.models import BaseModels, Caption, Embedding, TextEmbedding
 from captioner.search.vectors import BrokenIndex, Images, VectorFile, Vectors
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def rebuild() -> int:
     Raises:
         OSError: it cannot be written.
     """
-    newest = Embedding.objects.order_by("-pk").first()
+    newest = in_use(Embedding.objects.all())
     path = _index(newest.encoder).path if newest else None
     for other in settings.INDEX.glob("*.vectors"):
         if other != path:
@@ -123,6 +123,12 @@ def rebuild() -> int:
                         _add(fresh, pks)
                 return len(index)
         time.sleep(0.1)  # whoever searches at this moment feeds it for a moment only
+
+
+def in_use(embeddings: QuerySet[Embedding]) -> Embedding | None:
+    """The newest of these by the encoder that serves; while there is none, the newest."""
+    newest, serving = embeddings.order_by("-pk"), BaseModels.serving()
+    return (newest.filter(encoder=serving.encoder).first() if serving else None) or newest.first()
 
 
 def forget(images: Collection[uuid.UUID]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from captioner import audit, uploads
 from captioner.errors import Refused
-from captioner.jobs.job import clock
+from captioner.jobs.job import UNFINISHED, Status, clock
 from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, Draft, DraftRequest, Image, MapperVersion, Style, Viewer
 from captioner.services.captions import Upload, kept_options, lock_images, stored_image
@@ -62,6 +63,48 @@ def compare_versions(
         )
         transaction.on_commit(wake_workers)
     return request
+
+
+def ask_for_drafts(*, version: MapperVersion, images: Sequence[uuid.UUID], person: Any = None) -> None:
+    """Have a version, in service or not, write about stored images that it has written about in no draft yet, at low
+    priority; wake the workers on commit. Call it in a transaction."""
+    known = drafted(version, images, unfinished=True)
+    missing = [image for image in images if image not in known]
+    now = clock("default")
+    request: DraftRequest | None = None
+    for first in range(0, len(missing), PART):
+        stored = Image.lock(missing[first : first + PART])
+        if stored:
+            request = request or DraftRequest.objects.create(person=person, created_at=now)
+            Draft.objects.bulk_create(
+                Draft(
+                    request=request,
+                    image_id=image,
+                    version=version,
+                    options=kept_options(DecodingOptions()),
+                    created_at=now,
+                    rank_at=now + REWRITING,
+                    deadline_at=now + REWRITING,
+                )
+                for image in stored
+            )
+    transaction.on_commit(wake_workers)
+
+
+def drafted(version: MapperVersion, images: Sequence[uuid.UUID], *, unfinished: bool = False) -> dict[uuid.UUID, str]:
+    """What a version has written about images in drafts, with the options that captions have by default.
+
+    Args:
+        unfinished: with "" for those that are queued or being written.
+    """
+    statuses = [Status.SUCCEEDED, *(UNFINISHED if unfinished else ())]
+    options = kept_options(DecodingOptions())
+    found: dict[uuid.UUID, str] = {}
+    for first in range(0, len(images), PART):
+        rows = Draft.objects.filter(version=version, caption=None, status__in=statuses)
+        of_part = rows.filter(image__in=images[first : first + PART])
+        found |= {row.image_id: row.text for row in of_part.order_by("created_at") if row.options == options}
+    return found
 
 
 def to_rewrite(style: Style, version: MapperVersion | None) -> QuerySet[Caption]:

@@ -157,7 +157,7 @@ def similar_images(viewer: Viewer, pk: uuid.UUID) -> list[Image]:
         Refused: there is no such image for this viewer, or no worker has looked at it yet.
     """
     image = get_image(viewer, pk)
-    embedding = Embedding.objects.filter(image=image).order_by("-pk").first()
+    embedding = meaning.in_use(Embedding.objects.filter(image=image))
     if embedding is None:
         raise Refused("not_looked_at", "no worker has processed this photo yet; try again in a moment", status=409)
     try:
@@ -200,7 +200,7 @@ def _images_that_show(
     viewer: Viewer, text: str, seconds: float, may_ask: Callable[[], bool]
 ) -> tuple[list[uuid.UUID], MeaningStatus, str]:
     """The images that show what a text means, the nearest first; then the state of that search, and why it is so."""
-    worker = Worker.objects.alive("captions").order_by("-started_at").first()
+    worker = max(Worker.objects.writing(), key=lambda one: one.started_at, default=None)
     if worker is None:
         return [], "unavailable", "no worker is available to search by meaning"
     if not worker.text_encoder:

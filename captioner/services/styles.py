@@ -22,7 +22,7 @@ LONGEST_NAME, LONGEST_SLUG = 80, 50  # characters
 
 def styles_in_service() -> QuerySet[Style]:
     """Those that are available and have a version in service, the default one first."""
-    promoted = Exists(Promotion.objects.filter(style=OuterRef("pk")))
+    promoted = Exists(Promotion.objects.on().filter(style=OuterRef("pk")))
     return Style.objects.filter(promoted, status=Status.AVAILABLE)
 
 

@@ -22,7 +22,7 @@ from django.db.models import Max, ProtectedError
 
 from captioner import audit, storage
 from captioner.errors import Refused
-from captioner.models import Embedding, MapperVersion, Promotion, Style, Worker
+from captioner.models import BaseModels, Embedding, MapperVersion, Promotion, Style, Worker
 from captioner.reports import VersionReport
 from captioner.services.captions import tidy_name
 from captioner.services.styles import check_not_archived
@@ -86,6 +86,7 @@ def file_version(version: MapperVersion) -> None:
         Style.objects.select_for_update().get(pk=version.style_id)  # numbers are given one at a time
         last = MapperVersion.objects.filter(style=version.style_id).aggregate(last=Max("number"))["last"]
         version.pk, version.number = None, (last or 0) + 1
+        version.base_models = BaseModels.of(version.encoder, version.language_model)
         version.save(force_insert=True)
 
 
@@ -214,7 +215,8 @@ def _stored_file(style: Style, path: Path, suffix: str, **fields: Any) -> Iterat
 
 
 def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> Promotion:
-    """Put a version in service; workers use it from their next batch. Promoting an older one is a rollback.
+    """Put a version in service; workers use it from their next batch. Promoting an older one is a rollback. One for
+    base models that do not serve is used once these do.
 
     Raises:
         Refused: it is in service already, it or its file is gone, or its style is archived; it was judged worse, never
@@ -239,7 +241,7 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
         _check_stored(version)
     with transaction.atomic():
         style = Style.objects.select_for_update().get(pk=version.style_id)
-        if style.active_version == version:
+        if style.version_on(version.base_models) == version:
             raise Refused("already_active", f"{version} is already in service", status=409)
         check_not_archived(style)
         if not style.versions.filter(pk=version.pk).exists():
@@ -249,7 +251,9 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
 
 
 def _check_loaded_models(version: MapperVersion) -> None:
-    """Refuse a version that no living worker could load."""
+    """Refuse a version that no living worker could load, unless it is for other base models than those that serve."""
+    if version.base_models and not version.base_models.serves:
+        return
     workers = [worker for worker in Worker.objects.alive("captions") if worker.models_loaded]
     for what, needed, loaded in (
         ("encoder", version.encoder, {worker.encoder for worker in workers if worker.encoder}),

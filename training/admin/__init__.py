@@ -1,5 +1,5 @@
-"""The admin's pages of styles, examples, imports and training runs."""
+"""The admin's pages of styles, examples, imports, training runs and base models."""
 
-from training.admin import examples, imports, runs, styles
+from training.admin import base_models, examples, imports, runs, styles
 
-__all__ = ["examples", "imports", "runs", "styles"]  # which register themselves
+__all__ = ["base_models", "examples", "imports", "runs", "styles"]  # which register themselves

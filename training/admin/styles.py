@@ -168,7 +168,7 @@ class StyleAdmin(AdminWithPages):
             "examples": style.examples.count(),
             "photos": services.count_photos(style.examples.all()),
             "score": captioner_services.verdict_of(active) if active else "",
-            "since": style.promotions.first(),
+            "since": style.promotions.on().first(),
             "step": _step(request, style),
         }
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})

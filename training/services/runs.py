@@ -12,7 +12,7 @@ from captioner import audit
 from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs.job import clock
-from captioner.models import MapperVersion, Style, Worker
+from captioner.models import BaseModels, MapperVersion, Style, Worker
 from captioner.reports import Capacity
 from clipcap.choices import OptionError
 from training import memory
@@ -49,8 +49,12 @@ def start_run(
     person: Any = None,
     reason: str = "",
     idempotency_key: str | None = None,
+    base_models: BaseModels | None = None,
 ) -> TrainingRun:
     """Queue a retraining of a style; wake the training workers on commit.
+
+    Args:
+        base_models: what it trains for; None for those that serve.
 
     Raises:
         Refused: options without sense or for more memory than any training worker has, too few examples, nothing to
@@ -59,7 +63,8 @@ def start_run(
     chosen = run_options(options or {})
     if earlier := _started_before(style, person, idempotency_key, chosen):
         return earlier
-    base = style.starting_version
+    base_models = base_models or BaseModels.serving()
+    base = style.starting_version_on(base_models)
     if chosen.start == "active":
         if base is None:
             raise Refused(
@@ -79,7 +84,8 @@ def start_run(
             f"least {LEAST_TRAINING} and {LEAST_HELD_OUT} are needed: import more, or take people's corrections",
             status=409,
         )
-    _check_memory(chosen, base if chosen.start == "active" else None, photos.training + photos.held_out)
+    start = base if chosen.start == "active" else None
+    _check_memory(chosen, start, photos.training + photos.held_out, base_models)
     rescue_stale()  # a run that a lost worker left behind is in nobody's way
     newest = examples.aggregate(newest=Max("pk"))["newest"]
     now = clock("default")
@@ -89,7 +95,8 @@ def start_run(
             run = TrainingRun.objects.create(
                 style=style,
                 options=chosen.to_json(),
-                base=base if chosen.start == "active" else None,
+                base=start,
+                base_models=base_models,
                 last_example=newest,
                 examples=examples.count(),
                 person=person,
@@ -127,8 +134,9 @@ def _started_before(style: Style, person: Any, key: str | None, options: RunOpti
     return earlier
 
 
-def _check_memory(options: RunOptions, base: MapperVersion | None, images: int) -> None:
-    capacities = [Capacity.read(w.capacity) for w in Worker.objects.alive("training") if w.capacity]
+def _check_memory(options: RunOptions, base: MapperVersion | None, images: int, base_models: BaseModels | None) -> None:
+    able = [w for w in Worker.objects.alive("training") if base_models is None or w.has_loaded(base_models)]
+    capacities = [Capacity.read(w.capacity) for w in able if w.capacity]
     if not capacities:  # nobody to tell; what is too much shows when the run begins
         return
     largest = max(capacities, key=lambda capacity: capacity.memory_mb)

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from captioner import services
 from captioner.errors import Refused
-from captioner.models import MapperVersion, Style
+from captioner.models import BaseModels, MapperVersion, Style, Worker
 from clipcap.fingerprint import file_sha256
 
 DESCRIPTIONS = {
@@ -33,6 +33,7 @@ class Command(BaseCommand):
             raise CommandError(
                 f"there is no mapper (*.safetensors) in {options['folder']}; choose a folder that has some"
             )
+        own = options["folder"] == settings.MODELS / "styles"
         for path in paths:
             style, _ = Style.objects.get_or_create(
                 slug=path.stem,
@@ -48,11 +49,42 @@ class Command(BaseCommand):
             outdated = active is not None and active.origin == MapperVersion.Origin.SHIPPED
             known = style.versions.filter(sha256=file_sha256(path)).exists()
             if active is None or (outdated and not known):
-                if options["folder"] != settings.MODELS / "styles":  # the software's own were tried by its tests
+                if not own:  # the software's own were tried by its tests
                     try:
                         services.check_mapper(path, str(path))
                     except Refused as error:
                         raise CommandError(error.detail) from error
                 version = services.register_version(style=style, path=path, origin=MapperVersion.Origin.SHIPPED)
+                if own:
+                    self._record_models(version)
                 services.promote(version=version, reason="shipped with the software")
                 self.stdout.write(f"{version} is in service")
+        if own:
+            self._serve({file_sha256(path) for path in paths})
+
+    def _record_models(self, version: MapperVersion) -> None:
+        """A release with other base models brings mappers for these: they are on record before a worker loads them."""
+        if version.base_models is None and version.encoder and version.language_model and BaseModels.serving():
+            version.base_models = BaseModels.record(
+                encoder=version.encoder,
+                language_model=version.language_model,
+                encoder_source=settings.ENCODER,
+                language_model_source=settings.LANGUAGE_MODEL,
+            )
+
+    def _serve(self, shipped: set[str]) -> None:
+        """Cut over to the base models of a new release, where nothing stands in the way; otherwise say what does."""
+        version = MapperVersion.objects.filter(sha256__in=shipped).exclude(base_models=None).last()
+        base = version.base_models if version else None
+        if base is None or base.cut_overs.exists():  # what has served once is for people to decide about
+            return
+        missing = ", ".join(style.slug for style in services.styles_without(base))
+        if missing or Worker.objects.alive("captions").exists():
+            without = f", without a version of {missing}" if missing else ""
+            self.stdout.write(
+                f"this release has other base models than those in service{without}; change to them without a gap: "
+                f"./run manage prepare_base --base {base.pk} (docs/guide/base-models.md)"
+            )
+        else:
+            services.cut_over(base=base, reason="shipped with the software")
+            self.stdout.write(f"{base} serve")

@@ -1,0 +1,36 @@
+"""`./run manage cut_over N`: let other base models serve, or those of before again."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError
+
+from captioner import services
+from captioner.errors import Refused
+
+
+class Command(BaseCommand):
+    help = "Let other base models serve; with the number of those of before, this is the way back."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("base", type=int, metavar="N", help="number of the base models, as prepare_base shows it")
+        parser.add_argument(
+            "--leave-out", nargs="*", default=[], metavar="STYLE", help="styles that may go out of service with it"
+        )
+        parser.add_argument("--reason", default="", help="recorded in the audit log")
+        parser.add_argument("--user", metavar="NAME", help="user name to record")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        person = None
+        if options["user"]:
+            person = get_user_model().objects.filter(username=options["user"]).first()
+            if person is None:
+                raise CommandError(f"there is no user {options['user']!r}")
+        try:
+            base = services.find_base_models(options["base"])
+            left_out = [services.find_style(slug) for slug in options["leave_out"]]
+            services.cut_over(base=base, leave_out=left_out, person=person, reason=options["reason"])
+        except Refused as error:
+            raise CommandError(error.detail) from error
+        self.stdout.write(f"{base} serve")

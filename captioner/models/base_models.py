@@ -1,0 +1,157 @@
+"""Base models: an encoder with a language model, which versions are trained for, and the pair that serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, models, transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from clipcap.fingerprint import same_weights
+
+
+class BaseModelsQuerySet(models.QuerySet["BaseModels"]):
+    """Base models, found by what a worker has loaded."""
+
+    def loaded(self, encoder: str, language_model: str) -> BaseModels | None:
+        """The row of these identities; None if no worker has recorded it."""
+        return next((base for base in self.order_by("pk") if base.is_loaded_by(encoder, language_model)), None)
+
+
+class BaseModels(models.Model):
+    """An encoder and a language model. Versions and training runs belong to one; an image's embeddings are those of an
+    encoder's identity, so that pairs with the same encoder share them. Exactly one pair serves: that of the newest
+    `CutOver`."""
+
+    class Status(models.TextChoices):
+        PREPARING = "preparing"
+        SERVING = "serving"
+        RETIRED = "retired", "not in use"
+
+    encoder_source = models.CharField(max_length=500, help_text="as CLIPCAP_ENCODER names it")
+    language_model_source = models.CharField(max_length=500, help_text="as CLIPCAP_LANGUAGE_MODEL names it")
+    encoder = models.CharField(max_length=200, blank=True, editable=False, help_text="its identity, told by a worker")
+    language_model = models.CharField(
+        max_length=200, blank=True, editable=False, help_text="its identity, told by a worker"
+    )
+    preparing = models.BooleanField(default=False, editable=False, help_text="styles are being retrained for it")
+    refusals = models.JSONField(
+        default=dict, editable=False, help_text="why no run could be queued for a style, by its slug"
+    )
+    person = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+", editable=False
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = BaseModelsQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("-pk",)
+        verbose_name_plural = "base models"
+        constraints = (
+            models.UniqueConstraint(
+                fields=["encoder", "language_model"], condition=~Q(encoder=""), name="base_models_are_unique"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.encoder or self.encoder_source} with {self.language_model or self.language_model_source}"
+
+    @classmethod
+    def serving(cls) -> BaseModels | None:
+        """The pair that serves; None before any worker has told its own."""
+        newest = CutOver.objects.select_related("base").order_by("-number").first()
+        return newest.base if newest else None
+
+    @classmethod
+    def record(
+        cls, *, encoder: str, language_model: str, encoder_source: str, language_model_source: str
+    ) -> BaseModels:
+        """The row of what a worker has loaded, by the identities; sources are what the settings name. The first pair
+        on record serves, with the versions there are."""
+        while True:
+            try:
+                with transaction.atomic():
+                    base = cls._recorded(encoder, language_model, encoder_source, language_model_source)
+                    if not CutOver.objects.exists():
+                        CutOver.objects.create(number=1, base=base, reason="the first models on record")
+                    base.adopt()
+                    return base
+            except IntegrityError:  # another worker did so at the same time, and has committed
+                continue
+
+    @classmethod
+    def _recorded(cls, encoder: str, language_model: str, *sources: str) -> BaseModels:
+        known = cls.objects.loaded(encoder, language_model)
+        if known:
+            return known
+        named = dict(zip(("encoder_source", "language_model_source"), sources, strict=True))
+        asked_for = cls.objects.filter(**named, encoder="").first() or cls(**named)
+        asked_for.encoder, asked_for.language_model = encoder, language_model
+        asked_for.save()
+        return asked_for
+
+    def is_loaded_by(self, encoder: str, language_model: str) -> bool:
+        """Whether models of these identities are these."""
+        return bool(self.encoder) and self._fits(encoder, language_model)
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is the pair that serves."""
+        return self == BaseModels.serving()
+
+    @property
+    def status(self) -> BaseModels.Status:
+        """Serving, preparing, or retired: it has served, or nobody prepares it."""
+        if self.serves:
+            return self.Status.SERVING
+        return self.Status.PREPARING if self.preparing else self.Status.RETIRED
+
+    def adopt(self) -> None:
+        """Take the versions that were filed before these models were on record. One whose file does not tell what it
+        was trained for is taken for one of those that serve."""
+        unclear = self.serves
+        versions: QuerySet[Any] = self.versions.model._default_manager.filter(base_models=None)
+        for version in versions.only("encoder", "language_model"):
+            told = bool(version.encoder and version.language_model)
+            if (told or unclear) and self._fits(version.encoder, version.language_model):
+                versions.filter(pk=version.pk).update(base_models=self)
+
+    @classmethod
+    def of(cls, encoder: str, language_model: str) -> BaseModels | None:
+        """Which models a version of these identities belongs to: "" is what its file does not tell, and the serving
+        ones come first. None if they are not on record."""
+        serving = cls.serving()
+        known = [*([serving] if serving else []), *(cls.objects.all() if encoder and language_model else ())]
+        return next((base for base in known if base.encoder and base._fits(encoder, language_model)), None)
+
+    def _fits(self, encoder: str, language_model: str) -> bool:
+        pairs = ((encoder, self.encoder), (language_model, self.language_model))
+        return all(not needed or same_weights(needed, own) for needed, own in pairs)
+
+
+class CutOver(models.Model):
+    """Who let which base models serve, when and why. The newest is the one that counts; history is never rewritten."""
+
+    number = models.PositiveIntegerField(unique=True, help_text="one at a time: of two at once, the second finds it")
+    base = models.ForeignKey(BaseModels, on_delete=models.PROTECT, related_name="cut_overs")
+    left_out = models.JSONField(default=list, help_text="slugs of the styles that went out of service with it")
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    reason = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("-number",)
+
+    def __str__(self) -> str:
+        return f"to {self.base} on {self.created_at:%Y-%m-%d %H:%M}"
+
+
+def belonging_to(base: BaseModels | None = None, field: str = "base_models") -> Q:
+    """The rows that belong, by that field, to these models; to those that serve if none are given. A row without any
+    was written before they were on record or by an older release, and belongs to those that serve."""
+    serving = CutOver.objects.order_by("-number").values("base")[:1]
+    mine = Q(**{field: models.Subquery(serving) if base is None else base})
+    return mine | Q(**{f"{field}__isnull": True}) if base is None or base.serves else mine

@@ -1,0 +1,115 @@
+"""Promotions, cut-overs and workers of two pairs of base models, in any order."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from captioner import services
+from captioner.errors import Refused
+from captioner.jobs.job import Status
+from captioner.models import (
+    BaseModels,
+    Caption,
+    CaptionRequest,
+    CutOver,
+    MapperVersion,
+    Promotion,
+    Style,
+)
+from tests.base_models.pair import Base, ask
+
+
+class Changes(RuleBasedStateMachine):
+    """Promotions on two pairs of base models, cut-overs and ways back, some in the midst of a batch, and workers of
+    either pair, in any order."""
+
+    pairs: list[Base]
+    folder: Path
+    photo: bytes
+    which = st.integers(0, 1000)
+    side = st.integers(0, 1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        for model in (Caption, CaptionRequest, Promotion, MapperVersion, Style, CutOver, BaseModels):
+            model.objects.all().delete()
+        self.bases = [pair.starts() for pair in self.pairs]
+        self.styles = [Style.objects.create(slug=slug, name=slug) for slug in ("a", "b")]
+        today, tomorrow = self.pairs
+        a, b = self.styles
+        self.versions = [
+            pair.version(style, self.folder)
+            for pair, style in ((today, a), (today, b), (today, a), (tomorrow, a), (tomorrow, b), (tomorrow, a))
+        ]
+        for version in self.versions[:2]:
+            services.promote(version=version)
+        self.seen: set[Any] = set()
+
+    @rule(which=which)
+    def promote(self, which: int) -> None:
+        with suppress(Refused):
+            services.promote(version=self.versions[which % len(self.versions)])
+
+    @rule(side=side, leave_out=st.booleans())
+    def cut_over(self, side: int, leave_out: bool) -> None:
+        with suppress(Refused):
+            services.cut_over(base=self.bases[side], leave_out=self.styles if leave_out else ())
+
+    @rule(side=side)
+    def ask(self, side: int) -> None:
+        with suppress(Refused):
+            ask(self.photo, self.styles[side])
+
+    @rule(side=side, to=st.none() | side)
+    def work(self, side: int, to: int | None) -> None:
+        """A worker of one side takes a batch; meanwhile, perhaps, somebody cuts over."""
+        engine, serving = self.pairs[side].engine, BaseModels.serving()
+        expected = {style.pk: style.version_on(self.bases[side]) for style in self.styles}
+        able = {s.pk for s in self.styles if serving == self.bases[side] or s.version_on(serving) is None}
+        process = engine._process
+
+        def meanwhile(rows: Any) -> None:
+            if to is not None:
+                self.cut_over(to, leave_out=True)
+            process(rows)
+
+        with mock.patch.object(engine, "_process", meanwhile):
+            engine.work()
+        done = Caption.objects.filter(status=Status.SUCCEEDED).exclude(pk__in=self.seen)
+        for caption in done:
+            assert caption.style_id in able
+            assert caption.version == expected[caption.style_id]
+            self.seen.add(caption.pk)
+
+    @invariant()
+    def no_caption_has_failed(self) -> None:
+        assert not Caption.objects.exclude(failures=[]).exists()
+        assert not Caption.objects.filter(status=Status.FAILED).exists()
+
+    @invariant()
+    def exactly_one_pair_serves_and_all_that_is_in_service_is_its(self) -> None:
+        serving = BaseModels.serving()
+        assert [base.status for base in self.bases].count(BaseModels.Status.SERVING) == 1
+        assert {version.base_models for version in MapperVersion.objects.in_service()} <= {serving}
+        numbers = list(CutOver.objects.order_by("pk").values_list("number", flat=True))
+        assert numbers == list(range(1, len(numbers) + 1))
+
+    def teardown(self) -> None:
+        while any([pair.engine.work() for pair in self.pairs]):
+            pass
+        self.no_caption_has_failed()
+        assert not Caption.objects.unfinished().exists(), "workers of both live, so every caption is written"
+
+
+def test_in_any_history_every_caption_is_written_by_the_right_models(
+    today: Base, tomorrow: Base, tmp_path: Path, photo: bytes
+) -> None:
+    Changes.pairs, Changes.folder, Changes.photo = [today, tomorrow], tmp_path, photo
+    run_state_machine_as_test(Changes, settings=hypothesis_settings(max_examples=10, stateful_step_count=20))

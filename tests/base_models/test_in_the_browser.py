@@ -1,0 +1,118 @@
+"""The whole change of base models in a real Chromium: prepare, watch, look, cut over, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from playwright.sync_api import Browser, Page, expect
+
+from captioner import services, uploads
+from captioner.models import Style
+from captioner.services import drafts
+from clipcap.options import DecodingOptions
+from tests.base_models import pair as small
+from tests.engine_thread import EngineThread
+from tests.servers import wait_until
+from training import examples as training_examples
+from training import services as training_services
+from training import worker as training_worker
+from training.models import Example
+from training.options import RunOptions
+from training.worker import TrainingEngine
+
+PATIENCE = 120_000  # ms; the machine may be busy
+
+expect.set_options(timeout=PATIENCE)
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def plain(live_server: Any, pairs: list[small.Base], media: Path, tmp_path: Path, monkeypatch: Any) -> Style:
+    """A style that serves on today's base models, with photos to learn from and to be judged by."""
+    for module in (training_examples, drafts):
+        monkeypatch.setattr(module, "DecodingOptions", partial(DecodingOptions, max_length=5))
+    monkeypatch.setattr(training_worker, "SAMPLES", 1)
+    monkeypatch.setattr("training.services.base_models.RunOptions", partial(RunOptions, epochs=1))
+    style = Style.objects.create(slug="plain", name="Plain", is_default=True)
+    pairs[0].starts()
+    services.promote(version=pairs[0].version(style, tmp_path))
+    for file in sorted(small.PHOTOS.glob("*.jpg"))[:30]:
+        image = uploads.store(file.read_bytes())
+        training_services.add_example(style=style, image=image, text="a dog", source=Example.Source.IMPORTED)
+    return style
+
+
+@pytest.fixture
+def workers(plain: Style, pairs: list[small.Base]) -> Iterator[None]:
+    """Caption workers of both pairs, and a training worker of the second."""
+    trainer = TrainingEngine(pairs[1].engine)
+    threads = [EngineThread(engine) for engine in (pairs[0].engine, trainer)]
+    trainer.stopping = threads[1].stopping.is_set
+    pairs[1].starts()
+    for thread in threads:
+        thread.start()
+    yield
+    for thread in threads:
+        thread.stop()
+
+
+@pytest.fixture
+def page(browser: Browser, live_server: Any) -> Iterator[Page]:
+    """A window in which an administrator has signed in; errors in its console fail the test."""
+    User.objects.create_superuser("boss", password="boss")
+    complaints: list[str] = []
+    context = browser.new_context(base_url=live_server.url, viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto("/admin/login/?next=/admin/captioner/basemodels/")
+    page.get_by_label("Username").fill("boss")
+    page.get_by_label("Password").fill("boss")
+    page.get_by_role("button", name="Log in").click()
+    yield page
+    context.close()
+    assert complaints == []
+
+
+@pytest.mark.usefixtures("workers")
+def test_styles_are_prepared_for_other_base_models_that_serve_after_the_cut_over(
+    page: Page, plain: Style, pairs: list[small.Base], photo: bytes
+) -> None:
+    today, tomorrow = pairs
+    page.get_by_role("link", name="Add base models").click()
+    page.get_by_label("Encoder").fill(tomorrow.sources["encoder_source"])
+    page.get_by_label("Language model").fill(tomorrow.sources["language_model_source"])
+    page.get_by_role("button", name="Prepare").click()
+    page.evaluate("window.stayed = true")
+    row = page.get_by_role("row", name=re.compile("^Plain"))
+    expect(row).to_contain_text("v1")
+    expect(row.get_by_role("link", name="v2")).to_be_visible()
+    assert page.evaluate("window.stayed"), "it came to that without reloading"
+    expect(page.locator("#base-models")).to_contain_text("30 of 30")
+    before = small.ask(photo, plain)
+    wait_until(lambda: small.written(before), "a caption with today's models")
+    assert before.version == plain.versions.get(number=1)
+
+    page.get_by_role("link", name="Cut over…").click()
+    page.get_by_label("Reason").fill("to see what they are like")
+    page.get_by_role("button", name="Cut over").click()
+    expect(page.locator(".messagelist")).to_contain_text("These base models are in service")
+    expect(page.get_by_role("row", name="to see what they are like")).to_contain_text("boss")
+    after = small.ask(photo, plain)
+    assert tomorrow.engine.work()
+    assert small.written(after) == plain.versions.get(number=2)
+
+    page.goto(f"/admin/captioner/basemodels/{today.starts().pk}/change/")
+    page.get_by_role("link", name="Cut over…").click()
+    page.get_by_role("button", name="Cut over").click()
+    expect(page.locator(".messagelist")).to_contain_text("These base models are in service")
+    again = small.ask(photo, plain)
+    wait_until(lambda: small.written(again), "a caption on the way back")
+    assert again.version == plain.versions.get(number=1)
