@@ -189,7 +189,7 @@ def test_while_a_large_file_is_read_the_other_rows_are_captioned(
 
 
 def test_a_large_file_that_is_damaged_leaves_the_older_version_serving(
-    cache: ModelCache, engine: CaptionEngine, gate: threading.Event
+    cache: ModelCache, engine: CaptionEngine, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = active("factual")
     newer = services.register_version(
@@ -209,6 +209,16 @@ def test_a_large_file_that_is_damaged_leaves_the_older_version_serving(
     newer.refresh_from_db()
     assert "SHA-256" in newer.load_error
     assert Caption.objects.get(pk=row.pk).version == older
+
+    reads: list[MapperVersion] = []
+    monkeypatch.setattr(cache, "_read", reads.append)
+    (next_row,) = ask("factual")
+    engine.work()
+    assert statuses([next_row]) == ["succeeded"]
+    assert not reads, "nobody waits for the damaged file again"
+    monkeypatch.setattr(model_cache, "FAILED", 0)
+    with pytest.raises(Postponed):
+        cache._load_soon(newer)
 
 
 def test_a_large_file_that_nobody_asks_for_any_more_gives_way_to_the_next(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ from clipcap.model import ClipCaptionModel
 log = logging.getLogger(__name__)
 
 SHARE = 0.25  # of the memory that is free once the base models are loaded, unless a budget is set
+FAILED = 60  # seconds before a large file that is unusable is read again, for it may have been restored
 LARGE = 64 * 2**20  # bytes of a file that is read in another thread; a smaller one is read in a moment
 Writer = tuple[MapperVersion, ClipCaptionModel]
 
@@ -52,6 +54,7 @@ class ModelCache:
         self._in_use: set[int] | None = None  # by the batches under way; None outside of any
         self._reader = ThreadPoolExecutor(1, "models")
         self._reading: tuple[MapperVersion, Future[ClipCaptionModel]] | None = None
+        self._failed: dict[int, tuple[float, ValueError]] = {}  # when their large files were read, and why not used
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -156,13 +159,21 @@ class ModelCache:
 
         Raises:
             Postponed: it is being read.
+            ValueError: as `load`, now or within the last minute: reading takes seconds each time.
         """
         if version.pk in self._models or version.size < LARGE:
             return self.load(version)
         if self._reading and self._reading[1].done():
             if self._reading[0].pk == version.pk:
-                return self.load(version)
+                try:
+                    return self.load(version)
+                except ValueError as error:
+                    self._failed[version.pk] = time.monotonic(), error
+                    raise
             self._reading = None  # nobody came for it
+        at, unusable = self._failed.get(version.pk, (0.0, None))
+        if unusable and time.monotonic() - at < FAILED:
+            raise unusable.with_traceback(None)
         if self._reading is None:
             self._make_room(version, version.size)
             self._check_free(version)
@@ -235,6 +246,7 @@ class ModelCache:
     def clear(self) -> None:
         """Forget all models."""
         self._models.clear()
+        self._failed.clear()
         self._reading = None
 
 
