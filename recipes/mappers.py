@@ -1,6 +1,9 @@
-"""Train the mappers that ship, one a style, with the language model frozen.
+"""Train the mappers that ship, one a style, with the language model frozen; and for comparison, with it trained along.
 
     python -m recipes.mappers --data DATA --models models/base --work WORK
+    python -m recipes.mappers --data DATA --models models/base --work WORK --style humorous \
+        --language-model finetuned --out OUT
+    python -m recipes.evaluate --data DATA --models models/base --mapper humorous=OUT/humorous.safetensors
 
 Each starts from the mapper that the language model learned beside, and is trained by the same trainer as anyone's
 style, on the style's own captions.
@@ -22,7 +25,8 @@ from clipcap.checkpoint import MapperCheckpoint, load_mapper, save_mapper
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.model import ClipCaptionModel
-from clipcap.training import CaptionedImages, Progress, TrainingOptions, train_mapper
+from clipcap.options import TrainingChoices
+from clipcap.training import CaptionedImages, Progress, TrainingOptions, train_mapper, trainable
 from recipes.photos import STARTS, STYLES, Photo, load_photos
 from recipes.views import views_at_hand
 
@@ -64,6 +68,10 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="holds encoder/ and lm/, receives styles/")
     parser.add_argument("--work", type=Path, required=True, help="where recipes.language_model left its mappers")
     parser.add_argument("--style", action="append", choices=STYLES, help="only this one (may be repeated)")
+    parser.add_argument(
+        "--language-model", choices=("frozen", "adapters", "finetuned"), default="frozen", help="frozen is what ships"
+    )
+    parser.add_argument("--out", type=Path, help="receives the styles in place of models/styles")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -72,24 +80,28 @@ def main() -> None:
     encoder = Encoder.load(f"local-dir:{arguments.models / 'encoder'}", device="cpu")
     views = views_at_hand([p for p in photos if not p.dev_set], encoder, arguments.work / "views.pt")
     before = lm.fingerprint()
+    choices = TrainingChoices(language_model=arguments.language_model)
+    out = arguments.out or arguments.models / "styles"
+    out.mkdir(parents=True, exist_ok=True)
     for style in arguments.style or STYLES:
         learned = {p.name: captions_of(p, style) for p in photos if not p.dev_set}
         checked = {p.name: p.references(style) for p in photos if p.dev_set in ("flickr8k", "coco", "mixed")}
+        start = ClipCaptionModel(load_mapper(arguments.work / f"start-{STARTS[style]}.safetensors").mapper)
         result = train_mapper(
-            ClipCaptionModel(load_mapper(arguments.work / f"start-{STARTS[style]}.safetensors").mapper),
+            trainable(start, lm, choices, further=True),
             lm,
             encoder.identity,
             images_of(photos, learned, views),
             images_of(photos, checked, views),
             OPTIONS,
-            arguments.work / style,
+            arguments.work / f"{style}-{arguments.language_model}",
             report,
         )
         print(style, json.dumps({"history": result.history, "left out": result.left_out}), flush=True)
         # Half precision: the bundle has to be small, and the captions are the same but for near ties.
         save_mapper(
-            MapperCheckpoint(result.model.mapper, encoder.identity, lm.identity, {"style": style}),
-            arguments.models / "styles" / f"{style}.safetensors",
+            MapperCheckpoint.of(result.model, encoder.identity, lm.identity, {"style": style}),
+            out / f"{style}.safetensors",
             dtype=torch.float16,
         )
     if lm.fingerprint() != before:
