@@ -76,6 +76,35 @@ class VersionReport(Report):
 
 
 @dataclass(frozen=True)
+class Alternative(Report):
+    """Another caption that the models considered (`Caption.alternatives`, best first)."""
+
+    text: str
+    confidence: float | None = None
+    log_probability: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """With every key: releases up to 0.2.0 look them up without asking."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class FailedAttempt(Report):
+    """An attempt at a queued row that failed (`Job.failures`, oldest first).
+
+    at: in ISO 8601.
+    worker: its name.
+    others_succeeded: see `captioner.jobs.job.Failure`.
+    """
+
+    at: str
+    worker: str
+    code: str
+    detail: str
+    others_succeeded: bool = False
+
+
+@dataclass(frozen=True)
 class Capacity(Report):
     """What a worker has: the memory of its device, or its devices together, in MiB, and the sizes of its models
     (`Worker.capacity`); and how many processes train with it."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
 import pytest
 
-from captioner.reports import Capacity, Evaluated, Report, VersionReport
+from captioner.models import Caption
+from captioner.reports import Alternative, Capacity, Evaluated, FailedAttempt, Report, VersionReport
 from clipcap.evaluation.comparison import Difference
-from training.reports import RunProgress
+from training.models import TrainingRun
+from training.reports import POINTS_KEPT, CurvePoint, LossCurve, RunProgress
 
 SCORED = {"scores": {"CIDEr": 0.5}, "not_computed": {"SPICE": "no Java"}, "distinct": 0.9, "mean_length": 8.0}
 COMPARED = {
     **{"images": 20, "candidate": SCORED, "active": SCORED, "active_version": "factual v1", "metric": "CIDEr"},
     **{"margin": 0.0, "difference": {"mean": 0.1, "low": 0.05, "high": 0.15}, "verdict": "better"},
 }
+NOON = "2026-01-01T12:00:00+00:00"
 SIZES = {
     "memory_mb": 1,
     "embedding_size": 2,
@@ -34,6 +38,8 @@ SIZES = {
         (VersionReport, {"images": 20, "candidate": SCORED}),
         (VersionReport, COMPARED),
         (Capacity, SIZES),
+        (Alternative, {"text": "a dog", "confidence": None, "log_probability": -1.5}),
+        (FailedAttempt, {"at": NOON, "worker": "w", "code": "x", "detail": "it was lost", "others_succeeded": True}),
         (RunProgress, {"phase": "evaluating"}),
         (RunProgress, {"phase": "training", "step": 0, "steps": 9, "learning_rate": 0.0}),
     ],
@@ -54,3 +60,27 @@ def test_a_report_has_types() -> None:
 def test_what_a_later_release_adds_to_a_report_is_passed_over() -> None:
     stored = {**COMPARED, "more": 1, "candidate": {**SCORED, "more": 1}}
     assert VersionReport.read(stored) == VersionReport.read(COMPARED)
+
+
+def test_alternatives_and_failed_attempts_of_earlier_releases_are_read() -> None:
+    assert Alternative.read({"text": "a dog"}) == Alternative("a dog", None, None)
+    assert FailedAttempt.read({"at": NOON, "worker": "w", "code": "x", "detail": "y"}).others_succeeded is False
+
+
+def test_a_loss_curve_is_read_as_it_was_written_and_stays_even_and_short() -> None:
+    curve = LossCurve.read([])
+    for step in range(1, 10 * POINTS_KEPT):
+        curve.add(CurvePoint(step, 1 / step, 1e-3))
+        curve = LossCurve.read(json.loads(json.dumps(curve.to_json())))
+    steps = [point.step for point in curve.points]
+    assert POINTS_KEPT / 2 <= len(steps) <= POINTS_KEPT
+    assert len({after - before for before, after in itertools.pairwise(steps)}) == 1
+
+
+def test_columns_of_json_are_read_as_their_types() -> None:
+    other = {"text": "a cat", "confidence": 0.1, "log_probability": -2.0}
+    failure = {"at": NOON, "worker": "w", "code": "x", "detail": "y", "others_succeeded": False}
+    caption = Caption(alternatives=[other], failures=[failure])
+    assert caption.others == [Alternative("a cat", 0.1, -2.0)]
+    assert caption.failed_attempts == [FailedAttempt(NOON, "w", "x", "y")]
+    assert TrainingRun(curve=[[1, 4.5, 1e-3]]).loss_curve.points == [CurvePoint(1, 4.5, 1e-3)]

@@ -17,6 +17,7 @@ from captioner.reports import VersionReport
 from clipcap.evaluation.comparison import HELD_OUT_SHARE
 from training.datasets.keys import LONGEST_KEY, Keys
 from training.options import RunOptions
+from training.reports import LossCurve
 
 
 def is_held_out(image: Image) -> bool:
@@ -165,6 +166,11 @@ class TrainingRun(OrderedJob):
     def chosen(self) -> RunOptions:
         """Its options."""
         return RunOptions.read(self.options)
+
+    @property
+    def loss_curve(self) -> LossCurve:
+        """How its loss went so far."""
+        return LossCurve.read(self.curve)
 
     @property
     def report(self) -> VersionReport:

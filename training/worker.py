@@ -51,12 +51,11 @@ from training.datasets.importer import run_import
 from training.examples import Unavailable, captioned_images, captions_of, mapper_config
 from training.lengths import too_long
 from training.models import EpochReport, Import, Policy, RunEvent, TrainingRun
-from training.reports import ComparedPhoto, RunProgress, Sample
+from training.reports import ComparedPhoto, CurvePoint, RunProgress, Sample
 
 log = logging.getLogger(__name__)
 
 SAMPLES = 12  # held-out photos captioned at every checkpoint
-CURVE = 400  # points kept of a loss curve
 TELL = 1.0  # seconds between two reports of progress
 LONGEST = timedelta(days=7)
 
@@ -240,14 +239,11 @@ class _Training:
             raise Stopped from error
 
     def _progress(self, progress: Progress) -> bool:
-        curve = self.run.curve
-        apart = curve[1][0] - curve[0][0] if len(curve) > 1 else 1  # steps; twice as many whenever it gets too long
-        if not curve or progress.step >= curve[-1][0] + apart:
-            curve.append([progress.step, round(progress.train_loss, 4), progress.learning_rate])
-        if len(curve) > CURVE:
-            del curve[1::2]
+        curve = self.run.loss_curve
+        curve.add(CurvePoint(progress.step, round(progress.train_loss, 4), progress.learning_rate))
+        self.run.curve = curve.to_json()
         try:
-            self._report(RunProgress("training", **asdict(progress)), curve=curve)
+            self._report(RunProgress("training", **asdict(progress)), curve=self.run.curve)
         except Stopped:
             return False
         return True

@@ -36,6 +36,7 @@ from captioner.jobs.job import Claim, Failure, JobQuerySet, clock
 from captioner.jobs.wakeup import WAKE_UP
 from captioner.jobs.worker_process import retry_on_lost_database
 from captioner.models import BaseModels, Caption, Draft, Embedding, Image, Queue, TextEmbedding
+from captioner.reports import Alternative
 from clipcap.captioner import Caption as Written
 from clipcap.captioner import Captioner
 from clipcap.decoding.rerank import find_reranker
@@ -402,7 +403,7 @@ class CaptionEngine:
                         written = {
                             "text": best.text,
                             **_numbers(best),
-                            "alternatives": [{"text": other.text, **_numbers(other)} for other in others],
+                            "alternatives": [Alternative(other.text, **_numbers(other)).to_json() for other in others],
                             "version": version,
                             "encode_ms": embedded.took_ms[row.image_id],
                             "decode_ms": decode_ms,

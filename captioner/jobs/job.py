@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
@@ -27,6 +27,8 @@ from django.conf import settings
 from django.db import connections, models, transaction
 from django.db.models import F, Q, Value
 from django.utils import timezone
+
+from captioner.reports import FailedAttempt
 
 MAX_ATTEMPTS = 4
 LONGEST_PAUSE = timedelta(minutes=5)  # before a row is tried again
@@ -321,19 +323,23 @@ class Job(models.Model):
             As `succeed` does.
         """
         now = clock(self._state.db or "default")
-        told = self.failures_with(now, self.lease_holder, failure)
-        beside = [entry["worker"] for entry in told if entry["others_succeeded"]]
+        self.failures = told = self.failures_with(now, self.lease_holder, failure)
+        beside = [attempt.worker for attempt in self.failed_attempts if attempt.others_succeeded]
         if failure.own or (failure.others_succeeded and len(beside) >= MAX_ATTEMPTS and len(set(beside)) > 1):
             return self._record(**_failed(now, failure.code, failure.detail), failures=told)
         # To have been tried and given back costs no worker, and is none of the attempts that are counted.
         again = {**QUEUED_AGAIN, "attempts": F("attempts") - 1, "ready_at": now + back_off(len(told))}
         return self._record(**again, failures=told)
 
+    @property
+    def failed_attempts(self) -> list[FailedAttempt]:
+        """The newest attempts that failed, oldest first."""
+        return [FailedAttempt.read(attempt) for attempt in self.failures]
+
     def failures_with(self, at: datetime, worker: str, failure: Failure) -> list[dict[str, Any]]:
-        """The row's failures with a further one."""
-        entry = {"at": at.isoformat(), "worker": worker, **asdict(failure)}
-        del entry["own"]
-        return [*self.failures, entry][-FAILURES_KEPT:]
+        """What to store as the row's failures after a further one."""
+        attempt = FailedAttempt(at.isoformat(), worker, failure.code, failure.detail, failure.others_succeeded)
+        return [one.to_json() for one in (*self.failed_attempts, attempt)][-FAILURES_KEPT:]
 
 
 class OrderedJob(Job):

@@ -14,6 +14,7 @@ from captioner.jobs.job import JobQuerySet, OrderedJob, Status
 from captioner.models.fields import FiniteField, ProbabilityField
 from captioner.models.images import Image
 from captioner.models.styles import MapperVersion, Style
+from captioner.reports import Alternative
 from clipcap.options import is_unsure
 
 
@@ -161,6 +162,11 @@ class Caption(OrderedJob):
         """The captions that are `unsure`."""
         corrected = Exists(Correction.objects.filter(caption=OuterRef("pk")))
         return Q(confidence__gte=0, confidence__lt=settings.UNSURE_BELOW) & ~Q(corrected)
+
+    @property
+    def others(self) -> list[Alternative]:
+        """What else the models considered, best first."""
+        return [Alternative.read(other) for other in self.alternatives]
 
     @property
     def withheld(self) -> dict[str, str] | None:

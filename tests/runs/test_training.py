@@ -24,8 +24,7 @@ from clipcap.checkpoint import load_mapper, save_mapper
 from clipcap.language_model import LanguageModel
 from clipcap.training.recomputing import recomputed
 from tests.runs.photos import QUICK, caption
-from training import memory, services
-from training import worker as training_worker
+from training import memory, reports, services
 from training.examples import captioned_images
 from training.models import Example, TrainingRun, is_held_out
 from training.options import RunOptions
@@ -204,7 +203,7 @@ def test_a_run_for_which_no_worker_has_the_memory_is_refused_before_it_is_queued
 
 
 def test_a_long_curve_is_thinned_evenly(factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_worker, "CURVE", 4)
+    monkeypatch.setattr(reports, "POINTS_KEPT", 4)
     run = services.start_run(style=factual, options={**QUICK, "epochs": 5, "batch_size": 5})
     TrainingEngine(engine).work()
     run.refresh_from_db()

@@ -102,7 +102,9 @@ def _run_context(run: TrainingRun) -> dict[str, Any]:
         "prospect": None if run.finished else services.prospect(run.style, run.chosen, run.last_example),
         "standing": standing(run),
         "steerable": run.status in (Status.FAILED, Status.CANCELED),
-        "curves": loss_curves(run.curve, [(c.step, c.training_loss, c.validation_loss) for c in checkpoints]),
+        "curves": loss_curves(
+            run.loss_curve.points, [(c.step, c.training_loss, c.validation_loss) for c in checkpoints]
+        ),
         "checkpoints": checkpoints,
         "kept": min(checkpoints, key=lambda c: (c.validation_loss, c.epoch)).epoch if checkpoints else None,
         "samples": _samples(checkpoints),

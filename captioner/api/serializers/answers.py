@@ -91,11 +91,14 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
         read_only=True, help_text="whether its confidence is below the site's threshold; false where it is null"
     )
     withheld = WithheldSerializer(read_only=True, allow_null=True)
-    alternatives = AlternativeSerializer(many=True, read_only=True)
+    alternatives = AlternativeSerializer(source="others", many=True, read_only=True)
     timings = TimingsSerializer(source="*", read_only=True)
     error = serializers.SerializerMethodField()
     failures = FailureSerializer(
-        many=True, read_only=True, help_text="the most recent failed attempts; it is retried automatically"
+        source="failed_attempts",
+        many=True,
+        read_only=True,
+        help_text="the most recent failed attempts; it is retried automatically",
     )
     next_try_at = serializers.SerializerMethodField(help_text="null unless it is waiting for a retry")
     correction = serializers.SerializerMethodField()

@@ -204,10 +204,10 @@ def _line(name: str, caption: Caption) -> dict[str, Any]:
         code, detail = caption.error_code or "canceled", caption.error_detail or "it was canceled"
         return {**_failure(name, code, detail), "style": caption.style.slug}
     told = [jsonl.caption(caption.text, caption.shown_confidence, caption.log_probability, caption.unsure)]
-    for other in caption.alternatives:
-        confidence = probability(other["confidence"])
+    for other in caption.others:
+        confidence = probability(other.confidence)
         unsure = is_unsure(confidence, settings.UNSURE_BELOW)
-        told.append(jsonl.caption(other["text"], confidence, other.get("log_probability"), unsure))
+        told.append(jsonl.caption(other.text, confidence, other.log_probability, unsure))
     return jsonl.record(name, caption.style.slug, told, str(caption.version), caption.withheld)
 
 
