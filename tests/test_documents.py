@@ -154,3 +154,10 @@ def test_the_example_of_the_library_works() -> None:
     factual, romantic = done.stdout.splitlines()
     assert "skate" in factual
     assert romantic != factual
+
+
+def test_every_test_that_the_table_of_faults_names_exists() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (DOCS / "project/faults.md").read_text())
+    assert len(named) > 100
+    missing = [(file, name) for file, name in named if f"def {name}(" not in (ROOT / "tests" / file).read_text()]
+    assert missing == []
