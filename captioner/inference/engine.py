@@ -37,7 +37,6 @@ from captioner.jobs.wakeup import WAKE_UP
 from captioner.jobs.worker_process import retry_on_lost_database
 from captioner.models import BaseModels, Caption, Draft, Embedding, Image, Queue, TextEmbedding
 from captioner.reports import Alternative
-from clipcap.captioner import Caption as Written
 from clipcap.captioner import Captioner
 from clipcap.decoding.rerank import find_reranker
 from clipcap.encoder import Encoder
@@ -402,8 +401,11 @@ class CaptionEngine:
                     for row, version, (best, *others) in done:
                         written = {
                             "text": best.text,
-                            **_numbers(best),
-                            "alternatives": [Alternative(other.text, **_numbers(other)).to_json() for other in others],
+                            "confidence": best.confidence,
+                            "log_probability": best.log_probability,
+                            "alternatives": [
+                                Alternative(o.text, o.confidence, o.log_probability).to_json() for o in others
+                            ],
                             "version": version,
                             "encode_ms": embedded.took_ms[row.image_id],
                             "decode_ms": decode_ms,
@@ -441,10 +443,6 @@ class CaptionEngine:
             "prefix_words": lm.nearest_words(prefix, WORDS_KEPT),
             "prefix": prefix.cpu().numpy().astype("<f2").tobytes(),
         }
-
-
-def _numbers(caption: Written) -> dict[str, float | None]:
-    return {"confidence": caption.confidence, "log_probability": caption.log_probability}
 
 
 def _queue(rows: Sequence[Row | TextEmbedding]) -> JobQuerySet[Any]:
