@@ -75,4 +75,6 @@ def test_the_photo_of_an_example_is_picked_by_looking_at_it(style: Style, media:
     assert re.search(rf'value="{photos[1].pk}"[^>]* checked', page)
     assert boss.get(f"{address}?image=nonsense").status_code == 200
     boss.post(address, {"style": style.pk, "image": str(photos[1].pk), "text": "two dogs"})
-    assert Example.objects.get().image == photos[1]
+    example = Example.objects.get()
+    assert example.image == photos[1]
+    assert boss.get(reverse("admin:training_example_change", args=[example.pk])).status_code == 200
