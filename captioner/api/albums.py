@@ -27,7 +27,7 @@ class AlbumViewSet(ApiViewSet):
         """Your albums. `GET /api/images/?album=ID` lists the photos of one."""
         return self.page(services.own_albums(self.viewer))
 
-    @extend_schema(request=NewAlbumSerializer, responses={201: AlbumSerializer, 409: PROBLEM})
+    @extend_schema(request=NewAlbumSerializer, responses={201: AlbumSerializer, 404: PROBLEM, 409: PROBLEM})
     def create(self, request: Request) -> Response:
         """Create an album, optionally with photos in it."""
         given = _valid(NewAlbumSerializer, request)

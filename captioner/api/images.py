@@ -48,7 +48,7 @@ class ImageViewSet(ApiViewSet):
             ),
             header("Retry-After", int, "seconds to wait before the next request; with `pending` only", 200),
         ],
-        responses=FoundImageSerializer(many=True),
+        responses={200: FoundImageSerializer(many=True), 404: PROBLEM},
     )
     def list(self, request: Request) -> Response:
         """The images of your captions and of the examples, or search results among them.
