@@ -157,7 +157,9 @@ def test_what_is_read_stays_in_place_while_the_page_refreshes(run: TrainingRun, 
     page.evaluate("document.querySelector('#samples').scrollIntoView({behavior: 'instant'})")
     page.evaluate("document.querySelector('.sample ol').scrollTop = 20")
     before, inside = page.evaluate(place), page.evaluate("document.querySelector('.sample ol').scrollTop")
-    run.failures = [{"at": timezone.now().isoformat(), "worker": "w", "detail": "it ended"}]  # above the samples
+    run.failures = [
+        {"at": timezone.now().isoformat(), "worker": "w", "code": "died", "detail": "it ended"}
+    ]  # above the samples
     run.save()
     add_checkpoint(run, 4, 4.4)
     expect(page.get_by_role("heading", name="Failed attempts")).to_be_attached()

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime, timedelta
+from typing import Literal
 
 from django import template
 from django.conf import settings
@@ -77,8 +78,12 @@ def when(moment: datetime | str | None, words: str = "") -> SafeString:
 
 
 @register.filter
-def number(value: float | None, digits: int = 0) -> SafeString:
-    """A number as pages show it; static/locale.js puts it as the reader does. Nothing is shown for None."""
-    if value is None:
+def number(value: float | Literal[""] | None, digits: int = 0) -> SafeString:
+    """A number as pages show it; static/locale.js puts it as the reader does. Nothing is shown for None.
+
+    Django passes an empty text where the template names something that is not there, as the scores of a first version's
+    predecessor.
+    """
+    if value is None or value == "":
         return mark_safe("")
     return format_html('<data value="{}">{}</data>', f"{value:.{digits}f}", f"{value:,.{digits}f}")

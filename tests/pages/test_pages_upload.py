@@ -33,7 +33,7 @@ def test_the_home_page_shows_recent_captions_as_people_corrected_them(
     signed_in: Client, styles: dict[str, Style], viewer: Viewer
 ) -> None:
     caption = asked(viewer)[0]
-    assert "A photo without a caption" in body(signed_in.get("/"))
+    assert "Queued" in body(signed_in.get("/"))
     finish(caption)
     caption.refresh_from_db()
     assert caption.text in body(signed_in.get("/"))

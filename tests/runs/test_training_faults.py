@@ -226,8 +226,7 @@ def test_a_run_whose_worker_has_no_room_for_the_version_in_service_is_handed_bac
 
 def test_a_resumed_run_whose_examples_were_deleted_begins_anew(factual: Style, engine: CaptionEngine) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
-    looks = iter(range(100))
-    TrainingEngine(engine, stopping=lambda: next(looks) >= 8).work()
+    TrainingEngine(engine, stopping=run.checkpoints.exists).work()
     assert (services.run_folder(run) / "state.pt").exists()
     Example.objects.filter(style=factual, held_out=False)[:1].get().delete()
     TrainingEngine(engine).work()

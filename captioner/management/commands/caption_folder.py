@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
 from captioner import services
 from captioner.errors import Refused
+from captioner.management.arguments import named_user
 from captioner.models import Caption, Viewer, Worker, probability
 from clipcap import jsonl
 from clipcap.image import SUFFIXES
@@ -56,7 +56,7 @@ class Command(BaseCommand):
         least = options["min_confidence"]
         if least is not None and not 0 <= least <= 1:
             raise CommandError(f"--min-confidence must be from 0 to 1, not {least:g}")
-        viewer = Viewer(_user(options["user"]))
+        viewer = Viewer(named_user(options["user"]))
         try:
             styles = [style.slug for style in services.choose_styles(options["style"])]
         except Refused as error:
@@ -213,12 +213,3 @@ def _line(name: str, caption: Caption) -> dict[str, Any]:
 
 def _failure(name: str, code: str, detail: str) -> dict[str, Any]:
     return {"image": name, "error": {"code": code, "detail": detail}}
-
-
-def _user(name: str | None) -> Any:
-    if name is None:
-        return None
-    user = get_user_model()._default_manager.filter(username=name).first()
-    if user is None:
-        raise CommandError(f"there is no user {name!r}; create one with ./run manage createsuperuser")
-    return user

@@ -3,11 +3,11 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
 from captioner import services
 from captioner.errors import Refused
+from captioner.management.arguments import named_user
 
 
 class Command(BaseCommand):
@@ -22,11 +22,7 @@ class Command(BaseCommand):
         parser.add_argument("--user", metavar="NAME", help="user name to record")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        person = None
-        if options["user"]:
-            person = get_user_model().objects.filter(username=options["user"]).first()
-            if person is None:
-                raise CommandError(f"there is no user {options['user']!r}")
+        person = named_user(options["user"])
         try:
             base = services.find_base_models(options["base"])
             left_out = [services.find_style(slug) for slug in options["leave_out"]]

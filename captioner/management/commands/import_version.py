@@ -4,14 +4,13 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.core.files import File
 from django.core.management.base import BaseCommand, CommandError
 
 from captioner import services
 from captioner.errors import Refused
+from captioner.management.arguments import named_style, named_user
 from captioner.management.commands.check_mapper import add_unrecorded
-from captioner.models import Style
 
 
 class Command(BaseCommand):
@@ -32,15 +31,8 @@ class Command(BaseCommand):
         parser.add_argument("--user", metavar="NAME", help="user name to record")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        style = Style.objects.filter(slug=options["style"]).first()
-        if style is None:
-            slugs = ", ".join(Style.objects.values_list("slug", flat=True)) or "none yet"
-            raise CommandError(f"there is no style {options['style']!r}; the styles are {slugs}")
-        person = None
-        if options["user"]:
-            person = get_user_model().objects.filter(username=options["user"]).first()
-            if person is None:
-                raise CommandError(f"there is no user {options['user']!r}")
+        style = named_style(options["style"])
+        person = named_user(options["user"])
         path: Path = options["file"]
         try:
             with path.open("rb") as file:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
 from django.core.files import File
 from django.core.management.base import BaseCommand, CommandError
 
 from captioner.errors import Refused
 from captioner.jobs.job import Claim, Status
-from captioner.models import Style
+from captioner.management.arguments import named_style, named_user
 from clipcap.progress import Progress
 from training import services
 from training.datasets.annotations import ACCEPTED
@@ -117,17 +116,8 @@ def _started(options: dict[str, Any]) -> Import:
     path = options["path"]
     if path is None:
         raise CommandError("name a style and a file or folder, or an import with --resume")
-    style = Style.objects.filter(slug=options["style"]).first()
-    if style is None:
-        raise CommandError(
-            f"there is no style {options['style']!r}; the styles are "
-            f"{', '.join(Style.objects.values_list('slug', flat=True)) or 'none yet'}"
-        )
-    person = None
-    if options["user"]:
-        person = get_user_model().objects.filter(username=options["user"]).first()
-        if person is None:
-            raise CommandError(f"there is no user {options['user']!r}")
+    style = named_style(options["style"])
+    person = named_user(options["user"])
     keys = Keys(options["picture_column"], options["caption_column"])
     given: dict[str, Any] = {"style": style, "keys": keys, "person": person, "holder": HOLDER}
     if path.is_dir():

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from captioner.models import Style
+from captioner.management.arguments import named_style
 
 
 class Command(BaseCommand):
@@ -27,9 +27,7 @@ class Command(BaseCommand):
         from captioner.inference.engine import CaptionEngine
         from clipcap.prefixes import mean_distance
 
-        style = Style.objects.filter(slug=options["style"]).first()
-        if style is None:
-            raise CommandError(f"there is no style {options['style']!r}")
+        style = named_style(options["style"])
         version = style.versions.filter(number=options["number"]).first() if options["number"] else style.active_version
         if version is None:
             raise CommandError(f"{style.name} has no such version")

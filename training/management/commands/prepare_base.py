@@ -3,11 +3,11 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
 from captioner import services as captioner_services
 from captioner.errors import Refused
+from captioner.management.arguments import named_user
 from captioner.models import BaseModels
 from training import services
 
@@ -29,11 +29,7 @@ class Command(BaseCommand):
         parser.add_argument("--user", metavar="NAME", help="user name to record")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        person = None
-        if options["user"]:
-            person = get_user_model().objects.filter(username=options["user"]).first()
-            if person is None:
-                raise CommandError(f"there is no user {options['user']!r}")
+        person = named_user(options["user"])
         try:
             if options["base"] is not None:
                 base = captioner_services.find_base_models(options["base"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from captioner.models import Style
+from captioner.management.arguments import named_style
 from clipcap.choices import OptionError, add_arguments, chosen, options_of
 from clipcap.options import TrainingChoices
 
@@ -56,9 +56,7 @@ class Command(BaseCommand):
         from clipcap.training import TrainingError, for_trainer, new_mapper, train_mapper, trainable
         from training.examples import captioned_images, captions_of, mapper_config
 
-        style = Style.objects.filter(slug=options["style"]).first()
-        if style is None:
-            raise CommandError(f"there is no style {options['style']!r}")
+        style = named_style(options["style"])
         try:
             choices = TrainingChoices(**chosen(TrainingChoices, options))
         except OptionError as error:

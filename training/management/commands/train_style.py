@@ -4,11 +4,11 @@ import time
 from argparse import ArgumentParser
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
 from captioner.errors import Refused
-from captioner.models import Style, Worker
+from captioner.management.arguments import named_style, named_user
+from captioner.models import Worker
 from clipcap.choices import add_arguments, chosen
 from clipcap.progress import Progress
 from training import services
@@ -26,14 +26,8 @@ class Command(BaseCommand):
         parser.add_argument("--no-wait", action="store_true", help="queue the run and exit")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        style = Style.objects.filter(slug=options["style"]).first()
-        if style is None:
-            raise CommandError(f"there is no style {options['style']!r}; the styles are {', '.join(_slugs())}")
-        person = None
-        if options["user"]:
-            person = get_user_model().objects.filter(username=options["user"]).first()
-            if person is None:
-                raise CommandError(f"there is no user {options['user']!r}")
+        style = named_style(options["style"])
+        person = named_user(options["user"])
         try:
             run = services.start_run(style=style, person=person, options=chosen(RunOptions, options))
         except Refused as error:
@@ -52,7 +46,3 @@ class Command(BaseCommand):
         if run.error_code:
             raise CommandError(run.error_detail)
         self.stdout.write(f"{run} {run.status}: {run.verdict} ({run.version})")
-
-
-def _slugs() -> list[str]:
-    return list(Style.objects.values_list("slug", flat=True))

@@ -1,0 +1,34 @@
+"""What the commands' arguments name: a style and a user, found or refused in the same words."""
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import User
+from django.core.management.base import CommandError
+
+from captioner.models import Style
+
+
+def named_style(slug: str) -> Style:
+    """The style with this slug.
+
+    Raises:
+        CommandError: there is none; it tells which there are.
+    """
+    style = Style.objects.filter(slug=slug).first()
+    if style is None:
+        slugs = ", ".join(Style.objects.values_list("slug", flat=True)) or "none yet"
+        raise CommandError(f"there is no style {slug!r}; the styles are {slugs}")
+    return style
+
+
+def named_user(name: str | None) -> User | None:
+    """The user with this name; None where no name was given.
+
+    Raises:
+        CommandError: there is none.
+    """
+    if not name:
+        return None
+    user: User | None = get_user_model()._default_manager.filter(username=name).first()
+    if user is None:
+        raise CommandError(f"there is no user {name!r}; create one with ./run manage createsuperuser")
+    return user
