@@ -180,6 +180,8 @@ function startUploads() {
   const waiting = [];
   let current; // what is being uploaded
   let done = 0; // of those since the queue was last empty
+  let bytes = 0; // of those done
+  let busy = 0; // ms that their uploads took
 
   function add(file, styles) {
     const row = document.getElementById("upload-row").content.firstElementChild.cloneNode(true);
@@ -229,15 +231,17 @@ function startUploads() {
     tell();
   }
 
-  // How far the queue is: "23 of 60 photos uploaded, 2 failed".
+  // How far the queue is, and how fast: "23 of 60 photos uploaded, 1.4 MB per second, 2 failed".
   function tell() {
     const all = [...rows.values()];
     const failed = all.filter((upload) => upload.failed).length;
     const left = all.length - failed;
-    if (!all.length) done = 0;
+    if (!all.length) done = bytes = busy = 0;
     queue.hidden = all.length < 2 && done === 0;
     queue.querySelector(".count").textContent =
-      `${done} of ${done + all.length} photos uploaded${failed ? `, ${failed} failed` : ""}`;
+      `${done} of ${done + all.length} photos uploaded`
+      + (busy && left ? `, ${size((1000 * bytes) / busy)} per second` : "")
+      + (failed ? `, ${failed} failed` : "");
     queue.querySelector("progress").value = done / Math.max(1, done + left);
     queue.querySelector("progress").hidden = left === 0;
     queue.querySelector(".cancel-all").hidden = left === 0;
@@ -271,6 +275,7 @@ function startUploads() {
     }
     while (!upload.canceled) {
       show(upload, { text: `${size(file.size)}, uploading` });
+      const started = performance.now();
       try {
         const answer = await send(upload, (part) => {
           show(upload, { text: part < 1 ? `${Math.round(part * 100)} % of ${size(file.size)}` : "Processing…", progress: part });
@@ -279,6 +284,8 @@ function startUploads() {
         if (answer) setConnected(true);
         if (answer?.html) {
           done += 1;
+          bytes += file.size;
+          busy += performance.now() - started;
           arrive(answer);
           leave(upload);
           return;

@@ -192,7 +192,9 @@ def _images_with_words(viewer: Viewer, text: str, **filters: Any) -> list[uuid.U
     corrected = list(corrections.order_by("-pk").values_list("caption", flat=True)[:most])
     queries = [search_captions(viewer, **filters).filter(part).filter(said) for part in viewer.listed_parts()]
     queries.append(search_captions(viewer, text=text, **filters).filter(pk__in=corrected))
-    rows = [row for query in queries for row in query.values_list("created_at", "image")[: 3 * most]]
+    # In an index's own order: in that of lists, SQLite sorts all that somebody may see.
+    newest = [query.order_by("-created_at", "-pk").values_list("created_at", "image") for query in queries]
+    rows = [row for query in newest for row in query[: 3 * most]]
     return list(dict.fromkeys(image for _, image in sorted(rows, reverse=True)))[:most]
 
 

@@ -1,6 +1,7 @@
 """Uploading photos in a real Chromium, with the real server and a real worker engine behind it."""
 
 import base64
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,29 @@ def test_uploads_are_canceled_one_by_one_and_all_together(page: Page) -> None:
     page.locator("#photos").set_input_files(PHOTOS[5])
     expect(page.locator(".photo")).to_have_count(1)
     assert Image.objects.count() == 1
+
+
+def test_while_many_photos_are_uploaded_those_that_are_done_stand_on_top_in_a_compact_list(page: Page) -> None:
+    page.goto("/")
+    alone = page.locator("#drop").bounding_box()
+    left = iter(range(5))
+    page.route("**/upload/", lambda route: route.continue_() if next(left, None) is not None else None)
+    page.locator("#photos").set_input_files(PHOTOS[:8])
+    expect(page.locator("#queue")).to_contain_text(re.compile(r"5 of 8 photos uploaded, [\d.]+ [kM]B per second"))
+    expect(page.locator(".photo")).to_have_count(5)
+    small = page.locator("#drop").bounding_box()
+    assert alone
+    assert small
+    assert small["height"] < alone["height"] / 2
+    expect(page.get_by_text("Choose photos")).to_be_visible()  # more can be added
+
+    third = Caption.objects.order_by("index")[2]
+    Caption.objects.filter(pk=third.pk).update(status="succeeded", text="a door", finished_at=timezone.now())
+    expect(page.locator(f"#caption-{third.pk}")).to_have_class(re.compile("is-succeeded"))
+    boxes = [photo.bounding_box() for photo in page.locator(".photo").all()]
+    tops = [box["y"] for box in boxes if box]
+    assert tops.index(min(tops)) == 2
+    assert max(box["height"] for box in boxes if box) < 200
 
 
 def test_failed_uploads_are_tried_again_together(page: Page, tolerated: list[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from captioner import services
 from captioner.errors import Refused
@@ -131,6 +132,21 @@ def test_a_viewers_few_photos_are_found_without_going_through_all(
     assert [image.pk for image in images] == [mine.pk]
     assert "SCAN captioner_image" not in images.explain()
     assert "visitor=?" in Caption.objects.filter(visitor=EVERYBODY, style=style, owner=most.user).order_by().explain()
+
+
+@pytest.mark.parametrize("sees_all", [False, True])
+def test_words_are_looked_for_from_the_newest_caption_on_without_sorting_all(style: Style, sees_all: bool) -> None:
+    viewer = Viewer(get_user_model().objects.create(username="ada", is_superuser=sees_all))
+    for number in range(50):
+        photo(style, f"dog {number}", None, viewer)
+    services.prune()
+    with CaptureQueriesContext(connection) as asked, connection.cursor() as cursor:
+        services.search_images(viewer, "dog")
+        scans = [query["sql"] for query in asked if "LIKE" in query["sql"] and "LIMIT 3000" in query["sql"]]
+        assert scans
+        for sql in scans:
+            cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+            assert "TEMP B-TREE" not in str(cursor.fetchall())
 
 
 def test_vectors_that_cannot_be_compared_leave_the_words(style: Style, worker: Worker) -> None:
