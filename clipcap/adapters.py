@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
 if TYPE_CHECKING:
     from clipcap.language_model import LanguageModel
@@ -133,6 +132,8 @@ class Mixture:
 
 def projections(lm: LanguageModel) -> list[tuple[str, nn.Module]]:
     """The matrices of attention and MLP by name: all linear layers but the one that gives the logits."""
+    from transformers.pytorch_utils import Conv1D  # here, because whoever only reads mappers' files has no need of it
+
     head: Any = lm.model.get_output_embeddings()
     linear = (nn.Linear, Conv1D)
     return [(n, module) for n, module in lm.model.named_modules() if isinstance(module, linear) and module is not head]
@@ -144,5 +145,5 @@ def sizes_of(lm: LanguageModel) -> dict[str, tuple[int, int]]:
     for name, module in projections(lm):
         weight: Any = module.weight
         rows, columns = weight.shape
-        found[name] = (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
+        found[name] = (columns, rows) if isinstance(module, nn.Linear) else (rows, columns)
     return found

@@ -1,12 +1,14 @@
-"""Small real models made on the spot, and the service on them: a database, a broker and files of the tests' own."""
+"""How the tests are run; what they share is in `fixtures.py`."""
 
-# ruff: noqa: E402 (Django has to be set up before anything imports its models)
 import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
+from pathlib import Path
 
 import django
+import pytest
 
 # Here and not in pyproject.toml: the settings read the environment once, and pytest-django would load them too early.
 HOME = tempfile.mkdtemp(prefix="clipcap-tests-")
@@ -18,27 +20,14 @@ os.environ |= {
     "CLIPCAP_ANONYMOUS": "1",
     "CLIPCAP_JAVA_METRICS": "0",  # starting Java takes seconds; tests/test_evaluation.py does it
 }
+os.environ.setdefault("CLIPCAP_TESTS_HOME", HOME)  # of the first process of a parallel run, for what all share
 os.mkdir(f"{HOME}/static")  # noqa: PTH102 (WhiteNoise warns where there is none)
 django.setup()
-
-import clipcap.torchvision_schemas  # noqa: F401 (mends torchvision before transformers is imported)
-
-# isort: split
-import io
-import json
-from collections.abc import Generator, Iterator
-from copy import deepcopy
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
-
-import hypothesis
-import open_clip
-import pytest
 
 # What tests share fails with the values in it, as they do themselves.
 SHARED = (
     "addresses",
+    "fixtures",
     "machine",
     "servers",
     "stack",
@@ -46,40 +35,17 @@ SHARED = (
 )
 pytest.register_assert_rewrite(*(f"tests.{name}" for name in SHARED))
 
-import torch
-from django.conf import settings as django_settings
-from django.contrib.auth import get_user_model
-from django.core.cache import cache
-from django.core.management import call_command
-from django.db import transaction
-from django.test import override_settings
-from playwright.sync_api import Browser, sync_playwright
-from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
-from captioner import services
-from captioner.inference.engine import CaptionEngine
-from captioner.jobs.breaker import Breaker
-from captioner.models import MapperVersion, Style, Viewer
-from clipcap.bfloat16 import first
-from clipcap.captioner import Captioner
-from clipcap.encoder import Encoder
-from clipcap.language_model import LanguageModel
-from clipcap_site.cache import FailOpen
-from tests.servers import default_database
-
-ROOT = Path(__file__).parent.parent
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Each process of a parallel run has a home of its own: with this name inherited, pytest-django would load the
-    settings, and with them this process's home, before its own conftest.py is read."""
+    """Load what tests need, in each process that runs some; of a parallel run, one process only hands them out.
+
+    Each of the others has a home of its own: with this name inherited, pytest-django would load the settings, and with
+    them this process's home, before its own conftest.py is read.
+    """
     if config.getoption("numprocesses", None):
         del os.environ["DJANGO_SETTINGS_MODULE"]
+    else:
+        config.pluginmanager.import_plugin("tests.fixtures")
 
 
 # Files that take a minute or more, the longest first. A run in several processes begins with them, so that none of
@@ -97,205 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
-# The others are slow on purpose.
-django_settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-# Machines are shared: how long an example takes says nothing.
-hypothesis.settings.register_profile("shared machine", deadline=None)
-hypothesis.settings.load_profile("shared machine")
-torch.set_num_threads(1)
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`./run screenshots FOLDER` asks for pictures of the pages that a test opens anyway."""
     parser.addoption("--screenshots", metavar="FOLDER", help="keep a picture of every page there")
-
-
-@pytest.fixture(scope="session")
-def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 of two small layers with random weights, spread so that its choices are clear, and a byte tokenizer."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-lm"
-    alphabet = sorted(ByteLevel.alphabet())
-    vocabulary = {"<|endoftext|>": 0} | {letter: i for i, letter in enumerate(alphabet, start=1)}
-    vocabulary |= {f"<unused{i}>": i for i in range(len(vocabulary), 300)}
-    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = ByteLevelDecoder()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=300,
-        n_positions=96,
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    GPT2LMHeadModel(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_lm(tiny_lm_dir: Path) -> LanguageModel:
-    """The model of `tiny_lm_dir`, loaded through the same door as any other."""
-    return LanguageModel.load(f"local-dir:{tiny_lm_dir}", device="cpu")
-
-
-@pytest.fixture(scope="session")
-def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An open_clip model of one small layer with random weights: 224 x 224 pixels -> 16 numbers."""
-    return _clip_dir(tmp_path_factory, seed=0, context_length=8, vocab_size=8)
-
-
-@pytest.fixture(scope="session")
-def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with a text tower that open_clip's tokenizer fits: text -> 16 numbers."""
-    return _clip_dir(tmp_path_factory, seed=1, context_length=20, vocab_size=49408)
-
-
-def _clip_dir(tmp_path_factory: pytest.TempPathFactory, seed: int, **text: int) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
-    folder.mkdir()
-    model = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32},
-        "text_cfg": {**text, "width": 8, "heads": 1, "layers": 1},
-    }
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": {}}))
-    torch.manual_seed(seed)
-    clip = open_clip.create_model(f"local-dir:{folder}")
-    save_file(clip.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def reading_engine(tiny_clip_dir: Path, tiny_lm: LanguageModel) -> CaptionEngine:
-    """An engine whose encoder has a text half: it embeds what people search for. No style's mapper fits it."""
-    return CaptionEngine(Captioner(Encoder.load(f"local-dir:{tiny_clip_dir}", device="cpu"), tiny_lm), "reader", 8)
-
-
-@pytest.fixture(scope="session")
-def tables(django_db_blocker: Any) -> Path:
-    """An SQLite file with the service's tables, to be copied."""
-    path = Path(HOME) / "tables.sqlite3"
-    with django_db_blocker.unblock(), default_database(f"sqlite:///{path}"):
-        call_command("migrate", verbosity=0)
-    return path
-
-
-@pytest.fixture(scope="session")
-def django_db_modify_db_settings(tables: Path) -> None:
-    """The test database as a file, as SQLite is used in service: several threads can write to it."""
-    name = shutil.copy(tables, f"{HOME}/test.sqlite3")
-    django_settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = name
-
-
-@pytest.fixture(scope="session")
-def django_db_keepdb() -> bool:
-    """Its tables are there already."""
-    return True
-
-
-class Remembering(torch.nn.Module):
-    """An image tower that looks at the same picture once: most tests caption the same photo."""
-
-    def __init__(self, tower: torch.nn.Module) -> None:
-        super().__init__()
-        self.tower = tower
-        self.seen: dict[bytes, torch.Tensor] = {}
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(1, 3, H, W) -> (1, E)"""
-        picture = sha256(pixels.numpy().tobytes()).digest()
-        if picture not in self.seen:
-            self.seen[picture] = first(self.tower(pixels))
-        return self.seen[picture].clone()
-
-
-@pytest.fixture(scope="session")
-def loaded_engine() -> CaptionEngine:
-    """A caption worker's engine with the embedded models, loaded once."""
-    engine = CaptionEngine.load("tests")
-    encoder = engine.captioner.encoder
-    encoder.tower = Remembering(encoder.tower)
-    return engine
-
-
-@pytest.fixture
-def engine(loaded_engine: CaptionEngine) -> CaptionEngine:
-    """`engine.work()` captions one batch of what is queued. It knows nothing of what another test did with it."""
-    loaded_engine.mappers.clear()
-    loaded_engine._turn = 0
-    loaded_engine.breaker = Breaker()
-    loaded_engine._unread.clear()
-    return loaded_engine
-
-
-@pytest.fixture
-def media(settings: Any, tmp_path: Path) -> Path:
-    """The folder of stored files, empty."""
-    settings.MEDIA_ROOT = tmp_path / "media"
-    return tmp_path / "media"
-
-
-@pytest.fixture(autouse=True)
-def index_folder(settings: Any, tmp_path: Path) -> Path:
-    """The folder of the index of photos, empty: numbers of rows come again when a test's are undone."""
-    settings.INDEX = tmp_path / "index"
-    return tmp_path / "index"
-
-
-@pytest.fixture(autouse=True)
-def empty_cache() -> None:
-    """Throttles count in the cache, and one test's calls are not another's."""
-    FailOpen.away_until = 0.0
-    cache.clear()
-
-
-@pytest.fixture(scope="session")
-def shipped(
-    django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[list[MapperVersion], Path]:
-    """What `install_styles` files, made once: versions, of which there are no rows, and the folder of their files."""
-    folder = tmp_path_factory.mktemp("shipped")
-    with django_db_blocker.unblock(), override_settings(MEDIA_ROOT=folder), transaction.atomic():
-        call_command("install_styles", stdout=io.StringIO())
-        versions = list(MapperVersion.objects.select_related("style").order_by("pk"))
-        transaction.set_rollback(True)
-    return versions, folder
-
-
-@pytest.fixture
-def styles(db: None, media: Path, shipped: tuple[list[MapperVersion], Path]) -> dict[str, Style]:
-    """The three styles of the embedded bundle, in service, by slug; factual is the default."""
-    versions, folder = shipped
-    shutil.copytree(folder, media, dirs_exist_ok=True)
-    for version in deepcopy(versions):
-        version.style.pk = version.pk = None
-        version.style.save(force_insert=True)
-        version.style = version.style  # the number that it has now
-        version.save(force_insert=True)
-        services.promote(version=version, reason="shipped with the software")
-    return {style.slug: style for style in Style.objects.all()}
-
-
-@pytest.fixture
-def style(db: None, media: Path) -> Style:
-    """A style without versions and examples."""
-    return Style.objects.create(slug="plain", name="Plain")
-
-
-@pytest.fixture(scope="session")
-def photo() -> bytes:
-    """A photo as a camera would send it: a JPEG file."""
-    return (ROOT / "examples/coco_cc/000000000790.jpg").read_bytes()
-
-
-@pytest.fixture
-def viewer(db: None) -> Viewer:
-    """A signed-in user, `viewer.user`, without special permissions."""
-    return Viewer(get_user_model().objects.create_user("ada", password="lovelace"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -306,18 +76,3 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         report.outcome = "failed"
         report.longrepr = f"skipped, where everything is to be tested: {report.longrepr}"
     return report
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A real Chromium without a window; it calls nobody by itself."""
-    chromium = Path("/usr/bin/chromium")
-    if not chromium.exists():
-        pytest.skip(f"there is no {chromium}; on Debian and Ubuntu: apt install chromium")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
-        # Playwright keeps an event loop in this thread, in which nothing of Django's runs.
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", *quiet])
-        yield launched
-        launched.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import shutil
@@ -40,6 +41,17 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = PATI
         if time.monotonic() > ends:
             pytest.fail(f"{what}: not within {seconds:.0f} s")
         time.sleep(0.05)
+
+
+def once(name: str, make: Callable[[Path], object]) -> Path:
+    """A file which one process of a test run makes, and the others find."""
+    path = Path(os.environ["CLIPCAP_TESTS_HOME"]) / name
+    with path.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            make(unfinished := path.with_name(f"{name}.new"))
+            unfinished.rename(path)
+    return path
 
 
 def _listens(port: int) -> bool:
@@ -133,18 +145,19 @@ class PostgreSQL:
         return f"{server}/{name}"
 
     def create_site(self, name: str) -> str:
-        """Make a database with the service's tables: the first one is migrated, the others of a process are its copies.
+        """Make a database with the service's tables, which are migrated once in a test run.
 
         Returns:
             Its address.
         """
-        url, tables = self.create_database(name), Path(settings.HOME) / "tables.sql"
-        if tables.exists():
-            self._talk("psql", url, "--quiet", "--output=/dev/null", f"--file={tables}")
-        else:
-            with default_database(url):
+
+        def dump(path: Path) -> None:
+            with default_database(migrated := self.create_database("tables")):
                 call_command("migrate", verbosity=0)
-            self._talk("pg_dump", url, f"--file={tables}")
+            self._talk("pg_dump", migrated, f"--file={path}")
+
+        url, tables = self.create_database(name), once("tables.sql", dump)
+        self._talk("psql", url, "--quiet", "--output=/dev/null", f"--file={tables}")
         return url
 
     def _talk(self, program: str, url: str, *arguments: str) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from django.contrib.auth.models import User
 from django.core.cache import cache
 from django.test import Client
@@ -21,6 +20,7 @@ from captioner import services
 from captioner.inference.engine import CaptionEngine
 from captioner.models import EVERYBODY, Style, Viewer
 from tests.addresses import ADDRESSES, something_everywhere, url_of
+from tests.axe import violations
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))
 LOOKS = (("light", 1440, 900), ("dark", 1440, 900), ("light", 390, 844), ("dark", 390, 844))
@@ -123,11 +123,7 @@ def test_every_page_is_for_everybody_and_fits(
             if wide > width:
                 wrong.append(f"{name}: {wide} wide, on a screen of {width}")
             if (scheme, width) in CHECKED:
-                wrong += [
-                    f"{name} ({scheme}, {width}): {violation['id']}: {node['html'][:160]}"
-                    for violation in Axe().run(window).response["violations"]
-                    for node in violation["nodes"][:2]
-                ]
+                wrong += [f"{name} ({scheme}, {width}): {found}" for found in violations(window)]
             if folder:
                 place = Path(folder) / f"{name.replace(':', '-')}-{scheme}-{width}.png"
                 window.screenshot(path=place, full_page=True)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from django.contrib.auth.models import Group, User
 from django.core.files.base import ContentFile
 from django.test import Client
@@ -21,6 +20,7 @@ from rest_framework.test import APIClient
 from captioner import services, uploads
 from captioner.errors import Refused
 from captioner.models import AuditEntry, Draft, DraftRequest, Image, MapperVersion, Poll, Promotion, Style, Viewer, Vote
+from tests.axe import violations
 from training.models import Policy
 
 
@@ -372,7 +372,7 @@ def test_a_labeller_votes_by_keyboard_until_the_result_is_clear(page: Page, poll
     for scheme, width in (("light", 1440), ("dark", 390)):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         page.set_viewport_size({"width": width, "height": 900})
-        assert not Axe().run(page).response["violations"]
+        assert not violations(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.keyboard.press("s")
     expect(page.get_by_text("You skipped the last photo.")).to_be_visible()

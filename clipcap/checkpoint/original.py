@@ -1,22 +1,23 @@
 """The `.pt` files of the authors' code, CLIP_prefix_caption, never unpickled beyond tensors."""
 
-import clipcap.torchvision_schemas  # noqa: F401 (before transformers is imported)
+from __future__ import annotations
 
-# isort: split
 import logging
 import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.checkpoint.base import CheckpointError, as_trained, filled_mapper
 from clipcap.mapper import Mapper, MapperConfig
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,11 @@ class OriginalCheckpoint:
         """
         if not self.gpt2:
             raise CheckpointError("the file holds only a mapper; load the language model it was trained with by name")
+        import clipcap.torchvision_schemas  # noqa: F401 (before transformers, which takes long and is wanted here alone)
+
+        # isort: split
+        from transformers import GPT2Config, GPT2LMHeadModel
+
         try:
             vocabulary, size = self.gpt2["transformer.wte.weight"].shape
             length = len(self.gpt2["transformer.wpe.weight"])
