@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -65,13 +66,31 @@ def waiting_captions() -> tuple[int, int]:
 
 
 def workers() -> list[Worker]:
-    """All that were heard from in the last day, each with `alive` and how long ago that was."""
-    found = list(Worker.objects.all())
+    """All that were heard from in the last day, each with `alive`, its `duty` and how long ago that was."""
+    found = tell_duties(Worker.objects.all())
     alive = set(Worker.objects.alive().values_list("pk", flat=True))
     for worker in found:
         worker.alive = worker.pk in alive  # type: ignore[attr-defined]
         worker.heard = since(worker.seen_at)  # type: ignore[attr-defined]
     return found
+
+
+def tell_duties(workers: Iterable[Worker]) -> list[Worker]:
+    """The workers, each with its `duty`: which base models it has loaded, and what that means for it."""
+    serving, known, found = BaseModels.serving(), list(BaseModels.objects.order_by("pk")), list(workers)
+    for worker in found:
+        base = next((one for one in known if one.is_loaded_by(worker.encoder, worker.language_model)), None)
+        worker.duty = _duty(worker, base, serving)  # type: ignore[attr-defined]
+    return found
+
+
+def _duty(worker: Worker, base: BaseModels | None, serving: BaseModels | None) -> str:
+    if base is None or serving is None:  # an older release does not tell
+        return ""
+    if base == serving:
+        return "in service"
+    stands = "being prepared" if base.preparing else "not in service"
+    return f"number {base.pk}, {stands}{': it writes no captions' if worker.queue == 'captions' else ''}"
 
 
 def active_versions() -> dict[int, MapperVersion]:

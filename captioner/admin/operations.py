@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.text import Truncator
 
 from captioner import services
 from captioner.admin.base import BigTable, ReadOnly, duration, since
+from captioner.admin.dashboard import tell_duties
 from captioner.models import AuditEntry, DeliveryAttempt, Promotion, WebhookDelivery, WebhookHost, Worker
 
 
@@ -23,11 +25,30 @@ class PromotionAdmin(ReadOnly):
     list_select_related = ("version__style", "style", "person")
 
 
+class WorkerList(ChangeList):
+    """The list of workers: what each has loaded is looked up once for all."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list = tell_duties(self.result_list)
+
+
 @admin.register(Worker)
 class WorkerAdmin(ReadOnly):
     """Worker processes."""
 
-    list_display = ("name", "queue", "device", "models_loaded", "memory", "running_for", "heard_from")
+    list_display = ("name", "queue", "device", "models_loaded", "duty", "memory", "running_for", "heard_from")
+    readonly_fields = ("duty",)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """The list with what each does."""
+        return WorkerList
+
+    @admin.display(description="base models")
+    def duty(self, worker: Worker) -> str:
+        if not hasattr(worker, "duty"):  # on its own page
+            tell_duties([worker])
+        return str(worker.duty)  # type: ignore[attr-defined]
 
     @admin.display(description="memory")
     def memory(self, worker: Worker) -> str:

@@ -24,7 +24,7 @@ from captioner.admin.base import ReadOnly, page_status
 from captioner.admin.parameters import as_int, as_uuid
 from captioner.admin.scores import scores_drawn, written_by
 from captioner.errors import Refused
-from captioner.models import Image, MapperVersion, Poll, Style
+from captioner.models import BaseModels, Image, MapperVersion, Poll, Style
 
 PHOTOS_OFFERED = 24
 
@@ -69,6 +69,18 @@ class ImportVersionForm(forms.Form):
         max_length=200,
         help_text="As the list of workers names it. If left out, it fits every encoder with embeddings of its size.",
     )
+    base_models = forms.ModelChoiceField(
+        BaseModels.objects.exclude(encoder=""),
+        required=False,
+        empty_label="those in service",
+        help_text="Those it was trained for.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Where only one pair is on record, there is nothing to choose."""
+        super().__init__(*args, **kwargs)
+        if BaseModels.objects.exclude(encoder="").count() < 2:
+            del self.fields["base_models"]
 
 
 class PromoteForm(forms.Form):
@@ -200,6 +212,7 @@ class MapperVersionAdmin(ReadOnly):
                     normalize=given["normalize"],
                     heads=given["heads"],
                     encoder=given["encoder"].strip(),
+                    base=given.get("base_models"),
                 )
             except Refused as error:
                 form.add_error("file", error.detail)

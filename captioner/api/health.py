@@ -39,7 +39,7 @@ from rest_framework.response import Response
 
 from captioner.api.problems import problem
 from captioner.jobs.job import FINISHED, UNFINISHED, Status, clock
-from captioner.models import Caption, WebhookDelivery, Worker
+from captioner.models import BaseModels, Caption, WebhookDelivery, Worker
 
 log = logging.getLogger(__name__)
 
@@ -188,15 +188,20 @@ def _storage() -> str:
 
 def _warnings() -> list[str]:
     """What does not stand in the way of captions, and should be looked into."""
-    paused = Worker.objects.alive("captions").exclude(trouble="").values_list("trouble", flat=True)
-    return [f"a caption worker keeps failing and is paused: {trouble}" for trouble in paused]
+    alive, serving = list(Worker.objects.alive("captions")), BaseModels.serving()
+    paused = [f"a caption worker keeps failing and is paused: {it.trouble}" for it in alive if it.trouble]
+    return paused + [
+        f"a caption worker writes no captions: it has loaded other base models than those in service, {it.base}"
+        for it in alive
+        if serving and it.base and it.base != serving and not it.base.preparing
+    ]
 
 
 def _worker() -> str:
     troubles = [worker.trouble for worker in Worker.objects.writing()]
     if not troubles:
         if Worker.objects.alive("captions").exists():
-            return "no caption worker has loaded the base models in service; start one that does"
+            return "no caption worker has loaded the base models in service; start one, or start one again"
         return "no caption worker reported in the last 30 seconds; start one"
     if all(troubles):
         return f"all caption workers keep failing and are paused for a while: {troubles[0]}"

@@ -135,12 +135,21 @@ class WorkerProcess:
 
     def _record_models(self) -> None:
         models = self.engine.captioner
-        BaseModels.record(
+        base = BaseModels.record(
             encoder=models.encoder.identity,
             language_model=models.language_model.identity,
             encoder_source=settings.ENCODER,
             language_model_source=settings.LANGUAGE_MODEL,
         )
+        if not base.serves:
+            log.warning(
+                "the base models of this worker are not in service: it takes only what is for them",
+                extra={
+                    "worker": self.engine.name,
+                    "loaded": f"{base.pk}: {base}",
+                    "serving": str(BaseModels.serving()),
+                },
+            )
 
     def _beat(self) -> None:
         holding = self.engine.holding

@@ -8,6 +8,7 @@ from typing import Self
 from django.conf import settings
 from django.db import models
 from django.utils import timezone
+from django.utils.functional import cached_property
 
 from captioner.jobs.job import clock
 from captioner.models.base_models import BaseModels
@@ -85,6 +86,11 @@ class Worker(models.Model):
     def has_loaded(self, base: BaseModels) -> bool:
         """Whether it has loaded these; one that does not tell, of an older release, is taken to have."""
         return not self.models_loaded or base.is_loaded_by(self.encoder, self.language_model)
+
+    @cached_property
+    def base(self) -> BaseModels | None:
+        """Those it has loaded; None if it does not tell."""
+        return BaseModels.objects.loaded(self.encoder, self.language_model)
 
     @property
     def language_model(self) -> str:

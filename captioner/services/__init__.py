@@ -25,6 +25,7 @@ from captioner.services.albums import (
 from captioner.services.base_models import (
     cut_over,
     find_base_models,
+    sources_here,
     styles_without,
 )
 from captioner.services.captions import (
@@ -281,6 +282,7 @@ __all__ = [
     "set_default_style",
     "similar_images",
     "skip_caption",
+    "sources_here",
     "standing",
     "start_poll",
     "stored_version",

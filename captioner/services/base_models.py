@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from captioner import audit
@@ -27,6 +29,18 @@ def find_base_models(pk: int) -> BaseModels:
             "not_found", f"there are no base models of number {pk}; these are on record: {known or 'none'}", status=404
         )
     return base
+
+
+def sources_here(base: BaseModels | None = None) -> tuple[str, str]:
+    """What this machine loads for base models, those in service if none are given: their encoder and language model, as
+    the settings would name them. It is what the settings do name where nothing is on record yet, or where a folder on
+    record is not on this machine, which may have the same models elsewhere."""
+    base = base or BaseModels.serving()
+    recorded = (base.encoder_source, base.language_model_source) if base else ("", "")
+    folders = [Path(name.removeprefix("local-dir:")) for name in recorded if name.startswith("local-dir:")]
+    if base is None or not all(folder.is_dir() for folder in folders):
+        return settings.ENCODER, settings.LANGUAGE_MODEL
+    return recorded
 
 
 def styles_without(base: BaseModels) -> list[Style]:

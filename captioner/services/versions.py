@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from captioner import audit, storage
 from captioner.errors import Refused
 from captioner.models import BaseModels, Embedding, MapperVersion, Promotion, Style, Worker
 from captioner.reports import VersionReport
+from captioner.services.base_models import sources_here
 from captioner.services.captions import tidy_name
 from captioner.services.styles import check_not_archived
 from captioner.services.votes import worse_by_vote
@@ -86,7 +88,7 @@ def file_version(version: MapperVersion) -> None:
         Style.objects.select_for_update().get(pk=version.style_id)  # numbers are given one at a time
         last = MapperVersion.objects.filter(style=version.style_id).aggregate(last=Max("number"))["last"]
         version.pk, version.number = None, (last or 0) + 1
-        version.base_models = BaseModels.of(version.encoder, version.language_model)
+        version.base_models = version.base_models or BaseModels.of(version.encoder, version.language_model)
         version.save(force_insert=True)
 
 
@@ -99,6 +101,7 @@ def import_version(
     normalize: bool | None = None,
     heads: int | None = None,
     encoder: str = "",
+    base: BaseModels | None = None,
 ) -> MapperVersion:
     """File an uploaded mapper, in our format or the authors' `.pt`, as the next version of a style, together with the
     language-model weights that are in its file.
@@ -111,6 +114,7 @@ def import_version(
             unless given; the version's config tells which.
         heads: of its Transformer, which the authors' format does not tell; 8 unless given.
         encoder: that it was trained with, where the file does not tell; else it is taken for any of the same size.
+        base: the base models it is for, which need not serve; those in service if left out.
 
     Raises:
         Refused: it cannot be used, or not be looked at in time, or the style is archived.
@@ -125,10 +129,16 @@ def import_version(
         known = {True: ["--normalize"], False: ["--no-normalize"], None: []}[normalize]
         known += [f"--heads={heads}"] if heads else []
         known += [f"--encoder={encoder}"] if encoder else []
-        found = check_mapper(path, tidy_name(name), *known, "--write", str(ours), "--photos", str(photos))
+        found = check_mapper(path, tidy_name(name), *known, "--write", str(ours), "--photos", str(photos), base=base)
         origin = MapperVersion.Origin.IMPORTED
         filed = _stored_file(
-            style, ours if ours.exists() else path, ours.suffix, origin=origin, created_by=person, **found
+            style,
+            ours if ours.exists() else path,
+            ours.suffix,
+            origin=origin,
+            created_by=person,
+            base_models=base,
+            **found,
         )
         with filed as version, transaction.atomic():
             check_not_archived(style)
@@ -146,8 +156,9 @@ def _held_out_photos(style: Style) -> list[dict[str, Any]]:
     return [{"embeddings": embeddings[image], "captions": list(texts)} for image, texts in captions.items()]
 
 
-def check_mapper(path: Path, name: str, *options: str) -> dict[str, Any]:
-    """Whether a file is a mapper that fits the models which workers load, and writes a caption with them.
+def check_mapper(path: Path, name: str, *options: str, base: BaseModels | None = None) -> dict[str, Any]:
+    """Whether a file is a mapper that fits base models, those in service if none are given, and writes a caption with
+    them.
 
     A process of its own looks at it: that loads torch, and what a hostile file may do to it ends with it.
 
@@ -162,8 +173,12 @@ def check_mapper(path: Path, name: str, *options: str) -> dict[str, Any]:
         Refused: it cannot be used, or not be looked at in time.
     """
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "check_mapper", str(path), *options]
+    models = dict(zip(("CLIPCAP_ENCODER", "CLIPCAP_LANGUAGE_MODEL"), sources_here(base), strict=True))
+    environment = {**os.environ, **models}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_CHECK, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=LONGEST_CHECK, check=False, env=environment
+        )
     except subprocess.TimeoutExpired as error:
         raise Refused(
             "check_timed_out",
@@ -275,7 +290,7 @@ def _check_stored(version: MapperVersion) -> None:
         except (ValueError, OSError) as error:
             cause = (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
             raise Refused("file_damaged", f"the file of {version} cannot be used: {cause}", status=409) from error
-        check_mapper(path, f"of {version}")
+        check_mapper(path, f"of {version}", base=version.base_models)
 
 
 def delete_version(version: MapperVersion) -> None:

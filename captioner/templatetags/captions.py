@@ -11,6 +11,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.timesince import timesince, timeuntil
 
+from captioner import services
 from captioner.models import probability
 
 register = template.Library()
@@ -20,7 +21,7 @@ register = template.Library()
 def models_card() -> dict[str, str] | None:
     """`name` and `summary` of the models in use, from the card.json that lies with them; None where there is none."""
     own = (f"local-dir:{settings.MODELS / 'encoder'}", f"local-dir:{settings.MODELS / 'lm'}")
-    if own != (settings.ENCODER, settings.LANGUAGE_MODEL):  # the card is about others
+    if own != services.sources_here():  # the card is about others
         return None
     try:
         card = json.loads((settings.MODELS / "card.json").read_bytes())

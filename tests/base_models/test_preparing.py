@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,31 @@ def test_a_worker_loads_the_base_models_it_is_told_to(
     assert (base.encoder_source, base.language_model_source) == (settings.ENCODER, settings.LANGUAGE_MODEL)
     with pytest.raises(CommandError, match="no base models of number 999"):
         call_command("worker", "captions", base=999)
+
+
+def test_a_version_is_imported_for_base_models_that_do_not_serve(
+    plain: Style, tomorrow: Base, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, admin_client: Client
+) -> None:
+    def here(command: list[str], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        settings.ENCODER, settings.LANGUAGE_MODEL = env["CLIPCAP_ENCODER"], env["CLIPCAP_LANGUAGE_MODEL"]
+        out = io.StringIO()
+        call_command(*command[2:], stdout=out)
+        return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
+
+    monkeypatch.setattr(subprocess, "run", here)
+    file, old = tomorrow.mapper(tmp_path / "new.safetensors"), plain.active_version
+    address = reverse("admin:captioner_mapperversion_import")
+    assert 'name="base_models"' not in admin_client.get(address).content.decode()
+    base = tomorrow.starts()
+    with pytest.raises(CommandError, match="mapper"):
+        call_command("import_version", "plain", file)
+    call_command("import_version", "plain", file, base=base.pk)
+    with file.open("rb") as upload:
+        admin_client.post(address, {"style": plain.pk, "file": upload, "base_models": base.pk})
+    first, second = plain.versions.filter(origin="imported")
+    assert (first.base_models, second.base_models) == (base, base)
+    services.promote(version=second)
+    assert (plain.active_version, plain.version_on(base)) == (old, second)
 
 
 def test_the_admin_prepares_shows_cancels_and_cuts_over(

@@ -28,6 +28,9 @@ class Command(BaseCommand):
             help="a mapper file (*.safetensors) or a checkpoint of the ClipCap authors' code (*.pt)",
         )
         add_unrecorded(parser)
+        parser.add_argument(
+            "--base", type=int, metavar="N", help="number of the base models it is for; those in service if left out"
+        )
         parser.add_argument("--user", metavar="NAME", help="user name to record")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -41,6 +44,7 @@ class Command(BaseCommand):
                     file=File(file),
                     name=path.name,
                     person=person,
+                    base=None if options["base"] is None else services.find_base_models(options["base"]),
                     **{name: options[name] for name in ("normalize", "heads", "encoder")},
                 )
         except OSError as error:

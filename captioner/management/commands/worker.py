@@ -1,5 +1,6 @@
 """`./run worker captions`: a worker in the foreground, with the settings of the environment."""
 
+import logging
 from argparse import ArgumentParser
 from typing import Any
 
@@ -11,6 +12,8 @@ from captioner import services
 from captioner.checks import TAG
 from captioner.errors import Refused
 from captioner.jobs.registry import QUEUES
+
+log = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -27,21 +30,33 @@ class Command(BaseCommand):
             "--base",
             type=int,
             metavar="N",
-            help="number of the base models to load, as prepare_base shows it; those of the settings if left out",
+            help="number of the base models to load, as prepare_base shows it; those in service if left out",
         )
 
     def handle(self, *args: Any, queue: str, name: str | None, base: int | None, **options: Any) -> None:
-        if base is not None:
-            self._choose(base)
+        self._choose(base)
         # The models live in this very process: nothing is forked, and threads of its own do the work.
         # Mingling and gossip are messages between workers, which have nothing to tell each other.
         worker = ["worker", "--pool", "solo", "--without-mingle", "--without-gossip"]
         celery.main(["-A", "clipcap_site", *worker, "--queues", queue, "--hostname", f"{name or queue}@%h"])
 
-    def _choose(self, base: int) -> None:
-        """Load these base models in place of those that the settings name."""
-        try:
-            models = services.find_base_models(base)
-        except Refused as error:
-            raise CommandError(error.detail) from error
-        settings.ENCODER, settings.LANGUAGE_MODEL = models.encoder_source, models.language_model_source
+    def _choose(self, base: int | None) -> None:
+        """Load these base models, or those in service, in place of what the settings name."""
+        from captioner.jobs.worker_process import retry_on_lost_database  # which loads torch: `--help` needs none
+
+        named = settings.ENCODER, settings.LANGUAGE_MODEL
+        if base is None:
+            chosen = retry_on_lost_database(services.sources_here, seconds=300)
+        else:
+            try:
+                models = services.find_base_models(base)
+            except Refused as error:
+                raise CommandError(error.detail) from error
+            chosen = models.encoder_source, models.language_model_source
+        settings.ENCODER, settings.LANGUAGE_MODEL = chosen
+        if base is None and chosen != named:
+            log.warning(
+                "the settings name other base models than those in service, which this worker loads; "
+                "`./run manage prepare_base` changes to others",
+                extra={"settings": ", ".join(named), "loads": ", ".join(chosen)},
+            )

@@ -8,10 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.core.files import File
 from django.core.management.base import BaseCommand, CommandError
 
+from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs.job import Claim, Status
 from captioner.management.arguments import named_style, named_user
@@ -76,7 +76,7 @@ class Command(BaseCommand):
         from clipcap.language_model import LanguageModelError, load_tokenizer
 
         try:
-            return too_long(batch.style, *load_tokenizer(settings.LANGUAGE_MODEL))
+            return too_long(batch.style, *load_tokenizer(captioner_services.sources_here()[1]))
         except LanguageModelError as error:
             self.stderr.write(f"captions that are too long are reported when the style is trained, not here: {error}")
             return lambda text: ""
