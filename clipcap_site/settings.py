@@ -378,7 +378,12 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "captioner.api.schema.add_problems",
     ],
-    "ENUM_NAME_OVERRIDES": {"Status": "captioner.jobs.job.Status", "Method": "clipcap.options.METHODS"},
+    "ENUM_NAME_OVERRIDES": {
+        "Status": "captioner.jobs.job.Status",
+        "Method": "clipcap.options.METHODS",
+        "BaseModelsStatus": "captioner.models.BaseModels.Status",
+        "Verdict": "training.models.TrainingRun.Verdict",
+    },
 }
 
 LOGGING = {

@@ -80,6 +80,11 @@ ADDRESSES: dict[str, May] = {
     "v1:training-run-events": {"GET": VIEWERS},
     "v1:training-run-cancel": {"POST": TRAINERS},
     "v1:training-run-resume": {"POST": TRAINERS},
+    "v1:base-models-list": {"GET": VIEWERS, "POST": TRAINERS},
+    "v1:base-models-detail": {"GET": VIEWERS},
+    "v1:base-models-resume": {"POST": TRAINERS},
+    "v1:base-models-cancel": {"POST": TRAINERS},
+    "v1:base-models-cut-over": {"POST": SUPERUSERS},
     "v1:live": {"GET": EVERYBODY},
     "v1:ready": {"GET": EVERYBODY},
     "v1:metrics": {"GET": EVERYBODY},
@@ -316,6 +321,7 @@ def something_everywhere(owner: User, another: User, style: Style, photo: bytes)
         found[name] = request.pk
     found["admin:captioner_correction_labelling"] = style.pk
     found |= {"v1:style": "factual", "v1:training-run": run.pk}
+    found["v1:base-models"] = found["admin:captioner_basemodels"]
     found |= {"admin:pause-queue": "captions", "admin:resume-queue": "captions", "admin:app_list": "captioner"}
     found["password-new"] = ("MQ", "a-token")
     return found

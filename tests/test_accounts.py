@@ -49,6 +49,10 @@ SCOPES = {  # that it takes to write there
     "style-training-run-list": Scope.TRAIN,
     "training-run-cancel": Scope.TRAIN,
     "training-run-resume": Scope.TRAIN,
+    "base-models-list": Scope.TRAIN,
+    "base-models-resume": Scope.TRAIN,
+    "base-models-cancel": Scope.TRAIN,
+    "base-models-cut-over": Scope.TRAIN,
 }
 
 

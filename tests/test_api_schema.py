@@ -35,7 +35,7 @@ from schemathesis.specs.openapi.checks import (
 from accounts.services import make_token
 from captioner import services
 from captioner.inference.engine import CaptionEngine
-from captioner.models import Album, Caption, CaptionRequest, Image, Style, Viewer, Worker
+from captioner.models import Album, BaseModels, Caption, CaptionRequest, Image, Style, Viewer, Worker
 from training.models import TrainingRun
 
 # That wrong data is refused is the matter of test_api_bad_input.py; here: nothing breaks, nothing is undocumented.
@@ -54,6 +54,7 @@ ROWS: dict[str, type[Model]] = {
     "images": Image,
     "albums": Album,
     "training-runs": TrainingRun,
+    "base-models": BaseModels,
 }
 PEOPLE = ("nobody", "user", "administrator")
 
@@ -82,6 +83,8 @@ def document(styles: dict[str, Style], engine: CaptionEngine, photo: bytes, sett
         TrainingRun.objects.create(
             style=styles["factual"], status=status, deadline_at=tomorrow, last_example=0, **ended
         )
+    BaseModels.record(encoder="an encoder", language_model="an LM", encoder_source="a", language_model_source="b")
+    BaseModels.objects.create(encoder_source="c", language_model_source="d", preparing=True)
     # They would end the test's transaction; Django's own test client does the same.
     for signal in (request_started, request_finished):
         signal.disconnect(close_old_connections)

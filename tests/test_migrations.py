@@ -144,6 +144,21 @@ def test_renamed_models_keep_their_rows_and_who_may_see_them(database: None) -> 
     assert held(apps) == {("view_refusedrow", "refusedrow"), ("view_checkpoint", "checkpoint")}
 
 
+def test_groups_that_may_see_versions_may_see_base_models(database: None) -> None:
+    apps = migrate("training", "0014_base_models_of_runs")
+    types, permissions = apps.get_model("contenttypes", "ContentType"), apps.get_model("auth", "Permission").objects
+    groups = apps.get_model("auth", "Group").objects
+    of, _ = types.objects.get_or_create(app_label="captioner", model="mapperversion")
+    view, _ = permissions.get_or_create(content_type=of, codename="view_mapperversion", defaults={"name": "Can view"})
+    groups.create(name="Viewers of old").permissions.add(view)
+    groups.create(name="Nobody")
+
+    apps = migrate("training", "0015_who_sees_versions_sees_base_models")
+    seen = apps.get_model("auth", "Group").objects.filter(permissions__codename="view_basemodels")
+    assert "Viewers of old" in seen.values_list("name", flat=True)
+    assert "Nobody" not in seen.values_list("name", flat=True)
+
+
 def test_what_sqlite_knew_of_a_table_that_is_made_again_is_counted_anew(database: None) -> None:
     if connection.vendor != "sqlite":  # PostgreSQL counts by itself
         return

@@ -25,6 +25,7 @@ from captioner.api.styles import check_permission
 from captioner.models import Style
 from clipcap.choices import Option
 from training import services
+from training.base_models_api import BaseModelsViewSet
 from training.models import EpochReport, RunEvent, TrainingRun
 from training.options import OPTIONS, RunOptions
 
@@ -292,5 +293,6 @@ router = SimpleRouter(use_regex_path=False)
 router.register("styles", StyleViewSet, "style")
 router.register("styles/<slug:slug>/training-runs", StyleRunViewSet, "style-training-run")
 router.register("training-runs", RunViewSet, "training-run")
+router.register("base-models", BaseModelsViewSet, "base-models")
 
 urlpatterns = router.urls

@@ -56,7 +56,10 @@ class Scope(TextChoices):
     READ = "read", "view captions, photos and training runs"
     CAPTION = "caption", "request, cancel, retry and delete captions; delete photos; manage albums"
     LABEL = "label", "correct captions"
-    TRAIN = "train", "start, cancel and resume training runs; create, withdraw and delete styles"
+    TRAIN = (
+        "train",
+        "start, cancel and resume training runs; create, withdraw and delete styles; change base models",
+    )
 
 
 def check_scope(request: Request, scope: str) -> None:

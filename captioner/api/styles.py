@@ -104,5 +104,6 @@ def check_permission(request: Request, permission: str) -> None:
         Refused: they lack it; its name is said as the admin shows it.
     """
     if not request.user.has_perm(permission):
-        name = "Can " + permission.rpartition(".")[2].replace("_", " ").replace("trainingrun", "training run")
+        name = "Can " + permission.rpartition(".")[2].replace("_", " ")
+        name = name.replace("trainingrun", "training run").replace("basemodels", "base models")
         raise Refused("forbidden", f"this takes the permission {name!r}; ask an administrator for it", status=403)
