@@ -7,6 +7,7 @@ its folder, so whoever claims it next, after a crash or a cancel, goes on from t
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 import uuid
@@ -31,6 +32,7 @@ from captioner.jobs.worker_process import WorkerProcess, capacity_of, retry_on_l
 from captioner.models import MapperVersion, Queue, belonging_to
 from captioner.reports import VersionReport
 from clipcap.checkpoint import CheckpointError
+from clipcap.device import pick_device
 from clipcap.model import ClipCaptionModel
 from clipcap.training import (
     STATE,
@@ -369,15 +371,33 @@ def _fail(run: TrainingRun, code: str, detail: str) -> None:
     log.warning("training run failed", extra={"run": run.pk, "code": code})
 
 
+def check_processes(processes: int, device: torch.device) -> None:
+    """Whether each of the processes has a GPU, or a core, of its own.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    what, there = {
+        "cuda": ("GPUs", torch.cuda.device_count()),
+        "cpu": ("cores", os.cpu_count() or 1),
+    }.get(device.type, ("GPUs", 1))
+    if processes > there:
+        raise ValueError(
+            f"CLIPCAP_TRAINING_PROCESSES is {processes}, and there are {there} {what}, one for each at most; set it to "
+            f"{there} or less"
+        )
+
+
 def worker_process(name: str) -> WorkerProcess:
     """Load the models and put the threads around an engine.
 
     Raises:
-        ValueError: a model cannot be loaded; the message names the cause and the remedy.
+        ValueError: a model cannot be loaded, or there are too few GPUs or cores; the message names the cause and the
+            remedy.
     """
-    engine, processes = TrainingEngine(CaptionEngine.load(name)), settings.TRAINING_PROCESSES
-    if engine.captioner.language_model.device.type == "cuda" and processes > (there := torch.cuda.device_count()):
-        raise ValueError(f"CLIPCAP_TRAINING_PROCESSES is {processes}, and there are {there} GPUs; set it to {there}")
+    processes = settings.TRAINING_PROCESSES
+    check_processes(processes, pick_device(settings.DEVICE))
+    engine = TrainingEngine(CaptionEngine.load(name))
     chores = {"policies": services.start_due_runs, "base models": services.look_after_preparations}
     process = WorkerProcess(engine, "training", chores, (Import, TrainingRun), processes)
     engine.stopping = process.stopping.is_set

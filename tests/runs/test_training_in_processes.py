@@ -1,13 +1,35 @@
 """A training worker whose runs are trained by several processes."""
 
+import os
 from typing import Any
+
+import pytest
+import torch
 
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
 from captioner.models import Style
 from training import services
 from training.models import TrainingRun
-from training.worker import TrainingEngine
+from training.worker import TrainingEngine, check_processes, worker_process
+
+
+@pytest.mark.parametrize(("device", "what"), [("cuda", "2 GPUs"), ("cpu", "2 cores"), ("mps", "1 GPUs")])
+def test_more_processes_than_there_are_gpus_or_cores_are_refused(
+    device: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    there = int(what[0])
+    check_processes(there, torch.device(device))
+    with pytest.raises(ValueError, match=f"CLIPCAP_TRAINING_PROCESSES is {there + 1}, and there are {what}"):
+        check_processes(there + 1, torch.device(device))
+
+
+def test_a_worker_with_too_many_processes_does_not_start(settings: Any) -> None:
+    settings.DEVICE, settings.TRAINING_PROCESSES = "cpu", 10_000
+    with pytest.raises(ValueError, match="CLIPCAP_TRAINING_PROCESSES is 10000"):
+        worker_process("trainer")
 
 
 def test_a_run_in_two_processes_tells_its_progress_is_canceled_and_is_resumed_by_a_worker_with_one(

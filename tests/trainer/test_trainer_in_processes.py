@@ -1,6 +1,7 @@
 """Training one style in several processes: real ones, which torch's launcher starts."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from clipcap.training import (
     TrainingResult,
 )
 from clipcap.training import processes as training_processes
-from tests.servers import PATIENCE
+from tests.servers import PATIENCE, free_port
 from tests.trainer.models import OPTIONS, Train, model_for
 
 # A pass is four steps of two rows and one of a single row, which leaves the second process without any.
@@ -84,6 +85,48 @@ def test_a_process_that_is_killed_is_noticed_and_the_run_goes_on_from_the_last_s
     assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
     again = steps.index(3, 4)  # after the state of the second step; if the death took a moment, of the fourth
     assert {*steps[again:]} | {1, 2} >= {*range(3, 11)}
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import torch
+from torch import distributed
+from clipcap.language_model import LanguageModel
+from clipcap.training import train_mapper
+from tests.trainer.models import OPTIONS, images_of, model_for
+
+torch.set_num_threads(1)
+distributed.init_process_group("gloo")
+lm, training, validation = LanguageModel.load(sys.argv[1], device="cpu"), images_of(9), images_of(3, seed=1)
+result = train_mapper(model_for(lm, "adapters"), lm, "encoder@1", training, validation, OPTIONS, Path(sys.argv[2]))
+Path(sys.argv[2] + ".json").write_text(json.dumps([loss for epoch in result.history for loss in epoch]))
+distributed.destroy_process_group()
+"""
+
+
+def test_two_machines_that_share_no_folder_learn_what_one_process_learns(
+    train: Train, tiny_lm: LanguageModel, tiny_lm_dir: Path, tmp_path: Path
+) -> None:
+    alone = train(model=model_for(tiny_lm, "adapters"), folder=tmp_path / "alone")
+    program, port = tmp_path / "program.py", free_port()
+    program.write_text(PROGRAM)
+    options = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-id=1", "--rdzv-backend=c10d", "--local-addr=127.0.0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, f"--rdzv-endpoint=127.0.0.1:{port}"]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    folders = [tmp_path / "first", tmp_path / "second"]
+    agents = [
+        subprocess.Popen([*command, program, f"local-dir:{tiny_lm_dir}", folder], env=environment) for folder in folders
+    ]
+    assert [agent.wait(PATIENCE) for agent in agents] == [0, 0]
+    found = [json.loads(folder.with_suffix(".json").read_text()) for folder in folders]
+    assert found[0] == found[1] == pytest.approx(losses(alone), abs=1e-4)
+    written = [sorted(path.name for path in folder.rglob("*")) for folder in folders]
+    assert sorted(written) == [[], ["mapper.safetensors", "state.pt"]], "one of them alone writes"
 
 
 def test_processes_that_keep_dying_are_an_error_that_says_where_to_look(tmp_path: Path) -> None:
