@@ -4,6 +4,7 @@ namespace of this machine's kernel, and a folder of its own."""
 from __future__ import annotations
 
 import io
+import math
 import os
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ from training.models import Example, TrainingRun
 pytestmark = pytest.mark.faults
 BUCKET = "pictures"
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-PHOTOS = 30  # each in three styles, three times
+PHOTOS = 30  # of a request, each in three styles
 
 
 class Host:
@@ -118,11 +119,12 @@ def hosts(tmp_path: Path, django_db_blocker: Any, tables: Path) -> Iterator[list
         yield found
 
 
-def ask() -> CaptionRequest:
-    """Queue captions of all photos in all three styles."""
-    return services.request_captions(
-        viewer=Viewer(), images=photos(PHOTOS), styles=["all"], options={"method": "greedy"}
-    )
+def ask(times: int) -> list[CaptionRequest]:
+    """Queue captions of the photos in all three styles, so many times."""
+    return [
+        services.request_captions(viewer=Viewer(), images=photos(PHOTOS), styles=["all"], options={"method": "greedy"})
+        for _ in range(times)
+    ]
 
 
 def running(worker: str) -> bool:
@@ -130,18 +132,19 @@ def running(worker: str) -> bool:
 
 
 def test_two_hosts_caption_and_retrain_and_lose_and_double_nothing_when_one_is_cut_off(
-    hosts: list[tuple[Host, Stack]],
+    hosts: list[tuple[Host, Stack]], pytestconfig: pytest.Config
 ) -> None:
     (_, here), (second, there) = hosts
+    times = math.ceil(pytestconfig.getoption("captions") / (3 * 3 * PHOTOS))
     here.fork("captions", "w1@first")
     there.fork("captions", "w2@second")
     wait_until(lambda: Worker.objects.alive("captions").count() == 2, "a worker on each host has loaded its models")
-    requests = [ask()]
+    requests = ask(times)
     wait_until(lambda: running("w2@second"), "the second host has a batch in hand")
     second.cut_off()
     caught = set(Caption.objects.filter(status=Status.RUNNING, lease_holder="w2@second").values_list("pk", flat=True))
     assert caught, "it was cut off in the midst of a batch"
-    check_that_all_end(requests, 3 * PHOTOS, "one host cut off")
+    check_that_all_end(requests, 3 * PHOTOS * times, "one host cut off")
     second.reconnect()
 
     style = Style.objects.get(slug="factual")
@@ -152,14 +155,14 @@ def test_two_hosts_caption_and_retrain_and_lose_and_double_nothing_when_one_is_c
     there.fork("training", "t2@second")
     options = {"start": "scratch", "prefix_length": 3, "layers": 1, "epochs": 1}
     run = training_services.start_run(style=style, options=options)
-    requests.append(ask())  # captions go on meanwhile
+    requests += ask(times)  # captions go on meanwhile
     wait_until(lambda: running("w2@second"), "the host that was cut off is at work again")
     wait_until(lambda: TrainingRun.objects.get(pk=run.pk).finished, "the run ends")
     run.refresh_from_db()
     assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
     assert run.version is not None
     services.promote(version=run.version, reason="trained on the second host")
-    requests.append(ask())
-    ended = check_that_all_end(requests, 3 * 3 * PHOTOS, "a retraining and a promotion across both")
+    requests += ask(times)
+    ended = check_that_all_end(requests, 3 * 3 * PHOTOS * times, "a retraining and a promotion across both")
     assert ended["succeeded"] == ended.total()
     assert not [path for _, stack in hosts for path in (stack.home / "media").rglob("*")], "what they share is in S3"
