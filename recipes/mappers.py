@@ -16,6 +16,7 @@ the pictures that are there, Flickr8k's at 224 pixels, are embedded too, and eac
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument(
         "--language-model", choices=("frozen", "adapters", "finetuned"), default="frozen", help="frozen is what ships"
     )
+    parser.add_argument("--epochs", type=int, default=OPTIONS.epochs)
     parser.add_argument("--out", type=Path, help="receives the styles in place of models/styles")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -78,13 +80,16 @@ def main() -> None:
     photos = load_photos(arguments.data)
     lm = LanguageModel.load(f"local-dir:{arguments.models / 'lm'}", device="cpu")
     encoder = Encoder.load(f"local-dir:{arguments.models / 'encoder'}", device="cpu")
-    views = views_at_hand([p for p in photos if not p.dev_set], encoder, arguments.work / "views.pt")
+    styles = arguments.style or STYLES
+    training = [p for p in photos if not p.dev_set]
+    seen = [p for p in training if any(captions_of(p, style) for style in styles)]
+    views = views_at_hand(seen, encoder, arguments.work / "views.pt")
     before = lm.fingerprint()
     choices = TrainingChoices(language_model=arguments.language_model)
     out = arguments.out or arguments.models / "styles"
     out.mkdir(parents=True, exist_ok=True)
-    for style in arguments.style or STYLES:
-        learned = {p.name: captions_of(p, style) for p in photos if not p.dev_set}
+    for style in styles:
+        learned = {p.name: captions_of(p, style) for p in training}
         checked = {p.name: p.references(style) for p in photos if p.dev_set in ("flickr8k", "coco", "mixed")}
         start = ClipCaptionModel(load_mapper(arguments.work / f"start-{STARTS[style]}.safetensors").mapper)
         result = train_mapper(
@@ -93,7 +98,7 @@ def main() -> None:
             encoder.identity,
             images_of(photos, learned, views),
             images_of(photos, checked, views),
-            OPTIONS,
+            replace(OPTIONS, epochs=arguments.epochs),
             arguments.work / f"{style}-{arguments.language_model}",
             report,
         )
