@@ -51,9 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
 # Files that take a minute or more, the longest first. A run in several processes begins with them, so that none of
 # these is left for one process while the others have nothing to do.
 LONGEST = (
-    *("faults", "hosts", "every_page", "training", "demo", "browser_captions", "production", "bundle", "releases"),
-    *("worker_faults", "training_faults", "training_policies", "browser_uploads", "admin_permissions", "access"),
-    *("worker", "api", "admin_browser", "browser_gallery", "run_script", "migrations", "page_input", "web"),
+    *("every_page", "faults", "hosts", "demo", "browser_captions", "production", "bundle", "releases", "training"),
+    *("browser_uploads", "admin_permissions", "access", "worker", "api", "admin_browser", "browser_gallery"),
+    *("run_script", "migrations", "page_input", "web"),
 )
 
 

@@ -36,8 +36,10 @@ from captioner.jobs.breaker import Breaker
 from captioner.models import MapperVersion, Style, Viewer
 from clipcap.bfloat16 import first
 from clipcap.captioner import Captioner
+from clipcap.checkpoint import MapperCheckpoint, save_mapper
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
+from clipcap.mapper import MapperConfig, build_mapper
 from clipcap_site.cache import FailOpen
 from tests.servers import default_database, once
 
@@ -166,6 +168,12 @@ def loaded_engine() -> CaptionEngine:
     return engine
 
 
+@pytest.fixture(scope="session")
+def small_engine(tiny_encoder_dir: Path, tiny_lm: LanguageModel) -> CaptionEngine:
+    """A worker's engine with small models."""
+    return CaptionEngine(Captioner(Encoder.load(f"local-dir:{tiny_encoder_dir}", device="cpu"), tiny_lm), "tests", 8)
+
+
 @pytest.fixture
 def engine(loaded_engine: CaptionEngine) -> CaptionEngine:
     """`engine.work()` captions one batch of what is queued. It knows nothing of what another test did with it."""
@@ -197,17 +205,41 @@ def empty_cache() -> None:
     cache.clear()
 
 
-@pytest.fixture(scope="session")
-def shipped(
-    django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[list[MapperVersion], Path]:
-    """What `install_styles` files, made once: versions, of which there are no rows, and the folder of their files."""
-    folder = tmp_path_factory.mktemp("shipped")
-    with django_db_blocker.unblock(), override_settings(MEDIA_ROOT=folder), transaction.atomic():
+def installed(folder: Path, models: Path) -> tuple[list[MapperVersion], Path]:
+    """What `install_styles` files of these models: versions, of which there are no rows, and the folder of their files,
+    which is given."""
+    with override_settings(MEDIA_ROOT=folder, MODELS=models), transaction.atomic():
         call_command("install_styles", stdout=io.StringIO())
         versions = list(MapperVersion.objects.select_related("style").order_by("pk"))
         transaction.set_rollback(True)
     return versions, folder
+
+
+@pytest.fixture(scope="session")
+def shipped(
+    django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[MapperVersion], Path]:
+    """The versions of the embedded models' styles, made once."""
+    with django_db_blocker.unblock():
+        return installed(tmp_path_factory.mktemp("shipped"), django_settings.MODELS)
+
+
+@pytest.fixture(scope="session")
+def small_shipped(
+    django_db_setup: None, django_db_blocker: Any, small_engine: CaptionEngine, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[MapperVersion], Path]:
+    """The versions of three styles of the small models."""
+    models = tmp_path_factory.mktemp("models")
+    (models / "styles").mkdir()
+    captioner = small_engine.captioner
+    for slug in ("factual", "humorous", "romantic"):
+        config = MapperConfig(
+            "transformer", captioner.encoder.embedding_size, captioner.language_model.size, prefix_length=4, layers=1
+        )
+        mapper = MapperCheckpoint(build_mapper(config), captioner.encoder.identity, captioner.language_model.identity)
+        save_mapper(mapper, models / "styles" / f"{slug}.safetensors")
+    with django_db_blocker.unblock():
+        return installed(tmp_path_factory.mktemp("small"), models)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""A style with thirty photos as its dataset, and a training worker's engine."""
+"""A style with thirty photos as its dataset, and a training worker's engine.
+
+Its models are small ones, with which a run takes a second, but for tests marked `embedded_models`.
+"""
 
 import json
 import shutil
@@ -13,7 +16,7 @@ from django.test import override_settings
 
 from captioner import uploads
 from captioner.inference.engine import CaptionEngine
-from captioner.models import Image, Style
+from captioner.models import Image, MapperVersion, Style
 from clipcap.options import DecodingOptions
 from tests.runs.photos import COCO
 from training import examples as training_examples
@@ -21,6 +24,20 @@ from training import services
 from training import worker as training_worker
 from training.models import Example
 from training.worker import TrainingEngine
+
+
+@pytest.fixture
+def loaded_engine(request: pytest.FixtureRequest) -> CaptionEngine:
+    embedded = request.node.get_closest_marker("embedded_models")
+    engine: CaptionEngine = request.getfixturevalue("loaded_engine" if embedded else "small_engine")
+    return engine
+
+
+@pytest.fixture
+def shipped(request: pytest.FixtureRequest) -> tuple[list[MapperVersion], Path]:
+    embedded = request.node.get_closest_marker("embedded_models")
+    made: tuple[list[MapperVersion], Path] = request.getfixturevalue("shipped" if embedded else "small_shipped")
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +77,12 @@ def factual(
         for text in captions[:2]:
             services.add_example(style=style, image=image, text=text, source=Example.Source.IMPORTED)
     return style
+
+
+@pytest.fixture(autouse=True)
+def home(settings: Any, tmp_path: Path) -> None:
+    """Folders of runs are a test's own: the numbers of the runs come again in the next one."""
+    settings.HOME = tmp_path
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,7 @@ from training.options import RunOptions
 from training.worker import TrainingEngine
 
 
+@pytest.mark.embedded_models
 def test_a_run_is_trained_evaluated_filed_and_its_promotion_serves_the_next_caption(
     factual: Style, trainer: TrainingEngine, engine: CaptionEngine, photo: bytes
 ) -> None:
@@ -71,9 +72,13 @@ def test_going_on_from_the_active_version_keeps_its_architecture(factual: Style,
     assert run.version.sha256 != run.base.sha256
 
 
-@pytest.mark.parametrize(("look", "begun"), [(0, False), (1, False), (3, False), (8, True)])
+@pytest.mark.parametrize(
+    ("phase", "begun"),
+    [("", False), ("embedding", False), ("tokenizing", False), ("training", True), ("evaluating", True)],
+    ids=lambda value: str(value) or "at once",
+)
 def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(
-    factual: Style, engine: CaptionEngine, look: int, begun: bool
+    factual: Style, engine: CaptionEngine, phase: str, begun: bool
 ) -> None:
     options = {**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1}
     whole = services.start_run(style=factual, options=options)
@@ -81,8 +86,14 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(
     whole.refresh_from_db()
 
     run = services.start_run(style=factual, options=options)
-    looks = iter(range(100))
-    TrainingEngine(engine, stopping=lambda: next(looks) >= look).work()
+
+    def told_to_stop() -> bool:
+        run.refresh_from_db()
+        return run.progress.get("phase", "") == phase and run.checkpoints.exists() == begun
+
+    trainer = TrainingEngine(engine, stopping=told_to_stop)
+    trainer.tell_every = 0.0
+    trainer.work()
     run.refresh_from_db()
     assert (run.status, run.attempts) == (Status.QUEUED, 0)  # handed back
     assert services.run_folder(run).exists() == begun
@@ -187,6 +198,7 @@ def test_options_without_sense_are_refused_by_name(factual: Style, options: dict
         services.start_run(style=factual, options=options)
 
 
+@pytest.mark.embedded_models
 def test_a_run_for_which_no_worker_has_the_memory_is_refused_before_it_is_queued(
     factual: Style, engine: CaptionEngine
 ) -> None:
@@ -212,6 +224,7 @@ def test_a_long_curve_is_thinned_evenly(factual: Style, engine: CaptionEngine, m
     assert len({after - before for before, after in itertools.pairwise(steps)}) == 1
 
 
+@pytest.mark.embedded_models
 def test_more_of_anything_is_told_to_take_more_memory(engine: CaptionEngine) -> None:
     capacity = WorkerProcess(TrainingEngine(engine), "training", {}, ()).capacity
 
@@ -241,6 +254,7 @@ def test_more_of_anything_is_told_to_take_more_memory(engine: CaptionEngine) -> 
     assert small * 2**20 / 4 > 8 * parameters, "AdamW's state is counted, however small the batch"
 
 
+@pytest.mark.embedded_models
 def test_a_run_that_would_train_a_copy_is_checked_with_the_copys_size(factual: Style, engine: CaptionEngine) -> None:
     WorkerProcess(TrainingEngine(engine), "training", {}, ())._beat()
     worker = Worker.objects.get()
@@ -258,6 +272,7 @@ def test_a_run_that_would_train_a_copy_is_checked_with_the_copys_size(factual: S
     services.start_run(style=factual, options={"batch_size": 2, "language_model": "adapters"})
 
 
+@pytest.mark.embedded_models
 def test_a_run_recomputes_where_memory_would_not_suffice_otherwise_unless_that_is_chosen(
     factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +325,7 @@ def test_a_style_that_was_trained_with_language_model_weights_serves_and_keeps_t
     assert engine.captioner.language_model.fingerprint() == before
 
 
+@pytest.mark.embedded_models
 def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(
     factual: Style, engine: CaptionEngine
 ) -> None:
@@ -325,6 +341,7 @@ def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(
         services.start_run(style=factual, options={"batch_size": 1024})
 
 
+@pytest.mark.embedded_models
 def test_a_version_that_stopped_at_full_stops_learns_to_end_without(
     factual: Style, engine: CaptionEngine, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(
     assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
 
 
+@pytest.mark.embedded_models
 def test_a_run_whose_folder_or_temporary_files_find_no_room_says_so_without_a_path_and_can_be_resumed(
     factual: Style, engine: CaptionEngine, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_run_whose_folder_or_temporary_files_find_no_room_says_so_without_a_pa
     assert (active.status, active.error_detail) == (Status.SUCCEEDED, "")
 
 
+@pytest.mark.embedded_models
 def test_a_run_whose_photos_cannot_be_read_for_a_while_waits_and_leaves_none_out(
     factual: Style, engine: CaptionEngine, media: Path
 ) -> None:

@@ -32,6 +32,7 @@ def test_a_worker_with_too_many_processes_does_not_start(settings: Any) -> None:
         worker_process("trainer")
 
 
+@pytest.mark.embedded_models
 def test_a_run_in_two_processes_tells_its_progress_is_canceled_and_is_resumed_by_a_worker_with_one(
     factual: Style, engine: CaptionEngine, settings: Any
 ) -> None:

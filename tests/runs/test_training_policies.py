@@ -49,6 +49,7 @@ def test_a_policy_that_asks_for_a_blind_vote_waits_for_it(factual: Style, engine
     assert run.events.filter(message__contains=f"waits for a blind vote against {version}").exists()
 
 
+@pytest.mark.embedded_models
 @pytest.mark.usefixtures("easy_gate")
 def test_what_was_compared_with_another_version_than_serves_by_now_is_not_promoted_by_itself(
     factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,17 @@ from clipcap.checkpoint import load_mapper, save_mapper
 from tests.worker.rows import GREEDY, PHOTOS, again, ask, causes, pause_is_over, statuses, stored
 
 
+@pytest.fixture
+def loaded_engine(small_engine: CaptionEngine) -> CaptionEngine:
+    """What is written is of no matter here."""
+    return small_engine
+
+
+@pytest.fixture
+def shipped(small_shipped: tuple[list[MapperVersion], Path]) -> tuple[list[MapperVersion], Path]:
+    return small_shipped
+
+
 def test_a_bad_image_fails_alone(engine: CaptionEngine, media: Path) -> None:
     rows = ask(3, "factual", "humorous")
     spoilt = rows[0].image
@@ -238,7 +249,9 @@ def test_a_row_that_is_answered_with_no_numbers_fails_and_the_others_of_its_batc
 ) -> None:
     rows = ask(3, options=options)
     engine.embeddings([row.image for row in rows])
-    Embedding.objects.filter(image=rows[1].image_id).update(vector=np.full(512, 3e38, "<f4").tobytes())
+    Embedding.objects.filter(image=rows[1].image_id).update(
+        vector=np.full(engine.captioner.encoder.embedding_size, 3e38, "<f4").tobytes()
+    )
     batches: list[int] = []
     instead(batches.append)
     engine.work()
