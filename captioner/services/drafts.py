@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from itertools import product
 from typing import Any
 
 from django.conf import settings
@@ -48,19 +49,7 @@ def compare_versions(
     with transaction.atomic():
         lock_images(set(stored))
         request = DraftRequest.objects.create(person=person, created_at=now)
-        Draft.objects.bulk_create(
-            Draft(
-                request=request,
-                image=image,
-                version=version,
-                options=kept_options(DecodingOptions()),
-                created_at=now,
-                rank_at=now,
-                deadline_at=now + settings.DEADLINE,
-            )
-            for image in stored.values()
-            for version in versions
-        )
+        _queue(request, product(stored, versions), rank_at=now, deadline_at=now + settings.DEADLINE)
         transaction.on_commit(wake_workers)
     return request
 
@@ -76,19 +65,16 @@ def ask_for_drafts(*, version: MapperVersion, images: Sequence[uuid.UUID], perso
         stored = Image.lock(missing[first : first + PART])
         if stored:
             request = request or DraftRequest.objects.create(person=person, created_at=now)
-            Draft.objects.bulk_create(
-                Draft(
-                    request=request,
-                    image_id=image,
-                    version=version,
-                    options=kept_options(DecodingOptions()),
-                    created_at=now,
-                    rank_at=now + REWRITING,
-                    deadline_at=now + REWRITING,
-                )
-                for image in stored
-            )
+            _queue(request, product(stored, [version]), rank_at=now + REWRITING, deadline_at=now + REWRITING)
     transaction.on_commit(wake_workers)
+
+
+def _queue(request: DraftRequest, wanted: Iterable[tuple[uuid.UUID, MapperVersion]], **times: datetime) -> None:
+    options = kept_options(DecodingOptions())
+    at = {"created_at": request.created_at, **times}
+    Draft.objects.bulk_create(
+        Draft(request=request, image_id=image, version=version, options=options, **at) for image, version in wanted
+    )
 
 
 def drafted(version: MapperVersion, images: Sequence[uuid.UUID], *, unfinished: bool = False) -> dict[uuid.UUID, str]:

@@ -8,9 +8,9 @@ function step() {
   if (!slider) return;
   document.getElementById("step").hidden = false;
   const epoch = Number(slider.value);
-  const told = `epoch ${epoch}${epoch === Number(slider.max) ? ", the newest" : ""}${slider.value === slider.dataset.kept ? ", kept" : ""}`;
-  slider.setAttribute("aria-valuetext", told);
-  document.querySelector("#step output").textContent = told;
+  const label = `epoch ${epoch}${epoch === Number(slider.max) ? ", the newest" : ""}${slider.value === slider.dataset.kept ? ", kept" : ""}`;
+  slider.setAttribute("aria-valuetext", label);
+  document.querySelector("#step output").textContent = label;
   for (const item of document.querySelectorAll(".sample li")) {
     const shown = Number(item.dataset.first) <= epoch && epoch <= Number(item.dataset.last);
     item.toggleAttribute("aria-current", shown);
