@@ -1,6 +1,6 @@
 """Looks for known vulnerabilities in what the requirements files pin.
 
-Fails where there are some, and never because nobody could be asked: what could not be looked up is counted and told.
+Fails where there are some, and never because nobody could be asked: what could not be looked up is counted and said.
 """
 
 import json
@@ -15,7 +15,7 @@ PATIENCE = 600  # seconds
 
 
 def main(command: list[str]) -> int:
-    """Ask, and tell what is known.
+    """Ask, and say what is known.
 
     Args:
         command: the program that asks, pip-audit.
@@ -41,8 +41,8 @@ def main(command: list[str]) -> int:
             return 0
     vulnerable = [(one, what) for one in found for what in one.get("vulns", ())]
     for one, what in vulnerable:
-        mended = ", ".join(what.get("fix_versions", ())) or "no release yet"
-        print(f"{one['name']} {one['version']}: {what['id']}, mended in {mended}")
+        fixed = ", ".join(what.get("fix_versions", ())) or "no release yet"
+        print(f"{one['name']} {one['version']}: {what['id']}, fixed in {fixed}")
     unknown = sum("skip_reason" in one for one in found)
     print(f"{len(found)} dependencies: {len(vulnerable)} vulnerabilities known; {unknown} could not be looked up.")
     return 1 if vulnerable else 0

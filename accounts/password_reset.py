@@ -18,7 +18,7 @@ from accounts.throttles import address_of, count_password_mail, count_sign_in
 
 
 class MailForm(PasswordResetForm):
-    """The mail address of an account."""
+    """The email address of an account."""
 
     def send_mail(self, *arguments: Any, **named: Any) -> None:
         """Send the mail in a thread of its own: the answer comes as fast as where there is no account to send it to."""

@@ -1,7 +1,7 @@
 """Sign in through another site, by OpenID Connect. Offered where a provider is set.
 
-Whose account it is, the provider's `sub` says and nothing else: neither a name nor a mail address takes over an account
-that is here already. An administrator can connect one to an identity in the admin.
+Whose account it is, the provider's `sub` says and nothing else: neither a name nor an email address takes over an
+account that is here already. An administrator can connect one to an identity in the admin.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def account_of(subject: str, claims: dict[str, Any]) -> User:
 def _new_account(subject: str, claims: dict[str, Any]) -> User:
     email = str(claims.get("email") or "")
     if not email or claims.get("email_verified") is not True:
-        detail = "the site that you sign in with has not verified your mail address; verify it there and try again"
+        detail = "the site that you sign in with has not verified your email address; verify it there and try again"
         raise Refused("unverified_mail", detail, status=403)
     if User.objects.filter(username__iexact=email).exists():
         detail = f"there is an account named {email} that signs in with a password; ask an administrator to connect it"
@@ -96,7 +96,7 @@ def _new_account(subject: str, claims: dict[str, Any]) -> User:
             Identity.objects.create(user=user, issuer=settings.OIDC_ISSUER, subject=subject)
             audit.record(audit.Action.PERMISSIONS, f"user {user}", "made by single sign-on, without rights", user)
     except (ValidationError, IntegrityError) as error:
-        detail = "no account can have the name of your mail address; ask an administrator to make one for you"
+        detail = "no account can have the name of your email address; ask an administrator to make one for you"
         raise Refused("invalid_name", detail, status=403) from error
     return user
 

@@ -13,7 +13,7 @@ from captioner.errors import Refused
 
 
 def address_of(request: Any) -> str:
-    """The address a request comes from: as told by the proxy, if there is one that is believed, of the nearest hop; ""
+    """The address a request comes from: as a trusted proxy gives it, else of the nearest hop; ""
     where that is none, which a column of addresses would not take."""
     try:
         return str(ip_address(str(BaseThrottle().get_ident(request))))

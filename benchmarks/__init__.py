@@ -1,3 +1,3 @@
 """Ours against the original's algorithm, by `./run bench`."""
 
-import clipcap.torchvision_schemas  # noqa: F401 (mends torchvision before anything imports it)
+import clipcap.torchvision_schemas  # noqa: F401 (repairs torchvision before anything imports it)

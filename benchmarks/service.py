@@ -3,7 +3,7 @@
 Real processes: gunicorn, caption workers, SQLite and a broker that is a folder, in a home of their own. Clients upload
 photos over HTTP and poll until every caption has ended; then all are counted. The library captions photos from the
 same files in batches of the same size, in one process with one thread, before the service starts and after it has
-stopped. Throughput is told at full batches: from the first claim to the last result.
+stopped. Throughput is measured at full batches: from the first claim to the last result.
 """
 
 import argparse

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# Where a cell begins, whatever separator the reader takes (RFC 4180 says a comma; a spreadsheet may have been told
+# Where a cell begins, whatever separator the reader takes (RFC 4180 says a comma; a spreadsheet may be set
 # another, and then reads other quotes too): at the start, and behind whatever may separate cells or lines.
 _FORMULA = re.compile(r"(^|[,;|\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029])([\s\"]*)([=+\-@＝＋－＠])")  # noqa: RUF001
 _BLANK = ("\t", "\r", "\n")  # some readers drop them, and what follows begins the cell

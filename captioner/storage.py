@@ -80,7 +80,7 @@ def check(older_than: timedelta, *, sweep: bool = False) -> Findings:
     """Compare the storage with the rows.
 
     Args:
-        older_than: the least age of orphans and temporary files that are told of.
+        older_than: the least age of orphans and temporary files that are reported.
         sweep: delete these.
 
     Raises:

@@ -2,7 +2,7 @@
 
 A lost, duplicate or late message does no harm: workers look for work when they get one, and every few seconds anyway.
 The models of a worker process live in a thread of their own (captioner/inference/engine.py), so its consumer is always
-free to receive messages, answer `celery inspect` and stop when it is told to.
+free to receive messages, answer `celery inspect` and stop when it is asked to.
 """
 
 from __future__ import annotations

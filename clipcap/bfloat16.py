@@ -82,7 +82,7 @@ def likeness(tower: nn.Module, other: nn.Module, size: tuple[int, int]) -> float
 def _lower(
     module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    lowered: dict[int, Tensor] = {}  # attention is told by one tensor given three times that it is of a text to itself
+    lowered: dict[int, Tensor] = {}  # one tensor given three times means attention of a text to itself
 
     def lower(value: Any) -> Any:
         if not (isinstance(value, Tensor) and value.is_floating_point()):

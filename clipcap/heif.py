@@ -36,8 +36,8 @@ class _Item:
     companions: list[int] = field(default_factory=list)  # its transparency, depth, brightness for bright screens
 
     def is_transparency(self) -> bool:
-        told = [body for kind, body in self.properties if kind == b"auxC"]
-        return any(b":alpha\0" in body or b":auxid:1\0" in body for body in told)
+        auxiliary = [body for kind, body in self.properties if kind == b"auxC"]
+        return any(b":alpha\0" in body or b":auxid:1\0" in body for body in auxiliary)
 
     def length(self) -> int:
         return sum(end - start for start, end in self.extents)

@@ -1,4 +1,4 @@
-"""A file or its bytes -> the picture as people see it. With mending.py the only place that opens images.
+"""A file or its bytes -> the picture as people see it. With repair.py the only place that opens images.
 
 Pillow and its plugin for HEIF alone: the web process, which loads no torch, opens uploads with them too.
 """
@@ -18,7 +18,7 @@ from pillow_heif import register_heif_opener
 
 from clipcap import heif
 from clipcap.colour import profile_of, to_srgb
-from clipcap.mending import is_whole_png, mended
+from clipcap.repair import is_whole_png, repaired
 
 MAX_PIXELS = 100_000_000  # decoded, 0.4 GB in most formats, 1.5 GB as WebP; JPEGs are decoded at reduced size
 MAX_SIDE = 65_535  # no JPEG can be longer; Pillow spends dozens of bytes on every row, however short
@@ -140,7 +140,7 @@ def open_image(source: ImageSource, *, min_side: int, max_pixels: int = MAX_PIXE
                     raise
                 except Exception:
                     file.seek(0)
-                    whole = mended(file.read(), max_pixels)
+                    whole = repaired(file.read(), max_pixels)
                     if whole is None:
                         raise
                     return _read(io.BytesIO(whole), min_side, max_pixels)

@@ -11,7 +11,7 @@ from clipcap.image import SUFFIXES
 
 
 def photos_in(folder: Path) -> tuple[list[Path], int]:
-    """All photos below a folder, told and ordered by their names, and how many other files there are.
+    """All photos below a folder, recognised and ordered by their names, and how many other files there are.
 
     What macOS keeps beside a file on a foreign disk (`._x.jpg`) is called like a photo and is none.
     """

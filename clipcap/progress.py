@@ -10,7 +10,7 @@ from tqdm import tqdm
 EVERY = 30.0  # seconds
 
 
-class Progress:
+class ProgressBar:
     """Progress of work that is counted in `unit`, shown on standard error or another stream."""
 
     def __init__(self, unit: str, *, total: int | None = None, done: int = 0, file: Any = None) -> None:

@@ -16,7 +16,7 @@ _SCHEMAS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _kept_alive: list[torch.library.Library] = []  # schemas vanish with the Library that defined them
 
 
-def mend() -> None:
+def repair() -> None:
     """Import torchvision; if its operators are missing, define their schemas and import it again.
 
     Raises:
@@ -38,4 +38,4 @@ def mend() -> None:
         importlib.import_module("torchvision")
 
 
-mend()
+repair()

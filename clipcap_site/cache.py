@@ -15,7 +15,7 @@ PAUSE = 5.0  # seconds in which a cache that has failed is not asked again: each
 class FailOpen(BaseCache):
     """The cache `shared`; while that is dead, full or frozen, an empty one that keeps nothing.
 
-    Throttles then let everybody through, and what is marked as done lately is done once more.
+    Throttles then let everybody through, and what is marked as done recently is done once more.
     """
 
     away_until = 0.0  # by the monotonic clock, of the whole process

@@ -193,13 +193,13 @@ def _fill_gallery() -> Iterator[bool]:
             yield True
         for caption in gallery.filter(status="failed", error_code__in=("deadline_exceeded", "worker_lost")):
             services.retry_caption(viewer, caption.pk)  # a demo that was stopped for hours
-        total, told, told_at = gallery.count(), -1, 0.0
+        total, said, said_at = gallery.count(), -1, 0.0
         while left := gallery.unfinished().count():
-            if total - left != told and time.monotonic() - told_at >= 2.0:
-                told, told_at = total - left, time.monotonic()
-                _say(f"Gallery: {told} of {total} captions")
+            if total - left != said and time.monotonic() - said_at >= 2.0:
+                said, said_at = total - left, time.monotonic()
+                _say(f"Gallery: {said} of {total} captions")
             yield False
-        if told >= 0:
+        if said >= 0:
             _say(f"Gallery: {total} of {total} captions")
     except (Refused, DatabaseError, OSError) as error:
         _say(f"The gallery is not complete: {error}. The next start continues from here.")
@@ -281,7 +281,7 @@ def _lock(home: Path) -> Iterator[TextIO]:
     """Keep a second demo out of the same folder.
 
     Yields:
-        The lock file, to write into what the second one is told: where this one is.
+        The lock file, to write into what the second one is said: where this one is.
 
     Raises:
         Failure: one runs there.

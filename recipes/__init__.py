@@ -1,3 +1,3 @@
 """How the embedded models were made: run in the order encoder, language_model, mappers."""
 
-import clipcap.torchvision_schemas  # noqa: F401 (mends torchvision before anything imports it)
+import clipcap.torchvision_schemas  # noqa: F401 (repairs torchvision before anything imports it)

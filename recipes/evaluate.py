@@ -30,7 +30,7 @@ from clipcap.evaluation.retrieval import recall_at
 from clipcap.evaluation.style_classifier import StyleClassifier
 from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
-from clipcap.progress import Progress
+from clipcap.progress import ProgressBar
 from recipes.photos import DEV_SETS, STYLES, Photo, load_photos
 
 PHOTOS_AT_ONCE = 16
@@ -77,7 +77,7 @@ def embed(encoder: Encoder, photos: Sequence[Photo], stored: bool) -> Tensor:
     if missing := [photo.name for photo in photos if not photo.path.is_file()]:
         sys.exit(f"{len(missing)} pictures are not there ({missing[0]} …): --stored-embeddings does without them")
     embeddings = []
-    with Progress("picture", total=len(photos)) as progress:
+    with ProgressBar("picture", total=len(photos)) as progress:
         for first in range(0, len(photos), PHOTOS_AT_ONCE):
             part = photos[first : first + PHOTOS_AT_ONCE]
             embeddings.append(encoder.encode([photo.path for photo in part]))
@@ -90,7 +90,7 @@ def write(
 ) -> dict[str, list[Caption]]:
     """The caption of each photo, by style; all styles of a photo are written in one batch, as for a user."""
     written: dict[str, list[Caption]] = {style: [] for style in mappers}
-    with Progress("captioned photo", total=len(embeddings)) as progress:
+    with ProgressBar("captioned photo", total=len(embeddings)) as progress:
         for part in embeddings.split(PHOTOS_AT_ONCE):
             rows = part.repeat_interleave(len(mappers), dim=0)
             answers = iter(captioner.caption(rows, [*mappers.values()] * len(part), options))

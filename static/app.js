@@ -215,7 +215,7 @@ function startUploads() {
     URL.revokeObjectURL(row.querySelector("img").src);
     rows.delete(row);
     row.remove();
-    tell();
+    count();
   }
 
   function show(upload, { text, progress, failed = false, final = false }) {
@@ -228,11 +228,11 @@ function startUploads() {
     row.querySelector(".cancel").hidden = failed;
     row.querySelector(".again").hidden = !failed || final;
     row.querySelector(".dismiss").hidden = !failed;
-    tell();
+    count();
   }
 
   // How far the queue is, and how fast: "23 of 60 photos uploaded, 1.4 MB per second, 2 failed".
-  function tell() {
+  function count() {
     const all = [...rows.values()];
     const failed = all.filter((upload) => upload.failed).length;
     const left = all.length - failed;

@@ -29,6 +29,7 @@ SHARED = (
     "addresses",
     "fixtures",
     "machine",
+    "people",
     "servers",
     "stack",
     *(path.parent.name for path in Path(__file__).parent.glob("*/conftest.py")),

@@ -103,7 +103,7 @@ def queued(style: Style, content: bytes, name: str = "dataset") -> Import:
     return services.start_import(style=style, file=ContentFile(content), name=name)
 
 
-def worked_off(batch: Import, stopping: Callable[[], bool] = lambda: False) -> Import:
+def processed(batch: Import, stopping: Callable[[], bool] = lambda: False) -> Import:
     (claimed,) = Import.objects.filter(pk=batch.pk).claim("tests", 1)
     with TestCase.captureOnCommitCallbacks(execute=True):  # its file goes when that is committed
         run_import(claimed, stopping)
@@ -112,7 +112,7 @@ def worked_off(batch: Import, stopping: Callable[[], bool] = lambda: False) -> I
 
 
 def imported(style: Style, content: bytes, name: str = "dataset") -> Import:
-    return worked_off(queued(style, content, name))
+    return processed(queued(style, content, name))
 
 
 def stop_after(calls: int) -> Callable[[], bool]:

@@ -1,11 +1,12 @@
 """Small real models made on the spot, and the service on them: a database, a broker and files of the tests' own."""
 
-import clipcap.torchvision_schemas  # noqa: F401 (mends torchvision before transformers is imported)
+import clipcap.torchvision_schemas  # noqa: F401 (repairs torchvision before transformers is imported)
 
 # isort: split
 import io
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from copy import deepcopy
 from hashlib import sha256
@@ -111,6 +112,25 @@ def _clip_dir(tmp_path_factory: pytest.TempPathFactory, seed: int, **text: int) 
     clip = open_clip.create_model(f"local-dir:{folder}")
     save_file(clip.state_dict(), folder / "open_clip_model.safetensors")
     return folder
+
+
+@pytest.fixture(scope="module")
+def captioner(tiny_encoder_dir: Path, tiny_lm: LanguageModel) -> Captioner:
+    """The two small models together."""
+    return Captioner(Encoder.load(f"local-dir:{tiny_encoder_dir}", device="cpu"), tiny_lm)
+
+
+@pytest.fixture
+def tiny_models(tiny_encoder_dir: Path, tiny_lm_dir: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mapper files are looked at beside the small models, and here: tests/admin starts the process for it."""
+    settings.ENCODER, settings.LANGUAGE_MODEL = f"local-dir:{tiny_encoder_dir}", f"local-dir:{tiny_lm_dir}"
+
+    def here(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        out = io.StringIO()
+        call_command(*command[2:], stdout=out)
+        return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
+
+    monkeypatch.setattr(subprocess, "run", here)
 
 
 @pytest.fixture(scope="session")

@@ -132,14 +132,14 @@ class Machine:
     @contextmanager
     def service(self, unit: str) -> Iterator[subprocess.Popen[bytes]]:
         """What a unit starts, as systemd starts it; at the end it is stopped in the same way."""
-        told = unit_file(self.here(SNIPPETS[f"/etc/systemd/system/{unit}"]).replace("%i", "1"))["Service"]
+        service = unit_file(self.here(SNIPPETS[f"/etc/systemd/system/{unit}"]).replace("%i", "1"))["Service"]
         process = subprocess.Popen(
-            shlex.split(told["ExecStart"]),
-            cwd=told["WorkingDirectory"],
+            shlex.split(service["ExecStart"]),
+            cwd=service["WorkingDirectory"],
             env={
                 **{
                     "PATH": "/usr/local/bin:/usr/bin:/bin",
-                    "USER": told["User"],
+                    "USER": service["User"],
                     "HOME": f"{self.root}/var/lib/clipcap",
                 },
                 **{"OMP_NUM_THREADS": "1", "PGAPPNAME": unit},
@@ -150,7 +150,7 @@ class Machine:
             yield process
             assert process.poll() is None, f"{unit} has ended by itself"
             process.terminate()
-            assert process.wait(float(told["TimeoutStopSec"])) == 0
+            assert process.wait(float(service["TimeoutStopSec"])) == 0
         finally:
             process.kill()
             process.wait()
@@ -236,10 +236,10 @@ class Proxy:
 
     def call(self, *arguments: str | Path) -> tuple[int, dict[str, str], str]:
         """What curl is answered: status, headers in lower case, body. Throttles know nothing of earlier calls."""
-        told: list[str | Path] = ["--silent", "--include", "--cacert", self.certificate]
-        told += ["--connect-to", f"{HOST}:443:127.0.0.1:{self.secure}"]
-        told += ["--connect-to", f"{HOST}:80:127.0.0.1:{self.plain}"]
-        done = subprocess.run(["curl", "--http1.1", *told, "--header", "Expect:", *arguments], capture_output=True)
+        options: list[str | Path] = ["--silent", "--include", "--cacert", self.certificate]
+        options += ["--connect-to", f"{HOST}:443:127.0.0.1:{self.secure}"]
+        options += ["--connect-to", f"{HOST}:80:127.0.0.1:{self.plain}"]
+        done = subprocess.run(["curl", "--http1.1", *options, "--header", "Expect:", *arguments], capture_output=True)
         head, _, body = done.stdout.decode().partition("\r\n\r\n")
         if not head:
             return 0, {}, done.stderr.decode()

@@ -23,6 +23,7 @@ from captioner.api.base import ApiViewSet
 from captioner.api.permissions import Scope
 from captioner.errors import Refused
 from captioner.models import Viewer
+from tests.people import client_of
 
 pytestmark = pytest.mark.django_db
 
@@ -59,9 +60,7 @@ SCOPES = {  # that it takes to write there
 @pytest.fixture
 def ada(viewer: Viewer) -> Client:
     """Ada's browser."""
-    client = Client()
-    client.force_login(viewer.user)
-    return client
+    return client_of(viewer.user)
 
 
 def program(token: str) -> Client:
@@ -96,8 +95,7 @@ def test_tokens_are_deleted_by_their_owner_only_and_limited_in_number(
     ada: Client, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = ada.post("/tokens/", FORM).context["made"]
-    stranger = Client()
-    stranger.force_login(User.objects.create_user("eve"))
+    stranger = client_of(User.objects.create_user("eve"))
     stranger.post("/tokens/", {"delete": made.digest})
     assert Token.objects.count() == 1
     monkeypatch.setattr(services, "MOST_TOKENS", 1)
@@ -161,8 +159,7 @@ def test_the_scope_does_not_replace_the_permission(viewer: Viewer, styles: Any) 
 
 def test_the_admin_shows_no_hash_of_a_token_and_can_delete_it(viewer: Viewer) -> None:
     token, _ = services.make_token(viewer.user, name="the script of Ada")
-    boss = Client()
-    boss.force_login(User.objects.create_superuser("boss"))
+    boss = client_of(User.objects.create_superuser("boss"))
     page = boss.get(reverse("admin:accounts_token_change", args=[token.pk])).content.decode()
     assert "the script of Ada" in page
     assert page.count(token.digest) == page.count(f"/{token.digest}/")  # its address alone
@@ -185,8 +182,7 @@ def changed(client: Client, old: str, new: str) -> Any:
 
 def test_a_changed_password_ends_other_sessions_and_all_tokens(ada: Client, viewer: Viewer) -> None:
     _, token = services.make_token(viewer.user, name="a")
-    other = Client()
-    other.force_login(viewer.user)
+    other = client_of(viewer.user)
     assert "Your old password was entered incorrectly" in changed(ada, "wrong", "a new one 27").content.decode()
     assert other.get("/tokens/").status_code == 200
     assert changed(ada, "lovelace", "a new one 27").url == "/"
@@ -199,8 +195,7 @@ def test_a_changed_password_ends_other_sessions_and_all_tokens(ada: Client, view
 
 def test_a_password_that_an_administrator_sets_ends_sessions_and_tokens(ada: Client, viewer: Viewer) -> None:
     services.make_token(viewer.user, name="a")
-    boss = Client()
-    boss.force_login(User.objects.create_superuser("boss"))
+    boss = client_of(User.objects.create_superuser("boss"))
     given = {"password1": "another one 27", "password2": "another one 27", "usable_password": "true"}
     assert boss.post(reverse("admin:auth_user_password_change", args=[viewer.user.pk]), given).status_code == 302
     assert not Token.objects.exists()

@@ -20,11 +20,11 @@ from captioner import services
 from captioner.inference.engine import CaptionEngine
 from captioner.models import Caption, MapperVersion, Style, Viewer
 from tests.engine_thread import EngineThread
+from tests.people import PATIENCE, window_of
 from training.models import Import, TrainingRun
 from training.worker import TrainingEngine
 
 COCO = Path(__file__).parent.parent / "examples" / "coco_cc"
-PATIENCE = 120_000  # ms; the machine may be busy
 
 expect.set_options(timeout=PATIENCE)
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -34,20 +34,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def page(browser: Browser, live_server: Any, styles: dict[str, Style]) -> Iterator[Page]:
     """A window in which an administrator has signed in; errors in its console fail the test."""
     User.objects.create_superuser("boss", password="boss")
-    complaints: list[str] = []
-    context = browser.new_context(base_url=live_server.url, viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
-    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto("/admin/")
-    page.get_by_label("Username").fill("boss")
-    page.get_by_label("Password").fill("boss")
-    page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("heading", name="Dashboard")).to_be_visible()
-    yield page
-    context.close()
-    assert complaints == []
+    with window_of(None, browser, live_server.url, viewport={"width": 1280, "height": 900}) as page:
+        page.goto("/admin/")
+        page.get_by_label("Username").fill("boss")
+        page.get_by_label("Password").fill("boss")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("heading", name="Dashboard")).to_be_visible()
+        yield page
 
 
 @pytest.fixture

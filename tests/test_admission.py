@@ -118,7 +118,7 @@ def test_the_pixels_of_a_request_are_counted_before_any_is_decoded(
     assert client.post("/upload/", {"photos": two[:1]}).status_code == 302
 
 
-def test_what_decoding_takes_is_told_by_the_header() -> None:
+def test_what_decoding_takes_is_read_from_the_header() -> None:
     assert pixels_to_decode(picture(2000), min_side=500) == 2000 * 2000
     assert pixels_to_decode(picture(2000, "JPEG"), min_side=500) == 500 * 500
     assert pixels_to_decode(picture(2000, "JPEG", progressive=True), min_side=500) == 2000 * 2000

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 from accounts.services import make_token
 from captioner.api.docs import documentation
 from captioner.models import Caption, CaptionRequest, Style
+from tests.people import client_of
 
 DOCS = "/api/docs/"
 PHOTO = min((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))
@@ -69,7 +70,7 @@ def test_the_page_comes_from_this_site_alone_and_runs_no_inline_script(client: C
     assert len(gzip.compress(answer.content)) < 60_000
 
 
-def test_types_are_told_in_words() -> None:
+def test_types_are_described_in_words() -> None:
     found = {call.id: call for calls in documentation().groups.values() for call in calls}
     words = {field.name: "".join(part for part, _ in field.type) for field in found["captions_list"].fields}
     assert words["page_size"] == "whole number, 1 to 100"
@@ -115,8 +116,7 @@ def test_a_call_is_tried_with_ones_token(page: Page, styles: dict[str, Style]) -
 def test_without_a_token_a_call_is_made_as_whoever_is_signed_in(
     page: Page, live_server: Any, styles: dict[str, Style]
 ) -> None:
-    client = Client()
-    client.force_login(User.objects.create_user("owner"))
+    client = client_of(User.objects.create_user("owner"))
     session = client.cookies[settings.SESSION_COOKIE_NAME].value
     page.context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": live_server.url}])
     page.goto(DOCS)

@@ -66,7 +66,7 @@ def document(styles: dict[str, Style], engine: CaptionEngine, photo: bytes, sett
     rates = {"anonymous": "100000/minute", "user": "100000/minute"}
     settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_THROTTLE_RATES": rates}
     settings.ALLOWED_HOSTS = ["localhost"]
-    tomorrow = timezone.now() + timedelta(days=1)  # so that it stays a worker heard from lately
+    tomorrow = timezone.now() + timedelta(days=1)  # so that it stays a worker heard from recently
     Worker.objects.create(name="w", queue="captions", models_loaded="an encoder, an LM", seen_at=tomorrow)
     ask: dict[str, Any] = {"viewer": Viewer(), "images": [services.Upload(photo, "photo.jpg")]}
     services.request_captions(**ask, styles=["all"], webhook_url="https://example.com/hook")

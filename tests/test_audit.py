@@ -15,6 +15,7 @@ from django.urls import reverse
 from accounts.services import make_token
 from captioner import services
 from captioner.models import AuditEntry, MapperVersion, Style, Viewer
+from tests.people import client_of
 from training.models import Example, Import
 
 pytestmark = pytest.mark.django_db
@@ -122,8 +123,7 @@ def test_exports_and_imports_are_recorded(boss: Client, style: Style) -> None:
 
 
 def test_what_people_do_with_what_is_theirs_is_not_recorded(viewer: Viewer, styles: Any, photo: bytes) -> None:
-    client = Client()
-    client.force_login(viewer.user)
+    client = client_of(viewer.user)
     request = services.request_captions(viewer=viewer, images=[services.Upload(photo)], styles=["all"])
     mine, others, _ = request.captions.all()
     before = AuditEntry.objects.count()

@@ -104,7 +104,7 @@ def test_the_lists_of_a_large_installation_are_all_answered_and_timed() -> None:
     assert " s  200 /admin/captioner/caption/\n" in done.stdout
 
 
-def test_the_memory_of_a_training_is_told_phase_by_phase() -> None:
+def test_the_memory_of_a_training_is_reported_phase_by_phase() -> None:
     command = [sys.executable, "-P", "-m", "benchmarks", "training", "--photos", "60"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)

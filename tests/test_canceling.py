@@ -17,6 +17,7 @@ from rest_framework.test import APIClient
 
 from captioner import services
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer
+from tests.people import client_of, program_of
 
 Ask = Callable[..., CaptionRequest]
 
@@ -48,9 +49,7 @@ def ask(db: None) -> Ask:
 
 @pytest.fixture
 def ada(viewer: Viewer) -> APIClient:
-    client = APIClient()
-    client.force_authenticate(viewer.user)
-    return client
+    return program_of(viewer.user)
 
 
 @pytest.fixture
@@ -114,8 +113,7 @@ def test_an_anonymous_program_cancels_its_request_by_its_id_and_nothing_without(
 def test_one_action_of_the_admin_cancels_the_whole_list(ask: Ask, bob: Any) -> None:
     root = get_user_model().objects.create_superuser("root")
     ask(bob, 120)
-    client = Client()
-    client.force_login(root)
+    client = client_of(root)
     chosen = {"action": "cancel_chosen", "_selected_action": [Caption.objects.first().pk], "select_across": "1"}  # type: ignore[union-attr]
     answer = client.post(reverse("admin:captioner_caption_changelist"), chosen, follow=True)
     assert "120 captions were canceled" in answer.content.decode()

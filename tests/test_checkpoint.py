@@ -121,7 +121,7 @@ def test_a_missing_file_and_a_folder_are_refused_by_path(tmp_path: Path) -> None
             load_mapper(path)
 
 
-def test_safetensors_of_something_else_are_told_from_damage(tmp_path: Path) -> None:
+def test_safetensors_of_something_else_are_distinguished_from_damage(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="not a mapper"):
         load_mapper(tmp_path / "other.safetensors")

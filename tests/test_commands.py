@@ -149,7 +149,7 @@ def test_ctrl_c_leaves_whole_lines_and_nothing_in_the_queue(
     assert not Caption.objects.unfinished().exists()
 
 
-def test_a_missing_worker_is_told_at_once(
+def test_a_missing_worker_is_reported_at_once(
     styles: dict[str, Style], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any) -> None:

@@ -104,7 +104,7 @@ def test_coco_annotations_may_mean_stored_images_without_listing_them(style: Sty
     assert [line for line, _ in reasons(batch)] == [2]
 
 
-def test_each_refused_row_is_told_with_line_and_reason(style: Style) -> None:
+def test_each_rejected_row_is_reported_with_line_and_reason(style: Style) -> None:
     table = (
         "image,caption\n"
         "one.jpg,  good\tand\x00 tidy \n"
@@ -165,7 +165,7 @@ def test_several_files_with_captions_are_read_one_after_the_other(style: Style) 
     assert list(batch.refused.values_list("file", "line")) == [("train.csv", 3)]
 
 
-def test_annotations_are_told_from_others_by_their_content(style: Style) -> None:
+def test_annotations_are_recognised_by_their_content(style: Style) -> None:
     boxes = {"images": [{"id": 1, "file_name": "one.jpg"}], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}] * 30}
     files = {
         "instances.json": json.dumps(boxes).encode(),

@@ -21,10 +21,10 @@ from tests.dataset_files import (
     pairs,
     picture,
     pictures,
+    processed,
     queued,
     reasons,
     stop_after,
-    worked_off,
 )
 from training.datasets import annotations, files, refusals
 from training.models import Import
@@ -79,13 +79,13 @@ def test_a_zip_that_holds_what_it_should_not_is_refused_whole(content: bytes, re
 def test_cancelling_is_heard_while_a_long_file_is_looked_through(style: Style) -> None:
     batch = queued(style, packed({"long.json": b'{"x": [' + b'"",' * 2_000_000 + b'""]}'}))
     calls = stop_after(20)
-    assert worked_off(batch, calls).status == Status.QUEUED  # handed back before its end
+    assert processed(batch, calls).status == Status.QUEUED  # handed back before its end
 
 
 @pytest.mark.parametrize("start", [json_lines([("one.jpg", "red")]), b"image,caption\none.jpg,red\n"])
 def test_cancelling_is_heard_among_empty_lines(start: bytes, style: Style) -> None:
     batch = queued(style, packed({"long.txt": start + b"\n" * 100_000}))
-    assert worked_off(batch, stop_after(20)).status == Status.QUEUED
+    assert processed(batch, stop_after(20)).status == Status.QUEUED
 
 
 def test_annotations_are_not_unpacked_to_learn_that_they_are_too_large(

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from captioner.errors import Refused
 from captioner.jobs.job import Status
 from captioner.models import Style
-from tests.dataset_files import imported, json_lines, packed, picture, pictures, reasons, said_of, worked_off
+from tests.dataset_files import imported, json_lines, packed, picture, pictures, processed, reasons, said_of
 from training import services
-from training.datasets.names import Names
+from training.datasets.names import DatasetNames
 
 pytestmark = pytest.mark.django_db
 
@@ -78,9 +78,9 @@ SEVERAL = "several"
 def test_a_name_spelled_alike_comes_first_and_others_only_alone(names: list[str], ref: str, meant: str | None) -> None:
     if meant == SEVERAL:
         with pytest.raises(Refused, match="may be"):
-            Names(names).find(ref, "")
+            DatasetNames(names).find(ref, "")
     else:
-        found = Names(names).find(ref, "")
+        found = DatasetNames(names).find(ref, "")
         assert (found and found.name) == meant
 
 
@@ -89,7 +89,7 @@ LETTERS = st.text(alphabet="aA\u00e9\u00c9\u0301e/\u03c3\u03c2\u03a3\u00df\ud800
 
 @given(st.lists(LETTERS.filter(lambda name: name[0] != "/"), unique=True, max_size=8))
 def test_every_name_finds_itself_among_any_others(names: list[str]) -> None:
-    there = Names(names)
+    there = DatasetNames(names)
     for name in names:
         if name == "/".join(part for part in name.split("/") if part not in ("", ".")):
             found = there.find(name, "")
@@ -216,6 +216,6 @@ def test_names_that_are_no_text_are_found_by_what_python_writes_of_them(style: S
     (folder / "._cafe.jpg").write_bytes(b"left by macOS")
     (folder / "line\u2028sep.jpg").write_bytes(picture(2))
     (folder / "a.jsonl").write_bytes(json_lines([("caf\udce9.jpg", "a thing"), ("line\u2028sep.jpg", "another")]))
-    batch = worked_off(services.start_folder_import(style=style, folder=folder))
+    batch = processed(services.start_folder_import(style=style, folder=folder))
     assert (batch.status, reasons(batch)) == (Status.SUCCEEDED, [])
     assert set(style.examples.values_list("text", flat=True)) == {"a thing", "another"}

@@ -27,10 +27,10 @@ from tests.dataset_files import (
     pairs,
     picture,
     pictures,
+    processed,
     queued,
     reasons,
     run_command,
-    worked_off,
 )
 from training import services
 from training.datasets.importer import refused_csv
@@ -50,7 +50,7 @@ def test_a_folder_is_imported_and_links_and_pipes_in_it_are_not_followed(style: 
     os.mkfifo(folder / "pipe.jpg")
     rows = [*pairs(), ("link.jpg", "a secret"), ("../secret.jpg", "another"), ("pipe.jpg", "endless")]
     (folder / "captions.jsonl").write_bytes(json_lines(rows))
-    batch = worked_off(services.start_folder_import(style=style, folder=folder))
+    batch = processed(services.start_folder_import(style=style, folder=folder))
     assert batch.status == Status.SUCCEEDED
     assert examples(style) == expected()
     assert [line for line, _ in reasons(batch)] == [5, 6, 7]
@@ -64,7 +64,7 @@ def test_only_a_folder_is_imported_as_one(style: Style, tmp_path: Path) -> None:
         services.start_folder_import(style=style, folder=tmp_path / "caf\udce9")
     batch = queued(style, b"x", "etc")
     Import.objects.filter(pk=batch.pk).update(file="")
-    assert worked_off(batch).error_code == "file_missing"
+    assert processed(batch).error_code == "file_missing"
 
 
 def test_refused_rows_are_downloaded_without_formulas(style: Style) -> None:
@@ -95,7 +95,7 @@ def test_a_picture_deleted_meanwhile_is_stored_anew(style: Style) -> None:
             Image.objects.all().delete()
         return False
 
-    assert worked_off(batch, prune).error_detail == ""
+    assert processed(batch, prune).error_detail == ""
     assert examples(style) == expected()
     assert_consistent(batch)
 
@@ -150,13 +150,13 @@ def test_a_file_in_s3_is_imported_and_deleted_there(
     batch = queued(style, packed({"a.jsonl": json_lines(pairs())} | pictures()))
     name = str(batch.file.name)
     assert s3.exists(name)
-    worked_off(batch)
+    processed(batch)
     assert (batch.status, batch.error_detail) == (Status.SUCCEEDED, "")
     assert examples(style) == expected()
     assert not s3.exists(name)
     lost = queued(style, b"x")
     s3.delete(str(lost.file.name))
-    assert worked_off(lost).error_code == "file_error"
+    assert processed(lost).error_code == "file_error"
 
 
 def test_the_command_imports_and_writes_what_was_refused(style: Style, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import connection
-from django.test import Client
 from django.utils import timezone
 
 from captioner.errors import Refused
@@ -32,12 +31,13 @@ from tests.dataset_files import (
     pairs,
     picture,
     pictures,
+    processed,
     queued,
     reasons,
     run_command,
     stop_after,
-    worked_off,
 )
+from tests.people import client_of
 from training import services
 from training.datasets import importer
 from training.models import Import, TrainingRun
@@ -52,7 +52,7 @@ def test_an_import_that_is_handed_back_goes_on_where_it_was(style: Style, monkey
     batch = queued(style, packed({"a.jsonl": json_lines(rows)} | pictures(["0.jpg", "1.jpg", "2.jpg"])))
     stops = 0
     seen = []
-    while worked_off(batch, stop_after(27)).status == Status.QUEUED:
+    while processed(batch, stop_after(27)).status == Status.QUEUED:
         stops += 1
         seen.append(batch.rows)
         assert batch.attempts == 0
@@ -77,10 +77,10 @@ def test_a_canceled_import_stops_with_what_it_had(style: Style, monkeypatch: pyt
             Import.objects.filter(pk=batch.pk).cancel()
         return False
 
-    worked_off(batch, cancel_late)
+    processed(batch, cancel_late)
     assert (batch.status, batch.rows, style.examples.count()) == (Status.CANCELED, 4, 4)
     batch.retry(batch.deadline_at)
-    assert worked_off(batch).status == Status.SUCCEEDED
+    assert processed(batch).status == Status.SUCCEEDED
     assert style.examples.count() == 10
     assert_consistent(batch)
 
@@ -88,23 +88,23 @@ def test_a_canceled_import_stops_with_what_it_had(style: Style, monkeypatch: pyt
 def test_a_full_disk_ends_the_import_and_keeps_what_it_had(style: Style, media: Path) -> None:
     batch = queued(style, packed({"a.jsonl": json_lines(pairs())} | pictures()))
     (media / "images").write_bytes(b"in the way")
-    assert worked_off(batch).error_code == "storage_full"
+    assert processed(batch).error_code == "storage_full"
     assert not batch.refused.exists()
     (media / "images").unlink()
     batch.retry(batch.deadline_at)
-    assert worked_off(batch).status == Status.SUCCEEDED
+    assert processed(batch).status == Status.SUCCEEDED
     assert examples(style) == expected()
 
 
 def test_the_file_is_kept_until_the_import_has_succeeded(style: Style, media: Path) -> None:
     batch = queued(style, packed({"a.jsonl": json_lines(pairs())} | pictures()))
-    worked_off(batch, lambda: True)
+    processed(batch, lambda: True)
     assert len(list((media / "imports").iterdir())) == 1
-    worked_off(batch)
+    processed(batch)
     assert list((media / "imports").iterdir()) == []
     lost = queued(style, b"x", "holiday.zip")
     Path(lost.file.path).unlink()
-    assert worked_off(lost).error_code == "file_error"
+    assert processed(lost).error_code == "file_error"
     assert lost.error_detail.startswith("No such file or directory: holiday.zip; ")
 
 
@@ -126,11 +126,11 @@ def test_a_folder_that_goes_away_costs_no_row_and_the_import_can_be_resumed(
 
     with monkeypatch.context() as patch:
         patch.setattr(importer, "_picture", goes_away)
-        batch = worked_off(services.start_folder_import(style=style, folder=folder))
+        batch = processed(services.start_folder_import(style=style, folder=folder))
     assert (batch.status, batch.error_code, batch.rows) == (Status.FAILED, "file_error", 2)
     assert str(tmp_path) not in batch.error_detail
     (tmp_path / "away").rename(folder)
-    assert worked_off(services.resume_import(batch)).status == Status.SUCCEEDED
+    assert processed(services.resume_import(batch)).status == Status.SUCCEEDED
     assert (style.examples.count(), reasons(batch)) == (6, [])
 
 
@@ -153,7 +153,7 @@ def test_an_import_that_got_on_since_it_cost_a_worker_has_all_its_attempts(
     monkeypatch.setattr(importer._Importer, "_save", save_and_die)
     for _ in range(3):
         with pytest.raises(Killed):
-            worked_off(batch)
+            processed(batch)
         batch.refresh_from_db()
         seen.append((batch.rows, batch.attempts))
         Import.objects.update(lease_expires_at=timezone.now() - timedelta(minutes=1))
@@ -169,7 +169,7 @@ def test_a_file_that_vanishes_from_a_folder_is_named(style: Style, tmp_path: Pat
         (tmp_path / "captions.csv").unlink()
         return False
 
-    batch = worked_off(services.start_folder_import(style=style, folder=tmp_path), delete)
+    batch = processed(services.start_folder_import(style=style, folder=tmp_path), delete)
     assert batch.error_code == "file_error"
     assert batch.error_detail.startswith("No such file or directory: captions.csv; ")
 
@@ -237,12 +237,11 @@ def test_a_failed_import_is_resumed_from_its_page_until_its_file_is_pruned(
 ) -> None:
     batch = queued(style, packed(pictures() | {"captions.jsonl": json_lines(pairs())}))
     services.cancel_import(batch)
-    boss = Client()
-    boss.force_login(User.objects.create_superuser("boss"))
+    boss = client_of(User.objects.create_superuser("boss"))
     page = f"/admin/training/import/{batch.pk}/"
     assert 'id="resume"' in boss.get(f"{page}change/").content.decode()
     boss.post(f"{page}resume/")
-    assert worked_off(batch).status == Status.SUCCEEDED
+    assert processed(batch).status == Status.SUCCEEDED
     assert examples(style) == expected()
     with pytest.raises(Refused, match="only failed or canceled imports can be resumed"):
         services.resume_import(batch)

@@ -272,7 +272,7 @@ def test_models_that_are_missing_are_named(tmp_path: Path) -> None:
     assert "no encoder in /nowhere/encoder" in said
 
 
-def test_a_database_that_is_damaged_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_database_that_is_damaged_is_reported_in_a_sentence(tmp_path: Path) -> None:
     demo = Demo(tmp_path / "home")
     demo.home.mkdir()
     (demo.home / "db.sqlite3").write_bytes(b"this was a database once" * 1000)
@@ -290,7 +290,7 @@ def refused(demo: Demo, sentence: str, **environment: str) -> str:
     return said
 
 
-def test_a_child_that_dies_at_once_is_started_after_growing_pauses_and_its_reason_is_told(tmp_path: Path) -> None:
+def test_a_child_that_dies_at_once_is_started_after_growing_pauses_and_its_reason_is_shown(tmp_path: Path) -> None:
     said: list[str] = []
     fails = Child("worker", [sys.executable, "-c", "raise SystemExit('no models')"], tmp_path / "worker.log")
     with Supervisor([fails], cwd=tmp_path, say=said.append) as supervisor:
@@ -330,7 +330,7 @@ def test_warnings_are_repeated_once_and_the_rest_stays_in_the_log(tmp_path: Path
     assert said == ["worker: failed (caption 7)"]
 
 
-def test_a_traceback_is_told_by_its_last_line() -> None:
+def test_a_traceback_is_shown_by_its_last_line() -> None:
     line = '{"level": "error", "message": "again", "traceback": "Traceback:\\n  x\\nOperationalError: no such table"}'
     assert readable(line) == ("again (OperationalError: no such table)", True)
     assert readable("[CRITICAL] plain text") == ("[CRITICAL] plain text", False)

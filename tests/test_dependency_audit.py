@@ -33,7 +33,7 @@ sys.exit({code})
 @pytest.mark.parametrize(
     ("report", "code", "expected", "said"),
     [
-        ({"dependencies": [VULNERABLE]}, 1, 1, "a 1: PYSEC-1, mended in 2"),
+        ({"dependencies": [VULNERABLE]}, 1, 1, "a 1: PYSEC-1, fixed in 2"),
         ({"dependencies": [{"name": "a", "version": "1", "vulns": []}]}, 0, 0, "0 vulnerabilities known"),
         ({"dependencies": [{"name": "a", "skip_reason": "not found"}]}, 0, 0, "1 could not be looked up"),
         (None, 1, 0, "could not be audited: ERROR: the network is unreachable"),

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.core.cache import cache
-from django.test import Client
 from playwright.sync_api import Browser, Page
 
 from captioner import services
@@ -21,6 +20,7 @@ from captioner.inference.engine import CaptionEngine
 from captioner.models import EVERYBODY, Style, Viewer
 from tests.addresses import ADDRESSES, something_everywhere, url_of
 from tests.axe import violations
+from tests.people import window_of
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))
 LOOKS = (("light", 1440, 900), ("dark", 1440, 900), ("light", 390, 844), ("dark", 390, 844))
@@ -85,14 +85,8 @@ def window(browser: Browser, live_server: Any, things: dict[str, Any], settings:
     """A browser in which the superuser is signed in."""
     cache.clear()
     settings.PASSWORD_RESET = True
-    client = Client()
-    client.force_login(User.objects.get(username="boss"))
-    context = browser.new_context(base_url=live_server.url, reduced_motion="reduce")
-    session = client.cookies[settings.SESSION_COOKIE_NAME].value
-    context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": live_server.url}])
-    context.set_default_timeout(60_000)
-    yield context.new_page()
-    context.close()
+    with window_of(User.objects.get(username="boss"), browser, live_server.url, reduced_motion="reduce") as page:
+        yield page
 
 
 def test_every_page_is_for_everybody_and_fits(

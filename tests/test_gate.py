@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone, translation
@@ -14,6 +14,7 @@ from captioner.models import Image, MapperVersion, Style
 from captioner.reports import VersionReport
 from captioner.services import too_few, verdict_sentence
 from clipcap.evaluation.comparison import verdict
+from tests.people import client_of, member
 from training import services
 from training.models import Example, TrainingRun
 
@@ -102,11 +103,7 @@ def humorous(styles: dict[str, Style]) -> Style:
 
 @pytest.fixture
 def trainer(db: None) -> Client:
-    user = User.objects.create_user("tess", is_staff=True)
-    user.groups.add(Group.objects.get(name="Trainers"))
-    client = Client()
-    client.force_login(user)
-    return client
+    return client_of(member("tess", "Trainers", is_staff=True))
 
 
 def fill(style: Style, training: int, held_out: int) -> None:

@@ -59,7 +59,7 @@ def test_a_picture_with_something_behind_it_is_that_picture() -> None:
         (b"RIFF\xff\xff\xff\xffWEBPVP8 ", "damaged"),
     ],
 )
-def test_what_is_no_picture_is_told_from_what_is_a_broken_one(data: bytes, code: str) -> None:
+def test_what_is_no_picture_is_distinguished_from_what_is_a_broken_one(data: bytes, code: str) -> None:
     assert refusal(data).code == code
 
 

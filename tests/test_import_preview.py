@@ -16,13 +16,13 @@ from PIL import Image as Pillow
 from captioner import uploads
 from captioner.errors import Refused
 from captioner.models import Image, Style
-from tests.dataset_files import examples, packed, picture, pictures, run_command, worked_off
+from tests.dataset_files import examples, packed, picture, pictures, processed, run_command
 from training import services
 from training.admin.styles import SAMPLES
 from training.datasets import preview as previews
 from training.datasets.columns import Column
 from training.datasets.keys import LONGEST_KEY, Keys
-from training.datasets.preview import Preview, Recognised, Rejected, Sample
+from training.datasets.preview import Preview, PreviewRow, Recognised, Rejected
 from training.models import Example, Import
 
 STATIC = Path(__file__).parent.parent / "static" / "samples"
@@ -44,8 +44,8 @@ def test_columns_examples_and_rejected_rows_are_shown_and_nothing_is_stored(medi
         looked_at=4,
         usable=2,
         samples=[
-            Sample("one.jpg", "a red square", False, thumbnails[0]),
-            Sample("two.jpg", "green", True, thumbnails[1]),
+            PreviewRow("one.jpg", "a red square", False, thumbnails[0]),
+            PreviewRow("two.jpg", "green", True, thumbnails[1]),
         ],
         rejected=[
             Rejected("captions.csv", 3, "the caption contains no words, so nothing can be learned from it"),
@@ -109,7 +109,7 @@ def test_columns_whose_names_are_unknown_are_offered_and_the_chosen_ones_are_use
     found = look(files, CHOSEN)
     assert [(sample.photo, sample.text) for sample in found.samples] == [("one.jpg", "a red square")]
     file = SimpleUploadedFile("a.zip", packed(files))
-    batch = worked_off(services.start_import(style=style, file=file, name="a.zip", keys=CHOSEN))
+    batch = processed(services.start_import(style=style, file=file, name="a.zip", keys=CHOSEN))
     assert (batch.status, batch.accepted) == ("succeeded", 1)
 
 
@@ -121,7 +121,7 @@ def test_a_chosen_column_goes_before_one_whose_name_is_known(media: Path) -> Non
 
 def test_an_import_without_the_chosen_columns_fails_with_their_names(style: Style, media: Path) -> None:
     file = SimpleUploadedFile("a.zip", packed({"captions.csv": UNKNOWN["captions.csv"], **pictures()}))
-    batch = worked_off(services.start_import(style=style, file=file, name="a.zip", keys=Keys("Picture", "Words")))
+    batch = processed(services.start_import(style=style, file=file, name="a.zip", keys=Keys("Picture", "Words")))
     assert "chosen columns (file name: Picture, caption: Words)" in batch.error_detail
     with pytest.raises(Refused, match="at most 100"):
         services.start_import(style=style, file=file, name="a.zip", keys=Keys("x" * (LONGEST_KEY + 1)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import subprocess
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import torch
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import CommandError, call_command
-from django.test import Client
 from django.urls import reverse
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,9 +23,9 @@ from captioner.inference.engine import CaptionEngine
 from captioner.models import Caption, Embedding, Image, MapperVersion, Style, Viewer, Worker
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import load_mapper, read_original
-from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import MapperConfig, build_mapper
+from tests.people import client_of
 from tests.test_checkpoint import ORIGINAL
 from training.models import Example
 
@@ -36,22 +33,7 @@ PHOTOS = sorted((Path(__file__).parent.parent / "examples/coco_cc").glob("*.jpg"
 TINY = MapperConfig("mlp", 16, 32, prefix_length=3, hidden_size=8, stop_text=".")
 
 
-@pytest.fixture(scope="module")
-def captioner(tiny_encoder_dir: Path, tiny_lm: LanguageModel) -> Captioner:
-    return Captioner(Encoder.load(f"local-dir:{tiny_encoder_dir}", device="cpu"), tiny_lm)
-
-
-@pytest.fixture(autouse=True)
-def tiny_models(tiny_encoder_dir: Path, tiny_lm_dir: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are looked at beside the small models, and here: tests/admin starts the process for it."""
-    settings.ENCODER, settings.LANGUAGE_MODEL = f"local-dir:{tiny_encoder_dir}", f"local-dir:{tiny_lm_dir}"
-
-    def here(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        out = io.StringIO()
-        call_command(*command[2:], stdout=out)
-        return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
-
-    monkeypatch.setattr(subprocess, "run", here)
+pytestmark = pytest.mark.usefixtures("tiny_models")
 
 
 def their_gpt2(lm: LanguageModel, shift: float = 0.1) -> dict[str, Tensor]:
@@ -99,7 +81,7 @@ def test_captions_by_an_imported_gpt2_through_the_service_are_token_for_token_th
 
 
 @pytest.mark.parametrize("kind", ["mlp", "transformer"])
-def test_what_a_file_of_the_authors_holds_is_told_beside_models_that_it_does_not_fit(
+def test_what_a_file_of_the_authors_holds_is_shown_beside_models_that_it_does_not_fit(
     kind: str, style: Style, tmp_path: Path
 ) -> None:
     path = ORIGINAL / f"{kind}_k10_d512" / "coco_prefix-009.pt"
@@ -145,8 +127,7 @@ def test_both_ways_are_tried_on_held_out_photos_and_the_better_one_is_taken_and_
 ) -> None:
     path = their_file(tmp_path / "theirs.pt", their_gpt2(tiny_lm))
     with_held_out_photos(style, captioner, path, normalize)
-    boss = Client()
-    boss.force_login(User.objects.create_superuser("boss"))
+    boss = client_of(User.objects.create_superuser("boss"))
     form = {"style": style.pk, "file": SimpleUploadedFile("theirs.pt", path.read_bytes())}
     page = boss.post(reverse("admin:captioner_mapperversion_import"), form, follow=True).content.decode()
     version = style.versions.get()
@@ -218,14 +199,13 @@ def test_the_api_says_what_the_version_in_service_brings(
     tiny_lm: LanguageModel, style: Style, tmp_path: Path, viewer: Viewer
 ) -> None:
     call_command("import_version", "plain", their_file(tmp_path / "theirs.pt", their_gpt2(tiny_lm)))
-    client = Client()
-    client.force_login(viewer.user)
+    client = client_of(viewer.user)
     address = reverse("v1:style-detail", args=["plain"])
     services.promote(version=style.versions.get())
     assert client.get(address).json()["language_model"] == "finetuned"
 
 
-def test_at_caption_time_a_version_that_does_not_fit_is_told_without_a_trace(
+def test_at_caption_time_a_version_that_does_not_fit_is_reported_without_a_trace(
     captioner: Captioner, tiny_lm: LanguageModel, style: Style, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     call_command("import_version", "plain", their_file(tmp_path / "theirs.pt", their_gpt2(tiny_lm)))

@@ -158,7 +158,7 @@ def fail_once(worker: str, failure: Failure) -> Caption:
     return row
 
 
-def test_what_failed_is_tried_again_after_pauses_that_grow_and_tells_of_each_try(table: None, clock: Clock) -> None:
+def test_what_failed_is_tried_again_after_pauses_that_grow_and_lists_each_try(table: None, clock: Clock) -> None:
     queue(deadline=24 * HOUR)
     pauses = []
     for tries in range(1, 30):

@@ -30,7 +30,7 @@ def test_lines_of_earlier_versions_are_read(tmp_path: Path) -> None:
     assert read(old) == [{"image": "line\u2028sep.jpg"}, {"image": "caf\udce9.jpg"}]
 
 
-def test_photos_are_told_by_the_ends_of_their_names(tmp_path: Path) -> None:
+def test_photos_are_recognised_by_the_ends_of_their_names(tmp_path: Path) -> None:
     names = ["a.JPG", "b.jfif", "c.jpe", "d.HEIC", "g.hif", "line\u2028sep.jpg", "sub/e.tiff"]
     others = ["._a.JPG", "notes.txt", "jpg", "sub/f.jpg.txt"]
     (tmp_path / "sub").mkdir()

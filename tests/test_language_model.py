@@ -46,6 +46,19 @@ from clipcap.mapper import MapperConfig, build_mapper
 from clipcap.options import DecodingOptions
 from clipcap.training.loss import caption_loss
 
+SIZES: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+
 
 def test_no_parameter_takes_a_gradient_and_the_mode_is_evaluation(tiny_lm: LanguageModel) -> None:
     assert not any(p.requires_grad for p in tiny_lm.model.parameters())
@@ -70,15 +83,7 @@ def test_a_text_ends_at_the_end_token_wherever_decoding_stopped(tiny_lm: Languag
 def test_another_architecture_of_the_auto_classes_trains_and_decodes(tiny_lm_dir: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=0,
+        **SIZES,
         initializer_range=0.3,
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
@@ -132,20 +137,6 @@ def test_models_of_other_makes_write_in_a_batch_what_they_write_alone(
     assert [[h.tokens for h in a] for a in together] == [[h.tokens for h in a] for a in alone]
 
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-}
-
-
 @pytest.mark.parametrize(
     "build",
     [
@@ -195,17 +186,9 @@ def test_a_model_without_an_opinion_is_not_refused(tiny_lm: LanguageModel) -> No
 
 def mistral(sliding_window: int | None) -> MistralForCausalLM:
     config = MistralConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        sliding_window=sliding_window,
-        bos_token_id=0,
-        eos_token_id=0,
+        **SIZES,
         initializer_range=0.3,
+        sliding_window=sliding_window,
     )
     return MistralForCausalLM(config)
 

@@ -33,7 +33,7 @@ def test_the_prefix_is_that_of_the_version_in_service(styles: dict[str, Style]) 
     assert "after a prefix of 40" in problem("x" * 61)
 
 
-def test_the_command_tells_captions_that_are_too_long(style: Style, tmp_path: Path) -> None:
+def test_the_command_reports_captions_that_are_too_long(style: Style, tmp_path: Path) -> None:
     names = [json.loads(line)["image"] for line in HINDI.read_text(encoding="utf-8").splitlines()]
     archive = tmp_path / "hindi.zip"
     archive.write_bytes(packed({"hindi.jsonl": HINDI.read_bytes()} | dict.fromkeys(names, picture(1))))
@@ -42,7 +42,7 @@ def test_the_command_tells_captions_that_are_too_long(style: Style, tmp_path: Pa
     assert "tokens, and the language model has room for 118 after a prefix of 10" in said
 
 
-def test_the_worker_tells_captions_that_are_too_long(style: Style, engine: CaptionEngine) -> None:
+def test_the_worker_reports_captions_that_are_too_long(style: Style, engine: CaptionEngine) -> None:
     files = {"a.jsonl": json_lines([("1.jpg", "\u0916" * 60), ("1.jpg", "short enough")])}
     batch = queued(style, packed(files | pictures(["1.jpg"])))
     assert TrainingEngine(engine).work() == 1

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import torch
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import CommandError, call_command
-from django.test import Client
 from django.urls import reverse
 
 from captioner import services
@@ -21,11 +18,10 @@ from captioner.errors import Refused
 from captioner.models import MapperVersion, Style
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper, save_mapper
-from clipcap.encoder import Encoder
-from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
+from tests.people import client_of
 from tests.test_checkpoint import original_state
 
 FITTING = MapperConfig("transformer", 16, 32, prefix_length=3, clip_length=2, layers=1, heads=8)
@@ -34,24 +30,6 @@ WAYS = [
     DecodingOptions("beam", captions=2, max_length=4),
     DecodingOptions("nucleus", captions=2, max_length=4, seed=1),
 ]
-
-
-@pytest.fixture(scope="module")
-def captioner(tiny_encoder_dir: Path, tiny_lm: LanguageModel) -> Captioner:
-    return Captioner(Encoder.load(f"local-dir:{tiny_encoder_dir}", device="cpu"), tiny_lm)
-
-
-@pytest.fixture
-def tiny_models(tiny_encoder_dir: Path, tiny_lm_dir: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mappers are looked at beside the small models, and here: tests/admin starts the process for it."""
-    settings.ENCODER, settings.LANGUAGE_MODEL = f"local-dir:{tiny_encoder_dir}", f"local-dir:{tiny_lm_dir}"
-
-    def here(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        out = io.StringIO()
-        call_command(*command[2:], stdout=out)
-        return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
-
-    monkeypatch.setattr(subprocess, "run", here)
 
 
 def mapper_of(size: float, config: MapperConfig = FITTING) -> Mapper:
@@ -94,8 +72,7 @@ def test_a_row_without_numbers_has_no_captions_and_the_others_have_theirs(
 
 
 def imported(style: Style, content: bytes, **choices: str) -> Any:
-    boss = Client()
-    boss.force_login(User.objects.create_superuser("boss"))
+    boss = client_of(User.objects.create_superuser("boss"))
     form = {"style": style.pk, "file": SimpleUploadedFile("theirs.pt", content), **choices}
     return boss.post(reverse("admin:captioner_mapperversion_import"), form, follow=True)
 

@@ -19,7 +19,6 @@ from clipcap.captioner import Captioner
 from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper, read_original, save_mapper
 from clipcap.decoding import decode
 from clipcap.decoding.backends.eager import EagerBackend
-from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel, LanguageModelError
 from clipcap.mapper import Mapper, MapperConfig, build_mapper
 from clipcap.model import ClipCaptionModel
@@ -33,11 +32,6 @@ WAYS = [
     DecodingOptions("beam", captions=3, max_length=8),
     DecodingOptions("nucleus", captions=2, max_length=8, seed=1),
 ]
-
-
-@pytest.fixture(scope="module")
-def captioner(tiny_encoder_dir: Path, tiny_lm: LanguageModel) -> Captioner:
-    return Captioner(Encoder.load(f"local-dir:{tiny_encoder_dir}", device="cpu"), tiny_lm)
 
 
 def a_mapper(seed: int, prefix_length: int = 3) -> Mapper:

@@ -19,6 +19,7 @@ from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
 from captioner.models import Image, Style, Viewer
+from tests.people import client_of, member
 from training import services
 from training.models import Example, TrainingRun
 from training.worker import TrainingEngine
@@ -31,16 +32,12 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def trainer(db: None) -> User:
-    user = User.objects.create_user("tess", is_staff=True)
-    user.groups.add(Group.objects.get(name="Trainers"))
-    return user
+    return member("tess", "Trainers", is_staff=True)
 
 
 @pytest.fixture
 def browser_of(trainer: User) -> Client:
-    client = Client()
-    client.force_login(trainer)
-    return client
+    return client_of(trainer)
 
 
 @pytest.fixture
@@ -297,8 +294,7 @@ def test_the_next_step_is_a_button_for_those_who_may_and_a_sentence_for_others(
     assert f'action="{train}"' in browser_of.get(address).content.decode()
     viewer = User.objects.create_user("vera", is_staff=True)
     viewer.groups.add(Group.objects.get(name="Viewers"))
-    other = Client()
-    other.force_login(viewer)
+    other = client_of(viewer)
     page = other.get(address).content.decode()
     assert "5 examples are ready to learn from" in page
     assert train not in page
@@ -340,8 +336,7 @@ def test_a_program_makes_a_style_with_examples(
 def test_a_program_is_told_what_it_may_not_and_what_is_wrong(
     styles: dict[str, Style], browser_of: Client, viewer: Viewer, blank: Callable[..., list[Image]]
 ) -> None:
-    stranger = Client()
-    stranger.force_login(viewer.user)
+    stranger = client_of(viewer.user)
     answer = post(stranger, {"name": "Pirate"})
     assert (answer.status_code, "'Can add style'" in answer.json()["detail"]) == (403, True)
     for body, status, code in (

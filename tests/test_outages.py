@@ -67,7 +67,7 @@ def test_a_sick_cache_costs_nothing_but_throttling(
     for _ in range(2):
         answer = client.post("/api/captions/", {"image": SimpleUploadedFile("a.jpg", photo)})
         assert answer.status_code == 202, answer.content
-    Caption.objects.update(created_at="2026-01-01T00:00:00Z")  # looked after by whoever sees it
+    Caption.objects.update(created_at="2026-01-01T00:00:00Z")  # rescued by whoever sees it
     assert client.get(answer.json()["url"]).status_code == 200
     assert cache.get_or_set("mark", 3) == 3
     with pytest.raises(ValueError, match="not found"):
@@ -235,7 +235,7 @@ def test_a_connection_that_was_given_up_is_not_used_again(site: PostgreSQL) -> N
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of files that went with the disk
-def test_a_full_folder_for_uploads_is_told_without_its_name(
+def test_a_full_folder_for_uploads_is_reported_without_its_name(
     styles: dict[str, Style], admin_client: Client, client: Client, settings: Any, tmp_path: Path, photo: bytes
 ) -> None:
     big = b"\xff\xd8" + bytes(3_000_000)  # goes into a temporary file
@@ -260,7 +260,7 @@ def test_a_full_folder_for_uploads_is_told_without_its_name(
         assert str(tmp_path) not in text
 
 
-def test_a_full_storage_is_told_by_the_admin_too(
+def test_a_full_storage_is_reported_by_the_admin_too(
     styles: dict[str, Style], admin_client: Client, settings: Any, tmp_path: Path
 ) -> None:
     admin_client.raise_request_exception = False

@@ -12,6 +12,7 @@ from django.core import mail
 from django.test import Client
 
 from accounts.services import make_token
+from tests.people import client_of
 from tests.servers import wait_until
 from tests.test_settings import SECRET, python, values
 
@@ -48,8 +49,7 @@ def sign_in(password: str, name: str = "ada") -> Any:
 
 
 def test_a_link_in_a_mail_sets_a_new_password_once_and_ends_sessions_and_tokens(client: Client, ada: User) -> None:
-    elsewhere = Client()
-    elsewhere.force_login(ada)
+    elsewhere = client_of(ada)
     program = Client(headers={"Authorization": f"Token {make_token(ada, name='a program')[1]}"})
     assert program.get("/api/requests/").status_code == 200
     assert "Forgot your password?</a>" in client.get("/sign-in/").content.decode()

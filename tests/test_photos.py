@@ -9,7 +9,6 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
-from rest_framework.test import APIClient
 
 from captioner import services
 from captioner.errors import Refused
@@ -26,6 +25,7 @@ from captioner.models import (
     Viewer,
 )
 from captioner.search.vectors import VectorFile
+from tests.people import client_of, program_of
 from training.models import Example
 
 
@@ -46,9 +46,7 @@ def other(viewer: Viewer, image: Image) -> Image:
 
 @pytest.fixture
 def ada(viewer: Viewer) -> Client:
-    client = Client()
-    client.force_login(viewer.user)
-    return client
+    return client_of(viewer.user)
 
 
 @pytest.fixture
@@ -62,9 +60,7 @@ def grace(db: None) -> User:
 
 @pytest.fixture
 def staff(grace: User) -> Client:
-    client = Client()
-    client.force_login(grace)
-    return client
+    return client_of(grace)
 
 
 def files_of(image: Image) -> list[bool]:
@@ -154,8 +150,7 @@ def test_its_owner_deletes_it_on_its_page_after_being_asked(ada: Client, image: 
 
 
 def test_a_program_deletes_its_photo_and_is_told_when_it_is_gone(viewer: Viewer, image: Image) -> None:
-    client = APIClient()
-    client.force_authenticate(viewer.user)
+    client = program_of(viewer.user)
     assert client.delete(f"/api/images/{image.pk}/").status_code == 204
     assert client.delete(f"/api/images/{image.pk}/").json()["code"] == "not_found"
     assert client.delete(f"/api/images/{image.pk}/?reson=x").status_code == 422
@@ -164,14 +159,12 @@ def test_a_program_deletes_its_photo_and_is_told_when_it_is_gone(viewer: Viewer,
 def test_who_may_see_a_photo_may_not_delete_it(image: Image) -> None:
     user = User.objects.create_user("viewer")
     user.user_permissions.add(Permission.objects.get(codename="view_caption"))
-    client = APIClient()
-    client.force_authenticate(user)
+    client = program_of(user)
     answer = client.delete(f"/api/images/{image.pk}/")
     assert (answer.status_code, answer.json()["code"]) == (403, "not_yours")
     client.force_authenticate(User.objects.create_user("bob"))
     assert client.delete(f"/api/images/{image.pk}/").status_code == 404
-    page = Client()
-    page.force_login(user)
+    page = client_of(user)
     assert reverse("image-delete", args=[image.pk]) not in page.get(reverse("image", args=[image.pk])).content.decode()
 
 
@@ -204,8 +197,7 @@ def test_staff_take_a_photo_down_with_a_reason_which_is_kept(staff: Client, imag
 
 
 def test_staff_take_a_photo_down_by_the_api(grace: User, image: Image) -> None:
-    client = APIClient()
-    client.force_authenticate(grace)
+    client = program_of(grace)
     answer = client.delete(f"/api/images/{image.pk}/")
     assert (answer.status_code, answer.json()["field"]) == (422, "reason")
     assert client.delete(f"/api/images/{image.pk}/?reason={'x' * 501}").json()["code"] == "invalid_reason"

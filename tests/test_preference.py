@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -14,8 +15,8 @@ from clipcap.evaluation.preference import ALPHA, Preference
 COUNTS = st.integers(0, 5000)
 
 
-def ends_wrongly(share: float, verdicts: set[str], votes: int) -> float:
-    """The exact probability that, looked at after each of so many votes, it says one of these at any of them."""
+def ever(says: Callable[[Preference], bool], share: float, votes: int) -> float:
+    """The exact probability that, looked at after each of so many votes, it says so at any of them."""
     alive, ended = {0: 1.0}, 0.0
     for vote in range(1, votes + 1):
         following: dict[int, float] = {}
@@ -24,43 +25,38 @@ def ends_wrongly(share: float, verdicts: set[str], votes: int) -> float:
                 following[wins + won] = following.get(wins + won, 0.0) + probability * chance
         alive = {}
         for wins, probability in following.items():
-            if Preference(wins, vote - wins).verdict in verdicts:
+            if says(Preference(wins, vote - wins)):
                 ended += probability
             else:
                 alive[wins] = probability
     return ended
 
 
+def ends_as(verdicts: set[str], share: float, votes: int) -> float:
+    return ever(lambda found: found.verdict in verdicts, share, votes)
+
+
 def test_looked_at_after_every_vote_it_seldom_finds_a_difference_where_there_is_none() -> None:
-    assert 0.01 < ends_wrongly(0.5, {"better", "worse"}, 400) <= ALPHA
+    assert 0.01 < ends_as({"better", "worse"}, 0.5, 400) <= ALPHA
 
 
 @pytest.mark.parametrize("share", [0.3, 0.45])
 def test_it_seldom_finds_the_worse_one_better(share: float) -> None:
-    assert ends_wrongly(share, {"better"}, 300) <= ALPHA
+    assert ends_as({"better"}, share, 300) <= ALPHA
 
 
 def test_it_finds_clear_differences_soon() -> None:
-    assert ends_wrongly(0.8, {"better"}, 60) > 0.95
-    assert ends_wrongly(0.2, {"worse"}, 60) > 0.95
+    assert ends_as({"better"}, 0.8, 60) > 0.95
+    assert ends_as({"worse"}, 0.2, 60) > 0.95
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.7])
 def test_at_no_moment_is_the_true_share_outside_of_the_interval_but_seldom(share: float) -> None:
-    alive, ended = {0: 1.0}, 0.0
-    for vote in range(1, 101):
-        following: dict[int, float] = {}
-        for wins, probability in alive.items():
-            for won, chance in ((1, share), (0, 1 - share)):
-                following[wins + won] = following.get(wins + won, 0.0) + probability * chance
-        alive = {}
-        for wins, probability in following.items():
-            low, high = Preference(wins, vote - wins).interval
-            if low <= share <= high:
-                alive[wins] = probability
-            else:
-                ended += probability
-    assert ended <= ALPHA
+    def outside(found: Preference) -> bool:
+        low, high = found.interval
+        return not low <= share <= high
+
+    assert ever(outside, share, 100) <= ALPHA
 
 
 def test_eight_votes_of_one_mind_are_the_fewest_that_tell() -> None:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from clipcap.progress import Progress
+from clipcap.progress import ProgressBar
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:
     reader, writer = os.openpty()
-    with os.fdopen(writer, "w") as terminal, Progress("photo", total=4, file=terminal) as told:
-        told.advance(3)
-        told.write("a.jpg: broken")
-        told.show(3, 4, "resting")
-        told.advance()
+    with os.fdopen(writer, "w") as terminal, ProgressBar("photo", total=4, file=terminal) as bar:
+        bar.advance(3)
+        bar.write("a.jpg: broken")
+        bar.show(3, 4, "resting")
+        bar.advance()
     seen = os.read(reader, 1 << 16).decode()
     os.close(reader)
     assert "4/4" in seen
@@ -29,19 +29,19 @@ def test_on_a_terminal_there_is_a_bar() -> None:
 
 def test_elsewhere_there_is_nothing_of_short_work_but_what_is_written() -> None:
     log = io.StringIO()
-    with Progress("photo", total=4, file=log) as told:
-        told.advance(4)
-        told.write("a.jpg: broken")
+    with ProgressBar("photo", total=4, file=log) as bar:
+        bar.advance(4)
+        bar.write("a.jpg: broken")
     assert log.getvalue() == "a.jpg: broken\n"
 
 
 def test_elsewhere_long_work_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     log, now = io.StringIO(), [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    with Progress("row", done=10, file=log) as told:
+    with ProgressBar("row", done=10, file=log) as bar:
         for second in range(0, 91, 10):
             now[0] = float(second)
-            told.show(10 + 100 * second, None if second < 60 else 9_110, "reading" if second < 60 else "")
+            bar.show(10 + 100 * second, None if second < 60 else 9_110, "reading" if second < 60 else "")
     assert log.getvalue().splitlines() == ["reading: 3,010 rows", "6,010 of 9,110 rows", "9,010 of 9,110 rows"]
 
 

@@ -23,6 +23,7 @@ from captioner.admin.scores import colours_of
 from captioner.jobs.job import Status
 from captioner.models import MapperVersion, Style
 from captioner.reports import VersionReport
+from tests.people import window_of
 from training.models import EpochReport, TrainingRun
 from training.options import RunOptions
 
@@ -41,18 +42,9 @@ def style(styles: dict[str, Style]) -> Style:
 @pytest.fixture
 def page(browser: Browser, live_server: Any) -> Iterator[Page]:
     """A window of an administrator; errors in its console fail the test."""
-    client = Client()
-    client.force_login(User.objects.create_superuser("boss", password="boss"))
-    complaints: list[str] = []
-    context = browser.new_context(base_url=live_server.url, viewport={"width": WIDTH, "height": HEIGHT})
-    session = client.cookies[settings.SESSION_COOKIE_NAME].value
-    context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": live_server.url}])
-    page = context.new_page()
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    yield page
-    context.close()
-    assert complaints == []
+    boss = User.objects.create_superuser("boss", password="boss")
+    with window_of(boss, browser, live_server.url, viewport={"width": WIDTH, "height": HEIGHT}) as page:
+        yield page
 
 
 @pytest.fixture

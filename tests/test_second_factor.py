@@ -11,6 +11,7 @@ from django_otp.oath import totp
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from accounts.services import make_token
+from tests.people import client_of
 
 pytestmark = pytest.mark.django_db
 
@@ -106,8 +107,7 @@ def test_a_site_can_make_staff_have_one(boss: User, settings: Any) -> None:
     assert client.get("/admin/").status_code == 302
     set_up(client)
     assert client.get("/admin/").status_code == 200
-    user = Client()
-    user.force_login(User.objects.create_user("ada"))
+    user = client_of(User.objects.create_user("ada"))
     assert user.get("/tokens/").status_code == 200  # not of the staff
 
 

@@ -188,7 +188,7 @@ def _refused(client: Client, cause: str) -> None:
 @pytest.mark.parametrize("claims", [{"email_verified": False}, {"email_verified": "true"}, {"email": ""}])
 def test_mail_that_is_not_verified_makes_no_account(client: Client, provider: Provider, claims: dict[str, Any]) -> None:
     provider.claims |= claims
-    _refused(client, "has not verified your mail address")
+    _refused(client, "has not verified your email address")
     assert not User.objects.exists()
 
 
@@ -269,7 +269,7 @@ def test_nobody_comes_back_who_has_not_left(client: Client, provider: Provider) 
     assert not is_signed_in(client)
 
 
-def test_a_provider_that_is_away_is_told_without_details(client: Client, provider: Provider, settings: Any) -> None:
+def test_a_provider_that_is_away_is_reported_without_details(client: Client, provider: Provider, settings: Any) -> None:
     settings.OIDC_OP_TOKEN_ENDPOINT = "http://127.0.0.1:9/token"
     _refused(client, "through the other site failed")
 

@@ -46,7 +46,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_files_without_a_row_are_told_of_and_swept_when_they_are_old(media: Path, photo: bytes) -> None:
+def test_files_without_a_row_are_reported_and_swept_when_they_are_old(media: Path, photo: bytes) -> None:
     image = uploads.store(photo)
     kept = files_in(media)
     for name in ("images/killed.jpg", "thumbnails/killed.jpg", "mappers/killed.safetensors", "imports/1", "health/1"):
@@ -69,7 +69,7 @@ def test_files_without_a_row_are_told_of_and_swept_when_they_are_old(media: Path
     assert str(image.file.name) in kept
 
 
-def test_rows_whose_file_is_missing_are_told_of(media: Path, photo: bytes) -> None:
+def test_rows_whose_file_is_missing_are_reported(media: Path, photo: bytes) -> None:
     image = uploads.store(photo)
     (media / str(image.thumbnail.name)).unlink()
 

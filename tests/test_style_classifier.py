@@ -12,7 +12,7 @@ CAPTIONS = {
 }
 
 
-def test_captions_are_told_by_the_words_of_their_style() -> None:
+def test_captions_are_classified_by_the_words_of_their_style() -> None:
     classifier = StyleClassifier.fit(CAPTIONS)
     assert classifier.predict("a girl dreams of her true love") == "romantic"
     assert classifier.predict("A bird sits on the beach") == "factual"

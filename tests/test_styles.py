@@ -17,6 +17,7 @@ from captioner import services
 from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.models import AuditEntry, Caption, MapperVersion, Promotion, Style, Viewer
+from tests.people import client_of, program_of
 from training import services as training_services
 from training.models import Example, Policy, TrainingRun
 
@@ -34,16 +35,12 @@ def plain(db: None, media: Any) -> dict[str, Style]:
 
 @pytest.fixture
 def boss(db: None) -> APIClient:
-    client = APIClient()
-    client.force_authenticate(User.objects.create_superuser("boss"))
-    return client
+    return program_of(User.objects.create_superuser("boss"))
 
 
 @pytest.fixture
 def admin(boss: APIClient) -> Client:
-    client = Client()
-    client.force_login(User.objects.get(username="boss"))
-    return client
+    return client_of(User.objects.get(username="boss"))
 
 
 def refused(code: str) -> Any:
@@ -82,8 +79,7 @@ def test_what_was_requested_before_is_still_written_and_its_history_stays(
     services.retry_caption(viewer, Caption.objects.get(style=styles["humorous"]).pk)
     engine.work()
     assert {caption.status for caption in Caption.objects.all()} == {"succeeded"}
-    client = Client()
-    client.force_login(viewer.user)
+    client = client_of(viewer.user)
     assert len(client.get("/api/captions/?style=romantic").json()["results"]) == 1
     assert 'value="romantic"' in client.get("/gallery/").content.decode()
 
@@ -152,8 +148,7 @@ def test_a_style_is_deleted_when_nothing_needs_it(plain: dict[str, Style], boss:
 def test_who_trains_is_told_which_permission_it_takes(plain: dict[str, Style]) -> None:
     user = User.objects.create_user("trainer")
     user.user_permissions.add(Permission.objects.get(codename="change_style"))
-    client = APIClient()
-    client.force_authenticate(user)
+    client = program_of(user)
     for answer in (client.post("/api/styles/romantic/withdraw/"), client.delete("/api/styles/romantic/")):
         assert answer.status_code == 403
         assert "ask an administrator" in answer.json()["detail"]

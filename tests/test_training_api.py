@@ -10,6 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from captioner.models import Image, Style
+from tests.people import client_of
 from training import services
 from training.models import EpochReport, RunEvent, TrainingRun
 
@@ -31,9 +32,7 @@ def style(styles: dict[str, Style], db: None) -> Style:
 def member(*groups: str) -> Client:
     user = User.objects.create_user("-".join(groups) or "nobody")
     user.groups.set(Group.objects.filter(name__in=groups))
-    client = Client()
-    client.force_login(user)
-    return client
+    return client_of(user)
 
 
 @pytest.fixture

@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import User
 from django.core.files.base import ContentFile
-from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from PIL import Image as Pillow
 from playwright.sync_api import Browser, Page, expect
-from rest_framework.test import APIClient
 
 from captioner import services, uploads
 from captioner.errors import Refused
 from captioner.models import AuditEntry, Draft, DraftRequest, Image, MapperVersion, Poll, Promotion, Style, Viewer, Vote
 from tests.axe import violations
+from tests.people import client_of, member, program_of, window_of
 from training.models import Policy
 
 
@@ -67,22 +66,10 @@ def poll(versions: list[MapperVersion], images: list[Image]) -> Poll:
     return services.start_poll(candidate=new, opponent=old)
 
 
-def person(name: str, group: str = "Labellers", **what: Any) -> Viewer:
-    user = User.objects.create_user(name, **what)
-    user.groups.set(Group.objects.filter(name=group))
-    return Viewer(user)
-
-
 @pytest.fixture
 def bob(db: None) -> Viewer:
     """A labeller."""
-    return person("bob")
-
-
-def client_of(viewer: Viewer) -> Client:
-    client = Client()
-    client.force_login(viewer.user)
-    return client
+    return Viewer(member("bob", "Labellers"))
 
 
 def answers(viewer: Viewer, poll: Poll, prefer: str, count: int = 99) -> list[Image]:
@@ -122,7 +109,7 @@ def test_it_ends_unclear_when_all_photos_are_voted_on(bob: Viewer, poll: Poll) -
 
 
 def test_of_each_photo_one_vote_counts_whoever_gives_it(bob: Viewer, poll: Poll) -> None:
-    eve = person("eve")
+    eve = Viewer(member("eve", "Labellers"))
     first = answers(bob, poll, "equal", 5)
     second = answers(eve, poll, "equal", 7)
     assert not set(first) & set(second)
@@ -131,9 +118,9 @@ def test_of_each_photo_one_vote_counts_whoever_gives_it(bob: Viewer, poll: Poll)
 
 
 def test_two_who_look_at_the_same_photo_give_one_vote(bob: Viewer, poll: Poll, images: list[Image]) -> None:
-    eve = person("eve")
+    eve = Viewer(member("eve", "Labellers"))
     services.cast_vote(eve, poll.pk, images[0].pk, "equal")
-    page = client_of(bob).post(reverse("vote-cast", args=[poll.pk, images[0].pk]), {"answer": "left"}, follow=True)
+    page = client_of(bob.user).post(reverse("vote-cast", args=[poll.pk, images[0].pk]), {"answer": "left"}, follow=True)
     assert "Somebody has voted on this photo in the meantime." in page.content.decode()
     assert Vote.objects.get().person == eve.user
 
@@ -141,17 +128,17 @@ def test_two_who_look_at_the_same_photo_give_one_vote(bob: Viewer, poll: Poll, i
 def test_what_one_person_skips_is_still_asked_of_others_and_is_no_vote(bob: Viewer, poll: Poll) -> None:
     assert len(answers(bob, poll, "skip")) == 12
     assert services.standing(poll).votes == 0
-    assert services.next_ballot(person("eve"), poll)
+    assert services.next_ballot(Viewer(member("eve", "Labellers")), poll)
     assert (
         "You have seen all photos of this vote"
-        in client_of(bob).get(reverse("vote-poll", args=[poll.pk])).content.decode()
+        in client_of(bob.user).get(reverse("vote-poll", args=[poll.pk])).content.decode()
     )
 
 
 def test_sides_are_shuffled_for_each_photo_and_person_stay_and_are_kept(
     bob: Viewer, poll: Poll, images: list[Image]
 ) -> None:
-    eve = person("eve")
+    eve = Viewer(member("eve", "Labellers"))
     sides = {who.user.pk: [poll.candidate_left(image.pk, who.user.pk) for image in images] for who in (bob, eve)}
     assert all({True, False} == set(shown) for shown in sides.values()) or len(set(map(tuple, sides.values()))) == 2
     ballot = services.next_ballot(bob, poll)
@@ -171,7 +158,7 @@ def test_sides_and_order_cannot_be_foretold_and_differ_between_votes(versions: l
 
 
 def test_the_page_says_nothing_of_versions_before_the_vote_has_ended(bob: Viewer, poll: Poll) -> None:
-    client, address = client_of(bob), reverse("vote-poll", args=[poll.pk])
+    client, address = client_of(bob.user), reverse("vote-poll", args=[poll.pk])
     for _ in range(8):
         page = client.get(address).content.decode()
         assert not re.search(r"\bv[12]\b|candidate|opponent|plain v", page)
@@ -184,7 +171,7 @@ def test_the_page_says_nothing_of_versions_before_the_vote_has_ended(bob: Viewer
 
 
 def test_undo_takes_back_the_last_vote_and_shows_its_photo_again(bob: Viewer, poll: Poll) -> None:
-    client = client_of(bob)
+    client = client_of(bob.user)
     first, second = answers(bob, poll, "equal", 2)
     page = client.get(reverse("vote-poll", args=[poll.pk])).content.decode()
     undo = reverse("vote-undo", args=[poll.pk, second.pk])
@@ -231,7 +218,7 @@ def test_only_two_versions_of_one_style_are_voted_between_and_once_at_a_time(
 
 
 def test_an_unknown_answer_is_refused(bob: Viewer, poll: Poll, images: list[Image]) -> None:
-    answer = client_of(bob).post(reverse("vote-cast", args=[poll.pk, images[0].pk]), {"answer": "both"})
+    answer = client_of(bob.user).post(reverse("vote-cast", args=[poll.pk, images[0].pk]), {"answer": "both"})
     assert answer.status_code == 422
     assert "Answer with one of left, right, equal, skip" in answer.content.decode()
 
@@ -244,21 +231,21 @@ def test_a_vote_stays_when_its_photo_is_deleted(bob: Viewer, poll: Poll) -> None
 
 
 def test_only_who_may_label_everybodys_captions_votes_and_sees_the_photos(poll: Poll, images: list[Image]) -> None:
-    outsider = person("sam", "Viewers")
+    outsider = Viewer(member("sam", "Viewers"))
     assert services.open_polls(outsider) == []
-    assert client_of(outsider).get(reverse("vote")).status_code == 403
-    assert client_of(outsider).get(reverse("vote-photo", args=[poll.pk, images[0].pk])).status_code == 404
+    assert client_of(outsider.user).get(reverse("vote")).status_code == 403
+    assert client_of(outsider.user).get(reverse("vote-photo", args=[poll.pk, images[0].pk])).status_code == 404
     with pytest.raises(Refused, match="was not found"):
         services.cast_vote(outsider, poll.pk, images[0].pk, "left")
 
 
 def test_the_photos_of_a_vote_and_no_others_are_shown(bob: Viewer, poll: Poll, photo: bytes) -> None:
     other = uploads.store(photo)
-    assert client_of(bob).get(reverse("vote-photo", args=[poll.pk, other.pk])).status_code == 404
+    assert client_of(bob.user).get(reverse("vote-photo", args=[poll.pk, other.pk])).status_code == 404
 
 
 def test_the_labelling_page_leads_to_open_votes_and_without_any_the_page_says_so(bob: Viewer, poll: Poll) -> None:
-    client = client_of(bob)
+    client = client_of(bob.user)
     assert "1 blind vote is open" in client.get(reverse("label")).content.decode()
     assert client.get(reverse("vote"))["Location"] == reverse("vote-poll", args=[poll.pk])
     services.end_poll(poll)
@@ -266,8 +253,8 @@ def test_the_labelling_page_leads_to_open_votes_and_without_any_the_page_says_so
 
 
 def test_trainers_start_and_end_votes_on_a_versions_page(versions: list[MapperVersion], images: list[Image]) -> None:
-    trainer = person("tom", "Trainers", is_staff=True)
-    client, page = client_of(trainer), reverse("admin:captioner_mapperversion_change", args=[versions[1].pk])
+    trainer = Viewer(member("tom", "Trainers", is_staff=True))
+    client, page = client_of(trainer.user), reverse("admin:captioner_mapperversion_change", args=[versions[1].pk])
     assert "Start a blind vote against v1" in client.get(page).content.decode()
     client.post(reverse("admin:captioner_mapperversion_poll", args=[versions[1].pk, versions[0].pk]))
     poll = Poll.objects.get()
@@ -284,7 +271,7 @@ def test_trainers_start_and_end_votes_on_a_versions_page(versions: list[MapperVe
 
 
 def test_a_comparison_offers_votes_between_its_versions(versions: list[MapperVersion], images: list[Image]) -> None:
-    client = client_of(person("tom", "Trainers", is_staff=True))
+    client = client_of(member("tom", "Trainers", is_staff=True))
     comparison = DraftRequest.objects.first()
     assert comparison
     page = client.get(reverse("admin:captioner_draftrequest_change", args=[comparison.pk])).content.decode()
@@ -296,7 +283,7 @@ def test_the_promote_page_shows_what_people_prefer_and_takes_a_reason_against_it
 ) -> None:
     answers(bob, poll, "old")
     boss = Viewer(User.objects.create_superuser("boss"))
-    page = client_of(boss).get(reverse("admin:captioner_mapperversion_promote", args=[versions[1].pk]))
+    page = client_of(boss.user).get(reverse("admin:captioner_mapperversion_promote", args=[versions[1].pk]))
     assert "v2 is worse than v1: preferred in 0 % of 8 votes" in page.content.decode()
     with pytest.raises(Refused, match="give a reason"):
         services.promote(version=versions[1])
@@ -334,11 +321,8 @@ def test_a_vote_whose_winner_cannot_be_promoted_ends_all_the_same(
     assert style.active_version == versions[0]
 
 
-def test_the_api_tells_of_votes_and_of_their_results_when_they_have_ended(
-    style: Style, bob: Viewer, poll: Poll
-) -> None:
-    client = APIClient()
-    client.force_authenticate(bob.user)
+def test_the_api_shows_votes_and_of_their_results_when_they_have_ended(style: Style, bob: Viewer, poll: Poll) -> None:
+    client = program_of(bob.user)
     answers(bob, poll, "new", 7)
     (open_one,) = client.get(f"/api/styles/{style.slug}/votes/").json()
     assert (open_one["candidate"], open_one["opponent"], open_one["votes"]) == (2, 1, 7)
@@ -354,15 +338,10 @@ def test_the_api_tells_of_votes_and_of_their_results_when_they_have_ended(
 
 
 @pytest.fixture
-def page(browser: Browser, live_server: Any, bob: Viewer, settings: Any) -> Iterator[Page]:
-    """A window of bob's browser."""
-    client = client_of(bob)
-    context = browser.new_context(base_url=live_server.url, reduced_motion="reduce")
-    session = client.cookies[settings.SESSION_COOKIE_NAME].value
-    context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": live_server.url}])
-    context.set_default_timeout(60_000)
-    yield context.new_page()
-    context.close()
+def page(browser: Browser, live_server: Any, bob: Viewer) -> Iterator[Page]:
+    """A window of bob's."""
+    with window_of(bob.user, browser, live_server.url, reduced_motion="reduce") as page:
+        yield page
 
 
 @pytest.mark.django_db(transaction=True)

@@ -188,7 +188,7 @@ def test_the_api_counts_bodies_in_chunks(site: Site) -> None:
     assert (status, "request_too_large" in text) == (413, True)
 
 
-def test_a_full_disk_under_a_body_is_told(tmp_path: Path, site: Site) -> None:
+def test_a_full_disk_under_a_body_is_reported(tmp_path: Path, site: Site) -> None:
     with small_disk(tmp_path / "disk"):
         other = Site(site.home, tmp_path / "disk")
         other.start()

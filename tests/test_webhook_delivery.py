@@ -13,10 +13,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
-from rest_framework.test import APIClient
 
 from captioner import services
 from captioner.errors import Refused
@@ -32,6 +30,7 @@ from captioner.models import (
 )
 from captioner.webhooks import client as webhooks
 from captioner.webhooks import delivery as webhook_delivery
+from tests.people import client_of, program_of
 
 OLD, NEW = (f"whsec_{base64.b64encode(bytes([letter]) * 24).decode()}" for letter in b"on")
 Sent = list[str]
@@ -152,7 +151,7 @@ def test_a_host_that_answers_whatever_it_says_is_not_left_alone(
     assert not WebhookHost.objects.exists()
 
 
-def test_one_delivery_calls_only_those_that_have_answered_lately(
+def test_one_delivery_calls_only_those_that_have_answered_recently(
     due: Callable[..., WebhookDelivery], sent: Sent
 ) -> None:
     for number in range(10):
@@ -216,14 +215,13 @@ def test_a_try_is_written_down_before_it_is_made(
     assert "its worker was lost" in entry["error"]
 
 
-def test_tries_of_an_earlier_release_are_told_before_the_others(
+def test_tries_of_an_earlier_release_are_listed_before_the_others(
     due: Callable[..., WebhookDelivery], sent: Sent, viewer: Viewer
 ) -> None:
     delivery = due("https://example.org/", viewer.user)
     WebhookDelivery.objects.update(log=[{"at": "2030-01-01T00:00:00+00:00", "status": 503, "error": "it", "ms": 5}])
     work()
-    client = APIClient()
-    client.force_authenticate(viewer.user)
+    client = program_of(viewer.user)
     (told,) = client.get(f"/api/requests/{delivery.request_id}/deliveries/").json()
     assert [entry["status"] for entry in told["log"]] == [503, 204]
     assert told["status"] == "succeeded"
@@ -235,8 +233,7 @@ def test_a_webhook_is_sent_again_whether_it_arrived_or_not(
 ) -> None:
     delivery = due(f"https://{host}/", viewer.user)
     work()
-    client = APIClient()
-    client.force_authenticate(viewer.user)
+    client = program_of(viewer.user)
     answer = client.post(f"/api/requests/{delivery.request_id}/deliveries/")
     assert (answer.status_code, answer.json()["status"]) == (202, "queued")
     work()
@@ -260,8 +257,7 @@ def test_what_is_being_sent_is_not_sent_again_and_nobody_sends_anothers(
 def test_administrators_send_again_and_see_every_try(due: Callable[..., WebhookDelivery], sent: Sent) -> None:
     delivery = due("https://broken.example.org/")
     work()
-    client = Client()
-    client.force_login(get_user_model().objects.create_superuser("root"))
+    client = client_of(get_user_model().objects.create_superuser("root"))
     listed = reverse("admin:captioner_webhookdelivery_changelist")
     answer = client.post(listed, {"action": "send_again", "_selected_action": [delivery.pk]}, follow=True)
     assert "1 webhooks were queued to be sent again" in answer.content.decode()
@@ -285,8 +281,7 @@ def test_while_secrets_are_changed_both_sign(
 
     monkeypatch.setattr(webhooks, "_post", post)
     delivery = due("https://example.org/", viewer.user)
-    client = APIClient()
-    client.force_authenticate(viewer.user)
+    client = program_of(viewer.user)
     address = f"/api/requests/{delivery.request_id}/deliveries/"
     assert client.post(address, {"secret": "whsec_short"}).status_code == 422
     assert client.post(address, {"secret": NEW, "previous_secret": OLD}).status_code == 202

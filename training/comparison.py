@@ -58,13 +58,13 @@ def compare(
     *,
     phase: Phase,
     check: Callable[[], None],
-    tell: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> tuple[VersionReport, list[ComparedPhoto], TrainingRun.Verdict]:
     """Scores of both, the photos on which they differ most, and the gate's verdict.
 
     Args:
         phase, check: called now and then; what they raise ends it.
-        tell: is told why the gate cannot judge.
+        warn: is given the reason why the gate cannot judge.
 
     Raises:
         Unavailable: there is no memory for the version in service.
@@ -88,7 +88,7 @@ def compare(
     if active.base_models not in (None, models.base()):
         old = _drafts(active, held_out.names, partial(phase, "evaluating"))
         if len(old) < len(references):
-            tell(
+            warn(
                 f"{active}, which is in service on other base models, wrote about {len(old)} of {len(references)} "
                 "held-out photos only, so the gate cannot judge; keep a caption worker with those models running"
             )
@@ -99,7 +99,7 @@ def compare(
         except NoRoom as error:  # another worker may have the memory
             raise Unavailable(Failure("out_of_memory", str(error))) from error
         except (CheckpointError, OSError, ValueError) as error:
-            tell(f"{active}, which is in service, cannot be loaded for a comparison: {cause_of(error)}")
+            warn(f"{active}, which is in service, cannot be loaded for a comparison: {cause_of(error)}")
             return report, [], TrainingRun.Verdict.UNCLEAR
         old = written(opponent, len(references))
     other = scored(old)
@@ -129,10 +129,10 @@ def compare(
     ]
     judgement = TrainingRun.Verdict(verdict(difference, policy.margin, len(references)))
     if not judged:
-        tell(f"{policy.metric} was not computed, so the gate cannot judge")
+        warn(f"{policy.metric} was not computed, so the gate cannot judge")
         judgement = TrainingRun.Verdict.UNCLEAR
     elif len(references) < LEAST_JUDGED:
-        tell(captioner_services.too_few(len(references)))
+        warn(captioner_services.too_few(len(references)))
     return report, photos, judgement
 
 

@@ -24,7 +24,7 @@ PHASES = {
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunInProgress:
     """How far a run is, for people."""
 
     run: TrainingRun
@@ -36,12 +36,12 @@ class Standing:
     rate: str
 
 
-def standing(run: TrainingRun) -> Standing:
+def standing(run: TrainingRun) -> RunInProgress:
     """How far a run is."""
     progress = RunProgress.read(run.progress if run.status == Status.RUNNING else {})
     phase = PHASES.get(progress.phase) or run.get_status_display().lower()
     eta, speed, rate = progress.eta_seconds, progress.samples_per_second, progress.learning_rate
-    return Standing(
+    return RunInProgress(
         run,
         phase,
         progress.step or 0,
@@ -52,7 +52,7 @@ def standing(run: TrainingRun) -> Standing:
     )
 
 
-def runs_in_progress() -> list[Standing]:
+def runs_in_progress() -> list[RunInProgress]:
     """The unfinished runs."""
     return [standing(run) for run in TrainingRun.objects.unfinished().select_related("style", "person")]
 

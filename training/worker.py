@@ -58,7 +58,7 @@ from training.reports import ComparedPhoto, CurvePoint, RunProgress, Sample
 log = logging.getLogger(__name__)
 
 SAMPLES = 12  # held-out photos captioned at every checkpoint
-TELL = 1.0  # seconds between two reports of progress
+REPORT_EVERY = 1.0  # seconds between two reports of progress
 LONGEST = timedelta(days=7)
 
 
@@ -72,7 +72,7 @@ class TrainingEngine:
     def __init__(self, models: CaptionEngine, stopping: Callable[[], bool] = lambda: False) -> None:
         self.models, self.captioner, self.name = models, models.captioner, models.name
         self.stopping = stopping
-        self.tell_every = TELL
+        self.report_every = REPORT_EVERY
         self.holding: Claim | None = None
         self.breaker = Breaker()
 
@@ -110,15 +110,15 @@ class TrainingEngine:
     def _run(self, run: TrainingRun, stopping: Callable[[], bool]) -> None:
         folder = services.run_folder(run)
         try:
-            _Training(self.models, run, folder, stopping, self.tell_every).complete()
+            _Training(self.models, run, folder, stopping, self.report_every).complete()
         except Stopped:
             if TrainingRun.objects.hand_back(_token(run)):
-                _tell(run, "handed back: the worker is stopping; another one will continue from here")
+                _log(run, "handed back: the worker is stopping; another one will continue from here")
             return
         except Unavailable as error:
             self.breaker.note(0, 1, error.failure.detail)
             if retry_on_lost_database(partial(run.hand_back, error.failure)):
-                _tell(run, f"handed back, to be retried later: {error}", "warning")
+                _log(run, f"handed back, to be retried later: {error}", "warning")
             return
         except (TrainingError, CheckpointError, ValueError) as error:
             _fail(run, "not_trainable", str(error))
@@ -143,12 +143,12 @@ class _Training:
     """One run, from its examples to the version that it files."""
 
     def __init__(
-        self, models: CaptionEngine, run: TrainingRun, folder: Path, stopping: Callable[[], bool], tell_every: float
+        self, models: CaptionEngine, run: TrainingRun, folder: Path, stopping: Callable[[], bool], report_every: float
     ) -> None:
         self.models, self.captioner, self.lm = models, models.captioner, models.captioner.language_model
         self.run, self.folder, self.stopping = run, folder, stopping
         self.options = run.chosen
-        self.tell_every, self.reported = tell_every, 0.0
+        self.report_every, self.reported = report_every, 0.0
 
     def complete(self) -> None:
         """Train, evaluate, compare, file and perhaps promote.
@@ -159,7 +159,7 @@ class _Training:
         stored = (self.folder / STATE).exists()
         if self.run.attempts > 1:
             how = "continuing from the last checkpoint" if stored else "starting over, since there is no checkpoint"
-            _tell(self.run, f"taken over from a lost worker; {how}")
+            _log(self.run, f"taken over from a lost worker; {how}")
         if not stored:  # pruned, or on another machine, or lost before the first: what is shown is of another training
             self._forget()
         training, held_out = self._examples()
@@ -167,13 +167,13 @@ class _Training:
         try:
             result = self._train(self._start(training), training, held_out)
         except ForeignState:
-            _tell(self.run, "the stored state does not match the remaining examples; starting over", "warning")
+            _log(self.run, "the stored state does not match the remaining examples; starting over", "warning")
             self._forget()
             result = self._train(self._start(training), training, held_out)
         for reason, count in result.left_out.items():
             if count:
-                _tell(self.run, f"{count} captions were left out: {reason}", "warning")
-        _tell(self.run, f"trained {result.trainable_parameters:,} parameters; now comparing on the held-out images")
+                _log(self.run, f"{count} captions were left out: {reason}", "warning")
+        _log(self.run, f"trained {result.trainable_parameters:,} parameters; now comparing on the held-out images")
         active = in_service(self.run)
         report, comparison, judgement = self._compare(result.model, active, held_out)
         self._file(result.path, report, comparison, judgement, active)
@@ -188,7 +188,7 @@ class _Training:
         rows = services.dataset(self.run.style, self.options, self.run.last_example)
         training, held_out, unreadable = captioned_images(self.models, rows, self._phase)
         if unreadable:
-            _tell(self.run, f"{unreadable} images cannot be read and are left out", "warning")
+            _log(self.run, f"{unreadable} images cannot be read and are left out", "warning")
         return training, held_out
 
     def _start(self, training: CaptionedImages) -> ClipCaptionModel:
@@ -269,7 +269,7 @@ class _Training:
         """
         if self.stopping():
             raise Stopped
-        if time.monotonic() - self.reported < self.tell_every:
+        if time.monotonic() - self.reported < self.report_every:
             return
         self.reported = time.monotonic()
         try:
@@ -290,11 +290,11 @@ class _Training:
         self, candidate: ClipCaptionModel, active: MapperVersion | None, held_out: CaptionedImages
     ) -> tuple[VersionReport, list[ComparedPhoto], TrainingRun.Verdict]:
         return compare(
-            self.models, self.run, candidate, active, held_out, phase=self._phase, check=self._check, tell=self._warn
+            self.models, self.run, candidate, active, held_out, phase=self._phase, check=self._check, warn=self._warn
         )
 
     def _warn(self, message: str) -> None:
-        _tell(self.run, message, "warning")
+        _log(self.run, message, "warning")
 
     def _file(
         self,
@@ -361,13 +361,13 @@ def _token(job: Job) -> uuid.UUID:
     return job.lease_token
 
 
-def _tell(run: TrainingRun, message: str, level: str = "info") -> None:
+def _log(run: TrainingRun, message: str, level: str = "info") -> None:
     retry_on_lost_database(lambda: RunEvent.objects.create(run=run, message=message, level=level))
 
 
 def _fail(run: TrainingRun, code: str, detail: str) -> None:
     if retry_on_lost_database(lambda: run.fail(code, detail)):
-        _tell(run, detail, "error")
+        _log(run, detail, "error")
     log.warning("training run failed", extra={"run": run.pk, "code": code})
 
 
@@ -398,7 +398,7 @@ def worker_process(name: str) -> WorkerProcess:
     processes = settings.TRAINING_PROCESSES
     check_processes(processes, pick_device(settings.DEVICE))
     engine = TrainingEngine(CaptionEngine.load(name))
-    chores = {"policies": services.start_due_runs, "base models": services.look_after_preparations}
+    chores = {"policies": services.start_due_runs, "base models": services.advance_preparations_each_minute}
     process = WorkerProcess(engine, "training", chores, (Import, TrainingRun), processes)
     engine.stopping = process.stopping.is_set
     return process

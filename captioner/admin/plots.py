@@ -91,8 +91,8 @@ def bars(labels: Sequence[str], series: Mapping[str, Sequence[int]], title: str,
             if size:
                 columns.append((name, f"{left + room * 0.12:.1f}", f"{base:.1f}", f"{room * 0.76:.1f}", f"{size:.1f}"))
         drawn = format_html_join("", '<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>', columns)
-        told = ", ".join(f"{values[place]:,} {name}" for name, values in series.items() if values[place])
-        parts.append(format_html("<g><title>{}: {}</title>{}</g>", label, told or "none", drawn))
+        counts = ", ".join(f"{values[place]:,} {name}" for name, values in series.items() if values[place])
+        parts.append(format_html("<g><title>{}: {}</title>{}</g>", label, counts or "none", drawn))
         if place % every == 0:
             parts.append(_text(left + room / 2, height - 10, label, "middle"))
     drawing = _svg(height, parts, title)

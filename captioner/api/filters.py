@@ -17,7 +17,7 @@ from rest_framework.utils.urls import remove_query_param, replace_query_param
 
 from captioner.jobs.job import Status
 from captioner.models import Caption
-from captioner.services import Hit, MeaningStatus, Search
+from captioner.services import Hit, MeaningStatus, SearchResult
 
 ORDERINGS = ("created_at", "-created_at")
 
@@ -125,7 +125,7 @@ class FoundPages(Pages):
     def get_paginated_response(self, data: Any) -> Response:
         return Response({**super().get_paginated_response(data).data, "meaning": None})
 
-    def hits(self, search: Search, request: Request, view: Any) -> Sequence[Hit]:
+    def hits(self, search: SearchResult, request: Request, view: Any) -> Sequence[Hit]:
         """Those of the page that a request asks for. Its cursor names the photo that the page before ended with, and
         its place, should it be gone."""
         self.refuse_unknown(request, view)
@@ -138,7 +138,7 @@ class FoundPages(Pages):
         self.start, self.end = start, start + size
         return search.hits[self.start : self.end]
 
-    def found(self, search: Search, data: Any, request: Request) -> dict[str, Any]:
+    def found(self, search: SearchResult, data: Any, request: Request) -> dict[str, Any]:
         """What is answered with those hits, as `data`."""
         address = request.build_absolute_uri()
         size, following, previous = self.end - self.start, None, None

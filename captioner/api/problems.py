@@ -50,7 +50,7 @@ def problem(status: int, code: str, detail: str, **extra: Any) -> JsonResponse:
 def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
     """The answer to an exception in an API view; None where it is unforeseen, which Django then logs."""
     if isinstance(error, Refused):
-        return _told(error)
+        return _problem_of(error)
     if isinstance(error, exceptions.ValidationError):
         errors = list(_flat(error.get_full_details()))
         detail = "; ".join(f"{e['field']}: {e['detail']}" if e["field"] else e["detail"] for e in errors)
@@ -60,7 +60,7 @@ def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
     if isinstance(error, PermissionDenied):
         return problem(403, *_SENTENCES[403])
     if isinstance(error, RequestDataTooBig):
-        return _told(_too_big(settings.DATA_UPLOAD_MAX_MEMORY_SIZE))
+        return _problem_of(_too_big(settings.DATA_UPLOAD_MAX_MEMORY_SIZE))
     if isinstance(error, TooManyFilesSent):
         most = settings.DATA_UPLOAD_MAX_NUMBER_FILES
         return problem(422, "too_many_images", f"a request can have at most {most} files; send several requests")
@@ -77,7 +77,7 @@ def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
 
 
 def outage(error: BaseException | None) -> Refused | None:
-    """What to tell where the machine and not the request is to blame for an exception; None where it is unforeseen."""
+    """The answer where the machine and not the request is to blame for an exception; None where it is unforeseen."""
     if error is None:
         return None
     full = isinstance(error, OSError) and is_full(error)
@@ -95,13 +95,13 @@ def outage(error: BaseException | None) -> Refused | None:
 def server_error(request: HttpRequest) -> HttpResponse:
     """Django's `handler500`: the answer to an exception that nothing has caught, which Django logs."""
     refused = outage(sys.exception())
-    return tell(request, refused) if refused else defaults.server_error(request)
+    return respond(request, refused) if refused else defaults.server_error(request)
 
 
-def tell(request: HttpRequest, refused: Refused) -> HttpResponse:
+def respond(request: HttpRequest, refused: Refused) -> HttpResponse:
     """The answer, in the shape that the caller reads, to a request of which nothing more is to be read or asked."""
     if request.path_info.startswith(API):
-        return _told(refused)
+        return _problem_of(refused)
     answer: HttpResponse
     if request.headers.get("HX-Request") or request.headers.get("Accept") == "application/json":
         answer = JsonResponse({"detail": refused.detail}, status=refused.status)
@@ -110,12 +110,12 @@ def tell(request: HttpRequest, refused: Refused) -> HttpResponse:
     return _with_wait(_measured(answer), refused)
 
 
-def _told(refused: Refused) -> HttpResponse:
+def _problem_of(refused: Refused) -> HttpResponse:
     return _with_wait(problem(refused.status, refused.code, refused.detail, **refused.extra), refused)
 
 
 def _measured(answer: Answer) -> Answer:
-    """With its length, without which a connection ends: the middleware that tells it is further in."""
+    """With its length, without which a connection ends: the middleware that sets it is further in."""
     answer["Content-Length"] = str(len(answer.content))
     return answer
 
@@ -134,7 +134,7 @@ class Problems:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if refusal := _refusal(request):
-            return tell(request, refusal)
+            return respond(request, refusal)
         if not request.path_info.startswith(API):
             return self.get_response(request)
         answer = self.get_response(request)
@@ -142,10 +142,10 @@ class Problems:
             return answer
         status = answer.status_code
         code, sentence = _SENTENCES.get(status, ("error", http.HTTPStatus(status).phrase))
-        told = problem(status, code, sentence.format(path=request.path, method=request.method))
+        answer = problem(status, code, sentence.format(path=request.path, method=request.method))
         if "Allow" in answer:
-            told["Allow"] = answer["Allow"]
-        return told
+            answer["Allow"] = answer["Allow"]
+        return answer
 
 
 def _refusal(request: HttpRequest) -> Refused | None:

@@ -17,7 +17,7 @@ from captioner.models import BaseModels, Caption, CutOver, Draft, MapperVersion,
 
 def captions_of(base: BaseModels | None) -> JobQuerySet[Any]:
     """The captions that workers with these models write. None: their models are not on record, as before the first
-    worker has told its own."""
+    worker has recorded its own."""
     serving = BaseModels.serving()
     if serving is None:
         return Caption.objects.all()

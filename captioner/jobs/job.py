@@ -101,7 +101,7 @@ class JobQuerySet(models.QuerySet[J]):
         return list(rows.order_by("pk").values_list("pk", flat=True))
 
     def update(self, **changes: Any) -> int:
-        """As Django's, in the order that `lock` tells of: a database that is given one statement locks in its own."""
+        """As Django's, in the order of `lock`: a database that is given one statement locks in its own."""
         if not connections[self.db].features.has_select_for_update:
             return super().update(**changes)
         with transaction.atomic(using=self.db, savepoint=False):
@@ -191,13 +191,13 @@ class JobQuerySet(models.QuerySet[J]):
         ended = 0
         for row in self.lost(now).only("attempts", "failures", "lease_holder", "lease_token"):
             lost = self.lost(now).filter(pk=row.pk, lease_token=row.lease_token)
-            told = row.failures_with(now, row.lease_holder, _LOST)
+            failures = row.failures_with(now, row.lease_holder, _LOST)
             if row.attempts >= MAX_ATTEMPTS:
                 detail = f"{MAX_ATTEMPTS} workers were lost while working on this; try again."
-                ended += lost.update(**_failed(now, _LOST.code, detail), failures=told)
-            else:  # at once after the first: it may have been told to end in a hurry
+                ended += lost.update(**_failed(now, _LOST.code, detail), failures=failures)
+            else:  # at once after the first: it may have been asked to end in a hurry
                 ready_at = now + back_off(row.attempts - 1) if row.attempts > 1 else None
-                ended += lost.update(**{**QUEUED_AGAIN, "ready_at": ready_at}, failures=told)
+                ended += lost.update(**{**QUEUED_AGAIN, "ready_at": ready_at}, failures=failures)
         late = self.filter(status=Status.QUEUED, deadline_at__lte=now)
         ended += late.exclude(failures=[]).update(
             **_failed(
@@ -323,13 +323,13 @@ class Job(models.Model):
             As `succeed` does.
         """
         now = clock(self._state.db or "default")
-        self.failures = told = self.failures_with(now, self.lease_holder, failure)
+        self.failures = failures = self.failures_with(now, self.lease_holder, failure)
         beside = [attempt.worker for attempt in self.failed_attempts if attempt.others_succeeded]
         if failure.own or (failure.others_succeeded and len(beside) >= MAX_ATTEMPTS and len(set(beside)) > 1):
-            return self._record(**_failed(now, failure.code, failure.detail), failures=told)
+            return self._record(**_failed(now, failure.code, failure.detail), failures=failures)
         # To have been tried and given back costs no worker, and is none of the attempts that are counted.
-        again = {**QUEUED_AGAIN, "attempts": F("attempts") - 1, "ready_at": now + back_off(len(told))}
-        return self._record(**again, failures=told)
+        again = {**QUEUED_AGAIN, "attempts": F("attempts") - 1, "ready_at": now + back_off(len(failures))}
+        return self._record(**again, failures=failures)
 
     @property
     def failed_attempts(self) -> list[FailedAttempt]:

@@ -61,7 +61,7 @@ class BaseModels(models.Model):
 
     @classmethod
     def serving(cls) -> BaseModels | None:
-        """The pair that serves; None before any worker has told its own."""
+        """The pair that serves; None before any worker has recorded its own."""
         newest = CutOver.objects.select_related("base").order_by("-number").first()
         return newest.base if newest else None
 
@@ -110,18 +110,18 @@ class BaseModels(models.Model):
         return self.Status.PREPARING if self.preparing else self.Status.RETIRED
 
     def adopt(self) -> None:
-        """Take the versions that were filed before these models were on record. One whose file does not tell what it
+        """Take the versions that were filed before these models were on record. One whose file does not say what it
         was trained for is taken for one of those that serve."""
         unclear = self.serves
         versions: QuerySet[Any] = self.versions.model._default_manager.filter(base_models=None)
         for version in versions.only("encoder", "language_model"):
-            told = bool(version.encoder and version.language_model)
-            if (told or unclear) and self._fits(version.encoder, version.language_model):
+            identified = bool(version.encoder and version.language_model)
+            if (identified or unclear) and self._fits(version.encoder, version.language_model):
                 versions.filter(pk=version.pk).update(base_models=self)
 
     @classmethod
     def of(cls, encoder: str, language_model: str) -> BaseModels | None:
-        """Which models a version of these identities belongs to: "" is what its file does not tell, and the serving
+        """Which models a version of these identities belongs to: "" is what its file does not say, and the serving
         ones come first. None if they are not on record."""
         serving = cls.serving()
         known = [*([serving] if serving else []), *(cls.objects.all() if encoder and language_model else ())]

@@ -1,8 +1,8 @@
 """Search by meaning: the texts that people search for, and the index of the photos' embeddings.
 
-A text is embedded by a caption worker and kept (`TextEmbedding`); what is near to it is told by a file of all images'
-embeddings (`vectors.py`), which whoever searches feeds from the database. So the web process needs no model. Nothing
-depends on the file: what is wrong with it is logged, and it is made anew.
+A text is embedded by a caption worker and kept (`TextEmbedding`); what is near to it is looked up in a file of all
+images' embeddings (`vectors.py`), which whoever searches feeds from the database. So the web process needs no model.
+Nothing depends on the file: what is wrong with it is logged, and it is rebuilt.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def near(
 ) -> tuple[list[tuple[uuid.UUID, float]], bool]:
     """The images nearest to a vector, of those that the `listed` captions are of (None: of all), each with its cosine.
 
-    Of others nothing is told, and how long it takes does not depend on what they show.
+    Others do not count, and how long it takes does not depend on what they show.
 
     Args:
         encoder: the identity of the encoder's image half.
         stand_out: only those that stand out. Most photos have nothing to do with what is searched for; how near such
-            a photo comes by chance is told by the middle and the spread of all.
+            a photo comes by chance follows from the middle and the spread of all.
 
     Returns:
         The images, the nearest first, and whether the index has all embeddings by now.

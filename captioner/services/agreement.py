@@ -67,21 +67,21 @@ class Agreement:
         if not self.captions:
             return ""
         same = self.fine + self.edited
-        told = (
+        counted = (
             f"Two people labelled {whole(self.captions)} caption{'' if self.captions == 1 else 's'}, and agree on "
             f"{whole(same)} of them ({round(100 * same / self.captions)} %) whether they are fine as they are: "
         )
         if self.captions < FEWEST_CAPTIONS:
-            return f"{told}too few to tell how far labels can be trusted; {FEWEST_CAPTIONS} are needed"
+            return f"{counted}too few to tell how far labels can be trusted; {FEWEST_CAPTIONS} are needed"
         if self.alpha is None:
-            return f"{told}everybody always said the same, so there is nothing to measure agreement by"
+            return f"{counted}everybody always said the same, so there is nothing to measure agreement by"
         if self.alpha >= RELIABLE:
             means = "people agree well, and one person's labels can be trusted"
         elif self.alpha >= TENTATIVE:
             means = "people agree fairly well, and labels allow tentative conclusions"
         else:
             means = "people agree too little to trust one person's labels; settle together what makes a caption fine"
-        return f"{told}{means} (Krippendorff's alpha {decimal(self.alpha)})"
+        return f"{counted}{means} (Krippendorff's alpha {decimal(self.alpha)})"
 
 
 def asked_twice(image: uuid.UUID) -> bool:

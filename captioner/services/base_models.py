@@ -59,7 +59,7 @@ def cut_over(*, base: BaseModels, leave_out: Collection[Style] = (), person: Any
             before is still written by the workers of the models of before.
 
     Raises:
-        Refused: they serve already, no worker has told their identities, none of the workers has loaded them, a style
+        Refused: they serve already, no worker has recorded what they are, none of the workers has loaded them, a style
             in service has no version on them and is not left out, or somebody else did the same at the same time.
     """
     try:

@@ -11,7 +11,7 @@ from captioner.reports import VersionReport
 from clipcap.evaluation.comparison import HELD_OUT_SHARE, LEAST_JUDGED, Difference, verdict
 
 MINUS = "\N{MINUS SIGN}"
-WORTH_NAMING = 20  # times as many held-out photos: whoever is told to find more than that is told nothing
+WORTH_NAMING = 20  # times as many held-out photos: a demand for more than that helps nobody
 
 
 def verdict_of(version: MapperVersion) -> str:

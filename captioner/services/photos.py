@@ -44,7 +44,7 @@ def deletion(viewer: Viewer, pk: uuid.UUID) -> Deletion:
     image = Image.objects.filter(pk=pk).first()
     own = image is not None and pk in own_images(viewer, [pk])
     if image is None or not (own or viewer.takes_down):
-        get_image(viewer, pk)  # who may not even see it is told no more than that
+        get_image(viewer, pk)  # who may not even see it learns no more than that
         raise (
             not_found("image", pk)
             if image is None

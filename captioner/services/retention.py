@@ -119,8 +119,8 @@ def count_rows() -> None:
         cursor.execute("SELECT idx, stat FROM sqlite_stat1 WHERE idx LIKE 'caption%%of_visitor'")
         for index, counted in cursor.fetchall():
             rows, of_visitor, *rest = counted.split()
-            told = " ".join([rows, str(min(int(of_visitor), VISITOR_HAS)), *rest])
-            cursor.execute("UPDATE sqlite_stat1 SET stat = %s WHERE idx = %s", [told, index])
+            stat = " ".join([rows, str(min(int(of_visitor), VISITOR_HAS)), *rest])
+            cursor.execute("UPDATE sqlite_stat1 SET stat = %s WHERE idx = %s", [stat, index])
         cursor.execute("ANALYZE sqlite_schema")
 
 

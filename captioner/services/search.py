@@ -53,7 +53,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchResult:
     """What a search found, the best first, and whether photos were searched by what they show.
 
     `meaning` is `pending` where a worker has still to look at the text, or not all photos are in the index yet: the
@@ -114,7 +114,7 @@ def search_images(
     seconds: float = PATIENCE,
     may_ask: Callable[[], bool] = lambda: True,
     **filters: Any,
-) -> Search:
+) -> SearchResult:
     """Of the images in the viewer's lists, those whose captions hold every word of `text` and those that show what it
     means; the best first, by both rankings together.
 
@@ -137,7 +137,7 @@ def search_images(
     found_by: dict[Match, set[uuid.UUID]] = {"words": set(worded), "meaning": set(near)}
     ranking = meaning.fuse(worded, near)
     hits = [Hit(image, tuple(way for way, images in found_by.items() if image in images)) for image in ranking]
-    return Search(hits, state, detail)
+    return SearchResult(hits, state, detail)
 
 
 def found_images(hits: Sequence[Hit]) -> list[Image]:

@@ -34,7 +34,7 @@ from clipcap.fingerprint import file_sha256, same_weights
 log = logging.getLogger(__name__)
 
 LONGEST_CHECK = 300  # seconds for looking at an uploaded mapper
-TRIED_ON = 30  # held-out photos, for what a file does not tell
+TRIED_ON = 30  # held-out photos, for what a file does not say
 # Each gives some held-out photos of a style, so many at most, with people's captions; the app of the datasets adds it.
 held_out_captions: list[Callable[[Style, int], Mapping[uuid.UUID, Sequence[str]]]] = []
 
@@ -111,9 +111,9 @@ def import_version(
     Args:
         normalize: whether it was trained on embeddings divided by their norm. Our format says so itself; of the
             authors' it is what scores better on held-out photos of the style, or guessed where there are too few,
-            unless given; the version's config tells which.
-        heads: of its Transformer, which the authors' format does not tell; 8 unless given.
-        encoder: that it was trained with, where the file does not tell; else it is taken for any of the same size.
+            unless given; the version's config says which.
+        heads: of its Transformer, which the authors' format does not say; 8 unless given.
+        encoder: that it was trained with, where the file does not say; else it is taken for any of the same size.
         base: the base models it is for, which need not serve; those in service if left out.
 
     Raises:
@@ -163,7 +163,7 @@ def check_mapper(path: Path, name: str, *options: str, base: BaseModels | None =
     A process of its own looks at it: that loads torch, and what a hostile file may do to it ends with it.
 
     Args:
-        name: what the file is to be called in what people are told.
+        name: what the file is to be called in messages.
         options: of the command `check_mapper`.
 
     Returns:

@@ -82,7 +82,7 @@ def end_poll(poll: Poll, person: Any = None) -> Poll:
         poll = _locked(poll.pk)
         audit.record(audit.Action.VOTE, poll, f"ended after {standing(poll).votes} votes", person)
         _end(poll)
-    _tell(poll)
+    _call_policies(poll)
     return poll
 
 
@@ -180,7 +180,7 @@ def cast_vote(viewer: Viewer, pk: uuid.UUID, image: uuid.UUID, answer: str) -> P
         if over:
             _end(poll)
     if over:
-        _tell(poll)
+        _call_policies(poll)
     return poll
 
 
@@ -277,10 +277,10 @@ def _end(poll: Poll) -> None:
     poll.save(update_fields=["ended_at"])
 
 
-def _tell(poll: Poll) -> None:
-    for tell in after_polls:
+def _call_policies(poll: Poll) -> None:
+    for act in after_polls:
         try:
-            tell(poll)
+            act(poll)
         except Refused as error:  # the result stays: it can be promoted by hand
             log.warning(
                 "what a policy asks for after a blind vote failed", extra={"poll": str(poll), "why": str(error)}

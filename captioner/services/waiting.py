@@ -53,6 +53,6 @@ def rescue_stale(captions: Iterable[Caption]) -> None:
     """Rescue the rows of a lost worker among captions that someone is looking at, and send another wake-up message
     where one may have been lost."""
     waiting = [c for c in captions if not c.finished and timezone.now() - c.created_at > timedelta(seconds=3)]
-    if waiting and cache.add("looked-after", True, timeout=3):
+    if waiting and cache.add("stale-rescued", True, timeout=3):
         Caption.objects.reap()
         wake_workers()

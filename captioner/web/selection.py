@@ -26,7 +26,7 @@ SHOWN = 12  # thumbnails of what is about to be deleted
 @require_POST
 @page
 def delete(request: HttpRequest, viewer: Viewer) -> HttpResponse:
-    """Delete the selected photos, after asking; what cannot be deleted is told of and keeps none of the others."""
+    """Delete the selected photos, after asking; what cannot be deleted is named and keeps none of the others."""
     images = selected(request, viewer)
     pks = [image.pk for image in images]
     if "confirmed" not in request.POST:

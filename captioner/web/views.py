@@ -63,7 +63,7 @@ def home(request: HttpRequest, viewer: Viewer) -> HttpResponse:
 @require_POST
 @page
 def upload(request: HttpRequest, viewer: Viewer) -> HttpResponseBase:
-    """Queue captions of each photo. A bad one is told of and loses none of the others."""
+    """Queue captions of each photo. A bad one is named and loses none of the others."""
     files = request.FILES.getlist("photos")
     into = as_uuid(request.POST.get("request", "")) or uuid.uuid4()
     styles = request.POST.getlist("styles")
@@ -213,7 +213,7 @@ def similar(request: HttpRequest, viewer: Viewer, pk: uuid.UUID) -> HttpResponse
     except Refused as error:
         context |= {"cause": error.detail, "again": error.code == "not_looked_at"}
     prefetch_related_objects(context["images"], few(services.visible_captions(viewer)))
-    template = "captioner/likest.html" if request.headers.get("HX-Request") else "captioner/similar.html"
+    template = "captioner/similar_strip.html" if request.headers.get("HX-Request") else "captioner/similar.html"
     return render(request, template, context)
 
 
@@ -254,7 +254,7 @@ def by_image(captions: Iterable[Caption]) -> list[tuple[Image, list[Caption]]]:
     return list(photos.values())
 
 
-def _search(request: HttpRequest, viewer: Viewer, text: str, filters: dict[str, Any]) -> services.Search:
+def _search(request: HttpRequest, viewer: Viewer, text: str, filters: dict[str, Any]) -> services.SearchResult:
     narrowed = {name: value for name, value in filters.items() if name != "text"}
     return services.search_images(viewer, text, may_ask=lambda: SearchesThrottle().count(request), **narrowed)
 
@@ -272,7 +272,9 @@ def _neighbours(request: HttpRequest, viewer: Viewer, image: Image) -> tuple[uui
     return (pks[place - 1] if place else None), next(iter(pks[place + 1 : place + 2]), None)
 
 
-def _found(viewer: Viewer, search: services.Search, filters: dict[str, Any], cursor: str) -> tuple[list[Image], str]:
+def _found(
+    viewer: Viewer, search: services.SearchResult, filters: dict[str, Any], cursor: str
+) -> tuple[list[Image], str]:
     """A page of what a search found, with the captions that tell why, and where the next one begins."""
     start = place_after(search.hits, cursor) or 0
     images = services.found_images(search.hits[start : start + PHOTOS])

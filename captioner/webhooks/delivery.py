@@ -37,7 +37,7 @@ def deliver_next(*, steady: bool = False) -> bool:
     """Try to deliver one webhook whose request is finished and whose time has come.
 
     Args:
-        steady: only to hosts that have answered lately, so that those that may not keep them from nobody.
+        steady: only to hosts that have answered recently, so that those that may not keep them from nobody.
 
     Returns:
         Whether there was one.

@@ -65,7 +65,7 @@ class OriginalCheckpoint:
         """GPT-2 with the weights of the file.
 
         Args:
-            heads: attention heads, which shapes do not tell; 64 wide each, as in every published GPT-2, unless given.
+            heads: attention heads, which shapes do not show; 64 wide each, as in every published GPT-2, unless given.
             end_id: the end-of-text token; the last one of the vocabulary, as published, unless given.
 
         Raises:
@@ -109,7 +109,7 @@ class OriginalCheckpoint:
 
 
 def gpt2_sizes(weights: Mapping[str, Tensor]) -> str:
-    """In words, what GPT-2 these weights are of, told by their shapes; "" where they are of none."""
+    """In words, what GPT-2 these weights are of, by their shapes; "" where they are of none."""
     if "transformer.wte.weight" not in weights:
         return ""
     vocabulary, size = weights["transformer.wte.weight"].shape
@@ -134,7 +134,7 @@ _ORIGINAL_NAMES = {
     "mlp.fc1": "up",
     "mlp.fc2": "down",
 }
-_ORIGINAL_HEADS = 8  # fixed in the authors' code, and not to be told from shapes
+_ORIGINAL_HEADS = 8  # fixed in the authors' code, and not to be read from shapes
 
 
 def read_original(
@@ -146,11 +146,11 @@ def read_original(
         path: a `.pt` file: a state dict with `clip_project.*` and, usually, `gpt.*`. It may be one entry of what the
             file holds (`{"state_dict": ...}`), and its names may begin with what a trainer or a wrapper puts in front
             (`module.`, `model.`).
-        normalize: whether it was trained with the authors' --normalize_prefix, which the file does not tell. Unless
+        normalize: whether it was trained with the authors' --normalize_prefix, which the file does not say. Unless
             given it is guessed, with a warning: yes for a Transformer, no for an MLP, as in the weights that the
             authors published.
-        heads: of the mapping Transformer, which shapes do not tell; the authors' code has 8.
-        lm_size: D, which the shapes of an MLP do not tell where the file has no `gpt.*`; then it is this one if that
+        heads: of the mapping Transformer, which shapes do not show; the authors' code has 8.
+        lm_size: D, which the shapes of an MLP do not show where the file has no `gpt.*`; then it is this one if that
             divides the MLP's outputs, otherwise that of the smallest published GPT-2 that does.
 
     Raises:

@@ -39,6 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read has read enough; Python would complain once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except ValueError as error:  # every error of the library that a user can mend is one
+    except ValueError as error:  # every error of the library that a user can fix is one
         print(f"error: {error}", file=sys.stderr)
         return 2

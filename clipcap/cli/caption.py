@@ -11,7 +11,7 @@ from clipcap import jsonl
 from clipcap.cli.models import add_models, set_threads, style_files
 from clipcap.image import SUFFIXES
 from clipcap.options import DecodingOptions, is_unsure
-from clipcap.progress import Progress
+from clipcap.progress import ProgressBar
 
 if TYPE_CHECKING:
     from clipcap.captioner import Caption
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
 
     out = jsonl.as_utf8(sys.stdout) if options.json else sys.stdout
     failed = 0
-    with Progress("photo", total=len(photos)) as progress:
+    with ProgressBar("photo", total=len(photos)) as progress:
         for batch in _batches(photos):
             readable, pixels = [], []
             for photo in batch:
@@ -118,8 +118,8 @@ def run(options: argparse.Namespace) -> int:
                         withheld = {"code": "low_confidence", "detail": detail}
                         best, others = replace(best, text=""), []
                     if options.json:
-                        told = [_in_line(caption) for caption in (best, *others)]
-                        line = jsonl.written(jsonl.record(photo, slug, told, names[slug], withheld))
+                        captions = [_in_line(caption) for caption in (best, *others)]
+                        line = jsonl.written(jsonl.record(photo, slug, captions, names[slug], withheld))
                     else:
                         heading = "" if photo == shown else f"{jsonl.shown(photo)}\n"
                         said = f"(withheld: {withheld['detail']})" if withheld else best.text + _judgement(best)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipcap.progress import Progress
+from clipcap.progress import ProgressBar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ def embedded(captioner: "Captioner", photos: Sequence[Path]) -> "Tensor":
     from clipcap.image import ImageError
 
     made = []
-    with Progress("photo", total=len(photos)) as progress:
+    with ProgressBar("photo", total=len(photos)) as progress:
         for number, photo in enumerate(photos):
             progress.show(number, len(photos), "embedding")
             try:

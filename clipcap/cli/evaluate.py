@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipcap.cli.captioned_photos import add_data, embedded, read_captions
 from clipcap.cli.models import add_models, set_threads, style_files
-from clipcap.progress import Progress
+from clipcap.progress import ProgressBar
 
 BATCH = 32
 SHOWN = ("Bleu_4", "ROUGE_L", "CIDEr")
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     captioner = Captioner.load(options.models, device=options.device)
     model = captioner.load_model(options.mapper or style_files(options.models, [options.style])[options.style])
     written = []
-    with Progress("photo", total=len(references)) as progress:
+    with ProgressBar("photo", total=len(references)) as progress:
         for part in embedded(captioner, list(references)).split(BATCH):  # in batches, for the memory that they take
             written += captioner.caption(part, [model] * len(part), DecodingOptions("beam"))
             progress.show(len(written), len(references), "captioning")

@@ -14,7 +14,7 @@ from clipcap import choices
 from clipcap.cli.captioned_photos import add_data, embedded, read_captions
 from clipcap.cli.models import add_models, set_threads, style_files
 from clipcap.options import TrainingChoices
-from clipcap.progress import Progress
+from clipcap.progress import ProgressBar
 
 if TYPE_CHECKING:
     from clipcap.captioner import Captioner
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     stopping = threading.Event()
     with (
         tempfile.TemporaryDirectory() as temporary,
-        Progress("step") as bar,
+        ProgressBar("step") as bar,
         _interrupting(stopping),
     ):
 

@@ -220,21 +220,21 @@ def _plural(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Name:
+class _ObjectName:
     """category: what it names, None if nothing; singular: whether it can qualify the noun behind it ("pizza oven")."""
 
     category: str | None
     singular: bool
 
 
-def _names() -> dict[tuple[str, ...], _Name]:
+def _names() -> dict[tuple[str, ...], _ObjectName]:
     names = {}
     for category, listed in [*_NAMES.items(), (None, _SOMETHING_ELSE)]:
         for name in (n.strip() for n in listed.split(",")):
-            names[tuple(_plural(name).split())] = _Name(category, singular=False)
-            names[tuple(name.split())] = _Name(category, singular=True)
+            names[tuple(_plural(name).split())] = _ObjectName(category, singular=False)
+            names[tuple(name.split())] = _ObjectName(category, singular=True)
     for name, category in _NAMES_AT_THE_END.items():
-        names[(_plural(name),)] = _Name(category, singular=False)
+        names[(_plural(name),)] = _ObjectName(category, singular=False)
     return names
 
 
@@ -270,7 +270,7 @@ def _animal(word: str) -> bool:
 
 def _names_in_order(words: list[str]) -> set[str]:
     found = set()
-    before: _Name | None = None  # the name that ends right before the current word
+    before: _ObjectName | None = None  # the name that ends right before the current word
     position = 0
     while position < len(words):
         name, length = _name_at(words, position, before)
@@ -285,7 +285,7 @@ def _names_in_order(words: list[str]) -> set[str]:
     return found
 
 
-def _name_at(words: list[str], position: int, before: _Name | None) -> tuple[_Name | None, int]:
+def _name_at(words: list[str], position: int, before: _ObjectName | None) -> tuple[_ObjectName | None, int]:
     """The longest name that begins there, and how many words it or what stands in its place has."""
     for length in range(min(_LONGEST, len(words) - position), 0, -1):
         if (name := _BY_WORDS.get(tuple(words[position : position + length]))) is not None:
@@ -293,7 +293,7 @@ def _name_at(words: list[str], position: int, before: _Name | None) -> tuple[_Na
     else:
         category = _NAMES_AT_THE_END.get(words[position])
         if category is not None and _ends_a_noun(words, position, before):
-            return _Name(category, singular=True), 1
+            return _ObjectName(category, singular=True), 1
         return None, 1
     is_verb = words[position] in _ALSO_VERBS and (
         (before is not None and before.category == "person")
@@ -302,7 +302,7 @@ def _name_at(words: list[str], position: int, before: _Name | None) -> tuple[_Na
     return (None if is_verb else name), length
 
 
-def _ends_a_noun(words: list[str], position: int, before: _Name | None) -> bool:
+def _ends_a_noun(words: list[str], position: int, before: _ObjectName | None) -> bool:
     determined = before is None and any(w in _DETERMINERS for w in words[max(0, position - 2) : position])
     after, then = [*words[position + 1 : position + 3], "", ""][:2]
     ended = (

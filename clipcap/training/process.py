@@ -13,7 +13,7 @@ from torch import distributed
 from clipcap.training.errors import TrainingCanceled, TrainingError
 from clipcap.training.processes import EPOCH
 from clipcap.training.state import trained_weights
-from clipcap.training.steps import EpochEnd, Job, Progress, take_steps
+from clipcap.training.steps import EpochEnd, Progress, TrainingSetup, take_steps
 
 
 def main(handed: str, address: str) -> None:
@@ -45,7 +45,7 @@ def _take_part(handed: str, starter: Connection[Any, Any]) -> None:
         ask(error)
 
 
-def _joined(handed: str) -> Job:
+def _joined(handed: str) -> TrainingSetup:
     """Join the process group and take the job from its file, to a GPU of this process's own where there are any."""
     number = int(os.environ["LOCAL_RANK"])
 
@@ -53,7 +53,7 @@ def _joined(handed: str) -> Job:
         return storage if where == "cpu" else storage.cuda(number)
 
     # Nobody else could have written it, and it is mapped: what the processes only read, they have once.
-    job: Job = torch.load(handed, map_location=place, weights_only=False, mmap=True)
+    job: TrainingSetup = torch.load(handed, map_location=place, weights_only=False, mmap=True)
     for lm in filter(None, (job.lm, job.model.language_model)):
         lm.device = next(lm.model.parameters()).device
     on_gpus = job.lm.device.type == "cuda"

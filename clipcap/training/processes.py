@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from clipcap.training.state import trained_weights
-from clipcap.training.steps import EpochEnd, Job, Progress
+from clipcap.training.steps import EpochEnd, Progress, TrainingSetup
 
 PROCESS = "clipcap.training.process"
 RESTARTS = 3  # after which something else is wrong than a process that was killed
@@ -29,7 +29,7 @@ EPOCH, _JOB = "epoch.pt", "job.pt"  # in the folder: the weights at an epoch's e
 
 
 def in_processes(
-    job: Job, count: int, on_progress: Callable[[Progress], bool], on_epoch: Callable[[EpochEnd], None]
+    job: TrainingSetup, count: int, on_progress: Callable[[Progress], bool], on_epoch: Callable[[EpochEnd], None]
 ) -> None:
     """Take all steps of a job in `count` processes.
 

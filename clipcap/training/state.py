@@ -44,11 +44,11 @@ def run_identity(
     validation: CaptionedImages,
     options: TrainingOptions,
 ) -> str:
-    """Tells whether a state file belongs to this very run."""
+    """What a state file and a run must agree on to belong together."""
     trained = [(name, tuple(weights.shape)) for name, weights in trained_weights(model).items()]
     options = dataclasses.replace(options, recompute=False)  # which changes no result
-    told = (model.mapper.config, trained, options, lm.identity, encoder_identity)
-    digest = hashlib.sha256(repr(told).encode())
+    described = (model.mapper.config, trained, options, lm.identity, encoder_identity)
+    digest = hashlib.sha256(repr(described).encode())
     for part in (training, validation):
         for name, captions in zip(part.names, part.captions, strict=True):
             digest.update(repr((name, list(captions))).encode())

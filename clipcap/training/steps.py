@@ -53,10 +53,10 @@ class EpochEnd:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class TrainingSetup:
     """What the steps need: models, tokenized data, options, and the folder of state and checkpoint.
 
-    run: tells this run's state from another's (`run_identity`).
+    run: the identity of this run, which its state carries (`run_identity`).
     training, validation: (N, A, E) embeddings; `rows` and `checked` are their captions.
     """
 
@@ -89,7 +89,7 @@ class Job:
 
 
 def take_steps(
-    job: Job, on_progress: Callable[[Progress], bool], on_epoch: Callable[[EpochEnd], None]
+    job: TrainingSetup, on_progress: Callable[[Progress], bool], on_epoch: Callable[[EpochEnd], None]
 ) -> tuple[State, dict[str, Tensor]]:
     """Train from the stored state, if there is one, to the end; together with the other processes, if this one belongs
     to a group: `on_progress` and `on_epoch` are called in the first.

@@ -30,7 +30,7 @@ from clipcap.training.group import Group
 from clipcap.training.options import TrainingOptions
 from clipcap.training.processes import in_processes
 from clipcap.training.state import run_identity, trained_weights
-from clipcap.training.steps import EpochEnd, Job, Progress, take_steps
+from clipcap.training.steps import EpochEnd, Progress, TrainingSetup, take_steps
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def train_mapper(
     rows, left_out = tokenized_rows(training, mapper, lm, options, "training", on_tokens)
     checked, _ = tokenized_rows(validation, mapper, lm, options, "validation", on_tokens)
     mapper.requires_grad_(True)
-    job = Job(
+    job = TrainingSetup(
         run=run_identity(model, lm, encoder_identity, training, validation, options),
         model=model,
         lm=lm,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -22,14 +22,15 @@ from captioner.models import (
     Style,
     Viewer,
 )
-from tests.admin.rows import GROUPS, make_run, make_version, scores, signed_in
+from tests.admin.rows import GROUPS, make_run, make_version, scores
+from tests.people import client_of, member
 from training.models import EpochReport, Import, RunEvent, TrainingRun
 
 
 @pytest.fixture
 def boss(db: None) -> Client:
     """A superuser's browser."""
-    return signed_in(User.objects.create_superuser("boss", password="boss"))
+    return client_of(User.objects.create_superuser("boss", password="boss"))
 
 
 @pytest.fixture
@@ -37,9 +38,7 @@ def members(db: None) -> dict[str, Client]:
     """A browser of a member of each ready group, and of `Promoters`, Viewers who may promote, by the group."""
     found = {}
     for name in GROUPS:
-        user = User.objects.create_user(name, is_staff=True)
-        user.groups.add(Group.objects.get(name=name))
-        found[name] = signed_in(user)
+        found[name] = client_of(member(name, name, is_staff=True))
     return found
 
 

@@ -7,8 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import User
-from django.test import Client
 from django.utils import timezone
 
 from captioner import services
@@ -21,17 +19,12 @@ from captioner.models import (
     Style,
 )
 from captioner.reports import VersionReport
+from training import services as training_services
 from training.models import TrainingRun
 from training.options import RunOptions
 
 GROUPS = ("Viewers", "Labellers", "Trainers")
 SHIPPED = settings.MODELS / "styles" / "romantic.safetensors"
-
-
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def make_run(style: Style, **fields: Any) -> TrainingRun:
@@ -56,6 +49,11 @@ def make_captions(style: Style, images: list[Image], count: int, **fields: Any) 
         )
         for i in range(count)
     )
+
+
+def make_examples(style: Style, images: list[Image]) -> None:
+    for image in images:
+        training_services.add_example(style=style, image=image, text="a dog", source="stored")
 
 
 def make_version(style: Style, **metrics: Any) -> MapperVersion:

@@ -92,7 +92,7 @@ def test_a_failed_import_is_on_the_dashboard(style: Style, members: dict[str, Cl
         assert (reverse("admin:training_import_resume", args=[batch.pk]) in page) == (group == "Trainers")
 
 
-def test_tries_that_failed_and_workers_that_paused_themselves_are_told(
+def test_tries_that_failed_and_workers_that_paused_themselves_are_shown(
     style: Style, images: list[Image], boss: Client, run: TrainingRun
 ) -> None:
     (row,) = make_captions(style, images, 1, status=Status.QUEUED, finished_at=None, text="")

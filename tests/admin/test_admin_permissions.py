@@ -15,7 +15,8 @@ from captioner.models import (
     Style,
     Viewer,
 )
-from tests.admin.rows import GROUPS, make_captions, signed_in, text_of
+from tests.admin.rows import GROUPS, make_captions, text_of
+from tests.people import client_of
 from training import services as training_services
 from training.models import Example, Policy, TrainingRun
 
@@ -138,7 +139,7 @@ def test_actions_on_lists_are_neither_offered_nor_done_for_who_may_not(
 
 
 def test_a_stranger_and_a_user_without_staff_status_get_nowhere(addresses: dict[str, str], viewer: Viewer) -> None:
-    for client in (Client(), signed_in(viewer.user)):
+    for client in (Client(), client_of(viewer.user)):
         for name, address in addresses.items():
             for answer in (client.get(address), client.post(address)):
                 assert answer.status_code == 302, name
@@ -146,7 +147,7 @@ def test_a_stranger_and_a_user_without_staff_status_get_nowhere(addresses: dict[
 
 
 def test_staff_without_permissions_see_an_empty_dashboard(addresses: dict[str, str]) -> None:
-    client = signed_in(User.objects.create_user("new", is_staff=True))
+    client = client_of(User.objects.create_user("new", is_staff=True))
     assert "<h2>" not in text_of(client.get(reverse("admin:dashboard")))
     for page in SEEN[1:]:
         assert client.get(addresses[page]).status_code == 403, page

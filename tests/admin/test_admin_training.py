@@ -24,7 +24,7 @@ from captioner.models import (
     Style,
     Viewer,
 )
-from tests.admin.rows import make_captions, make_run, make_version, scores, text_of
+from tests.admin.rows import make_captions, make_examples, make_run, make_version, scores, text_of
 from training import services as training_services
 from training.admin import examples as training_examples
 from training.models import Example, Import, RejectedRow, TrainingRun
@@ -97,7 +97,7 @@ def test_a_finished_run_shows_its_verdict_and_the_photos_that_differ_most(
     assert "v2 is better than v1: CIDEr +0.10, 95 % interval 0.05 to 0.15, on 20 photos." in page
 
 
-def test_options_without_sense_are_told_beside_their_field(style: Style, images: list[Image], boss: Client) -> None:
+def test_options_without_sense_are_refused_beside_their_field(style: Style, images: list[Image], boss: Client) -> None:
     address = reverse("admin:captioner_style_retrain", args=[style.pk])
     given = {"start": "scratch", "mapper": "mlp", "prefix_length": 10, "layers": 4, "epochs": 2, "learning_rate": ""}
     given |= {"batch_size": 40, "noise": 0.25, "seed": 0, "sources": ["imported", "correction"]}
@@ -148,7 +148,7 @@ def test_an_upload_of_examples_is_queued_and_its_refused_rows_can_be_downloaded(
     assert rows == [["file", "line", "reason"], ["'=captions.csv", "3", "the image x.jpg is missing"]]
 
 
-def test_corrections_are_taken_singly_or_all_at_once(style: Style, images: list[Image], boss: Client) -> None:
+def test_corrections_are_taken_one_by_one_or_all_at_once(style: Style, images: list[Image], boss: Client) -> None:
     captions = make_captions(style, images, 5)
     for caption in captions:
         boss.post(reverse("admin:captioner_caption_correct", args=[caption.pk]), {"text": "a dog with a plan"})
@@ -180,8 +180,7 @@ def test_examples_are_deleted_from_the_list_after_asking(
     style: Style, images: list[Image], boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_examples, "PART", 2)
-    for image in images[:6]:
-        training_services.add_example(style=style, image=image, text="a dog", source="stored")
+    make_examples(style, images[:6])
     kept, *gone = Example.objects.all()
     address = reverse("admin:training_example_changelist")
     chosen = {"action": "delete_chosen", "_selected_action": [example.pk for example in gone]}
@@ -199,8 +198,7 @@ def test_examples_are_deleted_from_the_list_after_asking(
 
 
 def test_examples_that_come_while_deleting_is_asked_about_stay(style: Style, images: list[Image], boss: Client) -> None:
-    for image in images[:3]:
-        training_services.add_example(style=style, image=image, text="a dog", source="stored")
+    make_examples(style, images[:3])
     address = reverse("admin:training_example_changelist")
     all_of_them = {"action": "delete_chosen", "_selected_action": [1], "select_across": "1", "index": "0"}
     asked = text_of(boss.post(address, all_of_them))
@@ -215,8 +213,7 @@ def test_more_examples_than_can_be_deleted_at_once_stay(
     style: Style, images: list[Image], boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_examples, "COUNTED", 5)
-    for image in images[:6]:
-        training_services.add_example(style=style, image=image, text="a dog", source="stored")
+    make_examples(style, images[:6])
     some = {"action": "delete_chosen", "_selected_action": [1], "select_across": "1", "index": "0", "sure": "1"}
     page = text_of(boss.post(reverse("admin:training_example_changelist"), some, follow=True))
     assert "More than 5 rows are selected" in page

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +29,7 @@ from captioner.models import (
     Style,
 )
 from tests.admin.rows import SHIPPED, make_captions, make_run, make_version, scores, text_of
+from tests.servers import small_files
 from training.models import TrainingRun
 
 pytestmark = pytest.mark.django_db
@@ -200,21 +200,10 @@ def test_a_version_that_is_deleted_just_before_it_would_be_promoted_does_not_ser
     assert style.active_version == before
 
 
-@contextmanager
-def small_disk() -> Iterator[None]:
-    """No file can have more than 64 KiB."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_mapper_for_which_there_is_no_room_is_refused(style: Style) -> None:
     file = SimpleUploadedFile("romantic.safetensors", SHIPPED.read_bytes())
     with (
-        small_disk(),
+        small_files(),
         pytest.raises(Refused, match=r"could not be stored \(File too large\); free some space") as refusal,
     ):
         services.import_version(style=style, file=file, name=str(file.name))
@@ -230,7 +219,7 @@ def test_a_form_says_507_where_there_is_no_room_and_200_where_the_file_is_wrong(
     def sent(address: str, content: bytes, **more: Any) -> Any:
         return boss.post(address, {"file": SimpleUploadedFile("a.safetensors", content), **more})
 
-    with small_disk():
+    with small_files():
         for page in (sent(version, bytes(100_000), style=style.pk), sent(examples, bytes(100_000))):
             assert page.status_code == 507
             assert "free some space" in page.content.decode()
@@ -241,7 +230,7 @@ def test_a_form_says_507_where_there_is_no_room_and_200_where_the_file_is_wrong(
 
 def test_a_version_that_cannot_be_filed_leaves_no_file(style: Style, media: Path) -> None:
     before = set((media / "mappers").iterdir())
-    with small_disk(), pytest.raises(OSError, match="File too large"):
+    with small_files(), pytest.raises(OSError, match="File too large"):
         make_version(style)
     assert set((media / "mappers").iterdir()) == before
     with pytest.raises(Style.DoesNotExist):

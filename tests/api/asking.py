@@ -35,6 +35,16 @@ def ask(client: Client, photo: bytes, **fields: Any) -> dict[str, Any]:
     return body
 
 
+def all_pages(client: Client, url: str) -> list[dict[str, Any]]:
+    """What a list holds, from its first page to its last."""
+    seen: list[dict[str, Any]] = []
+    while url:
+        page = client.get(url).json()
+        seen += page["results"]
+        url = page["next"]
+    return seen
+
+
 def problem(answer: Any, status: int, code: str) -> dict[str, Any]:
     assert (answer.status_code, answer["Content-Type"]) == (status, "application/problem+json"), answer.content
     body: dict[str, Any] = answer.json()

@@ -19,7 +19,7 @@ from captioner.api.serializers import RequestSerializer
 from captioner.inference.engine import CaptionEngine
 from captioner.models import SILENCE, Caption, CaptionRequest, Image, Style, Viewer, WebhookDelivery, Worker
 from clipcap.options import UNSURE_BELOW
-from tests.api.asking import URL, another, ask, problem, solid, upload
+from tests.api.asking import URL, all_pages, another, ask, problem, solid, upload
 
 pytestmark = pytest.mark.django_db
 
@@ -99,23 +99,18 @@ def test_answers_tell_which_image_they_are_about_and_come_as_asked(
     names = ["", "0.png", "1.png", "2.png", "3.png", "4.png", ""]
     asked = [(index, name, style) for index, name in enumerate(names) for style in ("romantic", "factual")]
 
-    def told(captions: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
+    def summary(captions: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
         return [(caption["index"], caption["name"], caption["style"]) for caption in captions]
 
-    assert told(made["captions"]) == told(as_ada.get(made["url"]).json()["captions"]) == asked
+    assert summary(made["captions"]) == summary(as_ada.get(made["url"]).json()["captions"]) == asked
     assert made["captions"][4]["image"] == made["captions"][12]["image"]  # sent twice, captioned twice
     for ordering in ("created_at", "-created_at"):
-        seen: list[dict[str, Any]] = []
-        url = f"{URL}?request={made['id']}&page_size=4&ordering={ordering}"
-        while url:
-            page = as_ada.get(url).json()
-            seen += page["results"]
-            url = page["next"]
-        assert told(seen) == asked
+        listed = all_pages(as_ada, f"{URL}?request={made['id']}&page_size=4&ordering={ordering}")
+        assert summary(listed) == asked
     while engine.work():
         pass
     payload = RequestSerializer(services.get_request(viewer, made["id"])).data  # a webhook's
-    assert told(payload["captions"]) == asked
+    assert summary(payload["captions"]) == asked
 
 
 @pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [value]], ids=["alone", "in a list"])
@@ -247,7 +242,7 @@ def test_keys_of_different_people_do_not_meet(
 # Webhooks
 
 
-def test_a_webhook_is_told_with_its_secret_once(
+def test_a_webhook_is_shown_with_its_secret_once(
     client: Client, styles: dict[str, Style], photo: bytes, settings: Any
 ) -> None:
     made = ask(client, photo, webhook_url="https://example.com/hook")

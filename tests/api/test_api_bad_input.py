@@ -27,7 +27,7 @@ def styles(db: None, media: Path) -> None:
 # Bodies
 
 
-def test_a_body_whose_length_nobody_tells_is_refused(client: Client, styles: None) -> None:
+def test_a_body_whose_length_nobody_gives_is_refused(client: Client, styles: None) -> None:
     answer = client.generic("POST", URL, content_type="application/json", headers={"Transfer-Encoding": "chunked"})
 
     problem(answer, 411, "length_required")

@@ -20,7 +20,7 @@ from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Failure
 from captioner.models import Caption, Image, Style, Viewer
 from clipcap import strict_json
-from tests.api.asking import URL, ask, ids, problem
+from tests.api.asking import URL, all_pages, ask, ids, problem
 
 pytestmark = pytest.mark.django_db
 
@@ -85,15 +85,15 @@ def test_what_the_models_are_not_sure_about_is_marked_and_found(
     Caption.objects.filter(pk__in=[doubtful, corrected]).update(confidence=0.49)
     services.correct_caption(Viewer(User.objects.get()), corrected, "What a person wrote.")
 
-    def told() -> list[tuple[float | None, bool]]:
+    def summary() -> list[tuple[float | None, bool]]:
         found = {caption["id"]: caption for caption in as_ada.get(URL).json()["results"]}
         return [(found[pk]["confidence"], found[pk]["unsure"]) for pk in (sure, doubtful, corrected, six[3]["id"])]
 
-    assert told() == [(0.5, False), (0.49, True), (None, False), (None, False)]
+    assert summary() == [(0.5, False), (0.49, True), (None, False), (None, False)]
     assert ids(as_ada, unsure="true") == {doubtful}
     assert ids(as_ada, unsure="false") == {caption["id"] for caption in six} - {doubtful}
     settings.UNSURE_BELOW = 0.6
-    assert told() == [(0.5, True), (0.49, True), (None, False), (None, False)]
+    assert summary() == [(0.5, True), (0.49, True), (None, False), (None, False)]
     assert ids(as_ada, unsure="true") == {sure, doubtful}
 
 
@@ -175,13 +175,7 @@ def test_lists_are_narrowed_down(as_ada: Client, six: list[dict[str, Any]]) -> N
 
 @pytest.mark.parametrize("ordering", ["created_at", "-created_at"])
 def test_pages_show_everything_once(as_ada: Client, six: list[dict[str, Any]], ordering: str) -> None:
-    seen: list[dict[str, Any]] = []
-    url = f"{URL}?page_size=2&ordering={ordering}"
-    while url:
-        page = as_ada.get(url).json()
-        seen += page["results"]
-        url = page["next"]
-
+    seen = all_pages(as_ada, f"{URL}?page_size=2&ordering={ordering}")
     assert len(seen) == 6
     assert {caption["id"] for caption in seen} == {caption["id"] for caption in six}
     times = [caption["created_at"] for caption in seen]

@@ -24,6 +24,7 @@ from captioner.services import drafts
 from clipcap.options import DecodingOptions
 from tests.base_models import pair as small
 from tests.engine_thread import EngineThread
+from tests.people import PATIENCE, window_of
 from tests.servers import wait_until
 from tests.stack import Stack
 from training import examples as training_examples
@@ -32,8 +33,6 @@ from training import worker as training_worker
 from training.models import Example, TrainingRun
 from training.options import RunOptions
 from training.worker import TrainingEngine
-
-PATIENCE = 120_000  # ms; the machine may be busy
 
 expect.set_options(timeout=PATIENCE)
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -72,20 +71,10 @@ def workers(plain: Style, pairs: list[small.Base]) -> Iterator[None]:
 @pytest.fixture
 def page(browser: Browser, live_server: Any) -> Iterator[Page]:
     """A window in which an administrator has signed in; errors in its console fail the test."""
-    User.objects.create_superuser("boss", password="boss")
-    complaints: list[str] = []
-    context = browser.new_context(base_url=live_server.url, viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
-    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto("/admin/login/?next=/admin/captioner/basemodels/")
-    page.get_by_label("Username").fill("boss")
-    page.get_by_label("Password").fill("boss")
-    page.get_by_role("button", name="Log in").click()
-    yield page
-    context.close()
-    assert complaints == []
+    boss = User.objects.create_superuser("boss", password="boss")
+    with window_of(boss, browser, live_server.url, viewport={"width": 1280, "height": 900}) as page:
+        page.goto("/admin/captioner/basemodels/")
+        yield page
 
 
 @pytest.mark.usefixtures("workers")

@@ -101,7 +101,7 @@ def test_a_preparation_is_canceled_and_goes_on_from_there(dataset: Style, today:
         training_services.resume_preparation(base=today.starts())
 
 
-def test_a_style_that_cannot_be_trained_is_told_with_the_reason(plain: Style, tomorrow: Base) -> None:
+def test_a_style_that_cannot_be_trained_is_shown_with_the_reason(plain: Style, tomorrow: Base) -> None:
     base = tomorrow.starts()
     training_services.resume_preparation(base=base)
     base.refresh_from_db()
@@ -112,7 +112,7 @@ def test_a_style_that_cannot_be_trained_is_told_with_the_reason(plain: Style, to
 
 @pytest.mark.parametrize(("encoder", "message"), [(" ", "name the encoder"), ("x" * 501, "1 to 500 characters")])
 def test_base_models_need_names(today: Base, encoder: str, message: str) -> None:
-    with pytest.raises(Refused, match="no worker has told"):
+    with pytest.raises(Refused, match="no worker has recorded"):
         training_services.prepare_base(encoder="a", language_model="b")
     today.starts()
     with pytest.raises(Refused, match=message):
@@ -125,9 +125,9 @@ def test_the_whole_change_by_commands(
     now, names = today.starts(), [*tomorrow.sources.values()]
     call_command("prepare_base", encoder=names[0], language_model=names[1])
     base = BaseModels.objects.exclude(pk=now.pk).get()
-    told = capsys.readouterr().out
-    assert f"./run worker captions --base {base.pk}" in told
-    assert "plain: plain v1 -> none yet: waits for a worker" in told
+    printed = capsys.readouterr().out
+    assert f"./run worker captions --base {base.pk}" in printed
+    assert "plain: plain v1 -> none yet: waits for a worker" in printed
     tomorrow.starts()
     call_command("prepare_base", base=base.pk)
     assert "queued" in capsys.readouterr().out
@@ -235,8 +235,8 @@ def test_the_base_models_of_a_new_release_serve_at_once_only_where_that_leaves_n
     assert [version.number for version in MapperVersion.objects.in_service(then)] == [2]
     assert then.serves != alive
     assert style.active_version == style.versions.get(number=1 if alive else 2)
-    told = capsys.readouterr().out
-    assert (f"./run manage prepare_base --base {then.pk}" in told) == alive
+    printed = capsys.readouterr().out
+    assert (f"./run manage prepare_base --base {then.pk}" in printed) == alive
     if not alive:
         services.cut_over(base=today.starts())
         call_command("install_styles")

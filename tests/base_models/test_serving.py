@@ -80,8 +80,8 @@ def test_a_version_for_models_that_do_not_serve_is_used_once_they_do_and_the_way
     assert tomorrow.engine.work() == 0
     assert today.engine.work() == 1
     assert written(second) == old
-    told = AuditEntry.objects.filter(subject="base models").values_list("detail", flat=True)
-    assert [detail.split(";")[-1].strip() for detail in told][-1] == "larger models"
+    recorded = AuditEntry.objects.filter(subject="base models").values_list("detail", flat=True)
+    assert [detail.split(";")[-1].strip() for detail in recorded][-1] == "larger models"
 
 
 def test_a_batch_claimed_before_the_cut_over_is_written_by_the_models_that_claimed_it(

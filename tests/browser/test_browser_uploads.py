@@ -152,7 +152,7 @@ def test_leaving_the_page_asks_first_while_photos_are_uploaded(page: Page) -> No
     assert asked == ["beforeunload"]
 
 
-def test_a_lost_connection_is_told_of_and_what_was_missed_arrives(
+def test_a_lost_connection_is_reported_and_what_was_missed_arrives(
     context: BrowserContext, page: Page, start_worker: Callable[[], None], tolerated: list[str]
 ) -> None:
     tolerated += OFFLINE

@@ -7,11 +7,13 @@ from django.core.cache import cache
 from django.test import Client
 
 from captioner.models import (
+    Caption,
     MapperVersion,
     Promotion,
     Style,
     Viewer,
 )
+from tests.pages.captions import asked
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +35,9 @@ def styles(db: None, media: Path) -> dict[str, Style]:
 def signed_in(client: Client, viewer: Viewer) -> Client:
     client.force_login(viewer.user)
     return client
+
+
+@pytest.fixture
+def caption(styles: dict[str, Style], viewer: Viewer) -> Caption:
+    """Ada's, queued in the default style."""
+    return asked(viewer)[0]

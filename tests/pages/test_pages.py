@@ -183,7 +183,7 @@ def test_visitors_do_not_see_what_others_asked_for(client: Client, styles: dict[
 # When things go wrong
 
 
-def test_what_is_not_there_is_told_in_a_sentence(client: Client, db: None, settings: Any) -> None:
+def test_what_is_not_there_is_answered_with_a_sentence(client: Client, db: None, settings: Any) -> None:
     for url in (f"/requests/{uuid.uuid4()}/", f"/images/{uuid.uuid4()}/", "/nowhere/"):
         response = client.get(url)
         assert response.status_code == 404
@@ -191,7 +191,7 @@ def test_what_is_not_there_is_told_in_a_sentence(client: Client, db: None, setti
         assert "Traceback" not in body(response)
 
 
-def test_an_old_form_is_told_of_without_a_stack_trace(db: None) -> None:
+def test_an_old_form_is_reported_without_a_stack_trace(db: None) -> None:
     response = Client(enforce_csrf_checks=True).post("/upload/")
     assert response.status_code == 403
     assert "This form has expired" in body(response)

@@ -63,9 +63,8 @@ def test_the_photo_page_shows_the_newest_caption_of_each_style_and_offers_the_ot
 
 
 def test_a_photo_is_captioned_in_the_other_styles_at_the_press_of_a_button(
-    signed_in: Client, styles: dict[str, Style], viewer: Viewer
+    signed_in: Client, styles: dict[str, Style], caption: Caption
 ) -> None:
-    caption = asked(viewer)[0]
     url = f"/images/{caption.image_id}/captions/"
     response = signed_in.post(url, {"styles": ["humorous", "romantic"]}, follow=True)
     assert response.status_code == 200
@@ -109,9 +108,8 @@ def test_credit_stands_beside_an_example(client: Client, styles: dict[str, Style
 
 
 def test_a_correction_is_shown_beside_what_the_machine_wrote(
-    signed_in: Client, styles: dict[str, Style], viewer: Viewer
+    signed_in: Client, viewer: Viewer, caption: Caption
 ) -> None:
-    caption = asked(viewer)[0]
     finish(caption)
     fragment = body(signed_in.post(f"/captions/{caption.pk}/correct/", {"text": "a brick wall"}, headers=HTMX))
     assert "a brick wall" in fragment
@@ -120,10 +118,7 @@ def test_a_correction_is_shown_beside_what_the_machine_wrote(
     assert Correction.objects.get().author == viewer.user
 
 
-def test_an_empty_correction_is_refused_with_a_sentence(
-    signed_in: Client, styles: dict[str, Style], viewer: Viewer
-) -> None:
-    caption = asked(viewer)[0]
+def test_an_empty_correction_is_refused_with_a_sentence(signed_in: Client, caption: Caption) -> None:
     finish(caption)
     answer = signed_in.post(f"/captions/{caption.pk}/correct/", {"text": " "}, headers=HTMX)
     assert answer.status_code == 422
@@ -133,10 +128,7 @@ def test_an_empty_correction_is_refused_with_a_sentence(
     assert "1 to 500" in body(page)
 
 
-def test_a_failed_caption_tells_why_and_can_be_tried_again(
-    signed_in: Client, styles: dict[str, Style], viewer: Viewer
-) -> None:
-    caption = asked(viewer)[0]
+def test_a_failed_caption_tells_why_and_can_be_tried_again(signed_in: Client, caption: Caption) -> None:
     fail(caption)
     page = body(signed_in.get(f"/requests/{caption.request_id}/"))
     assert "The lamp was out" in page
@@ -146,16 +138,14 @@ def test_a_failed_caption_tells_why_and_can_be_tried_again(
     assert "1 caption remaining" in fragment
 
 
-def test_a_queued_caption_can_be_canceled(signed_in: Client, styles: dict[str, Style], viewer: Viewer) -> None:
-    caption = asked(viewer)[0]
+def test_a_queued_caption_can_be_canceled(signed_in: Client, caption: Caption) -> None:
     response = signed_in.post(f"/captions/{caption.pk}/cancel/")
     assert response["Location"] == f"/requests/{caption.request_id}/#caption-{caption.pk}"
     caption.refresh_from_db()
     assert caption.status == "canceled"
 
 
-def test_deleting_asks_first(signed_in: Client, styles: dict[str, Style], viewer: Viewer) -> None:
-    caption = asked(viewer)[0]
+def test_deleting_asks_first(signed_in: Client, caption: Caption) -> None:
     url = f"/captions/{caption.pk}/delete/"
     assert "Delete this caption?" in body(signed_in.post(url))
     assert Caption.objects.exists()
@@ -181,9 +171,8 @@ OTHERS = [{"text": "a red door", "confidence": 0.2, "log_probability": -0.7}]
 
 
 def test_a_caption_says_how_sure_it_is_and_keeps_its_alternatives_to_the_details(
-    signed_in: Client, styles: dict[str, Style], viewer: Viewer
+    signed_in: Client, caption: Caption
 ) -> None:
-    caption = asked(viewer)[0]
     finish(caption, alternatives=OTHERS)
     page = body(signed_in.get(f"/requests/{caption.request_id}/"))
     assert "82 % sure" in page
@@ -191,10 +180,7 @@ def test_a_caption_says_how_sure_it_is_and_keeps_its_alternatives_to_the_details
     assert page.index("<summary>Details") < page.index("a red door")
 
 
-def test_an_unsure_caption_says_so_beside_what_else_it_might_be(
-    signed_in: Client, styles: dict[str, Style], viewer: Viewer
-) -> None:
-    caption = asked(viewer)[0]
+def test_an_unsure_caption_says_so_beside_what_else_it_might_be(signed_in: Client, caption: Caption) -> None:
     finish(caption, confidence=0.31, alternatives=OTHERS)
     page = body(signed_in.get(f"/requests/{caption.request_id}/"))
     assert "31 % sure" in page
@@ -202,14 +188,13 @@ def test_an_unsure_caption_says_so_beside_what_else_it_might_be(
     assert page.count("a red door") == 1
     assert page.index("a red door") < page.index("<summary>Details")
     assert "not sure" in body(signed_in.get("/gallery/"))
-    told = signed_in.post("/progress/", {"waiting": f"{caption.pk}:queued"}, headers=HTMX)
-    assert "Factual, not sure: a red wall." in body(told)
+    answer = signed_in.post("/progress/", {"waiting": f"{caption.pk}:queued"}, headers=HTMX)
+    assert "Factual, not sure: a red wall." in body(answer)
 
 
 def test_what_a_person_wrote_is_shown_without_the_machines_doubt(
-    signed_in: Client, styles: dict[str, Style], viewer: Viewer
+    signed_in: Client, viewer: Viewer, caption: Caption
 ) -> None:
-    caption = asked(viewer)[0]
     finish(caption, confidence=0.31, alternatives=OTHERS)
     services.correct_caption(viewer, caption.pk, "A wall.")
     for url in (f"/requests/{caption.request_id}/", "/gallery/"):
@@ -243,10 +228,7 @@ def test_the_gallery_finds_what_the_models_are_not_sure_about(
         assert "something red" not in page
 
 
-def test_waiting_captions_whose_worker_was_lost_are_looked_after(
-    signed_in: Client, styles: dict[str, Style], viewer: Viewer
-) -> None:
-    caption = asked(viewer)[0]
+def test_waiting_captions_whose_worker_was_lost_are_rescued(signed_in: Client, caption: Caption) -> None:
     past = timezone.now() - timedelta(minutes=5)
     Caption.objects.filter(pk=caption.pk).update(created_at=past, deadline_at=past)
     signed_in.get(f"/requests/{caption.request_id}/")

@@ -19,17 +19,17 @@ from tests.pages.captions import asked, body, fail, finish
 def test_recent_captions_say_how_far_they_are(signed_in: Client, viewer: Viewer, styles: dict[str, Style]) -> None:
     (caption,) = asked(viewer, "factual")
 
-    def told() -> str:
+    def announced() -> str:
         return body(signed_in.get("/")).split("Recent captions")[1].split("</ul>")[0]
 
-    assert "<span>Queued</span>" in told()
+    assert "<span>Queued</span>" in announced()
     Caption.objects.update(status="running", lease_token=caption.pk, lease_expires_at=timezone.now())
-    assert "<span>Generating caption…</span>" in told()
+    assert "<span>Generating caption…</span>" in announced()
     finish(caption, lease_token=None, lease_expires_at=None)
-    assert "<span>a red wall</span>" in told()
+    assert "<span>a red wall</span>" in announced()
     Caption.objects.update(text="")
     fail(caption)
-    assert "<span>Failed</span>" in told()
+    assert "<span>Failed</span>" in announced()
 
 
 @pytest.mark.django_db

@@ -30,9 +30,8 @@ def test_the_home_page_offers_the_styles_with_the_default_one_picked(client: Cli
 
 
 def test_the_home_page_shows_recent_captions_as_people_corrected_them(
-    signed_in: Client, styles: dict[str, Style], viewer: Viewer
+    signed_in: Client, viewer: Viewer, caption: Caption
 ) -> None:
-    caption = asked(viewer)[0]
     assert "Queued" in body(signed_in.get("/"))
     finish(caption)
     caption.refresh_from_db()

@@ -44,7 +44,7 @@ def test_styles_mixed_in_one_batch_get_the_captions_and_confidences_of_each_phot
             assert asdict(one) == pytest.approx(asdict(other), abs=1e-4)
 
 
-def test_a_batch_that_is_worked_off_in_parts_gets_the_same_captions(
+def test_a_batch_that_is_processed_in_parts_gets_the_same_captions(
     captioner: Captioner, mappers: list[ClipCaptionModel], photos: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = captioner.caption(photos, mappers[:1] * 5, OPTIONS)

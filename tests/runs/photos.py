@@ -2,18 +2,14 @@
 
 from pathlib import Path
 
-from django.utils import timezone
-
 from captioner import services as captioner_services
 from captioner import uploads
 from captioner.inference.engine import CaptionEngine
-from captioner.jobs.job import Status
-from captioner.models import Caption, CaptionRequest, Correction, Style, Viewer
+from captioner.models import Caption, Correction, Style, Viewer
 from captioner.services import Upload
-from training.models import TrainingRun
+from tests.captions import finished
 
 COCO = Path(__file__).parents[2] / "examples" / "coco_cc"
-QUICK = {"epochs": 2, "batch_size": 20}
 
 
 def caption(style: Style, data: bytes, engine: CaptionEngine) -> Caption:
@@ -27,18 +23,6 @@ def corrected(style: Style, photos: list[tuple[bytes, list[str]]], text: str = "
     made = []
     for data, captions in photos:
         image = uploads.store(data)
-        now = timezone.now()
-        row = Caption.objects.create(
-            request=CaptionRequest.objects.create(),
-            image=image,
-            style=style,
-            status=Status.SUCCEEDED,
-            finished_at=now,
-            deadline_at=now,
-        )
+        row = finished(image, style, "")
         made.append(captioner_services.correct_caption(Viewer(), row.pk, text or captions[0]))
     return made
-
-
-def end(run: TrainingRun) -> None:
-    TrainingRun.objects.filter(pk=run.pk).update(status=Status.FAILED, finished_at=timezone.now())

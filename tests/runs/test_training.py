@@ -23,7 +23,8 @@ from captioner.models import Image, MapperVersion, Promotion, Style, Viewer, Wor
 from clipcap.checkpoint import load_mapper, save_mapper
 from clipcap.language_model import LanguageModel
 from clipcap.training.recomputing import recomputed
-from tests.runs.photos import QUICK, caption
+from tests.runs.ended import QUICK, trained, work_and_cancel
+from tests.runs.photos import caption
 from training import memory, reports, services
 from training.examples import captioned_images
 from training.models import Example, TrainingRun, is_held_out
@@ -81,18 +82,16 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(
     factual: Style, engine: CaptionEngine, phase: str, begun: bool
 ) -> None:
     options = {**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1}
-    whole = services.start_run(style=factual, options=options)
-    TrainingEngine(engine).work()
-    whole.refresh_from_db()
+    whole = trained(factual, engine, options)
 
     run = services.start_run(style=factual, options=options)
 
-    def told_to_stop() -> bool:
+    def asked_to_stop() -> bool:
         run.refresh_from_db()
         return run.progress.get("phase", "") == phase and run.checkpoints.exists() == begun
 
-    trainer = TrainingEngine(engine, stopping=told_to_stop)
-    trainer.tell_every = 0.0
+    trainer = TrainingEngine(engine, stopping=asked_to_stop)
+    trainer.report_every = 0.0
     trainer.work()
     run.refresh_from_db()
     assert (run.status, run.attempts) == (Status.QUEUED, 0)  # handed back
@@ -111,16 +110,7 @@ def test_cancelling_is_heard_in_every_phase_and_the_run_can_be_resumed(
 ) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
 
-    def cancel_in_that_phase() -> bool:
-        if TrainingRun.objects.filter(pk=run.pk, status=Status.RUNNING, progress__phase=phase).exists():
-            services.cancel_run(run)
-        return False
-
-    trainer = TrainingEngine(engine, stopping=cancel_in_that_phase)
-    trainer.tell_every = 0.0
-    trainer.work()
-    run.refresh_from_db()
-    assert run.status == Status.CANCELED
+    work_and_cancel(run, engine, TrainingRun.objects.filter(pk=run.pk, progress__phase=phase).exists)
     assert run.version is None
     services.resume_run(run)
     TrainingEngine(engine).work()
@@ -216,16 +206,14 @@ def test_a_run_for_which_no_worker_has_the_memory_is_refused_before_it_is_queued
 
 def test_a_long_curve_is_thinned_evenly(factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "POINTS_KEPT", 4)
-    run = services.start_run(style=factual, options={**QUICK, "epochs": 5, "batch_size": 5})
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
+    run = trained(factual, engine, {**QUICK, "epochs": 5, "batch_size": 5})
     steps = [point[0] for point in run.curve]
     assert 2 < len(steps) <= 4
     assert len({after - before for before, after in itertools.pairwise(steps)}) == 1
 
 
 @pytest.mark.embedded_models
-def test_more_of_anything_is_told_to_take_more_memory(engine: CaptionEngine) -> None:
+def test_more_of_anything_is_estimated_to_take_more_memory(engine: CaptionEngine) -> None:
     capacity = WorkerProcess(TrainingEngine(engine), "training", {}, ()).capacity
 
     def needed(batch_size: int = 40, images: int = 1000, **changes: Any) -> float:
@@ -296,9 +284,7 @@ def test_a_run_recomputes_where_memory_would_not_suffice_otherwise_unless_that_i
         return recomputed(lm)
 
     monkeypatch.setattr("clipcap.training.steps.recomputed", noted)
-    run = services.start_run(style=factual, options=few)
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
+    run = trained(factual, engine, few)
     assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
     assert recomputing
 
@@ -309,15 +295,11 @@ def test_a_style_that_was_trained_with_language_model_weights_serves_and_keeps_t
 ) -> None:
     before = engine.captioner.language_model.fingerprint()
     new = {"start": "scratch", "prefix_length": 3, "layers": 1, "language_model": kind, "rank": 2}
-    first = services.start_run(style=factual, options={**QUICK, **new})
-    TrainingEngine(engine).work()
-    first.refresh_from_db()
+    first = trained(factual, engine, {**QUICK, **new})
     assert first.version is not None
     assert first.version.kind == kind
     captioner_services.promote(version=first.version, reason="to try it")
-    second = services.start_run(style=factual, options=QUICK)
-    TrainingEngine(engine).work()
-    second.refresh_from_db()
+    second = trained(factual, engine, QUICK)
     assert second.version is not None
     assert second.version.kind == kind
     captioner_services.promote(version=second.version, reason="to try it")
@@ -354,9 +336,7 @@ def test_a_version_that_stopped_at_full_stops_learns_to_end_without(
         style=factual, path=tmp_path / "imported.safetensors", origin=MapperVersion.Origin.IMPORTED
     )
     captioner_services.promote(version=version)
-    run = services.start_run(style=factual, options={"epochs": 1})
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
+    run = trained(factual, engine, {"epochs": 1})
     assert run.version is not None
     assert (version.config["stop_text"], run.version.config["stop_text"]) == (".", "")
 
@@ -364,9 +344,7 @@ def test_a_version_that_stopped_at_full_stops_learns_to_end_without(
 def test_the_version_that_a_run_was_compared_with_gets_its_score_too(factual: Style, engine: CaptionEngine) -> None:
     shipped = factual.active_version
     assert shipped is not None
-    run = services.start_run(style=factual, options={"epochs": 1})
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
+    run = trained(factual, engine, {"epochs": 1})
     shipped.refresh_from_db()
     assert shipped.metrics["candidate"] == run.metrics["active"]
 

@@ -1,7 +1,6 @@
 """Runs that are interrupted, find no room or lose what they need: nothing is lost, and the run says why."""
 
 import tempfile
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +16,7 @@ from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
 from captioner.models import Image, MapperVersion, Style
-from tests.runs.photos import QUICK
+from tests.runs.ended import QUICK, trained, work_and_cancel
 from tests.servers import small_disk
 from training import services
 from training.models import Example, RunEvent, TrainingRun
@@ -170,9 +169,7 @@ def test_a_database_lost_at_the_very_commit_costs_no_version_its_file(factual: S
 def test_images_that_vanish_are_left_out_and_the_log_says_so(factual: Style, engine: CaptionEngine) -> None:
     for image in Image.objects.all()[:3]:
         image.file.storage.delete(str(image.file.name))
-    run = services.start_run(style=factual, options={"epochs": 1})
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
+    run = trained(factual, engine, {"epochs": 1})
     assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
     assert RunEvent.objects.filter(run=run, level="warning", message__contains="3 images cannot be read").exists()
 
@@ -191,19 +188,8 @@ def test_a_run_whose_state_was_pruned_begins_anew_and_shows_nothing_of_before(
     factual: Style, engine: CaptionEngine
 ) -> None:
     run = services.start_run(style=factual, options={**QUICK, "epochs": 3, "start": "scratch", "layers": 1})
-    second = threading.Event()
-
-    def cancel_in_the_second_epoch() -> bool:
-        if not second.is_set() and run.checkpoints.exists():
-            second.set()
-            services.cancel_run(run)
-        return False
-
-    trainer = TrainingEngine(engine, stopping=cancel_in_the_second_epoch)
-    trainer.tell_every = 0.0
-    trainer.work()
-    run.refresh_from_db()
-    assert (run.status, run.curve != []) == (Status.CANCELED, True)
+    work_and_cancel(run, engine, run.checkpoints.exists)
+    assert run.curve != []
     assert services.prune(timedelta(0))["run folders"] == 1
     run.checkpoints.update(training_loss=99.0)
     services.resume_run(run)

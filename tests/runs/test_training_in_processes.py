@@ -9,6 +9,7 @@ import torch
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
 from captioner.models import Style
+from tests.runs.ended import work_and_cancel
 from training import services
 from training.models import TrainingRun
 from training.worker import TrainingEngine, check_processes, worker_process
@@ -33,23 +34,15 @@ def test_a_worker_with_too_many_processes_does_not_start(settings: Any) -> None:
 
 
 @pytest.mark.embedded_models
-def test_a_run_in_two_processes_tells_its_progress_is_canceled_and_is_resumed_by_a_worker_with_one(
+def test_a_run_in_two_processes_reports_its_progress_is_canceled_and_is_resumed_by_a_worker_with_one(
     factual: Style, engine: CaptionEngine, settings: Any
 ) -> None:
     options = {"start": "scratch", "prefix_length": 3, "layers": 1, "epochs": 3, "batch_size": 20}
     run = services.start_run(style=factual, options=options)
 
-    def cancel_in_the_second_epoch() -> bool:
-        if TrainingRun.objects.filter(pk=run.pk, status=Status.RUNNING, progress__epoch=1).exists():
-            services.cancel_run(run)
-        return False
-
     settings.TRAINING_PROCESSES = 2
-    trainer = TrainingEngine(engine, stopping=cancel_in_the_second_epoch)
-    trainer.tell_every = 0.0
-    trainer.work()
-    run.refresh_from_db()
-    assert (run.status, run.error_detail) == (Status.CANCELED, "")
+    work_and_cancel(run, engine, TrainingRun.objects.filter(pk=run.pk, progress__epoch=1).exists)
+    assert run.error_detail == ""
     first = run.checkpoints.get()
     assert first.samples, "the epoch's mapper has captioned held-out photos"
     assert len(run.curve) > 1

@@ -16,7 +16,8 @@ from captioner.jobs.job import Status
 from captioner.models import Correction, MapperVersion, Style, Viewer
 from clipcap.evaluation import comparison
 from clipcap.evaluation.comparison import paired_bootstrap, verdict
-from tests.runs.photos import QUICK, caption, corrected, end
+from tests.runs.ended import QUICK, end, trained
+from tests.runs.photos import caption, corrected
 from training import services
 from training import worker as training_worker
 from training.models import Example, Policy, TrainingRun
@@ -32,9 +33,7 @@ def easy_gate(factual: Style, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("easy_gate")
 def test_a_policy_promotes_what_passes_the_gate(factual: Style, engine: CaptionEngine) -> None:
-    run = services.start_run(style=factual, options={"epochs": 1})
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
+    run = trained(factual, engine, {"epochs": 1})
     assert run.verdict == TrainingRun.Verdict.BETTER
     assert factual.active_version == run.version
 
@@ -67,9 +66,7 @@ def test_what_was_compared_with_another_version_than_serves_by_now_is_not_promot
         return found
 
     monkeypatch.setattr(training_worker._Training, "_compare", while_a_person_promotes)
-    run = services.start_run(style=factual, options={"epochs": 1})
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
+    run = trained(factual, engine, {"epochs": 1})
     assert (run.status, run.verdict) == (Status.SUCCEEDED, TrainingRun.Verdict.BETTER)
     assert factual.active_version == newer
     assert run.events.filter(level="warning", message__contains="the version in service has changed").exists()
@@ -90,9 +87,7 @@ def test_what_could_not_be_compared_is_not_promoted_by_itself(factual: Style, en
 
 def test_a_few_held_out_photos_are_too_few_to_judge_by(factual: Style, engine: CaptionEngine) -> None:
     Policy.objects.create(style=factual, if_better=Policy.Action.PROMOTE, margin=-9.0)
-    run = services.start_run(style=factual, options={"epochs": 1})
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
+    run = trained(factual, engine, {"epochs": 1})
     assert run.verdict == TrainingRun.Verdict.UNCLEAR
     assert run.events.filter(message__contains="too few to judge a version by").exists()
 
@@ -102,9 +97,7 @@ def test_a_metric_that_was_not_computed_judges_nothing(
 ) -> None:
     monkeypatch.setattr(comparison, "LEAST_JUDGED", 1)
     Policy.objects.create(style=factual, if_better=Policy.Action.PROMOTE, metric="METEOR", margin=-9.0)
-    run = services.start_run(style=factual, options={"epochs": 1})
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
+    run = trained(factual, engine, {"epochs": 1})
     assert run.verdict == TrainingRun.Verdict.UNCLEAR
     assert run.events.filter(message__contains="METEOR was not computed").exists()
 
@@ -141,21 +134,23 @@ def test_corrections_that_say_what_is_known_start_no_run_twice(
     assert services.start_due_runs() == 0
 
 
-def test_corrections_taken_by_hand_count_for_the_policy(
-    factual: Style, captioned_photos: list[tuple[bytes, list[str]]]
-) -> None:
+@pytest.fixture
+def taken(factual: Style, captioned_photos: list[tuple[bytes, list[str]]]) -> None:
+    """Two corrections that are examples, of a style whose policy waits for two."""
     Policy.objects.create(style=factual, after_corrections=2)
     corrected(factual, captioned_photos[30:32])
     services.take_corrections(services.open_corrections(factual))
+
+
+@pytest.mark.usefixtures("taken")
+def test_corrections_taken_by_hand_count_for_the_policy() -> None:
     assert services.start_due_runs() == 1
 
 
+@pytest.mark.usefixtures("taken")
 def test_corrections_that_a_run_on_other_sources_passed_by_still_count_for_the_policy(
     factual: Style, captioned_photos: list[tuple[bytes, list[str]]]
 ) -> None:
-    Policy.objects.create(style=factual, after_corrections=2)
-    corrected(factual, captioned_photos[30:32])
-    services.take_corrections(services.open_corrections(factual))
     image = uploads.store(captioned_photos[40][0])
     services.add_example(style=factual, image=image, text="something newer", source=Example.Source.IMPORTED)
     end(services.start_run(style=factual, options={"sources": ["imported"]}))

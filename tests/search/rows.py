@@ -13,14 +13,13 @@ from django.utils import timezone
 from captioner import services
 from captioner.jobs.job import Status
 from captioner.models import (
-    Caption,
-    CaptionRequest,
     Embedding,
     Image,
     Style,
     TextEmbedding,
     Viewer,
 )
+from tests.captions import finished
 
 ENCODER, READER = "eyes@1", "words@1"  # identities of an encoder's halves
 URL = "/api/images/"
@@ -40,16 +39,7 @@ def direction(*places: int, noise: float = 0.0, seed: int = 0) -> np.ndarray[Any
 def photo(style: Style, text: str, vector: Any, viewer: Viewer = VISITOR, **changes: Any) -> Image:
     """A photo that a worker has looked at and captioned for somebody."""
     image = Image.objects.create(sha256=f"{next(COUNTER):064x}", width=4, height=3, size=9, file="a", thumbnail="b")
-    whose = {"owner": viewer.user, "visitor": viewer.visitor}
-    now = timezone.now()
-    Caption.objects.create(
-        request=CaptionRequest.objects.create(**whose),
-        image=image,
-        style=style,
-        text=text,
-        deadline_at=now,
-        **{"status": Status.SUCCEEDED, "finished_at": now, **whose, **changes},
-    )
+    finished(image, style, text, **{"owner": viewer.user, "visitor": viewer.visitor, **changes})
     if vector is not None:
         Embedding.objects.create(image=image, encoder=ENCODER, vector=vector.tobytes())
     return image
@@ -68,9 +58,9 @@ def crowd(style: Style, count: int = 40, viewer: Viewer = VISITOR) -> list[Image
     return [photo(style, "a wall", direction(4 + n % 4, noise=0.1, seed=n), viewer) for n in range(count)]
 
 
-def search(text: str, viewer: Viewer = VISITOR, **options: Any) -> services.Search:
+def search(text: str, viewer: Viewer = VISITOR, **options: Any) -> services.SearchResult:
     return services.search_images(viewer, text, seconds=0, **options)
 
 
-def by(found: services.Search) -> dict[uuid.UUID, tuple[str, ...]]:
+def by(found: services.SearchResult) -> dict[uuid.UUID, tuple[str, ...]]:
     return {hit.image: hit.matched for hit in found.hits}

@@ -80,7 +80,7 @@ def test_a_row_committed_late_is_found(style: Style, worker: Worker) -> None:
     assert set(by(search("dog"))) == {early.pk, late.pk}
 
 
-def test_photos_that_are_not_in_the_index_yet_are_told_of(
+def test_photos_that_are_not_in_the_index_yet_are_reported(
     style: Style, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(meaning, "PART", 2)
@@ -111,7 +111,7 @@ def test_the_index_is_rebuilt_by_a_command(style: Style, worker: Worker, setting
 
 
 @pytest.mark.parametrize("task", [services.prune, services.rebuild_index])
-def test_sqlite_is_told_how_many_rows_there_are(task: Callable[[], object], style: Style) -> None:
+def test_sqlite_knows_how_many_rows_there_are(task: Callable[[], object], style: Style) -> None:
     photo(style, "a dog", None)
     task()
     with connection.cursor() as cursor:

@@ -111,7 +111,7 @@ def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(
     file.write_bytes(sound)
     (row,) = ask(1, "factual")
     engine.work()
-    assert again([row])[0].version == broken, "mended, it serves"
+    assert again([row])[0].version == broken, "repaired, it serves"
     broken.refresh_from_db()
     assert broken.load_error == ""
 

@@ -134,7 +134,7 @@ class OfStyle(admin.SimpleListFilter):
         return queryset.filter(Exists(Caption.objects.filter(pk=OuterRef("caption"), style__slug=self.value())))
 
 
-class Taken(admin.SimpleListFilter):
+class TakenFilter(admin.SimpleListFilter):
     """Whether a correction is an example."""
 
     title = "in the dataset"
@@ -158,7 +158,7 @@ class CorrectionAdmin(BigTable, ReadOnly):
 
     list_display = ("picture", "text", "instead_of", "style", "author", "taken", "created_at")
     list_display_links = ("text",)
-    list_filter = (Taken, OfStyle)
+    list_filter = (TakenFilter, OfStyle)
     list_select_related = ("caption__image", "caption__style", "author")
     search_fields = ("text",)
     actions = ("take_chosen", "leave_out_chosen")

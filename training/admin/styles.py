@@ -283,7 +283,7 @@ class StyleAdmin(AdminWithPages):
         )
 
     def rewrite(self, request: HttpRequest, pk: int) -> HttpResponseBase:
-        """Have the version in service write the style's captions anew, after asking."""
+        """Have the version in service regenerate the style's captions, after asking."""
         style = self.viewed(request, pk)
         if not request.user.has_perm("captioner.change_caption"):
             raise PermissionDenied

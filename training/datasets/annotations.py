@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from captioner.errors import Refused
-from training.datasets.files import HEAD, PACKED, Files
+from training.datasets.files import HEAD, PACKED, DatasetFiles
 from training.datasets.formats import flickr, tables
 from training.datasets.formats.base import LOOK, Annotations, Unreadable
 from training.datasets.formats.coco import Coco
@@ -35,7 +35,7 @@ _ABOUT = re.compile(
 )
 
 
-class Found:
+class FoundAnnotations:
     """The annotations among a dataset's files, in the files' order, and the pictures that lists put into a split."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Found:
         self.held_out: dict[str, bool] = {}
 
 
-def find_annotations(files: Files, check: Callable[[], None], keys: Keys) -> Found:
+def find_annotations(files: DatasetFiles, check: Callable[[], None], keys: Keys) -> FoundAnnotations:
     """All files among these that hold captions.
 
     Args:
@@ -54,7 +54,7 @@ def find_annotations(files: Files, check: Callable[[], None], keys: Keys) -> Fou
         Refused: there is none, or it cannot be read.
     """
     files.check, files.keys = check, keys
-    found = Found()
+    found = FoundAnnotations()
     problems: list[Refused] = []
     others: list[str] = []
     for name in files.names.all:
@@ -79,7 +79,7 @@ def find_annotations(files: Files, check: Callable[[], None], keys: Keys) -> Fou
     return found
 
 
-def _recognised(files: Files, name: str, found: Found) -> Annotations | None:
+def _recognised(files: DatasetFiles, name: str, found: FoundAnnotations) -> Annotations | None:
     # Before anything of it is read: packed well, a few kilobytes become gigabytes to look through.
     if files.size(name) > MAX_ANNOTATIONS:
         raise Refused(
@@ -115,14 +115,14 @@ def _check_encoding(name: str, head: bytes) -> None:
         raise not_utf8(name, 1)
 
 
-def _table(files: Files, name: str, text: str, prose: bool) -> Annotations | None:
+def _table(files: DatasetFiles, name: str, text: str, prose: bool) -> Annotations | None:
     dialect = tables.dialect_of(text, files.keys, prose=prose)
     if dialect:
         return tables.Table(files, name, dialect)
     return flickr.Tokens(files, name) if flickr.Tokens.fits(name, text) else None
 
 
-def _json(files: Files, name: str, text: str) -> Annotations | None:
+def _json(files: DatasetFiles, name: str, text: str) -> Annotations | None:
     if JsonLines.fits(text, files.keys):
         return JsonLines(files, name)
     looked_at = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from captioner.errors import Refused
 from training.datasets.annotations import MAX_ANNOTATIONS
-from training.datasets.files import HEAD, Files
+from training.datasets.files import HEAD, DatasetFiles
 from training.datasets.formats import tables
 from training.datasets.keys import LONGEST_KEY
 from training.datasets.names import is_picture
@@ -27,7 +27,7 @@ class Column:
     example: str
 
 
-def columns_of(files: Files) -> list[Column]:
+def columns_of(files: DatasetFiles) -> list[Column]:
     """The columns of tables and the keys of JSON entries among these files, each name once."""
     found: dict[str, Column] = {}
     others = [name for name in files.names.all if not is_picture(name)]
@@ -40,7 +40,7 @@ def columns_of(files: Files) -> list[Column]:
     return list(found.values())[:MOST]
 
 
-def _columns(files: Files, name: str) -> Iterator[Column]:
+def _columns(files: DatasetFiles, name: str) -> Iterator[Column]:
     with files.open(name) as file:
         text = file.read(HEAD).removeprefix(BOM).decode(errors="replace")
     rows = _entry(files, name, text) if text.lstrip()[:1] in ("{", "[") else tables.beginning(text)
@@ -49,7 +49,7 @@ def _columns(files: Files, name: str) -> Iterator[Column]:
             yield Column(key, value[:_EXAMPLE])
 
 
-def _entry(files: Files, name: str, text: str) -> list[tuple[str, str]]:
+def _entry(files: DatasetFiles, name: str, text: str) -> list[tuple[str, str]]:
     """Keys and values of the first entry of JSON Lines or a JSON list."""
     first = parsed(text.lstrip().partition("\n")[0])
     if not isinstance(first, dict):

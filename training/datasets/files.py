@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 from captioner.errors import Refused
 from training.datasets import refusals
 from training.datasets.keys import Keys
-from training.datasets.names import Names
+from training.datasets.names import DatasetNames
 from training.datasets.refusals import shown
 
 MAX_UNPACKED, MAX_RATIO = 100_000_000_000, 100  # of a zip; photos hardly shrink, and text by 10 or so
@@ -34,14 +34,14 @@ _UNICODE_PATH = 0x7075  # the extra field in which Info-ZIP repeats a name in UT
 _UTF8 = 0x800  # the flag of a name in UTF-8
 
 
-class Files:
+class DatasetFiles:
     """The files of a dataset, by `names`."""
 
     check: Callable[[], None] = staticmethod(lambda: None)  # called while a long file is read; may raise to end that
     keys = Keys()  # what their columns are called
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.names = Names(name for name in names if not _is_left_by_macos(name))
+        self.names = DatasetNames(name for name in names if not _is_left_by_macos(name))
 
     def open(self, name: str) -> BinaryIO:
         """The content of one of them.
@@ -63,7 +63,7 @@ class Files:
         """Let go of what is open."""
 
 
-class _Zip(Files):
+class _Zip(DatasetFiles):
     def __init__(self, source: _ZipSource, size: int) -> None:
         self._source = source
         try:
@@ -123,7 +123,7 @@ class _ZipSource(io.FileIO):
         return super().read(size) or b""
 
 
-class _Folder(Files):
+class _Folder(DatasetFiles):
     def __init__(self, root: Path) -> None:
         self._root = root
         names: list[str] = []
@@ -148,7 +148,7 @@ class _Folder(Files):
         return self._root.is_dir()
 
 
-class _Lone(Files):
+class _SingleFile(DatasetFiles):
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
         super().__init__([name])
@@ -160,7 +160,7 @@ class _Lone(Files):
         return self._path.stat().st_size
 
 
-def files_of(path: Path, name: str) -> Files:
+def files_of(path: Path, name: str) -> DatasetFiles:
     """What a dataset on this disk holds.
 
     Args:
@@ -175,7 +175,7 @@ def files_of(path: Path, name: str) -> Files:
     with path.open("rb") as file:
         zipped = file.read(4) in PACKED[:2]
     if not zipped:
-        return _Lone(path, name)
+        return _SingleFile(path, name)
     source = _ZipSource(path)
     try:
         return _Zip(source, path.stat().st_size)

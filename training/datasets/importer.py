@@ -30,7 +30,7 @@ from captioner.csv_lines import csv_line
 from captioner.errors import Refused, cause_of, is_full
 from captioner.models import Image
 from training.datasets.annotations import MAX_ROWS, find_annotations
-from training.datasets.files import Files, files_of
+from training.datasets.files import DatasetFiles, files_of
 from training.datasets.formats.base import Row
 from training.datasets.names import Match, folded
 from training.datasets.refusals import shown
@@ -82,7 +82,7 @@ def run_import(batch: Import, stopping: Callable[[], bool], unfit: Callable[[str
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class _ReadRow:
     """A row with the file that says it, and the picture's file; "" if there is none among the dataset's files."""
 
     row: Row
@@ -110,7 +110,7 @@ class _Importer:
         with self._path() as path, closing(files_of(path, self.batch.name)) as self.files:
             self.found = find_annotations(self.files, self._check, self.batch.keys)
             self._record(total=self._survey())
-            chunk: list[_Read] = []
+            chunk: list[_ReadRow] = []
             since = time.monotonic()
             for file, row in islice(self._rows(), self.batch.rows, None):
                 self._check()
@@ -191,30 +191,30 @@ class _Importer:
         if not Import.objects.held(self.token).update(**changes):
             raise _Stopped
 
-    def _with_picture(self, file: str, row: Row) -> _Read:
+    def _with_picture(self, file: str, row: Row) -> _ReadRow:
         """The row with its picture; what speaks against it is its problem then.
 
         Raises:
             Refused: there is no room for the picture.
         """
         if problem := row.problem or self.unfit(row.text):
-            return _Read(Row(row.line, problem=problem), file)
+            return _ReadRow(Row(row.line, problem=problem), file)
         try:
             match = match_of(self.files, file, row)
         except Refused as error:
-            return _Read(Row(row.line, problem=error.detail), file)
+            return _ReadRow(Row(row.line, problem=error.detail), file)
         if match is None:
-            return _Read(row, file)
+            return _ReadRow(row, file)
         if match.left_out and match.name in self.contested:
             problem = (
                 f"{shown(row.ref)} does not exist, and {shown(match.name)} may belong to another row; give the path"
             )
-            return _Read(Row(row.line, problem=problem), file)
+            return _ReadRow(Row(row.line, problem=problem), file)
         if match.name not in self.pictures:
             self.pictures[match.name] = _picture(self.files, match.name)
-        return _Read(row, file, match.name)
+        return _ReadRow(row, file, match.name)
 
-    def _commit(self, chunk: list[_Read]) -> None:
+    def _commit(self, chunk: list[_ReadRow]) -> None:
         try:
             self._save(chunk)
         except IntegrityError:
@@ -223,11 +223,11 @@ class _Importer:
             self.pictures |= {name: _picture(self.files, name) for name in names}
             self._save(chunk)
 
-    def _save(self, chunk: list[_Read]) -> None:
+    def _save(self, chunk: list[_ReadRow]) -> None:
         """Commit the examples of these rows and how far that is, together."""
         batch = self.batch
         stored = stored_pictures(read.row.ref for read in chunk if not read.picture)
-        accepted: list[tuple[_Read, uuid.UUID]] = []
+        accepted: list[tuple[_ReadRow, uuid.UUID]] = []
         by_bytes: dict[uuid.UUID, bool] = {}
         declared: dict[uuid.UUID, bool] = {}
         refused: list[RejectedRow] = []
@@ -271,7 +271,7 @@ class _Importer:
 NO_FILE = "there is no such file next to the annotations, and no stored image with this id or SHA-256"
 
 
-def _picture(files: Files, name: str) -> tuple[uuid.UUID, bool] | str:
+def _picture(files: DatasetFiles, name: str) -> tuple[uuid.UUID, bool] | str:
     """The stored picture of a file with its split, or why there is none.
 
     Raises:
@@ -301,7 +301,7 @@ def _key(ref: str) -> str:
     return name if _STORED.fullmatch(name) else ""
 
 
-def match_of(files: Files, file: str, row: Row) -> Match | None:
+def match_of(files: DatasetFiles, file: str, row: Row) -> Match | None:
     """The picture's file that a row of the annotations `file` means.
 
     Raises:

@@ -75,7 +75,7 @@ class _Index:
         return _only([name for name in self._names[place : place + 2] if is_it(self._key(name), end)], path)
 
 
-class Names:
+class DatasetNames:
     """The files of a dataset by their paths inside it, with "/" between folders."""
 
     def __init__(self, names: Iterable[str]) -> None:

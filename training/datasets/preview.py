@@ -16,7 +16,7 @@ from captioner import uploads
 from captioner.errors import Refused
 from training.datasets.annotations import find_annotations
 from training.datasets.columns import Column, columns_of
-from training.datasets.files import Files, files_of
+from training.datasets.files import DatasetFiles, files_of
 from training.datasets.formats.base import Unreadable
 from training.datasets.importer import DAMAGE, NO_FILE, match_of, stored_pictures
 from training.datasets.keys import Keys
@@ -37,7 +37,7 @@ class Recognised:
 
 
 @dataclass(frozen=True)
-class Sample:
+class PreviewRow:
     """A row as it would become an example.
 
     held_out: None where the dataset does not say.
@@ -73,7 +73,7 @@ class Preview:
     looked_at: int = 0
     usable: int = 0
     more: bool = False
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[PreviewRow] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
 
 
@@ -132,11 +132,11 @@ def preview(path: Path, name: str, keys: Keys) -> Preview:
             preview.usable += 1
             if len(preview.samples) < SHOWN:
                 held_out = found.held_out.get(photo) if row.held_out is None else row.held_out
-                preview.samples.append(Sample(photo, row.text, held_out, thumbnail))
+                preview.samples.append(PreviewRow(photo, row.text, held_out, thumbnail))
     return preview
 
 
-def _thumbnail(files: Files, name: str) -> str:
+def _thumbnail(files: DatasetFiles, name: str) -> str:
     """A picture among the files, small, as a data: URL.
 
     Raises:

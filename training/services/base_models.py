@@ -41,7 +41,7 @@ class StyleMove:
 
 
 @dataclass(frozen=True)
-class Move:
+class Preparation:
     """How far base models are prepared: workers that have loaded them, by queue; photos of the datasets, and those of
     them embedded; and the styles in service."""
 
@@ -80,7 +80,7 @@ def prepare_base(*, encoder: str, language_model: str, person: Any = None) -> Ba
     if BaseModels.serving() is None:
         raise Refused(
             "nothing_serves",
-            "no worker has told yet which base models serve; start one with today's models first",
+            "no worker has recorded yet which base models serve; start one with today's models first",
             status=409,
         )
     sources = {f"{field}_source": name for field, name in names.items()}
@@ -104,7 +104,7 @@ def resume_preparation(*, base: BaseModels, person: Any = None) -> BaseModels:
         if run.status in (Status.FAILED, Status.CANCELED):
             try:
                 resume_run(run)
-            except Refused:  # another run of the style is in its way, say; the page tells how it stands
+            except Refused:  # another run of the style is in its way, say; the page says how it stands
                 continue
     advance_preparations()
     return base
@@ -128,9 +128,9 @@ def cancel_preparation(*, base: BaseModels, person: Any = None) -> None:
             continue
 
 
-def look_after_preparations() -> int:
+def advance_preparations_each_minute() -> int:
     """As `advance_preparations`, but once a minute at most: for the workers, which call it all the time."""
-    return advance_preparations() if cache.add("preparations-looked-after", True, timeout=LOOK) else 0
+    return advance_preparations() if cache.add("preparations-advanced", True, timeout=LOOK) else 0
 
 
 def advance_preparations() -> int:
@@ -174,7 +174,7 @@ def _start(base: BaseModels, style: Style, today: MapperVersion) -> None:
         captioner_services.ask_for_drafts(version=today, images=images, person=base.person)
 
 
-def progress(base: BaseModels) -> Move:
+def progress(base: BaseModels) -> Preparation:
     """How far base models are prepared."""
     alive = [worker for worker in Worker.objects.alive() if base.encoder and worker.has_loaded(base)]
     runs = _newest_runs(base)
@@ -184,7 +184,7 @@ def progress(base: BaseModels) -> Move:
     embedded = (
         Embedding.objects.filter(encoder=base.encoder, image__in=photos) if base.encoder else Embedding.objects.none()
     )
-    return Move(
+    return Preparation(
         base,
         {queue: sum(worker.queue == queue for worker in alive) for queue in ("captions", "training")},
         photos.distinct().count(),

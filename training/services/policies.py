@@ -34,7 +34,7 @@ def start_due_runs() -> int:
     for policy in patient.filter(~Exists(unfinished)).exclude(style__status="archived").select_related("style"):
         reason = _due(policy)
         if not reason:
-            if policy.refusal:  # what was to be mended is, or nobody asks any more
+            if policy.refusal:  # what was to be fixed is, or nobody asks any more
                 Policy.objects.filter(pk=policy.pk).update(refusal="", refused_at=None)
             continue
         refusal = ""

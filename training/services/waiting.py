@@ -22,7 +22,7 @@ def wake_workers() -> None:
 def rescue_stale() -> None:
     """Whoever looks at unfinished runs or imports calls this: it ends or queues again what lost workers left behind,
     whether or not a training worker lives that would."""
-    if cache.add("training-looked-after", True, timeout=3) and TrainingRun.objects.reap() + Import.objects.reap():
+    if cache.add("training-rescued", True, timeout=3) and TrainingRun.objects.reap() + Import.objects.reap():
         wake_workers()
 
 

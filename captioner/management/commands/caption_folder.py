@@ -20,7 +20,7 @@ from captioner.models import Caption, Viewer, Worker, probability
 from clipcap import jsonl
 from clipcap.image import SUFFIXES
 from clipcap.options import is_unsure
-from clipcap.progress import Progress
+from clipcap.progress import ProgressBar
 
 BEGINNING = b'{"image": "'  # of every line
 AHEAD = 128  # photos that wait in the queue at a time: enough for full batches of several workers
@@ -97,7 +97,7 @@ class FolderCaptions:
         """
         left: Iterator[tuple[str, list[str]]] = iter(todo.items())
         try:
-            with Progress("photo", total=len(todo)) as self.progress:
+            with ProgressBar("photo", total=len(todo)) as self.progress:
                 while True:
                     while len(self.waiting) < AHEAD and (item := next(left, None)):
                         if not self._ask(*item):
@@ -113,7 +113,7 @@ class FolderCaptions:
             raise CommandError("stopped; with --out, the same command continues from here") from None
 
     def _ask(self, name: str, styles: list[str]) -> bool:
-        """Queue a photo, or tell why not; False where too much is queued already."""
+        """Queue a photo, or say why not; False where too much is queued already."""
         try:
             upload = services.Upload((self.folder / name).read_bytes(), name)
             request = services.request_captions(viewer=self.viewer, images=[upload], styles=styles, **self.wishes)
@@ -130,7 +130,7 @@ class FolderCaptions:
         return True
 
     def _collect(self) -> bool:
-        """Write the lines of all photos that are finished, and tell whether there were any."""
+        """Write the lines of all photos that are finished, and say whether there were any."""
         captions = Caption.objects.filter(request__in=self.waiting)
         unfinished = set(captions.unfinished().values_list("request", flat=True))
         finished = [pk for pk in self.waiting if pk not in unfinished]
@@ -203,12 +203,12 @@ def _line(name: str, caption: Caption) -> dict[str, Any]:
     if caption.status != "succeeded":
         code, detail = caption.error_code or "canceled", caption.error_detail or "it was canceled"
         return {**_failure(name, code, detail), "style": caption.style.slug}
-    told = [jsonl.caption(caption.text, caption.shown_confidence, caption.log_probability, caption.unsure)]
+    captions = [jsonl.caption(caption.text, caption.shown_confidence, caption.log_probability, caption.unsure)]
     for other in caption.others:
         confidence = probability(other.confidence)
         unsure = is_unsure(confidence, settings.UNSURE_BELOW)
-        told.append(jsonl.caption(other.text, confidence, other.log_probability, unsure))
-    return jsonl.record(name, caption.style.slug, told, str(caption.version), caption.withheld)
+        captions.append(jsonl.caption(other.text, confidence, other.log_probability, unsure))
+    return jsonl.record(name, caption.style.slug, captions, str(caption.version), caption.withheld)
 
 
 def _failure(name: str, code: str, detail: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from captioner.errors import Refused
-from training.datasets.files import Files
+from training.datasets.files import DatasetFiles
 from training.datasets.keys import FILE_KEYS, Keys
 from training.datasets.reading import entries
 from training.texts import caption_text
@@ -44,7 +44,7 @@ class Annotations:
 
     format = ""  # as people call it
 
-    def __init__(self, files: Files, name: str) -> None:
+    def __init__(self, files: DatasetFiles, name: str) -> None:
         self.files, self.name = files, name
 
     @property
@@ -81,7 +81,7 @@ class Unreadable(Annotations):
 
     format = "unreadable"
 
-    def __init__(self, files: Files, name: str, problem: str) -> None:
+    def __init__(self, files: DatasetFiles, name: str, problem: str) -> None:
         super().__init__(files, name)
         self.problem = problem
 

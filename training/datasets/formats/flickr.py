@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from captioner.errors import Refused
-from training.datasets.files import Files
+from training.datasets.files import DatasetFiles
 from training.datasets.formats.base import LOOK, Annotations, Row, held_out_by, rows_of
 from training.datasets.names import is_picture
 from training.datasets.reading import lines
@@ -48,7 +48,7 @@ def split_of_list(name: str, head: str) -> bool | None:
     return held_out_by(listed[1]) if all(is_picture(ref.strip()) for ref in refs if ref.strip()) else None
 
 
-def listed_pictures(files: Files, name: str) -> Iterator[str]:
+def listed_pictures(files: DatasetFiles, name: str) -> Iterator[str]:
     """Those of the dataset's files that the list names."""
     with files.open(name) as file:
         for line in lines(file, name, files.check):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from captioner.errors import Refused
-from training.datasets.files import Files
+from training.datasets.files import DatasetFiles
 from training.datasets.formats.base import Annotations, Row, rows_of
 from training.datasets.names import is_picture
 from training.datasets.reading import lines
@@ -18,7 +18,7 @@ class Sidecar(Annotations):
 
     format = "text next to its photo"
 
-    def __init__(self, files: Files, name: str, picture: str, problem: str = "") -> None:
+    def __init__(self, files: DatasetFiles, name: str, picture: str, problem: str = "") -> None:
         super().__init__(files, name)
         self.picture, self.problem = picture, problem
 
@@ -41,7 +41,7 @@ class Sidecar(Annotations):
                 yield Row(1, problem="it is empty")
 
 
-def sidecar(files: Files, name: str) -> Sidecar | None:
+def sidecar(files: DatasetFiles, name: str) -> Sidecar | None:
     """The file as the text beside a picture, if it is called so: `x.txt`, or `x.jpg.txt`."""
     if not name.lower().endswith(ENDINGS):
         return None

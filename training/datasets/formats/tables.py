@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from captioner.errors import Refused
-from training.datasets.files import Files
+from training.datasets.files import DatasetFiles
 from training.datasets.formats.base import LOOK, Annotations, Row, rows_of
 from training.datasets.keys import SPLIT_KEY, Keys
 from training.datasets.names import is_picture
@@ -52,7 +52,7 @@ class Table(Annotations):
 
     format = "table"
 
-    def __init__(self, files: Files, name: str, dialect: Dialect) -> None:
+    def __init__(self, files: DatasetFiles, name: str, dialect: Dialect) -> None:
         super().__init__(files, name)
         self.dialect = dialect
 

@@ -15,7 +15,7 @@ from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs.job import Claim, Status
 from captioner.management.arguments import named_style, named_user
-from clipcap.progress import Progress
+from clipcap.progress import ProgressBar
 from training import services
 from training.datasets.annotations import ACCEPTED
 from training.datasets.importer import refused_csv, run_import
@@ -47,7 +47,7 @@ class Command(BaseCommand):
             batch = _resumed(options["resume"]) if options["resume"] is not None else _started(options)
         except Refused as error:
             raise CommandError(error.detail) from error
-        with Progress("row", done=batch.rows, file=self.stderr) as progress:
+        with ProgressBar("row", done=batch.rows, file=self.stderr) as progress:
             follower = _Follower(batch, progress)
             before = signal.signal(signal.SIGINT, follower.interrupt)
             try:
@@ -83,9 +83,9 @@ class Command(BaseCommand):
 
 
 class _Follower:
-    """Keeps the lease and tells the progress of the import that is worked off, whenever it is asked whether to stop."""
+    """Keeps the lease and reports the progress of the import that is running, whenever it is asked whether to stop."""
 
-    def __init__(self, batch: Import, progress: Progress) -> None:
+    def __init__(self, batch: Import, progress: ProgressBar) -> None:
         assert batch.lease_token is not None
         self.batch, self.progress = batch, progress
         self.claim = Claim(Import.objects.all(), batch.lease_token, timedelta(days=7))

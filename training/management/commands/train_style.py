@@ -10,7 +10,7 @@ from captioner.errors import Refused
 from captioner.management.arguments import named_style, named_user
 from captioner.models import Worker
 from clipcap.choices import add_arguments, chosen
-from clipcap.progress import Progress
+from clipcap.progress import ProgressBar
 from training import services
 from training.options import RunOptions
 from training.reports import RunProgress
@@ -37,7 +37,7 @@ class Command(BaseCommand):
             return
         if not Worker.objects.filter(queue="training").exists():
             self.stderr.write("no training worker is running; start one with ./run worker training")
-        with Progress("step", file=self.stderr) as progress:
+        with ProgressBar("step", file=self.stderr) as progress:
             while not run.finished:
                 time.sleep(1)
                 run.refresh_from_db()

@@ -8,57 +8,25 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
-from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner import services, uploads
-from captioner.jobs.job import Status
-from captioner.models import Caption, CaptionRequest, Image, Style, Viewer
+from captioner import services
+from captioner.models import Caption, Style, Viewer
 from captioner.services import LabelOrder
 from captioner.services.agreement import Agreement, compared
+from tests.people import client_of, member
 
 Make = Callable[..., Caption]
 FINE, EDITED = (True, "a dog"), (False, "a cat on a mat")
 
 
 @pytest.fixture
-def image(media: Any, photo: bytes) -> Image:
-    return uploads.store(photo)
-
-
-@pytest.fixture
-def make(style: Style, image: Image) -> Make:
-    """Makes finished captions."""
-
-    def made(text: str = "a dog") -> Caption:
-        now = timezone.now()
-        return Caption.objects.create(
-            request=CaptionRequest.objects.create(),
-            style=style,
-            image=image,
-            status=Status.SUCCEEDED,
-            finished_at=now,
-            deadline_at=now,
-            text=text,
-            confidence=0.5,
-        )
-
-    return made
-
-
-def labeller(name: str) -> Viewer:
-    user = User.objects.create_user(name)
-    user.groups.set(Group.objects.filter(name="Labellers"))
-    return Viewer(user)
-
-
-@pytest.fixture
-def people(db: None) -> list[Viewer]:
-    return [labeller(name) for name in ("bob", "eve", "kim")]
+def people(bob: Viewer, eve: Viewer) -> list[Viewer]:
+    return [bob, eve, Viewer(member("kim", "Labellers"))]
 
 
 def asked(viewer: Viewer, style: Style) -> bool:
@@ -74,8 +42,7 @@ def test_two_people_are_asked_about_a_photo_of_the_share_and_never_a_third(
     assert [asked(viewer, style) for viewer in people] == [False, True, True]
     services.correct_caption(bob, caption.pk, "a cat on a mat")  # changed their mind: that is no second person
     assert asked(eve, style)
-    page = Client()
-    page.force_login(eve.user)
+    page = client_of(eve.user)
     assert "a cat" not in page.get(reverse("label")).content.decode()
     services.correct_caption(eve, caption.pk, "a dog")
     assert [asked(viewer, style) for viewer in people] == [False] * 3
@@ -100,7 +67,7 @@ def test_the_share_is_about_what_the_setting_says(settings: Any) -> None:
         assert sum(map(services.asked_twice, images)) / len(images) == pytest.approx(share, abs=0.03)
 
 
-def test_agreement_is_told_in_words_with_a_figure() -> None:
+def test_agreement_is_put_in_words_with_a_figure() -> None:
     found = compared([(FINE, FINE)] * 25 + [(EDITED, EDITED)] * 15 + [(FINE, EDITED)] * 2)
     assert (found.captions, found.fine, found.edited, found.split) == (42, 25, 15, 2)
     assert found.sentence == (
@@ -110,7 +77,7 @@ def test_agreement_is_told_in_words_with_a_figure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "told"),
+    ("pairs", "sentence"),
     [
         ([(FINE, FINE)] * 16 + [(EDITED, EDITED)] * 16 + [(FINE, EDITED)] * 4, "fairly well"),
         ([(FINE, FINE)] * 10 + [(EDITED, FINE)] * 10, "too little to trust one person's labels"),
@@ -118,11 +85,11 @@ def test_agreement_is_told_in_words_with_a_figure() -> None:
         ([(FINE, EDITED)] * 3, "too few to tell"),
     ],
 )
-def test_what_agreement_means_is_told(pairs: list[Any], told: str) -> None:
-    assert told in compared(pairs).sentence
+def test_what_agreement_means_is_said_in_words(pairs: list[Any], sentence: str) -> None:
+    assert sentence in compared(pairs).sentence
 
 
-def test_nothing_is_told_where_nobody_labelled_a_caption_twice() -> None:
+def test_nothing_is_said_where_nobody_labelled_a_caption_twice() -> None:
     assert (Agreement().sentence, Agreement().alpha, Agreement().alike) == ("", None, None)
 
 
@@ -148,9 +115,7 @@ def test_the_figure_is_1_where_all_agree_and_near_0_by_chance(fine: int, edited:
 
 @pytest.fixture
 def admin(db: None) -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("boss"))
-    return client
+    return client_of(User.objects.create_superuser("boss"))
 
 
 def test_the_page_of_progress_shows_who_did_what_and_how_far_they_agree(

@@ -9,18 +9,17 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from django.contrib.auth.models import Group, User
 from django.db import connection
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from captioner import services, uploads
+from captioner import services
 from captioner.errors import Refused
 from captioner.jobs.job import Status
-from captioner.models import Caption, CaptionRequest, Correction, Image, Skip, Style, Viewer
+from captioner.models import Caption, Correction, Image, Skip, Style, Viewer
 from captioner.services import LabelOrder
+from tests.people import client_of, member
 from training import services as training_services
 from training.models import Example
 
@@ -28,48 +27,6 @@ DOUBT, RANDOM = LabelOrder.DOUBT, LabelOrder.RANDOM
 PAGE = reverse("label")
 
 Make = Callable[..., Caption]
-
-
-@pytest.fixture
-def image(media: Any, photo: bytes) -> Image:
-    return uploads.store(photo)
-
-
-@pytest.fixture
-def make(style: Style, image: Image) -> Make:
-    """Makes finished captions."""
-
-    def made(text: str = "a dog", confidence: float | None = 0.5, owner: User | None = None, **other: Any) -> Caption:
-        now = timezone.now()
-        given = {"style": style, "image": image, "status": Status.SUCCEEDED, "finished_at": now, "deadline_at": now}
-        request = CaptionRequest.objects.create(owner=owner)
-        return Caption.objects.create(request=request, owner=owner, text=text, confidence=confidence, **given | other)
-
-    return made
-
-
-def person(name: str, group: str = "") -> Viewer:
-    user = User.objects.create_user(name)
-    user.groups.set(Group.objects.filter(name=group))
-    return Viewer(user)
-
-
-@pytest.fixture
-def bob(db: None) -> Viewer:
-    """A labeller."""
-    return person("bob", "Labellers")
-
-
-@pytest.fixture
-def eve(db: None) -> Viewer:
-    """Another."""
-    return person("eve", "Labellers")
-
-
-def client_of(viewer: Viewer) -> Client:
-    client = Client()
-    client.force_login(viewer.user)
-    return client
 
 
 def order_for(viewer: Viewer, style: Style, count: int) -> list[str]:
@@ -127,7 +84,7 @@ def test_only_finished_captions_of_the_style_are_asked_about(make: Make, style: 
 
 def test_a_withheld_caption_can_be_written_but_not_confirmed(make: Make, bob: Viewer) -> None:
     caption = make("", 0.1, min_confidence=0.5)
-    client = client_of(bob)
+    client = client_of(bob.user)
     page = client.get(PAGE).content.decode()
     assert "its confidence is below the requested minimum" in page
     assert "Fine as it is" not in page
@@ -141,14 +98,14 @@ def test_labellers_are_asked_about_all_captions_others_about_their_own(
     make("mine", owner=viewer.user)
     make("nobody's", 0.1)
     make("bob's", 0.2, owner=bob.user)
-    seeing = person("sam", "Viewers")
+    seeing = Viewer(member("sam", "Viewers"))
     assert [services.label_progress(who, style).left for who in (bob, viewer, seeing)] == [3, 1, 0]
     assert order_for(viewer, style, 2) == ["mine", "mine"]
 
 
 def test_fine_as_it_is_is_kept_with_who_and_when_and_asked_no_more(make: Make, style: Style, bob: Viewer) -> None:
     caption, start = make("a dog  on a beach"), timezone.now()
-    client_of(bob).post(reverse("label-save", args=[caption.pk]), {"text": caption.text})
+    client_of(bob.user).post(reverse("label-save", args=[caption.pk]), {"text": caption.text})
     kept = Correction.objects.get()
     assert (kept.caption, kept.confirms, kept.author, kept.text) == (caption, True, bob.user, "a dog on a beach")
     assert kept.created_at >= start
@@ -158,7 +115,7 @@ def test_fine_as_it_is_is_kept_with_who_and_when_and_asked_no_more(make: Make, s
 
 def test_what_was_changed_is_a_correction_and_confirms_nothing(make: Make, bob: Viewer) -> None:
     caption = make("a dog")
-    client_of(bob).post(reverse("label-save", args=[caption.pk]), {"text": "a cat"})
+    client_of(bob.user).post(reverse("label-save", args=[caption.pk]), {"text": "a cat"})
     assert not Correction.objects.get().confirms
 
 
@@ -182,7 +139,7 @@ def test_a_confirmed_caption_becomes_a_training_example_like_a_correction(
 
 def test_pages_and_the_api_say_that_a_caption_was_found_right_not_corrected(make: Make, bob: Viewer) -> None:
     caption = make("a dog")
-    client = client_of(bob)
+    client = client_of(bob.user)
     client.post(f"/api/captions/{caption.pk}/corrections/", {"text": "a dog"}, "application/json")
     assert client.get(f"/api/captions/{caption.pk}/").json()["correction"]["confirms"] is True
     page = client.get(reverse("image", args=[caption.image_id])).content.decode()
@@ -197,7 +154,7 @@ def test_pages_and_the_api_say_that_a_caption_was_found_right_not_corrected(make
 def test_a_skipped_caption_is_still_asked_of_others(make: Make, style: Style, bob: Viewer, eve: Viewer) -> None:
     caption = make()
     for _ in range(2):
-        client_of(bob).post(reverse("label-skip", args=[caption.pk]))
+        client_of(bob.user).post(reverse("label-skip", args=[caption.pk]))
     assert Skip.objects.get().person == bob.user
     assert services.caption_to_label(bob, style, DOUBT) is None
     assert services.caption_to_label(eve, style, DOUBT) == caption
@@ -219,7 +176,7 @@ def test_labels_of_yesterday_do_not_count_for_today(make: Make, style: Style, bo
 
 
 def test_undo_takes_back_one_label_after_the_other_and_shows_its_caption(make: Make, bob: Viewer) -> None:
-    client, captions = client_of(bob), [make(f"caption {i}", i / 10) for i in range(3)]
+    client, captions = client_of(bob.user), [make(f"caption {i}", i / 10) for i in range(3)]
     client.post(reverse("label-save", args=[captions[0].pk]), {"text": "caption 0"})
     client.post(reverse("label-skip", args=[captions[1].pk]))
     client.post(reverse("label-save", args=[captions[2].pk]), {"text": "another"})
@@ -233,7 +190,7 @@ def test_undo_takes_back_one_label_after_the_other_and_shows_its_caption(make: M
 
 
 def test_undo_pressed_twice_takes_back_one_label(make: Make, bob: Viewer) -> None:
-    client, captions = client_of(bob), [make(), make()]
+    client, captions = client_of(bob.user), [make(), make()]
     for caption in captions:
         client.post(reverse("label-save", args=[caption.pk]), {"text": "a dog"})
     codes = [client.post(reverse("label-undo", args=[captions[1].pk])).status_code for _ in range(2)]
@@ -252,7 +209,7 @@ def test_a_label_that_became_an_example_is_not_undone(make: Make, style: Style, 
     caption = make()
     services.correct_caption(bob, caption.pk, "a dog")
     training_services.take_corrections(training_services.open_corrections(style))
-    answer = client_of(bob).post(reverse("label-undo", args=[caption.pk]))
+    answer = client_of(bob.user).post(reverse("label-undo", args=[caption.pk]))
     assert answer.status_code == 409
     assert "cannot be undone" in answer.content.decode()
     assert Example.objects.get().correction == Correction.objects.get()
@@ -277,14 +234,14 @@ def test_a_label_undone_while_examples_are_made_becomes_none_and_breaks_nothing(
 
 
 def test_an_empty_edit_is_refused_with_a_sentence(make: Make, bob: Viewer) -> None:
-    answer = client_of(bob).post(reverse("label-save", args=[make().pk]), {"text": " "})
+    answer = client_of(bob.user).post(reverse("label-save", args=[make().pk]), {"text": " "})
     assert answer.status_code == 422
     assert "1 to 500 characters" in answer.content.decode()
 
 
 def test_the_page_keeps_style_and_order_and_goes_on_after_the_caption(make: Make, style: Style, bob: Viewer) -> None:
     caption = make()
-    client = client_of(bob)
+    client = client_of(bob.user)
     page = client.get(PAGE, {"style": style.slug, "order": "random"}).content.decode()
     (action, *_) = re.findall(r'action="(/label/[^"]+/save/[^"]*)"', page)
     answer = client.post(action.replace("&amp;", "&"), {"text": "a dog"})
@@ -295,15 +252,15 @@ def test_the_page_keeps_style_and_order_and_goes_on_after_the_caption(make: Make
 @pytest.mark.parametrize("query", ["?order=none", "?at=1&after=1", "?at=00000000-0000-0000-0000-000000000000"])
 def test_what_the_address_does_not_know_is_ignored(make: Make, bob: Viewer, query: str) -> None:
     caption = make()
-    assert client_of(bob).get(PAGE + query).context["caption"] == caption
+    assert client_of(bob.user).get(PAGE + query).context["caption"] == caption
 
 
 def test_a_style_that_does_not_exist_is_not_found(bob: Viewer, style: Style) -> None:
-    assert client_of(bob).get(PAGE, {"style": "none"}).status_code == 404
+    assert client_of(bob.user).get(PAGE, {"style": "none"}).status_code == 404
 
 
 def test_without_any_style_the_page_says_so(bob: Viewer) -> None:
-    answer = client_of(bob).get(PAGE)
+    answer = client_of(bob.user).get(PAGE)
     assert answer.status_code == 404
     assert "There is no style yet" in answer.content.decode()
 
@@ -312,7 +269,7 @@ def test_labelling_reads_captions_by_an_index(make: Make, style: Style, bob: Vie
     before = make("before", 0.3, owner=viewer.user)
     make("after", 0.4, owner=viewer.user)
     for who, index in ((bob, "caption_to_label"), (viewer, "caption_of_owner_to_label")):
-        client = client_of(who)
+        client = client_of(who.user)
         with CaptureQueriesContext(connection) as queries:
             client.get(PAGE)
             client.get(PAGE, {"after": str(before.pk)})

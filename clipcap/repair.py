@@ -2,7 +2,7 @@
 
 The same holds for every format. What carries no pixels may be missing or wrong: the end mark, the file's length,
 texts, dates, their checksums. Of the pixels a corner at the end may be missing (`MOST_LOST`), which viewers show grey
-or black; that can be told in JPEG, PNG, WebP, BMP and TIFF. More is damage.
+or black; that can be found out in JPEG, PNG, WebP, BMP and TIFF. More is damage.
 """
 
 import io
@@ -26,7 +26,7 @@ _STEP = 1 << 20  # bytes inflated at a time
 _END = b"\xff\xd9"  # of a JPEG
 
 
-def mended(data: bytes, max_pixels: int) -> bytes | None:
+def repaired(data: bytes, max_pixels: int) -> bytes | None:
     """The file with the same pixels, and without what makes decoders refuse it.
 
     Args:
@@ -38,9 +38,9 @@ def mended(data: bytes, max_pixels: int) -> bytes | None:
     if data.startswith(b"\xff\xd8\xff"):
         return data.rstrip(b"\xff") + _END if _lost_of_jpeg(data) <= MOST_LOST else None
     if data.startswith(_PNG):
-        return _mended_png(data, max_pixels)
+        return _repaired_png(data, max_pixels)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _mended_webp(data)
+        return _repaired_webp(data)
     if data[:2] in (b"BM", b"II", b"MM"):  # where pixels are stored as they are, the last row or two are made up
         return data + bytes(int(len(data) * MOST_LOST))
     return None
@@ -85,7 +85,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
         place += 12 + length
 
 
-def _mended_png(data: bytes, max_pixels: int) -> bytes | None:
+def _repaired_png(data: bytes, max_pixels: int) -> bytes | None:
     out, pixels, header = [_PNG], [], b""
     for kind, body, whole in _png_chunks(data):
         if kind == b"IEND":
@@ -156,7 +156,7 @@ def _inflated(packed: bytes) -> Iterator[bytes]:
         return
 
 
-def _mended_webp(data: bytes) -> bytes | None:
+def _repaired_webp(data: bytes) -> bytes | None:
     """The chunks that are whole or nearly, without those that only speak of the picture."""
     chunks, place = [], 12
     while place + 8 <= len(data):

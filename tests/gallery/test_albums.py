@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,43 +12,15 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
-from PIL import Image as Pillow
 from playwright.sync_api import Browser, Page, expect
 from rest_framework.test import APIClient
 
 from captioner import services
 from captioner.errors import Refused
-from captioner.models import EVERYBODY, Album, Caption, Image, MapperVersion, Promotion, Style, Viewer
+from captioner.models import EVERYBODY, Album, Caption, Image, Viewer
 from tests.axe import violations
-
-COLOURS = ("red", "green", "blue")
-
-
-@pytest.fixture(autouse=True)
-def style(db: None, media: Any) -> Style:
-    """A style in service as far as pages can tell."""
-    style = Style.objects.create(slug="factual", name="Factual", is_default=True)
-    version = style.versions.create(number=1, sha256="0" * 64, origin=MapperVersion.Origin.SHIPPED)
-    Promotion.objects.create(style=style, version=version)
-    return style
-
-
-def photo_of(viewer: Viewer, colour: str) -> Image:
-    """A photo with a finished caption."""
-    out = io.BytesIO()
-    Pillow.new("RGB", (64, 48), colour).save(out, "JPEG")
-    request = services.request_captions(viewer=viewer, images=[services.Upload(out.getvalue(), f"{colour}.jpg")])
-    caption = request.captions.select_related("image").get()
-    Caption.objects.filter(pk=caption.pk).update(
-        status="succeeded", finished_at=timezone.now(), text=f"a {colour} wall"
-    )
-    return caption.image
-
-
-@pytest.fixture
-def images(viewer: Viewer) -> list[Image]:
-    """Ada's photos, the oldest first."""
-    return [photo_of(viewer, colour) for colour in COLOURS]
+from tests.gallery.photos import keys, photo_of
+from tests.people import client_of, program_of, window_of
 
 
 @pytest.fixture
@@ -59,32 +30,16 @@ def album(viewer: Viewer, images: list[Image]) -> Album:
 
 
 @pytest.fixture
-def ada(viewer: Viewer, client: Client) -> Client:
-    client.force_login(viewer.user)
-    return client
-
-
-@pytest.fixture
 def program(viewer: Viewer) -> APIClient:
     """A program of hers."""
-    client = APIClient()
-    client.force_authenticate(viewer.user)
-    return client
+    return program_of(viewer.user)
 
 
 @pytest.fixture
-def page(browser: Browser, live_server: Any, ada: Client, settings: Any) -> Iterator[Page]:
-    """A window of her browser."""
-    context = browser.new_context(base_url=live_server.url, reduced_motion="reduce")
-    session = ada.cookies[settings.SESSION_COOKIE_NAME].value
-    context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": live_server.url}])
-    context.set_default_timeout(60_000)
-    yield context.new_page()
-    context.close()
-
-
-def keys(images: list[Image]) -> list[str]:
-    return [str(image.pk) for image in images]
+def page(browser: Browser, live_server: Any, viewer: Viewer) -> Iterator[Page]:
+    """A window of hers."""
+    with window_of(viewer.user, browser, live_server.url, reduced_motion="reduce") as page:
+        yield page
 
 
 def names(album: Album) -> set[Image]:
@@ -215,9 +170,7 @@ def test_nobody_sees_or_changes_the_albums_of_others_not_even_who_sees_all_capti
     images: list[Image], album: Album
 ) -> None:
     for user in (User.objects.create_user("bob"), User.objects.create_superuser("boss")):
-        client, program = Client(), APIClient()
-        client.force_login(user)
-        program.force_authenticate(user)
+        client, program = client_of(user), program_of(user)
         assert "Holiday" not in client.get("/gallery/").content.decode()
         assert client.get("/gallery/", {"album": str(album.pk)}).status_code == 404
         assert program.get("/api/images/", {"album": str(album.pk)}).status_code == 404

@@ -18,48 +18,9 @@ from django.utils import timezone
 from PIL import Image as Pillow
 
 from captioner import services
-from captioner.models import EVERYBODY, AuditEntry, Caption, Image, MapperVersion, Promotion, Style, Viewer
+from captioner.models import EVERYBODY, AuditEntry, Caption, Image, Style, Viewer
+from tests.gallery.photos import keys, photo_of
 from training.models import Example
-
-COLOURS = ("red", "green", "blue")
-
-
-@pytest.fixture(autouse=True)
-def styles(db: None, media: Any) -> None:
-    """Two styles in service as far as pages can tell."""
-    for slug in ("factual", "romantic"):
-        style = Style.objects.create(slug=slug, name=slug.capitalize(), is_default=slug == "factual")
-        version = style.versions.create(number=1, sha256="0" * 64, origin=MapperVersion.Origin.SHIPPED)
-        Promotion.objects.create(style=style, version=version)
-
-
-def photo_of(viewer: Viewer, colour: str, name: str = "", styles: tuple[str, ...] = ("factual", "romantic")) -> Image:
-    """A photo with finished captions."""
-    out = io.BytesIO()
-    Pillow.new("RGB", (64, 48), colour).save(out, "JPEG")
-    upload = services.Upload(out.getvalue(), name or f"{colour}.jpg")
-    request = services.request_captions(viewer=viewer, images=[upload], styles=styles)
-    for caption in request.captions.select_related("style", "image"):
-        Caption.objects.filter(pk=caption.pk).update(
-            status="succeeded", finished_at=timezone.now(), text=f"a {colour} wall, {caption.style.slug}"
-        )
-    return caption.image
-
-
-@pytest.fixture
-def images(viewer: Viewer) -> list[Image]:
-    """Ada's photos, the oldest first."""
-    return [photo_of(viewer, colour) for colour in COLOURS]
-
-
-@pytest.fixture
-def ada(viewer: Viewer, client: Client) -> Client:
-    client.force_login(viewer.user)
-    return client
-
-
-def keys(images: list[Image]) -> list[str]:
-    return [str(image.pk) for image in images]
 
 
 def body(response: Any) -> bytes:
@@ -77,7 +38,7 @@ def test_selected_photos_are_deleted_after_asking(ada: Client, images: list[Imag
     assert list(Image.objects.all()) == [images[2]]
 
 
-def test_what_cannot_be_deleted_is_told_of_and_keeps_none_of_the_others(ada: Client, images: list[Image]) -> None:
+def test_what_cannot_be_deleted_is_named_and_keeps_none_of_the_others(ada: Client, images: list[Image]) -> None:
     example = photo_of(Viewer(visitor=EVERYBODY), "white")
     Example.objects.create(
         style=Style.objects.get(slug="factual"), image=images[0], text="a wall", source="stored", held_out=False
