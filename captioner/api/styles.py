@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.apps import apps
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -104,6 +105,7 @@ def check_permission(request: Request, permission: str) -> None:
         Refused: they lack it; its name is said as the admin shows it.
     """
     if not request.user.has_perm(permission):
-        name = "Can " + permission.rpartition(".")[2].replace("_", " ")
-        name = name.replace("trainingrun", "training run").replace("basemodels", "base models")
+        app, _, codename = permission.partition(".")
+        verb, _, model = codename.partition("_")
+        name = f"Can {verb} {apps.get_model(app, model)._meta.verbose_name}"
         raise Refused("forbidden", f"this takes the permission {name!r}; ask an administrator for it", status=403)
