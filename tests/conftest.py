@@ -53,7 +53,16 @@ def pytest_configure(config: pytest.Config) -> None:
 # these is left for one process while the others have nothing to do.
 LONGEST = (
     *("every_page", "faults", "hosts", "demo", "browser_captions", "production", "bundle", "releases", "training"),
-    *("browser_uploads", "admin_permissions", "access", "worker", "api", "admin_browser", "browser_gallery"),
+    *(
+        "in_the_browser",
+        "browser_uploads",
+        "admin_permissions",
+        "access",
+        "worker",
+        "api",
+        "admin_browser",
+        "browser_gallery",
+    ),
     *("run_script", "migrations", "page_input", "web"),
 )
 

@@ -92,14 +92,16 @@ def ask(count: int) -> CaptionRequest:
     )
 
 
-def check_that_all_end(requests: list[CaptionRequest], count: int, what: str) -> Counter[str]:
+def check_that_all_end(
+    requests: list[CaptionRequest], count: int, what: str, seconds: float = PATIENCE
+) -> Counter[str]:
     """Wait until all captions have ended, and check that none is missing, doubled or without a reason.
 
     Returns:
         How many ended how.
     """
     captions = Caption.objects.filter(request__in=requests)
-    wait_until(lambda: not captions.unfinished().exists(), "every caption ends")
+    wait_until(lambda: not captions.unfinished().exists(), "every caption ends", seconds)
     ended = Counter(captions.values_list("status", flat=True))
     print(f"{what}: {dict(ended)}")
     assert ended.total() == count

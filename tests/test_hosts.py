@@ -17,6 +17,7 @@ from typing import Any
 import boto3
 import pytest
 from celery import Celery
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
 from django.test import override_settings
@@ -27,7 +28,7 @@ from captioner.jobs import wakeup
 from captioner.jobs.job import Status
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, Worker
 from clipcap_site.settings import STORAGES
-from tests.servers import PostgreSQL, Redis, default_database, wait_until
+from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, wait_until
 from tests.stack import LEASE, Stack
 from tests.test_faults import ENDINGS, check_that_all_end, photos
 from training import services as training_services
@@ -119,10 +120,10 @@ def hosts(tmp_path: Path, django_db_blocker: Any, tables: Path) -> Iterator[list
         yield found
 
 
-def ask(times: int) -> list[CaptionRequest]:
+def ask(viewer: Viewer, times: int) -> list[CaptionRequest]:
     """Queue captions of the photos in all three styles, so many times."""
     return [
-        services.request_captions(viewer=Viewer(), images=photos(PHOTOS), styles=["all"], options={"method": "greedy"})
+        services.request_captions(viewer=viewer, images=photos(PHOTOS), styles=["all"], options={"method": "greedy"})
         for _ in range(times)
     ]
 
@@ -135,16 +136,17 @@ def test_two_hosts_caption_and_retrain_and_lose_and_double_nothing_when_one_is_c
     hosts: list[tuple[Host, Stack]], pytestconfig: pytest.Config
 ) -> None:
     (_, here), (second, there) = hosts
+    ada = Viewer(User.objects.create_user("ada"))
     times = math.ceil(pytestconfig.getoption("captions") / (3 * 3 * PHOTOS))
     here.fork("captions", "w1@first")
     there.fork("captions", "w2@second")
     wait_until(lambda: Worker.objects.alive("captions").count() == 2, "a worker on each host has loaded its models")
-    requests = ask(times)
+    requests = ask(ada, times)
     wait_until(lambda: running("w2@second"), "the second host has a batch in hand")
     second.cut_off()
     caught = set(Caption.objects.filter(status=Status.RUNNING, lease_holder="w2@second").values_list("pk", flat=True))
     assert caught, "it was cut off in the midst of a batch"
-    check_that_all_end(requests, 3 * PHOTOS * times, "one host cut off")
+    check_that_all_end(requests, 3 * PHOTOS * times, "one host cut off", PATIENCE * times)
     second.reconnect()
 
     style = Style.objects.get(slug="factual")
@@ -155,14 +157,16 @@ def test_two_hosts_caption_and_retrain_and_lose_and_double_nothing_when_one_is_c
     there.fork("training", "t2@second")
     options = {"start": "scratch", "prefix_length": 3, "layers": 1, "epochs": 1}
     run = training_services.start_run(style=style, options=options)
-    requests += ask(times)  # captions go on meanwhile
+    requests += ask(ada, times)  # captions go on meanwhile
     wait_until(lambda: running("w2@second"), "the host that was cut off is at work again")
-    wait_until(lambda: TrainingRun.objects.get(pk=run.pk).finished, "the run ends")
+    wait_until(lambda: TrainingRun.objects.get(pk=run.pk).finished, "the run ends", PATIENCE * times)
     run.refresh_from_db()
     assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
     assert run.version is not None
     services.promote(version=run.version, reason="trained on the second host")
-    requests += ask(times)
-    ended = check_that_all_end(requests, 3 * 3 * PHOTOS * times, "a retraining and a promotion across both")
+    requests += ask(ada, times)
+    ended = check_that_all_end(
+        requests, 3 * 3 * PHOTOS * times, "a retraining and a promotion across both", PATIENCE * times
+    )
     assert ended["succeeded"] == ended.total()
     assert not [path for _, stack in hosts for path in (stack.home / "media").rglob("*")], "what they share is in S3"
