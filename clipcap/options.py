@@ -8,6 +8,7 @@ from typing import Literal
 
 from clipcap.choices import check_options, option
 
+MOST_CAPTIONS = 40  # of an automatic batch, as in the paper
 METHODS = ("greedy", "beam", "nucleus")
 UNSURE_BELOW = 0.5  # of a confidence: a caption that is as likely wrong as right is none to rely on
 
@@ -64,7 +65,14 @@ class TrainingChoices:
         most=1.0,
         automatic="0.001 for a new mapper, 0.0003 for one that is trained further",
     )
-    batch_size: int = option(40, "Captions per step.", kind=int, least=1, most=1024)
+    batch_size: int | None = option(
+        None,
+        "Captions per step.",
+        kind=int,
+        least=1,
+        most=1024,
+        automatic=f"{MOST_CAPTIONS}, or a tenth of the captions where there are few",
+    )
     accumulation: int = option(
         1,
         "Parts that a step is computed in, one after the other: more of them take less memory and more time.",

@@ -60,21 +60,26 @@ def _argument(name: str, value: Any) -> list[str]:
 
 
 def test_automatic_is_none_however_it_is_left_open() -> None:
-    left_open = ("epochs", "learning_rate", "language_model", "language_model_learning_rate", "recompute")
+    left_open = (
+        *("epochs", "learning_rate", "batch_size", "language_model", "language_model_learning_rate", "recompute"),
+    )
     form = RetrainForm({**CHANGED, **dict.fromkeys(left_open, ""), "sources": ["imported"]})
     assert form.is_valid(), form.errors
-    assert [form.cleaned_data[name] for name in left_open] == [None] * 5
+    assert [form.cleaned_data[name] for name in left_open] == [None] * 6
     sent = RunOptionsSerializer(data=dict.fromkeys(left_open))
     assert sent.is_valid(), sent.errors
     assert RunOptions(**sent.validated_data) == RunOptions()
-    assert (for_trainer(RunOptions(), further=False).learning_rate, for_trainer(RunOptions(), further=True).epochs) == (
-        1e-3,
-        30,
-    )
-    assert not for_trainer(RunOptions(), further=False).recompute
-    assert for_trainer(RunOptions(), further=False, short=True).recompute
-    assert not for_trainer(RunOptions(recompute="no"), further=False, short=True).recompute
-    assert for_trainer(RunOptions(learning_rate=0.5), further=True).learning_rate == 0.5
+    new = for_trainer(RunOptions(), captions=1000, further=False)
+    assert (new.learning_rate, new.epochs, new.batch_size, new.recompute) == (1e-3, 30, 40, False)
+    assert for_trainer(RunOptions(), captions=1000, further=False, short=True).recompute
+    assert not for_trainer(RunOptions(recompute="no"), captions=1000, further=False, short=True).recompute
+    assert for_trainer(RunOptions(learning_rate=0.5), captions=1000, further=True).learning_rate == 0.5
+
+
+@pytest.mark.parametrize(("captions", "size"), [(3, 4), (17, 4), (200, 20), (400, 40), (100_000, 40)])
+def test_an_epoch_of_few_captions_takes_several_steps_unless_people_choose_otherwise(captions: int, size: int) -> None:
+    assert for_trainer(RunOptions(), captions=captions, further=True).batch_size == size
+    assert for_trainer(RunOptions(batch_size=64), captions=captions, further=True).batch_size == 64
 
 
 def test_a_column_is_read_as_it_was_written_by_this_release_and_the_one_before() -> None:
@@ -83,6 +88,7 @@ def test_a_column_is_read_as_it_was_written_by_this_release_and_the_one_before()
     assert RunOptions.read({}) == RunOptions()
     stored = RunOptions().to_json()
     assert (stored["epochs"], stored["learning_rate"]) == (0, 0), "the release before knows no null"
+    assert "batch_size" not in stored, "the release before knows no automatic one"
     assert RunOptions.read({**stored, "of a later release": 1}) == RunOptions()
 
 
@@ -92,7 +98,7 @@ def test_a_column_is_read_as_it_was_written_by_this_release_and_the_one_before()
         ({"epochs": 0}, "epochs must be a whole number from 1 to 200, not 0"),
         ({"epochs": True}, "epochs must be a whole number"),
         ({"epochs": 1.5}, "epochs must be a whole number"),
-        ({"batch_size": None}, "batch_size must be a whole number from 1 to 1,024, not None"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 to 1,024, not 0"),
         ({"noise": float("nan")}, r"noise must be a number from 0\.0 to 2\.0"),
         ({"language_model": "thawed"}, "language_model must be 'frozen' or 'adapters' or 'finetuned', not 'thawed'"),
         ({"mapper": "cnn"}, "mapper must be 'transformer' or 'mlp', not 'cnn'"),

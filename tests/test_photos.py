@@ -223,6 +223,17 @@ def test_a_photo_that_a_style_learns_from_is_left_to_administrators(
     assert AuditEntry.objects.get(action="deleted").detail == "asked to (with 3 captions, 1 example)"
 
 
+def test_the_reason_for_deleting_ones_own_photo_in_the_admin_is_kept_too(
+    staff: Client, grace: User, photo: bytes, styles: dict[str, Style]
+) -> None:
+    upload = services.Upload(photo)
+    own = services.request_captions(viewer=Viewer(grace), images=[upload]).captions.get().image
+    staff.post(reverse("admin:captioner_image_remove", args=[own.pk]), {"reason": "asked to"})
+    assert not Image.objects.exists()
+    entry = AuditEntry.objects.get(action="deleted")
+    assert (entry.who, entry.detail) == ("grace", "asked to (with 1 caption)")
+
+
 def test_staff_take_several_down_from_the_list(staff: Client, image: Image, other: Image) -> None:
     address = reverse("admin:captioner_image_changelist")
     chosen = {"action": "remove_chosen", "_selected_action": [image.pk, other.pk], "index": "0"}

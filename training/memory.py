@@ -12,6 +12,7 @@ from typing import Any
 
 from captioner.models import MapperVersion
 from captioner.reports import Capacity
+from clipcap.options import MOST_CAPTIONS
 from training.options import RunOptions
 
 CAPTION = 20  # tokens; an image with several captions takes less than its captions one by one, as counted here
@@ -33,7 +34,7 @@ def of_run(
         recompute: as in `megabytes`, whatever the options say of it.
     """
     shape, learning = shape_of(options, base)
-    batch, rank = options.batch_size / options.accumulation, shape.get("rank") or options.rank
+    batch, rank = (options.batch_size or MOST_CAPTIONS) / options.accumulation, shape.get("rank") or options.rank
     return megabytes(shape, batch, capacity, images, learning, rank, recompute=recompute)
 
 

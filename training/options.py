@@ -53,7 +53,10 @@ class RunOptions(TrainingChoices):
         """The object for the column. What is automatic is 0 there: so the release before reads it, whose workers take
         what this one's have queued after a way back."""
         automatic = {name: getattr(self, name) or 0 for name in AUTOMATIC}
-        return {**asdict(self), **automatic, "sources": list(self.sources)}
+        values = {**asdict(self), **automatic, "sources": list(self.sources)}
+        if not self.batch_size:  # of which the release before knows no automatic one; it takes its own default
+            del values["batch_size"]
+        return values
 
 
 OPTIONS = options_of(RunOptions)

@@ -201,8 +201,9 @@ class _Training:
 
     def _train(self, model: ClipCaptionModel, training: CaptionedImages, held_out: CaptionedImages) -> Any:
         capacity, images = capacity_of(self.captioner, settings.TRAINING_PROCESSES), len(training.names)
+        captions = sum(map(len, training.captions))
         short = memory.of_run(self.options, self.run.base, capacity, images, recompute=False) > capacity.memory_mb
-        options = for_trainer(self.options, further=self.run.base is not None, short=short)
+        options = for_trainer(self.options, captions=captions, further=self.run.base is not None, short=short)
 
         def epoch_ended(epoch: EpochEnd) -> None:
             texts = captions_of(self.captioner, model, self.samples.embeddings[:, 0])

@@ -85,15 +85,17 @@ def delete_image(viewer: Viewer, pk: uuid.UUID, reason: str = "") -> None:
     with turn_to_write(), transaction.atomic():
         Image.lock([pk])  # nobody queues captions of it meanwhile
         found = deletion(viewer, pk)
-        if found.takedown:
-            if not reason:
-                raise Refused(
-                    "reason_required",
-                    "to delete this photo, give a reason; the reason is kept in the audit log",
-                    status=422,
-                    field="reason",
-                )
-            went = ", ".join(filter(None, (f"{found.captions} captions", found.needed_by)))
+        if found.takedown and not reason:
+            raise Refused(
+                "reason_required",
+                "to delete this photo, give a reason; the reason is kept in the audit log",
+                status=422,
+                field="reason",
+            )
+        if reason and viewer.takes_down:  # of their own photos too: the admin asks for one and says that it is kept
+            went = ", ".join(
+                filter(None, (f"{found.captions} caption{'' if found.captions == 1 else 's'}", found.needed_by))
+            )
             audit.record(audit.Action.DELETED, f"photo {pk}", f"{reason} (with {went})", viewer.user)
         requests = list(found.image.captions.order_by().values_list("request", flat=True).distinct())
         Draft.objects.filter(image=pk).lock()

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
                 captioner.encoder.identity,
                 training,
                 validation,
-                for_trainer(chosen, further=further),
+                for_trainer(chosen, captions=sum(map(len, training.captions)), further=further),
                 options.work or Path(temporary),
                 show,
             )

@@ -4,10 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from clipcap.options import TrainingChoices
+from clipcap.options import MOST_CAPTIONS, TrainingChoices
 from clipcap.training.errors import TrainingError
 
 AUTOMATIC_EPOCHS = 30  # at most; early stopping ends sooner
+LEAST_CAPTIONS = 4  # of an automatic batch: smaller ones differ too much from one another
+LEAST_STEPS = 10  # of an epoch: with one step each, training ends long before a style is learned from 20 captions
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,17 @@ class TrainingOptions:
             raise TrainingError(f"precision must be auto, float32 or bfloat16, not {self.precision!r}")
 
 
-def for_trainer(choices: TrainingChoices, *, further: bool, short: bool = False) -> TrainingOptions:
+def for_trainer(choices: TrainingChoices, *, captions: int, further: bool, short: bool = False) -> TrainingOptions:
     """The trainer's options, with what is automatic decided.
 
     Args:
+        captions: how many are trained on.
         further: whether the mapper has been trained before; it then takes a lower learning rate.
         short: whether memory would not suffice for keeping all that a step computes.
     """
     return TrainingOptions(
         epochs=choices.epochs or AUTOMATIC_EPOCHS,
-        batch_size=choices.batch_size,
+        batch_size=choices.batch_size or max(LEAST_CAPTIONS, min(MOST_CAPTIONS, captions // LEAST_STEPS)),
         accumulation=choices.accumulation,
         recompute=choices.recompute == "yes" or (choices.recompute is None and short),
         learning_rate=choices.learning_rate or (3e-4 if further else 1e-3),

@@ -95,7 +95,7 @@ class Command(BaseCommand):
                             captioner.encoder.identity,
                             training,
                             held_out,
-                            for_trainer(chosen_now, further=False),
+                            for_trainer(chosen_now, captions=sum(map(len, training.captions)), further=False),
                             Path(folder),
                         )
                     seconds = time.monotonic() - started
