@@ -80,7 +80,8 @@ def test_a_style_may_train_language_model_weights_too(
 def test_a_training_that_is_stopped_goes_on_from_its_folder_to_the_same_bytes(
     models: Path, captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["train", str(captions), "--models", str(models), "--device", "cpu", "--epochs", "2"]
+    common = ["train", str(captions), "--models", str(models), "--device", "cpu"]
+    common += ["--epochs", "2", "--batch-size", "40"]
     assert main([*common, "--out", str(tmp_path / "straight.safetensors")]) == 0
     work = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "resumed.safetensors")]
     with monkeypatch.context() as patched:
