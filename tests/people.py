@@ -35,11 +35,12 @@ def program_of(user: Any) -> APIClient:
 
 
 @contextmanager
-def window_of(user: Any, browser: Browser, address: str, **options: Any) -> Iterator[Page]:
+def window_of(user: Any, browser: Browser, address: str, *, listens: bool = True, **options: Any) -> Iterator[Page]:
     """A window in which the user, if it is not None, has signed in; errors in its console fail the test.
 
     Args:
         address: of the site.
+        listens: to the console; not where a test itself causes errors, as axe does with styles of its own.
         options: of Playwright's context.
     """
     complaints: list[str] = []
@@ -49,8 +50,9 @@ def window_of(user: Any, browser: Browser, address: str, **options: Any) -> Iter
         session = client_of(user).cookies[settings.SESSION_COOKIE_NAME].value
         context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": address}])
     page = context.new_page()
-    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    if listens:
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
     yield page
     context.close()
     assert complaints == []

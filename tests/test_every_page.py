@@ -85,7 +85,9 @@ def window(browser: Browser, live_server: Any, things: dict[str, Any], settings:
     """A browser in which the superuser is signed in."""
     cache.clear()
     settings.PASSWORD_RESET = True
-    with window_of(User.objects.get(username="boss"), browser, live_server.url, reduced_motion="reduce") as page:
+    with window_of(
+        User.objects.get(username="boss"), browser, live_server.url, listens=False, reduced_motion="reduce"
+    ) as page:
         yield page
 
 
