@@ -43,7 +43,10 @@ LOOKUPS = (
     *("__range", "__regex", "__year", "__month", "__day"),
 )
 OF_LISTS = ("q", "p", "o", "all", "e", "_facets", "_to_field", "_popup")
-OF_PAGES = ("q", "style", "status", "unsure", "mine", "after", "request", "next", "version", "run", "image", "page")
+OF_PAGES = (
+    *("q", "style", "status", "unsure", "mine", "album", "name", "since", "until", "sort", "order", "at"),
+    *("after", "request", "next", "version", "run", "image", "page"),
+)
 
 
 @pytest.fixture(scope="module")

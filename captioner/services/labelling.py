@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
+from operator import or_
 
 from django.db import models, transaction
 from django.db.models import Exists, OuterRef, QuerySet
@@ -14,7 +16,7 @@ from django.utils import timezone
 
 from captioner.errors import Refused
 from captioner.jobs.job import Status
-from captioner.models import Caption, Correction, Image, Skip, Style, Viewer
+from captioner.models import Caption, Correction, Draft, Image, Skip, Style, Viewer
 from captioner.services.agreement import is_labelled
 from captioner.services.visibility import get_caption, with_parts
 
@@ -23,6 +25,7 @@ class LabelOrder(models.TextChoices):
     """In which order captions are asked about."""
 
     DOUBT = "doubt", "Least sure first"
+    DISPUTE = "dispute", "Versions disagree"
     RANDOM = "random", "Random"
 
 
@@ -61,13 +64,16 @@ def caption_to_label(
     at: uuid.UUID | None = None,
     after: uuid.UUID | None = None,
 ) -> Caption | None:
-    """The caption to ask the viewer about; None if all are labelled.
+    """The caption to ask the viewer about; None if all are labelled, or none is left that versions disagree on.
 
     Args:
+        order: of those that versions disagree on, the least sure comes first too.
         at: the one to ask about, if it is still to be labelled.
         after: the one that was asked about before; after the last one, the first follows again.
     """
     captions = captions_to_label(viewer, style)
+    if order == LabelOrder.DISPUTE:
+        captions = _disputed(captions)
     if at and captions.filter(pk=at).exists():
         found: uuid.UUID | None = at
     elif order == LabelOrder.RANDOM:
@@ -146,6 +152,19 @@ def _midnight() -> datetime:
 def _any(captions: QuerySet[Caption]) -> uuid.UUID | None:
     place = random.randrange(captions.count() or 1)
     return next(iter(captions.values_list("pk", flat=True)[place : place + 1]), None)
+
+
+def _disputed(captions: QuerySet[Caption]) -> QuerySet[Caption]:
+    """Those of whose photo another version of the style has written something else, as a caption or in a comparison."""
+    same = {"image": OuterRef("image"), "status": Status.SUCCEEDED}
+    by_others = (
+        Exists(rows.order_by().exclude(version=OuterRef("version")).exclude(text__in=("", OuterRef("text"))))
+        for rows in (
+            Caption.objects.filter(style=OuterRef("style"), **same),
+            Draft.objects.filter(version__style=OuterRef("style"), **same),
+        )
+    )
+    return captions.filter(reduce(or_, by_others))
 
 
 def _least_sure(captions: QuerySet[Caption], before: Caption | None) -> Iterator[QuerySet[Caption]]:

@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import reduce
 from operator import and_, or_
 from typing import Any, Literal
@@ -74,11 +75,20 @@ def search_captions(
     unsure: bool = False,
     mine: bool = False,
     album: uuid.UUID | None = None,
+    name: str = "",
+    since: datetime | None = None,
+    before: datetime | None = None,
 ) -> CaptionQuerySet:
     """Of what the viewer's lists show, the captions that hold every word of `text`, as written by the model or a
-    person, in the style of this slug, of this status, unsure, and of the photos in this album of the viewer's; an empty
-    value is no filter."""
+    person, in the style of this slug, of this status, unsure, of the photos in this album of the viewer's, with `name`
+    in their file's name, and requested `since` one moment and `before` another; an empty value is no filter."""
     captions = visible_captions(viewer)
+    if name:
+        captions = captions.filter(name__icontains=name.replace("\0", ""))
+    if since:
+        captions = captions.filter(created_at__gte=since)
+    if before:
+        captions = captions.filter(created_at__lt=before)
     if album:
         captions = captions.filter(image__in=own_albums(viewer).filter(pk=album).values("photos"))
     for word in _words(text):

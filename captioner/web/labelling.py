@@ -24,7 +24,7 @@ from captioner.web.pages import as_uuid, page
 @login_required
 @page
 def label(request: HttpRequest, viewer: Viewer) -> HttpResponse:
-    """The next caption to label: in a style, least sure first or at random."""
+    """The next caption to label: in a style, least sure first, or those that versions disagree on, or at random."""
     order, slug = _order(request), request.GET.get("style", "")
     styles = list(services.styles_to_label())
     if not styles:

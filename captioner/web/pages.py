@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from functools import wraps
 from types import SimpleNamespace
 from typing import Any, Concatenate, ParamSpec
@@ -16,6 +16,7 @@ from django.db.models import Prefetch, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render, resolve_url
+from django.utils import timezone
 from django.utils.html import format_html
 
 from captioner import services
@@ -113,7 +114,19 @@ def filters_of(request: HttpRequest) -> dict[str, Any]:
         "unsure": given.get("unsure") == "true",
         "mine": "mine" in given,
         "album": as_uuid(given.get("album", "")),
+        "name": given.get("name", "").strip()[: services.LONGEST_SEARCH],
+        "since": _day(given.get("since", "")),
+        "before": _day(given.get("until", ""), after=1),
     }
+
+
+def _day(text: str, *, after: int = 0) -> datetime | None:
+    """When a day begins here, or the one so many days after it; None if the text is no day."""
+    try:
+        day = datetime.combine(date.fromisoformat(text) + timedelta(days=after), time())
+        return timezone.make_aware(day).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def few(captions: QuerySet[Caption]) -> Prefetch[str, QuerySet[Caption], str]:

@@ -190,6 +190,7 @@ def gallery(request: HttpRequest, viewer: Viewer) -> HttpResponse:
         "offered": in_service(),
         "filters": filters,
         "filtered": any(filters.values()),
+        "narrowed": any(value for name, value in filters.items() if name != "album"),
         "styles": Style.objects.all(),
         "album": album,
         "albums": services.own_albums(viewer).order_by("name"),

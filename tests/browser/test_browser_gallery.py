@@ -124,6 +124,28 @@ def test_photos_are_selected_by_mouse_and_keyboard_and_downloaded(page: Page, fi
     expect(bar).to_be_hidden()
 
 
+def test_photos_are_found_by_file_name_and_date(page: Page, five_photos: list[Image]) -> None:
+    Caption.objects.filter(image=five_photos[0]).update(created_at=timezone.now() - timedelta(days=30))
+    sign_in(page)
+    page.goto("/gallery/")
+    expect(page.locator(".tile")).to_have_count(5)
+    page.get_by_text("File name and date").click()
+    page.get_by_label("From").fill(f"{timezone.localtime() - timedelta(days=7):%Y-%m-%d}")
+    expect(page.locator(".tile")).to_have_count(4)
+    page.get_by_label("From").fill("")
+    expect(page.locator(".tile")).to_have_count(5)
+    page.get_by_label("To", exact=True).fill(f"{timezone.localtime() - timedelta(days=7):%Y-%m-%d}")
+    expect(page.locator(".tile")).to_have_count(1)
+    page.get_by_label("To", exact=True).fill("")
+    expect(page.locator(".tile")).to_have_count(5)
+    page.get_by_label("File name").fill(PHOTOS[2].stem)
+    page.keyboard.press("Tab")
+    expect(page.locator(".tile")).to_have_count(1)
+    expect(page.get_by_role("status").filter(has_text="1 photo found")).to_be_visible()
+    page.reload()
+    expect(page.get_by_label("File name")).to_have_value(PHOTOS[2].stem)
+
+
 def test_selected_photos_are_deleted_and_the_list_that_is_filtered_forgets_them(
     page: Page, five_photos: list[Image]
 ) -> None:

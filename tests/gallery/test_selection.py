@@ -7,7 +7,7 @@ import io
 import json
 import re
 import zipfile
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -150,6 +150,29 @@ def test_the_gallery_is_sorted_and_goes_on_in_that_order(
         assert more
         rest = ada.get("/gallery/" + more[1].replace("&amp;", "&")).content.decode()
         assert shown(first) + shown(rest) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("name=RED", 1),
+        ("name=.jpg", 3),
+        ("name=nothing", 0),
+        ("since=2026-03-02", 2),
+        ("until=2026-03-02", 2),
+        ("since=2026-03-02&until=2026-03-02&name=green", 1),
+        ("q=wall&name=red&until=2026-03-01", 1),
+        ("since=yesterday&until=9999-12-31", 3),
+    ],
+)
+def test_photos_are_found_by_file_name_and_date(ada: Client, images: list[Image], query: str, found: int) -> None:
+    for day, image in enumerate(images, start=1):
+        noon = timezone.make_aware(datetime(2026, 3, day, 12))
+        Caption.objects.filter(image=image).update(created_at=noon)
+    page = ada.get(f"/gallery/?{query}").content.decode()
+    assert page.count('class="tile') == found
+    rows = json.loads(body(ada.get(f"/gallery/captions.json?{query}")))
+    assert len({row["image"] for row in rows}) == found
 
 
 def test_the_gallery_counts_what_it_found(ada: Client, images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,16 +14,27 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from captioner import services
+from captioner import services, uploads
 from captioner.errors import Refused
 from captioner.jobs.job import Status
-from captioner.models import Caption, Correction, Image, Skip, Style, Viewer
+from captioner.models import (
+    Caption,
+    Correction,
+    Draft,
+    DraftRequest,
+    Image,
+    MapperVersion,
+    Skip,
+    Style,
+    Viewer,
+)
 from captioner.services import LabelOrder
+from tests.pages.captions import jpeg
 from tests.people import client_of, member
 from training import services as training_services
 from training.models import Example
 
-DOUBT, RANDOM = LabelOrder.DOUBT, LabelOrder.RANDOM
+DOUBT, DISPUTE, RANDOM = LabelOrder.DOUBT, LabelOrder.DISPUTE, LabelOrder.RANDOM
 PAGE = reverse("label")
 
 Make = Callable[..., Caption]
@@ -52,6 +63,44 @@ def test_the_least_sure_comes_first_the_unknown_last_and_after_the_last_the_firs
         "unknown",
         "unsure",
     )
+
+
+def test_those_that_two_versions_disagree_on_come_alone(make: Make, style: Style, bob: Viewer) -> None:
+    first, second = (
+        style.versions.create(number=n, sha256=str(n) * 64, origin=MapperVersion.Origin.TRAINED) for n in (8, 9)
+    )
+    photos = [uploads.store(jpeg(colour=colour).read()) for colour in ("red", "green", "blue", "white")]
+    kept, drafted, agreed, alone = (
+        make(text, confidence, image=photo, version=first)
+        for photo, (text, confidence) in zip(
+            photos, (("a cat", 0.5), ("a dog", 0.4), ("a bird", 0.5), ("a tree", 0.5)), strict=True
+        )
+    )
+    make("a lion", 0.9, image=kept.image, version=second)
+    comparison = DraftRequest.objects.create()
+    for caption, text in ((drafted, "a wolf"), (agreed, "a bird")):
+        Draft.objects.create(
+            request=comparison,
+            image=caption.image,
+            version=second,
+            text=text,
+            status=Status.SUCCEEDED,
+            deadline_at=timezone.now(),
+            finished_at=timezone.now(),
+        )
+    seen: list[str] = []
+    caption = None
+    for _ in range(4):
+        caption = services.caption_to_label(bob, style, DISPUTE, after=caption.pk if caption else None)
+        assert caption
+        seen.append(caption.text)
+    assert seen == ["a dog", "a cat", "a lion", "a dog"]
+    page = client_of(bob.user).get(PAGE, {"order": "dispute"}).content.decode()
+    assert "Versions disagree" in page
+    assert "a dog" in page
+    Caption.objects.exclude(pk=alone.pk).update(labelled=True)
+    page = client_of(bob.user).get(PAGE, {"order": "dispute"}).content.decode()
+    assert "Versions disagree on none of them" in page
 
 
 def test_captions_in_random_order_all_come_and_never_the_one_just_shown(
