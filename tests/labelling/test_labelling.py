@@ -40,11 +40,11 @@ PAGE = reverse("label")
 Make = Callable[..., Caption]
 
 
-def order_for(viewer: Viewer, style: Style, count: int) -> list[str]:
+def order_for(viewer: Viewer, style: Style, count: int, order: LabelOrder = DOUBT) -> list[str]:
     """The texts of the captions that pressing "Next" shows."""
     seen: list[Caption] = []
     for _ in range(count):
-        found = services.caption_to_label(viewer, style, DOUBT, after=seen[-1].pk if seen else None)
+        found = services.caption_to_label(viewer, style, order, after=seen[-1].pk if seen else None)
         assert found
         seen.append(found)
     return [caption.text for caption in seen]
@@ -88,13 +88,7 @@ def test_those_that_two_versions_disagree_on_come_alone(make: Make, style: Style
             deadline_at=timezone.now(),
             finished_at=timezone.now(),
         )
-    seen: list[str] = []
-    caption = None
-    for _ in range(4):
-        caption = services.caption_to_label(bob, style, DISPUTE, after=caption.pk if caption else None)
-        assert caption
-        seen.append(caption.text)
-    assert seen == ["a dog", "a cat", "a lion", "a dog"]
+    assert order_for(bob, style, 4, DISPUTE) == ["a dog", "a cat", "a lion", "a dog"]
     page = client_of(bob.user).get(PAGE, {"order": "dispute"}).content.decode()
     assert "Versions disagree" in page
     assert "a dog" in page
