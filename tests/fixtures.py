@@ -245,11 +245,13 @@ def shipped(
 
 
 @pytest.fixture(scope="session")
-def small_shipped(
-    django_db_setup: None, django_db_blocker: Any, small_engine: CaptionEngine, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[list[MapperVersion], Path]:
-    """The versions of three styles of the small models."""
+def small_bundle(
+    small_engine: CaptionEngine, tiny_encoder_dir: Path, tiny_lm_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder like the embedded models', of the small ones and three styles."""
     models = tmp_path_factory.mktemp("models")
+    (models / "encoder").symlink_to(tiny_encoder_dir)
+    (models / "lm").symlink_to(tiny_lm_dir)
     (models / "styles").mkdir()
     captioner = small_engine.captioner
     for slug in ("factual", "humorous", "romantic"):
@@ -258,8 +260,16 @@ def small_shipped(
         )
         mapper = MapperCheckpoint(build_mapper(config), captioner.encoder.identity, captioner.language_model.identity)
         save_mapper(mapper, models / "styles" / f"{slug}.safetensors")
+    return models
+
+
+@pytest.fixture(scope="session")
+def small_shipped(
+    django_db_setup: None, django_db_blocker: Any, small_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[MapperVersion], Path]:
+    """The versions of three styles of the small models."""
     with django_db_blocker.unblock():
-        return installed(tmp_path_factory.mktemp("small"), models)
+        return installed(tmp_path_factory.mktemp("small"), small_bundle)
 
 
 @pytest.fixture

@@ -57,16 +57,26 @@ ENDINGS = {
 
 @pytest.fixture(scope="module", params=STACKS, ids=lambda make: make.__name__)
 def stack(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any, tables: Path
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_blocker: Any,
+    tables: Path,
+    small_bundle: Path,
 ) -> Iterator[Stack]:
     with ExitStack() as resources:
         home = tmp_path_factory.mktemp("stack")
         resources.enter_context(django_db_blocker.unblock())
         stack = request.param(resources, home, tables)
+        stack.variables["CLIPCAP_MODELS"] = str(small_bundle)
         stack.open()
         resources.callback(stack.close)
         resources.enter_context(default_database(stack.database_url))
-        resources.enter_context(override_settings(MEDIA_ROOT=home / "media", LEASE=timedelta(seconds=LEASE)))
+        models = {
+            "ENCODER": f"local-dir:{small_bundle / 'encoder'}",
+            "LANGUAGE_MODEL": f"local-dir:{small_bundle / 'lm'}",
+        }
+        own = {"MEDIA_ROOT": home / "media", "LEASE": timedelta(seconds=LEASE), "MODELS": small_bundle}
+        resources.enter_context(override_settings(**own, **models))
         app = Celery(broker=stack.broker_url, set_as_current=False)
         app.conf.update(broker_transport_options=stack.broker_options, task_default_queue="captions")
         patch = resources.enter_context(pytest.MonkeyPatch.context())
@@ -252,7 +262,7 @@ def test_a_clock_that_jumps_keeps_no_caption_from_its_end(stack: Stack) -> None:
     check_that_all_end(requests, 3 * 31, "the clock jumped")
 
 
-def test_a_bell_delivered_five_times_brings_each_caption_once(stack: Stack) -> None:
+def test_a_wake_up_delivered_five_times_brings_each_caption_once(stack: Stack) -> None:
     stack.hire(2)
     requests = []
     for _ in range(4):
