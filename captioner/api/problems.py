@@ -142,10 +142,10 @@ class Problems:
             return answer
         status = answer.status_code
         code, sentence = _SENTENCES.get(status, ("error", http.HTTPStatus(status).phrase))
-        answer = problem(status, code, sentence.format(path=request.path, method=request.method))
+        shaped = problem(status, code, sentence.format(path=request.path, method=request.method))
         if "Allow" in answer:
-            answer["Allow"] = answer["Allow"]
-        return answer
+            shaped["Allow"] = answer["Allow"]
+        return shaped
 
 
 def _refusal(request: HttpRequest) -> Refused | None:
