@@ -281,7 +281,7 @@ def _lock(home: Path) -> Iterator[TextIO]:
     """Keep a second demo out of the same folder.
 
     Yields:
-        The lock file, to write into what the second one is said: where this one is.
+        The lock file, to write into where this demo is, for the second one to print.
 
     Raises:
         Failure: one runs there.

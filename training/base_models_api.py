@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.http import Http404
 from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
@@ -187,7 +186,7 @@ class BaseModelsViewSet(ApiViewSet):
         This takes the permission "Can view base models".
         """
         check_permission(request, SEE)
-        base = _base(pk)
+        base = captioner_services.find_base_models(pk)
         return Response(self.get_serializer(base).data, headers=RETRY_AFTER if base.preparing else {})
 
     @extend_schema(request=None, responses={202: MoveSerializer, 409: PROBLEM})
@@ -198,7 +197,7 @@ class BaseModelsViewSet(ApiViewSet):
         This takes the permission "Can add training run".
         """
         check_permission(request, START)
-        base = services.resume_preparation(base=_base(pk), person=request.user)
+        base = services.resume_preparation(base=captioner_services.find_base_models(pk), person=request.user)
         return Response(self.get_serializer(base).data, status=202, headers=RETRY_AFTER)
 
     @extend_schema(request=None, responses={200: MoveSerializer, 409: PROBLEM})
@@ -209,7 +208,7 @@ class BaseModelsViewSet(ApiViewSet):
         This takes the permission "Can add training run".
         """
         check_permission(request, START)
-        base = _base(pk)
+        base = captioner_services.find_base_models(pk)
         services.cancel_preparation(base=base, person=request.user)
         return Response(self.get_serializer(base).data)
 
@@ -221,7 +220,7 @@ class BaseModelsViewSet(ApiViewSet):
         This takes the permission "Can add promotion".
         """
         check_permission(request, SERVE)
-        base, taken = _base(pk), CutOverOrderSerializer(data=request.data)
+        base, taken = captioner_services.find_base_models(pk), CutOverOrderSerializer(data=request.data)
         taken.is_valid(raise_exception=True)
         given = taken.validated_data
         captioner_services.cut_over(
@@ -231,10 +230,3 @@ class BaseModelsViewSet(ApiViewSet):
             reason=given.get("reason", ""),
         )
         return Response(self.get_serializer(base).data)
-
-
-def _base(pk: int) -> BaseModels:
-    base = BaseModels.objects.filter(pk=pk).first() if pk < 2**63 else None
-    if base is None:
-        raise Http404
-    return base

@@ -68,9 +68,11 @@ def test_a_process_that_is_killed_is_noticed_and_the_run_goes_on_from_the_last_s
 ) -> None:
     alone = train(model=model_for(tiny_lm, "adapters"), options=TWICE, folder=tmp_path / "alone")
     steps: list[int] = []
+    at_work: list[set[int]] = []
 
     def kill_one_in_the_fourth_step(progress: Progress) -> bool:
         steps.append(progress.step)
+        at_work.append({*started()})
         if steps == [1, 2, 3, 4]:
             os.kill(started()[0], signal.SIGKILL)
         return True
@@ -85,6 +87,8 @@ def test_a_process_that_is_killed_is_noticed_and_the_run_goes_on_from_the_last_s
     assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
     # From the state of the second step, or of the fourth if the death took a moment.
     assert {*steps[4:]} in ({*range(3, 11)}, {*range(5, 11)})
+    assert len(at_work[0]) == len(at_work[-1]) == 2
+    assert not at_work[0] & at_work[-1], "the end was reached by processes started after the death"
 
 
 PROGRAM = """
