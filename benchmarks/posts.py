@@ -49,9 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         took = time.monotonic() - began
     one = statistics.median(alone)
     together.sort()
-    print(f"{options.clients} clients, {options.workers} worker(s); in times of one client's median:")
+    print(f"{options.clients} clients, {options.workers} worker(s); in times of one client's median, {one:.3f} s:")
     for name, share in (("median", 0.5), ("p95", 0.95), ("longest", 1.0)):
-        print(f"{name}: {together[int(share * (len(together) - 1))] / one:.1f}")
+        took_at_most = together[int(share * (len(together) - 1))]
+        print(f"{name}: {took_at_most / one:.1f} ({took_at_most:.2f} s)")
     print(f"answers in the time of one: {len(together) / (took / one):.2f}")
     return 0
 
