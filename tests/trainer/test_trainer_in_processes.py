@@ -32,12 +32,21 @@ def losses(result: TrainingResult) -> list[float]:
 
 
 def started() -> list[int]:
-    """The processes that the launcher, a child of this process, has started."""
-    return [process for child in children(os.getpid()) for process in children(child)]
+    """The training processes that a launcher, a child of this process, has started: another test's child has others."""
+    found = [process for child in children(os.getpid()) for process in children(child)]
+    return [process for process in found if training_processes.PROCESS in about(process, "cmdline").split("\0")]
 
 
 def children(process: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [int(child) for child in about(process, f"task/{process}/children").split()]
+
+
+def about(process: int, name: str) -> str:
+    """What the system says of a process; nothing once it has ended."""
+    try:
+        return Path(f"/proc/{process}/{name}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def test_two_processes_with_half_a_batch_each_learn_what_one_learns(
