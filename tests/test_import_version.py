@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import CommandError, call_command
 from django.urls import reverse
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import BPE
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from benchmarks import original
 from captioner import services
@@ -23,6 +27,7 @@ from captioner.inference.engine import CaptionEngine
 from captioner.models import Caption, Embedding, Image, MapperVersion, Style, Viewer, Worker
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import load_mapper, read_original
+from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import MapperConfig, build_mapper
 from tests.people import client_of
@@ -78,6 +83,89 @@ def test_captions_by_an_imported_gpt2_through_the_service_are_token_for_token_th
         with torch.inference_mode():
             expected = original.greedy(gpt2, theirs.mapper(vector[None])[0], tiny_lm.encode(".")[0], 12)
         assert row.text == tiny_lm.decode(expected)
+
+
+@pytest.fixture
+def models_of_their_size(settings: Any, tmp_path: Path) -> CaptionEngine:
+    """The shipped encoder, whose embeddings have the size of CLIP's, and a GPT-2 of the sizes of that in the authors'
+    checkpoints, whose tokens' texts are their numbers: so a caption's text tells its tokens."""
+    folder = tmp_path / "gpt2"
+    vocabulary = {"." if token == 13 else f"<{token}>": token for token in range(1000)}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE(vocab=vocabulary, merges=[])))
+    tokenizer.backend_tokenizer.decoder = Fuse()
+    tokenizer.eos_token = "<999>"
+    tokenizer.save_pretrained(folder)
+    config = GPT2Config(**json.loads((ORIGINAL / "mlp_k10_d512" / "gpt2_config.json").read_text()))
+    torch.manual_seed(5)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    settings.ENCODER, settings.LANGUAGE_MODEL = f"local-dir:{settings.MODELS / 'encoder'}", f"local-dir:{folder}"
+    encoder = Encoder.load(settings.ENCODER, device="cpu")
+    lm = LanguageModel.load(settings.LANGUAGE_MODEL, device="cpu")
+    return CaptionEngine(Captioner(encoder, lm), "tests", 8)
+
+
+def written_in_both_ways(
+    engine: CaptionEngine, embeddings: Tensor | None = None
+) -> tuple[dict[str, list[list[str]]], Tensor]:
+    """What the service writes about each photo, best first, by method; and the embeddings that it was written from:
+    (N, E), if they are given, else the photos' own."""
+    photos = [services.Upload(photo.read_bytes(), photo.name) for photo in PHOTOS]
+    found = {}
+    for method, captions in {"greedy": 1, "beam": 5}.items():
+        options = {"method": method, "captions": captions, "max_length": 20}
+        asked = services.request_captions(viewer=Viewer(), images=photos, styles=["plain"], options=options)
+        rows = asked.captions.order_by("name").select_related("image")
+        for row, vector in zip(rows, () if embeddings is None else embeddings.numpy(), strict=embeddings is not None):
+            row.image.embeddings.create(encoder=engine.captioner.encoder.identity, vector=vector.tobytes())
+        assert engine.work() == len(PHOTOS)
+        found[method] = [[row.text, *(other["text"] for other in row.alternatives)] for row in rows.all()]
+    vectors = [bytes(row.image.embeddings.get().vector) for row in rows]
+    return found, torch.frombuffer(bytearray(b"".join(vectors)), dtype=torch.float32).view(len(PHOTOS), -1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "normalize", "front"), [("mlp", "no", ""), ("mlp", "no", "module."), ("transformer", "yes", "")]
+)
+def test_the_authors_checkpoints_imported_in_the_admin_write_their_tokens_through_the_service(
+    kind: str, normalize: str, front: str, models_of_their_size: CaptionEngine, style: Style, tmp_path: Path
+) -> None:
+    engine = models_of_their_size
+    encoder, lm = engine.captioner.encoder, engine.captioner.language_model
+    path = ORIGINAL / f"{kind}_k10_d512" / "coco_prefix-009.pt"
+    state = {f"{front}{name}": tensor for name, tensor in torch.load(path, weights_only=True).items()}
+    torch.save(state, tmp_path / "theirs.pt")
+    boss = client_of(User.objects.create_superuser("boss"))
+    form = {
+        "style": style.pk,
+        "file": SimpleUploadedFile("theirs.pt", (tmp_path / "theirs.pt").read_bytes()),
+        "normalize": normalize,
+        "heads": 8,
+        "encoder": encoder.identity,
+    }
+    page = boss.post(reverse("admin:captioner_mapperversion_import"), form, follow=True).content.decode()
+    assert "Filed as plain v1: a mapper and a language model of its own" in page
+    version = style.versions.get()
+    boss.post(reverse("admin:captioner_mapperversion_promote", args=[version.pk]), {"reason": "the authors'"})
+    assert (style.active_version, version.config["normalize"]) == (version, normalize == "yes")
+
+    by_the_service, embeddings = written_in_both_ways(engine)
+    theirs = read_original(path, normalize=normalize == "yes", heads=8)
+    gpt2, stop = theirs.build_gpt2(heads=lm.heads), lm.encode(".")[0]
+    with torch.inference_mode():
+        prefixes = theirs.mapper(embeddings)
+        assert by_the_service == {
+            "greedy": [[lm.decode(original.greedy(gpt2, prefix, stop, 20))] for prefix in prefixes],
+            "beam": [[lm.decode(best) for best in original.beam(gpt2, prefix, stop, 20)] for prefix in prefixes],
+        }
+
+    # And what their own code wrote from the embeddings that come with their checkpoints.
+    expected = json.loads((path.parent / "expected.json").read_text())
+    by_the_service, _ = written_in_both_ways(engine, torch.tensor(expected["clip_embeddings"]))
+    told = {"greedy": [[one] for one in expected["greedy"]], "beam": expected["beam5"]}
+    assert by_the_service == {
+        method: [["".join(f"<{token}>" for token in one.split()) for one in best] for best in photos]
+        for method, photos in told.items()
+    }
 
 
 @pytest.mark.parametrize("kind", ["mlp", "transformer"])
@@ -156,6 +244,25 @@ def test_heads_and_encoder_that_a_file_does_not_record_can_be_given(
         call_command("import_version", "plain", tmp_path / "t.pt", "--encoder", "ViT-B-32/openai")
     with pytest.raises(CommandError, match="records 4 attention heads"):
         call_command("import_version", "plain", version.file.path, "--heads", "8")
+
+
+def test_the_form_asks_for_heads_and_encoder_too(captioner: Captioner, style: Style, tmp_path: Path) -> None:
+    from tests.test_checkpoint import original_state
+
+    torch.save(original_state(MapperConfig("transformer", 16, 32, 3, clip_length=2, layers=1)), tmp_path / "t.pt")
+    boss = client_of(User.objects.create_superuser("boss"))
+
+    def post(**given: Any) -> str:
+        file = SimpleUploadedFile("t.pt", (tmp_path / "t.pt").read_bytes())
+        form = {"style": style.pk, "file": file, "normalize": "", **given}
+        return boss.post(reverse("admin:captioner_mapperversion_import"), form, follow=True).content.decode()
+
+    assert "trained for encoder ViT-B-32/openai" in post(heads=4, encoder="ViT-B-32/openai")
+    assert "heads (5) must divide the language model" in post(heads=5, encoder=captioner.encoder.identity)
+    assert not style.versions.exists()
+    post(heads=4, encoder=f" {captioner.encoder.identity} ")
+    version = style.versions.get()
+    assert (version.config["heads"], version.encoder) == (4, captioner.encoder.identity)
 
 
 def test_an_import_names_what_is_not_there(style: Style, tmp_path: Path) -> None:
