@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import random
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import reduce
+from itertools import pairwise
 from operator import or_
 
 from django.db import models, transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
+from django.utils.timesince import timesince
 
 from captioner.errors import Refused
 from captioner.jobs.job import Status
 from captioner.models import Caption, Correction, Draft, Image, Skip, Style, Viewer
 from captioner.services.agreement import is_labelled
 from captioner.services.visibility import get_caption, with_parts
+
+LATELY = 30  # the newest labels, which tell the pace
+FEWEST = 5  # intervals between labels; fewer tell no pace
+BREAK = timedelta(minutes=5)  # whoever labels nothing for so long does something else
 
 
 class LabelOrder(models.TextChoices):
@@ -35,6 +42,20 @@ class LabelProgress:
 
     today: int  # captions labelled since midnight, in the service's time zone
     left: int  # captions of the style that are still to be labelled
+    each: timedelta | None = None  # for a caption, lately; None where too little is known
+
+    @property
+    def pace(self) -> str:
+        """How fast they label, and how long the rest takes at that: "12 a minute, about 20 minutes left"; empty where
+        too little is known."""
+        if not self.each:
+            return ""
+        minute, hour = timedelta(minutes=1), timedelta(hours=1)
+        pace = f"{round(minute / self.each)} a minute" if self.each <= minute else f"{round(hour / self.each)} an hour"
+        if not self.left:
+            return pace
+        start, rest = timezone.now(), math.ceil(self.each * self.left / minute) * minute
+        return f"{pace}, about {timesince(start, start + rest)} left"
 
 
 def styles_to_label() -> QuerySet[Style]:
@@ -87,10 +108,12 @@ def caption_to_label(
 
 
 def label_progress(viewer: Viewer, style: Style) -> LabelProgress:
-    """How many captions the viewer has labelled today, of all styles, and how many of this style are left."""
+    """How many captions the viewer has labelled today, of all styles, how fast, and how many of this style are left."""
     today = Correction.objects.filter(author=viewer.user, created_at__gte=_midnight())
     return LabelProgress(
-        today=today.order_by().values("caption").distinct().count(), left=captions_to_label(viewer, style).count()
+        today=today.order_by().values("caption").distinct().count(),
+        left=captions_to_label(viewer, style).count(),
+        each=_time_of_each(today),
     )
 
 
@@ -147,6 +170,13 @@ def undo_label(viewer: Viewer, pk: uuid.UUID) -> Caption:
 
 def _midnight() -> datetime:
     return timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _time_of_each(labels: QuerySet[Correction]) -> timedelta | None:
+    """How long a person took for each of their newest labels, without breaks; None where these are too few."""
+    newest = labels.order_by("-created_at", "-pk").values_list("created_at", flat=True)[:LATELY]
+    working = [taken for later, earlier in pairwise(newest) if (taken := later - earlier) < BREAK]
+    return sum(working, timedelta()) / len(working) if len(working) >= FEWEST else None
 
 
 def _any(captions: QuerySet[Caption]) -> uuid.UUID | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -216,6 +217,30 @@ def test_labels_of_yesterday_do_not_count_for_today(make: Make, style: Style, bo
         rows.update(created_at=timezone.now() - timedelta(days=1))
     assert services.label_progress(bob, style).today == 0
     assert services.last_label(bob) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left", "says"),
+    [
+        ([10] * 10, 200, "6 a minute, about 34\xa0minutes left"),
+        ([5] * 10, 6, "12 a minute, about 1\xa0minute left"),
+        ([5] * 10, 0, "12 a minute"),
+        ([90] * 10, 80, "40 an hour, about 2\xa0hours left"),
+        ([10] * 5 + [3600] + [10] * 5, 6, "6 a minute, about 1\xa0minute left"),  # after a break
+        ([100] * 40 + [10] * 29, 6, "6 a minute, about 1\xa0minute left"),  # they have become faster
+        ([10] * 4, 6, ""),
+        ([0] * 10, 6, ""),  # a program
+    ],
+)
+def test_the_pace_is_that_of_the_newest_labels_without_breaks(
+    make: Make, style: Style, bob: Viewer, eve: Viewer, seconds: list[int], left: int, says: str
+) -> None:
+    noon = timezone.localtime().replace(hour=12)
+    times = [noon + timedelta(seconds=sum(seconds[:count])) for count in range(len(seconds) + 1)]
+    labels = [Correction(caption=make(), text="a dog", author=bob.user, created_at=time) for time in times]
+    Correction.objects.bulk_create(labels)
+    assert replace(services.label_progress(bob, style), left=left).pace == says
+    assert services.label_progress(eve, style).pace == ""
 
 
 def test_undo_takes_back_one_label_after_the_other_and_shows_its_caption(make: Make, bob: Viewer) -> None:
