@@ -211,7 +211,7 @@ MODELS: dict[str, tuple[frozenset[str], frozenset[str], frozenset[str], frozense
     "captioner_basemodels": (VIEWERS, TRAINERS, NOBODY, NOBODY),
     "captioner_draftrequest": (VIEWERS, NOBODY, NOBODY, NOBODY),
     "captioner_promotion": (VIEWERS, NOBODY, NOBODY, NOBODY),
-    "captioner_worker": (VIEWERS, NOBODY, NOBODY, NOBODY),
+    "captioner_worker": (VIEWERS - {"labeller"}, NOBODY, NOBODY, NOBODY),
     "captioner_webhookdelivery": (VIEWERS, NOBODY, NOBODY, NOBODY),
     "captioner_webhookhost": (SUPERUSERS, NOBODY, NOBODY, NOBODY),
     "captioner_style": (VIEWERS, TRAINERS, TRAINERS, NOBODY),  # it has its own page for that

@@ -159,6 +159,20 @@ def test_groups_that_may_see_versions_may_see_base_models(database: None) -> Non
     assert "Nobody" not in seen.values_list("name", flat=True)
 
 
+def test_labellers_of_before_see_workers_no_longer(database: None) -> None:
+    apps = migrate("training", "0015_who_sees_versions_sees_base_models")
+    call_command("migrate", verbosity=0)  # makes the permissions and the groups
+    permissions, groups = apps.get_model("auth", "Permission").objects, apps.get_model("auth", "Group").objects
+    migrate("training", "0015_who_sees_versions_sees_base_models")
+    seen = permissions.filter(codename__in=("view_worker", "view_caption"))
+    for name in ("Viewers", "Labellers"):
+        groups.get(name=name).permissions.set(seen)
+    migrate("training", "0016_labellers_see_no_workers")
+    found = {name: groups.get(name=name).permissions.count() for name in ("Viewers", "Labellers")}
+    assert found == {"Viewers": 2, "Labellers": 1}
+    assert groups.get(name="Labellers").permissions.get().codename == "view_caption"
+
+
 def test_what_sqlite_knew_of_a_table_that_is_made_again_is_counted_anew(database: None) -> None:
     if connection.vendor != "sqlite":  # PostgreSQL counts by itself
         return

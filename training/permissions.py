@@ -1,9 +1,9 @@
 """Three ready groups, made after `migrate` where they are missing; what an administrator changes in them stays.
 
 - **Viewers** see everything.
-- **Labellers** also correct, retry and cancel captions and keep examples.
-- **Trainers** also make styles, import, start, cancel and resume runs, and have versions compared and captions
-  rewritten.
+- **Labellers** also correct, retry and cancel captions and keep examples; workers and their memory they do not see.
+- **Trainers** do and see all of that, and make styles, import, start, cancel and resume runs, and have versions
+  compared and captions rewritten.
 
 Putting a version in service is a permission apart, "Can add promotion", which no group has: whoever trains need not be
 the one who decides what serves, so it is given to a person, or to a group of one's own. So it is with pausing a queue
@@ -34,14 +34,16 @@ SEEN = {
     "training": ("example", "import", "rejectedrow", "trainingrun", "runevent", "epochreport", "policy"),
 }
 VIEWERS = [f"{app}.view_{model}" for app, models in SEEN.items() for model in models]
+WORKERS = "captioner.view_worker"
 LABELLERS = [
-    *VIEWERS,
+    *(permission for permission in VIEWERS if permission != WORKERS),
     "captioner.change_caption",
     "training.add_example",
     "training.delete_example",
 ]
 TRAINERS = [
     *LABELLERS,
+    WORKERS,
     "captioner.add_style",
     "captioner.change_style",
     "captioner.add_mapperversion",

@@ -7,6 +7,7 @@ from django.contrib.auth.models import Group, User
 from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from captioner.models import (
     Caption,
@@ -14,6 +15,7 @@ from captioner.models import (
     Image,
     Style,
     Viewer,
+    Worker,
 )
 from tests.admin.rows import GROUPS, make_captions, text_of
 from tests.people import client_of
@@ -24,11 +26,22 @@ pytestmark = pytest.mark.django_db
 
 
 def test_each_group_can_do_what_the_one_before_it_can_and_none_can_promote() -> None:
-    held = [set(Group.objects.get(name=name).permissions.values_list("codename", flat=True)) for name in GROUPS]
-    assert held[0] < held[1] < held[2]
-    assert all(codename.startswith("view_") for codename in held[0])
-    assert held[1] - held[0] == {"change_caption", "add_example", "delete_example"}
-    assert not held[2] & {"add_promotion", "change_queue", "delete_mapperversion"}
+    viewers, labellers, trainers = (
+        set(Group.objects.get(name=name).permissions.values_list("codename", flat=True)) for name in GROUPS
+    )
+    assert all(codename.startswith("view_") for codename in viewers)
+    assert labellers - viewers == {"change_caption", "add_example", "delete_example"}
+    assert viewers - labellers == {"view_worker"}
+    assert viewers | labellers < trainers
+    assert not trainers & {"add_promotion", "change_queue", "delete_mapperversion"}
+
+
+def test_who_labels_sees_nothing_of_workers(members: dict[str, Client]) -> None:
+    Worker.objects.create(name="w1@host", queue="captions", memory_mb=4321, seen_at=timezone.now())
+    for group, client in members.items():
+        shown = text_of(client.get(reverse("admin:index"))) + text_of(client.get(reverse("admin:dashboard")))
+        assert ("w1@host" in shown, "Memory" in shown) == (group != "Labellers",) * 2, group
+        assert (reverse("admin:captioner_worker_changelist") in shown) == (group != "Labellers"), group
 
 
 def test_a_group_that_was_changed_stays_so() -> None:
