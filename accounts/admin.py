@@ -17,7 +17,7 @@ from knox.models import AuthToken
 
 from accounts.models import Identity, Token
 from captioner import audit
-from captioner.admin.base import AdminWithPages, AsOnPages, ReadOnly
+from captioner.admin.base import AdminWithPages, AsOnPages, Empty, ReadOnly
 
 admin.site.unregister((AuthToken, User, Group, TOTPDevice))
 
@@ -26,6 +26,13 @@ admin.site.unregister((AuthToken, User, Group, TOTPDevice))
 class IdentityAdmin(AdminWithPages):
     """Which account belongs to whom at the site through which people sign in; here accounts are connected by hand."""
 
+    when_empty = Empty(
+        "Nobody has signed in through another site yet: that connects an account, or ",
+        "connect one",
+        " by hand.",
+        "admin:accounts_identity_add",
+        "accounts.add_identity",
+    )
     list_display = ("user", "subject", "issuer")
     search_fields = ("subject", "user__username", "user__email")
     list_select_related = ("user",)
@@ -65,6 +72,7 @@ class IdentityAdmin(AdminWithPages):
 class TokenAdmin(ReadOnly):
     """Tokens, to be looked at and deleted."""
 
+    when_empty = Empty("No API tokens yet: ", "create one", " for a program of yours; only its hash is kept.", "tokens")
     list_display = ("name", "user", "good_for", "created", "last_used_at", "expiry")
     list_filter = ("last_used_at", "expiry")
     search_fields = ("name", "user__username")
@@ -92,6 +100,7 @@ class PeopleAdmin(UserAdmin):  # type: ignore[type-arg]  # generic for type chec
     """Django's own, with plain lists to choose from: the ones with two columns cannot be read aloud. When somebody
     signed in is not written by hand."""
 
+    when_empty = Empty("No users yet: ", "add the first one", ".", "admin:auth_user_add", "auth.add_user")
     filter_horizontal = ()
     readonly_fields = ("last_login", "date_joined")
 
@@ -100,6 +109,13 @@ class PeopleAdmin(UserAdmin):  # type: ignore[type-arg]  # generic for type chec
 class GroupsAdmin(GroupAdmin):
     """The same."""
 
+    when_empty = Empty(
+        "No groups yet: ",
+        "add one",
+        " with the permissions that its people are to have.",
+        "admin:auth_group_add",
+        "auth.add_group",
+    )
     filter_horizontal = ()
 
 
@@ -107,4 +123,7 @@ class GroupsAdmin(GroupAdmin):
 class DeviceAdmin(AsOnPages, TOTPDeviceAdmin):  # type: ignore[misc]  # the library has no types
     """The library's own; when a wrong code was typed is not written by hand."""
 
+    when_empty = Empty(
+        "Nobody has two-factor authentication yet: ", "set it up", " for your own account first.", "second-factor"
+    )
     readonly_fields = (*TOTPDeviceAdmin.readonly_fields, "throttling_failure_timestamp")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.apps import apps
 from django.contrib import admin, messages
@@ -84,8 +84,20 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic for type
         return self._reached > COUNTED
 
 
+class Empty(NamedTuple):
+    """What a list says that has no rows yet: a sentence about what to do, with a link to where that is done."""
+
+    before: str
+    link: str
+    after: str
+    address: str  # by its name
+    takes: str = ""  # permission; who lacks it reads the same without the link
+
+
 class AsOnPages(ModelAdmin):
-    """A list that shows moments as all pages do, and statuses as words with colour."""
+    """A list that shows moments as all pages do, statuses as words with colour, and while it is empty the next step."""
+
+    when_empty: Empty
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return [_as_shown(self.opts.label, name) for name in super().get_list_display(request)]

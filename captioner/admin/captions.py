@@ -13,7 +13,7 @@ from django.urls import URLPattern
 from django.utils.safestring import SafeString
 
 from captioner import services
-from captioner.admin.base import BigTable, ReadOnly, each, thumbnail
+from captioner.admin.base import BigTable, Empty, ReadOnly, each, thumbnail
 from captioner.admin.parameters import as_uuid
 from captioner.jobs.job import Status
 from captioner.models import Caption, CaptionQuerySet, Viewer
@@ -39,6 +39,7 @@ class UnsureFilter(admin.SimpleListFilter):
 class CaptionAdmin(BigTable, ReadOnly):
     """Captions, with what a person can do about them."""
 
+    when_empty = Empty("No captions yet: ", "upload photos", " on the site, and workers write them.", "home")
     list_display = ("picture", "words", "style", "status", "sure", "by", "created_at")
     list_display_links = ("words",)
     list_filter = ("status", "style", UnsureFilter)

@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase
 from django.urls import URLPattern
 
 from captioner import services
-from captioner.admin.base import BigTable, ReadOnly
+from captioner.admin.base import BigTable, Empty, ReadOnly
 from captioner.admin.parameters import as_uuid
 from captioner.admin.scores import standing
 from captioner.models import DraftRequest, MapperVersion
@@ -22,6 +22,12 @@ from captioner.models import DraftRequest, MapperVersion
 class DraftRequestAdmin(BigTable, ReadOnly):
     """Drafts of versions: comparisons on photos, and regenerated captions of a style. Updated live."""
 
+    when_empty = Empty(
+        "No comparisons yet: ",
+        "choose two versions",
+        " and have them caption the same photos.",
+        "admin:captioner_mapperversion_changelist",
+    )
     list_display = ("__str__", "style", "person", "created_at")
     list_select_related = ("style", "person")
 

@@ -16,7 +16,7 @@ from django.urls import URLPattern
 from django.utils.safestring import SafeString
 
 from captioner import services
-from captioner.admin.base import BigTable, ReadOnly, counted, each, page_status, so_many, thumbnail
+from captioner.admin.base import BigTable, Empty, ReadOnly, counted, each, page_status, so_many, thumbnail
 from captioner.admin.parameters import as_uuid
 from captioner.errors import Refused
 from captioner.models import Caption, Image, Viewer
@@ -48,6 +48,7 @@ def what_goes(found: services.Deletion) -> str:
 class ImageAdmin(BigTable, ReadOnly):
     """Stored pictures."""
 
+    when_empty = Empty("No photos yet: ", "upload some", " on the site.", "home")
     list_display = ("picture", "__str__", "kilobytes", "credit", "created_at")
     list_display_links = ("__str__",)
     search_fields = ("sha256__startswith", "credit")

@@ -20,7 +20,7 @@ from django.utils.http import urlencode
 
 from captioner import audit, services
 from captioner.admin import dashboard
-from captioner.admin.base import ReadOnly, page_status
+from captioner.admin.base import Empty, ReadOnly, page_status
 from captioner.admin.parameters import as_int, as_uuid
 from captioner.admin.scores import scores_drawn, written_by
 from captioner.errors import Refused
@@ -93,6 +93,9 @@ class PromoteForm(forms.Form):
 class MapperVersionAdmin(ReadOnly):
     """Trained mappers: compare, promote, roll back, download, import, delete."""
 
+    when_empty = Empty(
+        "No versions yet: ", "choose a style", " to train, or import a mapper.", "admin:captioner_style_changelist"
+    )
     list_display = ("__str__", "in_service", "origin", "cider", "verdict", "megabytes", "created_by", "created_at")
     list_filter = ("style", "origin")
     list_select_related = ("style", "created_by")

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.contrib.auth.models import Permission, User
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import DateTimeField
+from django.db.models import DateTimeField, QuerySet
 from django.http import HttpRequest
 from django.test import Client, RequestFactory
 from django.urls import reverse
@@ -16,6 +17,7 @@ from django.utils import timezone
 from captioner import uploads
 from captioner.models import Image, Style
 from tests.admin.rows import make_captions, make_run
+from tests.people import client_of
 from training.models import Example
 
 COCO = Path(__file__).parents[2] / "examples" / "coco_cc"
@@ -78,3 +80,29 @@ def test_the_photo_of_an_example_is_picked_by_looking_at_it(style: Style, media:
     example = Example.objects.get()
     assert example.image == photos[1]
     assert boss.get(reverse("admin:training_example_change", args=[example.pk])).status_code == 200
+
+
+@pytest.mark.parametrize("model", EVERY)
+def test_every_empty_list_says_in_one_sentence_what_to_do_and_leads_there(model: Any, boss: Client) -> None:
+    if model._meta.label == "auth.User":  # never empty for who can open it
+        return
+    QuerySet(model).delete()  # not by its manager: the audit log's keeps all
+    if model is not Style:
+        Style.objects.create(slug="plain", name="Plain")
+    address = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+    (said,) = re.findall(r'<p class="nothing">(.*?)</p>', boss.get(address).content.decode())
+    (to,) = re.findall(r'<a href="([^"]+)">', said)
+    assert boss.get(to).status_code == 200
+    words = re.sub(r"<[^>]+>", "", said)
+    assert re.fullmatch(r"[A-Z].{20,140}\.", words)
+    assert words.count(". ") == 0
+    nothing = boss.get(address, {"q": "nowhere"}).content.decode()
+    assert '<p class="nothing">Nothing matches. <a href="?">Show all</a>.</p>' in nothing
+    viewer = User.objects.create_user("vera", is_staff=True)
+    seen = [f"view_{one._meta.model_name}" for one in admin.site._registry]
+    viewer.user_permissions.set(Permission.objects.filter(codename__in=seen))
+    looking = client_of(viewer)
+    for shown in re.findall(r'<p class="nothing">(.*?)</p>', looking.get(address).content.decode()):
+        assert re.sub(r"<[^>]+>", "", shown) == words
+        for link in re.findall(r'<a href="([^"]+)">', shown):
+            assert looking.get(link).status_code == 200, "nobody is led to where they may not go"

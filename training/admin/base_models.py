@@ -13,7 +13,7 @@ from django.shortcuts import redirect
 from django.urls import URLPattern
 
 from captioner import services as captioner_services
-from captioner.admin.base import ReadOnly, page_status
+from captioner.admin.base import Empty, ReadOnly, page_status
 from captioner.admin.parameters import as_int
 from captioner.errors import Refused
 from captioner.models import BaseModels, Style
@@ -66,6 +66,13 @@ class CutOverForm(forms.Form):
 class BaseModelsAdmin(ReadOnly):
     """Base models: those that serve, and those that are prepared."""
 
+    when_empty = Empty(
+        "No base models yet: a worker records its own when it starts; then ",
+        "prepare others",
+        " here.",
+        "admin:captioner_basemodels_add",
+        "training.add_trainingrun",
+    )
     list_display = ("__str__", "state", "person", "created_at")
     list_select_related = ("person",)
 

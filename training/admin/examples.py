@@ -19,7 +19,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from captioner import services as captioner_services
-from captioner.admin.base import COUNTED, MOST_AT_ONCE, BigTable, ReadOnly, each, sentence, thumbnail
+from captioner.admin.base import COUNTED, MOST_AT_ONCE, BigTable, Empty, ReadOnly, each, sentence, thumbnail
 from captioner.admin.parameters import as_int
 from captioner.errors import Refused
 from captioner.models import Caption, Correction, Image, Style
@@ -61,6 +61,12 @@ def _to_choose(photo: Image) -> SafeString:
 class ExampleAdmin(BigTable):
     """What styles learn from. Files come in through a style's page; here a stored photo can be added by hand."""
 
+    when_empty = Empty(
+        "No examples yet: ",
+        "choose a style",
+        " and import a file, or add a photo with its caption.",
+        "admin:captioner_style_changelist",
+    )
     list_display = ("picture", "text", "style", "source", "held_out", "created_at")
     list_display_links = ("text",)
     list_filter = ("style", "source", "held_out")
@@ -156,6 +162,7 @@ class TakenFilter(admin.SimpleListFilter):
 class CorrectionAdmin(BigTable, ReadOnly):
     """What people wrote in place of captions, to be taken into datasets."""
 
+    when_empty = Empty("No corrections yet: ", "label captions", ", and what people write is told here.", "label")
     list_display = ("picture", "text", "instead_of", "style", "author", "taken", "created_at")
     list_display_links = ("text",)
     list_filter = (TakenFilter, OfStyle)

@@ -10,7 +10,7 @@ from django.http.response import HttpResponseBase
 from django.urls import URLPattern
 
 from captioner import audit
-from captioner.admin.base import ReadOnly
+from captioner.admin.base import Empty, ReadOnly
 from captioner.admin.parameters import as_int
 from captioner.jobs.job import Status
 from training import services
@@ -24,6 +24,12 @@ REFUSED_SHOWN = 50
 class ImportAdmin(ReadOnly):
     """Imports of examples, live."""
 
+    when_empty = Empty(
+        "No files were imported yet: ",
+        "choose a style",
+        " and import its examples.",
+        "admin:captioner_style_changelist",
+    )
     list_display = ("name", "style", "status", "rows", "accepted", "duplicates", "person", "created_at")
     list_filter = ("status", "style")
     list_select_related = ("style", "person")

@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase
 from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 
-from captioner.admin.base import ReadOnly, each
+from captioner.admin.base import Empty, ReadOnly, each
 from captioner.admin.parameters import as_int
 from captioner.admin.plots import COLOURS, loss_curves, score_bars
 from captioner.admin.scores import colours_of
@@ -30,6 +30,9 @@ from training.options import OF_A_NEW_MAPPER
 class TrainingRunAdmin(ReadOnly):
     """Retrainings, live."""
 
+    when_empty = Empty(
+        "No runs yet: ", "choose a style", " that has examples, and train it.", "admin:captioner_style_changelist"
+    )
     list_display = ("__str__", "style", "status", "verdict", "version", "examples", "person", "created_at")
     list_filter = ("status", "verdict", "style")
     list_select_related = ("style", "person", "version__style")

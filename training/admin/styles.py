@@ -19,7 +19,7 @@ from django.utils.http import urlencode
 from captioner import services as captioner_services
 from captioner import uploads
 from captioner.admin import dashboard
-from captioner.admin.base import AdminWithPages, counted, each, page_status, sentence, so_many
+from captioner.admin.base import AdminWithPages, Empty, counted, each, page_status, sentence, so_many
 from captioner.admin.parameters import as_int, as_uuid
 from captioner.admin.plots import bars
 from captioner.errors import Refused
@@ -38,8 +38,10 @@ SAMPLES = {
     "captions.jsonl": "JSON Lines",
     "coco.json": "COCO",
     "karpathy.json": "Karpathy's JSON, with splits",
+    "train_caption.json": "The ClipCap authors' train_caption.json",
     "flickr8k.token.txt": "Flickr8k's tokens",
     "flickr30k_results.csv": "Flickr30k's results.csv",
+    "sidecars.zip": "A .txt next to each photo, zipped with them",
 }
 OFFERED, MOST_OFFERED = 12, 60  # photos to write about
 START = "training.add_trainingrun"
@@ -68,6 +70,13 @@ class PolicyInline(StackedInline):
 class StyleAdmin(AdminWithPages):
     """Styles: what they are, what serves, what they learn from."""
 
+    when_empty = Empty(
+        "No styles yet: ",
+        "make the first one",
+        " of a few example sentences.",
+        "admin:captioner_style_add",
+        "captioner.add_style",
+    )
     list_display = ("name", "slug", "status", "is_default", "in_service", "cider", "created_at")
     list_filter = ("status",)
     fields = ("name", "slug", "description", "starts_from", "is_default")
