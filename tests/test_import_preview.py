@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from captioner import uploads
 from captioner.errors import Refused
 from captioner.models import Image, Style
-from tests.dataset_files import examples, packed, picture, pictures, processed, run_command
+from tests.dataset_files import examples, imported, packed, picture, pictures, processed, reasons, run_command
 from training import services
 from training.admin.styles import SAMPLES
 from training.datasets import preview as previews
@@ -61,13 +61,28 @@ def test_columns_examples_and_rejected_rows_are_shown_and_nothing_is_stored(medi
     assert not list(media.glob("**/*"))
 
 
+def sample(name: str) -> bytes:
+    """A sample to download, in a zip with the photos that it names."""
+    content = (STATIC / name).read_bytes()
+    if name.endswith(".zip"):
+        return content
+    photos = ("one.jpg", "two.jpg", "photos/one.jpg", "photos/two.jpg")
+    numbered = [f"COCO_train2014_{number:012}.jpg" for number in (1, 2)]
+    return packed({name: content} | {photo: picture(1 + n) for n, photo in enumerate((*photos, *numbered))})
+
+
 @pytest.mark.parametrize("name", SAMPLES)
-def test_each_sample_to_download_is_recognised_whole(name: str, media: Path) -> None:
-    photos = {f"{folder}{photo}": picture(1) for folder in ("", "photos/") for photo in ("one.jpg", "two.jpg")}
-    found = look({name: (STATIC / name).read_bytes(), **photos})
+def test_each_sample_to_download_is_recognised_whole_and_imported_without_an_error(
+    name: str, style: Style, media: Path
+) -> None:
+    found = services.preview_import(SimpleUploadedFile("a.zip", sample(name)), "a.zip")
     assert (found.rejected, found.usable, found.more) == ([], found.looked_at, False)
     assert found.looked_at >= 2
     assert found.files[0].format
+    batch = imported(style, sample(name), "a.zip")
+    assert (batch.status, batch.error_detail, reasons(batch)) == ("succeeded", "", [])
+    assert batch.accepted == found.looked_at
+    assert len({image for image, _ in examples(style)}) == 2
 
 
 def test_rows_may_name_stored_photos(media: Path, photo: bytes) -> None:
