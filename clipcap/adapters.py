@@ -2,7 +2,8 @@
 all styles share.
 
 Rows of a batch may have different adapters, or none. Rows of the same adapter are gathered, and each adapter is
-multiplied by its own rows only, all adapters in one batched product.
+multiplied by its own rows only, all adapters in one batched product. Adapters are for projections of attention, of the
+MLP, or both; beside others, they add zeros where they have none.
 
 Legend: L rows, T positions, I and O sizes of a projection, r rank, A different adapters, N rows of the commonest one.
 """
@@ -10,6 +11,7 @@ Legend: L rows, T positions, I and O sizes of a projection, r rank, A different 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +23,8 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from clipcap.language_model import LanguageModel
+
+BOTH = "both"  # attention and MLP
 
 
 class Adapters(nn.Module):
@@ -44,14 +48,26 @@ class Adapters(nn.Module):
         (self.rank,) = ranks  # r
 
     @classmethod
-    def new(cls, lm: LanguageModel, rank: int, seed: int) -> Adapters:
-        """Adapters of all projections of attention and MLP, which change nothing yet."""
+    def new(cls, lm: LanguageModel, rank: int, seed: int, targets: str = BOTH) -> Adapters:
+        """Adapters of the projections of attention, of the MLP, or both, which change nothing yet.
+
+        Raises:
+            ValueError: the LM has no projections there.
+        """
         generator = torch.Generator().manual_seed(seed)
         weights = {}
-        for name, (inputs, outputs) in sizes_of(lm).items():
+        for name, (inputs, outputs) in sizes_of(lm, targets).items():
             weights[f"{name}.down"] = torch.randn(inputs, rank, generator=generator) / math.sqrt(inputs)
             weights[f"{name}.up"] = torch.zeros(rank, outputs)
+        if not weights:
+            raise ValueError(f"{lm.identity} has no projections of its {targets} for adapters; choose other targets")
         return cls(weights)
+
+    @property
+    def targets(self) -> str:
+        """What they are for: attention, mlp or both."""
+        found = {part_of(name) for name in self.names}
+        return BOTH if len(found) > 1 else found.pop()
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -62,7 +78,7 @@ class Adapters(nn.Module):
     def misfit(self, lm: LanguageModel) -> str:
         """Where they are not adapters of an LM: the first projection, with its right sizes and theirs; "" if they
         are."""
-        right = sizes_of(lm)
+        right = sizes_of(lm, self.targets)
         theirs = {n: (len(d), u.shape[1]) for n, d, u in zip(self.names, self.down, self.up, strict=True)}
         for name in sorted(right | theirs):
             should, sizes = right.get(name, "absent"), theirs.get(name, "absent")
@@ -82,10 +98,15 @@ class Mixture:
         self.parts: list[tuple[nn.Module, Tensor, Tensor]] = []  # projections, with (A, I, r) and (A, r, O)
         weights = [adapters.weights for adapters in used]
         for name, module in projections(lm) if used else ():
-            down = [F.pad(of[f"{name}.down"], (0, rank - a.rank)) for of, a in zip(weights, used, strict=True)]
-            up = [F.pad(of[f"{name}.up"], (0, 0, 0, rank - a.rank)) for of, a in zip(weights, used, strict=True)]
-            below, above = (torch.stack(part).to(lm.device, lm.dtype) for part in (down, up))
-            self.parts.append((module, below, above))
+            down, up = f"{name}.down", f"{name}.up"
+            some = next((of for of in weights if down in of), None)
+            if some is None:
+                continue
+            downs = [of.get(down, some[down][:, :0]) for of in weights]  # of rank 0 where there is none
+            ups = [of.get(up, some[up][:0]) for of in weights]
+            below = torch.stack([F.pad(narrow, (0, rank - narrow.shape[1])) for narrow in downs])
+            above = torch.stack([F.pad(narrow, (0, 0, 0, rank - len(narrow))) for narrow in ups])
+            self.parts.append((module, below.to(lm.device, lm.dtype), above.to(lm.device, lm.dtype)))
         self.rows = torch.tensor([place.get(id(adapters), -1) for adapters in of_rows], device=lm.device)  # (L,)
         self._arrange()
 
@@ -139,10 +160,17 @@ def projections(lm: LanguageModel) -> list[tuple[str, nn.Module]]:
     return [(n, module) for n, module in lm.model.named_modules() if isinstance(module, linear) and module is not head]
 
 
-def sizes_of(lm: LanguageModel) -> dict[str, tuple[int, int]]:
-    """I and O of each projection."""
+def part_of(name: str) -> str:
+    """Which part of a layer a projection belongs to, attention or mlp, by what models of all makes call it."""
+    return "attention" if re.search("att(n|ention)", name) else "mlp"
+
+
+def sizes_of(lm: LanguageModel, targets: str = BOTH) -> dict[str, tuple[int, int]]:
+    """I and O of each projection of attention, of the MLP, or both."""
     found = {}
     for name, module in projections(lm):
+        if targets not in (BOTH, part_of(name)):
+            continue
         weight: Any = module.weight
         rows, columns = weight.shape
         found[name] = (columns, rows) if isinstance(module, nn.Linear) else (rows, columns)

@@ -108,6 +108,11 @@ class TrainingChoices:
         automatic="as before if a style is trained further; else frozen with a Transformer, fine-tuned with an MLP",
     )
     rank: int = option(8, "Adapters only: their rank.", kind=int, least=1, most=64)
+    targets: Literal["both", "attention", "mlp"] = option(
+        "both",
+        "Adapters only: which parts of the language model's layers get them. Fewer make a style smaller.",
+        choices={"both": "attention and MLP", "attention": "attention", "mlp": "MLP"},
+    )
     language_model_learning_rate: float | None = option(
         None,
         "Of adapters or a fine-tuned language model.",

@@ -20,7 +20,7 @@ CHANGED: dict[str, Any] = {
     **{"epochs": 3, "learning_rate": 1e-4, "batch_size": 8, "noise": 0.5, "seed": 7, "mapper": "mlp"},
     **{"prefix_length": 20, "layers": 2, "start": "scratch", "sources": ("imported", "correction")},
     **{"accumulation": 2, "language_model": "adapters", "rank": 4, "language_model_learning_rate": 1e-4},
-    "recompute": "yes",
+    **{"recompute": "yes", "targets": "attention"},
 }
 
 
@@ -101,6 +101,7 @@ def test_a_column_is_read_as_it_was_written_by_this_release_and_the_one_before()
         ({"batch_size": 0}, "batch_size must be a whole number from 1 to 1,024, not 0"),
         ({"noise": float("nan")}, r"noise must be a number from 0\.0 to 2\.0"),
         ({"language_model": "thawed"}, "language_model must be 'frozen' or 'adapters' or 'finetuned', not 'thawed'"),
+        ({"targets": "head"}, "targets must be 'both' or 'attention' or 'mlp', not 'head'"),
         ({"mapper": "cnn"}, "mapper must be 'transformer' or 'mlp', not 'cnn'"),
     ],
 )

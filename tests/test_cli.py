@@ -68,10 +68,11 @@ def test_a_style_may_train_language_model_weights_too(
 ) -> None:
     out = tmp_path / "mine.safetensors"
     common = [str(captions), "--models", str(models), "--device", "cpu"]
-    wanted = ["--language-model", learning, "--rank", "2", "--epochs", "1", "--validation", "0.3"]
+    wanted = ["--language-model", learning, "--rank", "2", "--targets", "mlp", "--epochs", "1", "--validation", "0.3"]
     assert main(["train", *common, "--out", str(out), *wanted]) == 0
     stored = load_mapper(out)
-    assert (stored.adapters.rank if stored.adapters else None) == (2 if learning == "adapters" else None)
+    adapters = stored.adapters and (stored.adapters.rank, stored.adapters.targets)
+    assert adapters == ((2, "mlp") if learning == "adapters" else None)
     assert bool(stored.weights) == (learning == "finetuned")
     assert main(["evaluate", *common, "--mapper", str(out)]) == 0
     assert "CIDEr" in capsys.readouterr().out

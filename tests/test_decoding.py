@@ -193,9 +193,9 @@ def test_samples_follow_the_models_probabilities(backend: Backend, tiny_lm: Lang
     assert (drawn - expected).abs().sum() / 2 < 0.12  # total variation distance
 
 
-def adapters_of(lm: LanguageModel, seed: int, rank: int) -> Adapters:
+def adapters_of(lm: LanguageModel, seed: int, rank: int, targets: str = "both") -> Adapters:
     """Some that change what the LM says."""
-    adapters = Adapters.new(lm, rank, seed)
+    adapters = Adapters.new(lm, rank, seed, targets)
     generator = torch.Generator().manual_seed(seed)
     for name, weights in adapters.weights.items():
         if name.endswith(".up"):
@@ -205,7 +205,7 @@ def adapters_of(lm: LanguageModel, seed: int, rank: int) -> Adapters:
 
 @settings(max_examples=25)
 @given(
-    which=st.lists(st.integers(0, 2), min_size=1, max_size=6),
+    which=st.lists(st.integers(0, 4), min_size=1, max_size=6),
     lengths=st.lists(st.integers(1, 12), min_size=6, max_size=6),
     seed=st.integers(0, 1000),
     ways=st.lists(st.sampled_from(OPTIONS), min_size=1, max_size=3),
@@ -219,6 +219,7 @@ def test_rows_with_other_adapters_or_none_get_what_each_gets_alone(
     ways: list[DecodingOptions],
 ) -> None:
     known = [None, adapters_of(tiny_lm, 1, rank=2), adapters_of(tiny_lm, 2, rank=5)]
+    known += [adapters_of(tiny_lm, 3, rank=3, targets="attention"), adapters_of(tiny_lm, 4, rank=4, targets="mlp")]
     prefixes, adapters = prefixes_of(tiny_lm, lengths[: len(which)], seed), [known[number] for number in which]
     greedy = decode(
         backend, prefixes, DecodingOptions("greedy", max_length=12), [NEVER] * len(which), adapters=adapters
@@ -231,10 +232,11 @@ def test_rows_with_other_adapters_or_none_get_what_each_gets_alone(
         assert [a.log_probability for a in answers] == pytest.approx([a.log_probability for a in alone], abs=1e-4)
 
 
+@pytest.mark.parametrize("targets", ["both", "attention", "mlp"])
 def test_adapters_are_what_their_product_added_to_the_weights_would_be(
-    backend: Backend, tiny_lm: LanguageModel
+    backend: Backend, tiny_lm: LanguageModel, targets: str
 ) -> None:
-    adapters = adapters_of(tiny_lm, 3, rank=4)
+    adapters = adapters_of(tiny_lm, 3, rank=4, targets=targets)
     weights = dict(tiny_lm.weights)
     for name in (name.removesuffix(".down") for name in adapters.weights if name.endswith(".down")):
         product = adapters.weights[f"{name}.down"] @ adapters.weights[f"{name}.up"]

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from clipcap.adapters import Mixture, projections
+from clipcap.adapters import Adapters, Mixture, projections
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import CheckpointError, MapperCheckpoint, load_mapper, read_original, save_mapper
 from clipcap.decoding import decode
@@ -93,13 +94,18 @@ def test_a_file_holds_a_mapper_and_its_language_model_in_half_precision_if_wante
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
-def test_a_file_holds_a_mapper_and_its_adapters(captioner: Captioner, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("targets", "projections"), [("both", 8), ("attention", 4), ("mlp", 4)])
+def test_a_file_holds_a_mapper_and_its_adapters(
+    captioner: Captioner, targets: str, projections: int, tmp_path: Path
+) -> None:
     lm, path = captioner.language_model, tmp_path / "adapted.safetensors"
-    written = MapperCheckpoint(a_mapper(0), None, lm.identity, {}, adapters=adapters_of(lm, 1, rank=3))
+    adapters = adapters_of(lm, 1, rank=3, targets=targets)
+    assert len(adapters.names) == projections
+    written = MapperCheckpoint(a_mapper(0), None, lm.identity, {}, adapters=adapters)
     save_mapper(written, path)
     back = load_mapper(path)
     config = back.described()["config"]
-    assert (config["language_model"], config["rank"]) == ("adapters", 3)
+    assert (config["language_model"], config["rank"], config["targets"]) == ("adapters", 3, targets)
     model = captioner.load_model(path)
     assert written.adapters
     assert model.adapters
@@ -122,10 +128,14 @@ def test_a_file_holds_a_mapper_and_its_adapters(captioner: Captioner, tmp_path: 
         ({"transformer.h.1.attn.c_attn.up": torch.ones(2, 96)}, "not of one rank"),
         ({"transformer.h.1.attn.c_attn.up": torch.ones(3)}, "not of one rank"),
         ({"transformer.h.1.attn.c_attn.up": torch.ones(3, 95)}, r"c_attn should be \(32, 96\) and is \(32, 95\)"),
+        (
+            {f"transformer.h.1.mlp.c_fc.{part}": None for part in ("down", "up")},
+            r"mlp\.c_fc should be \(32, 128\) and is absent",
+        ),
         ({"x.up": torch.ones(3, 1), "x.down": torch.ones(1, 3)}, r"x should be absent and is \(1, 1\)"),
         ({"transformer.h.1.attn.c_attn.up": torch.full((3, 96), math.nan)}, r"c_attn\.up contains values that are not"),
     ],
-    ids=["half", "more", "no name", "a method", "ranks", "vector", "size", "name", "nan"],
+    ids=["half", "more", "no name", "a method", "ranks", "vector", "size", "one less", "name", "nan"],
 )
 def test_adapters_that_are_none_of_this_language_model_are_refused_with_the_reason(
     captioner: Captioner, change: dict[str, Tensor | None], said: str, tmp_path: Path
@@ -160,6 +170,7 @@ def test_adapters_reach_the_projections_of_models_that_flatten_rows(tmp_path: Pa
     names = [name for name, _ in projections(lm)]
     assert len(names) == 2 * 7
     assert "lm_head" not in names
+    assert [len(adapters_of(lm, 1, 2, targets).names) for targets in ("attention", "mlp")] == [2 * 4, 2 * 3]
     adapters = adapters_of(lm, 1, rank=2)
     x = torch.randn(2, 5, 16)
     plain = lm.logits(x)
@@ -167,6 +178,16 @@ def test_adapters_reach_the_projections_of_models_that_flatten_rows(tmp_path: Pa
         mixed = lm.logits(x)
     assert torch.allclose(mixed[0], plain[0], atol=1e-5)
     assert not torch.allclose(mixed[1], plain[1], atol=1e-2)
+
+
+def test_a_language_model_without_the_parts_that_adapters_are_wanted_for_is_named(tiny_lm: LanguageModel) -> None:
+    lm = tiny_lm.with_weights(tiny_lm.weights)
+    blocks: Any = lm.model.transformer
+    for block in blocks.h:
+        del block.attn
+    with pytest.raises(ValueError, match=r"tiny-lm@\w+ has no projections of its attention for adapters; choose other"):
+        Adapters.new(lm, 2, seed=0, targets="attention")
+    assert Adapters.new(lm, 2, seed=0).targets == "mlp"
 
 
 def test_a_mapper_alone_is_stored_as_it_always_was(tmp_path: Path) -> None:

@@ -68,7 +68,20 @@ def test_the_sweep_prints_and_draws_score_against_prefix_length_size_and_time(
 def test_the_sweep_reproduces_the_papers_ablation_in_one_table_and_plot(tmp_path: Path) -> None:
     plot = tmp_path / "ablation.svg"
     ablation = ("--language-models", "frozen", "adapters", "finetuned", "--prefix-lengths", "2")
-    table = said("sweep", "factual", *ablation, "--layers", "1", "--epochs", "1", "--rank", "2", "--plot", str(plot))
+    table = said(
+        "sweep",
+        "factual",
+        *ablation,
+        "--layers",
+        "1",
+        "--epochs",
+        "1",
+        "--rank",
+        "2",
+        *("--targets", "attention"),
+        "--plot",
+        str(plot),
+    )
     rows = re.findall(r"^(transformer|mlp) +(\w+) +2 +([\d,]+) +[\d.]+ +[\d.]+ +[\d.]+$", table, re.MULTILINE)
     variants = ["frozen", "adapters", "finetuned"]
     assert [row[:2] for row in rows] == [(kind, learning) for kind in ("transformer", "mlp") for learning in variants]

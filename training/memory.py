@@ -19,7 +19,8 @@ CAPTION = 20  # tokens; an image with several captions takes less than its capti
 CLIP_LENGTH = 10
 FLOAT = 4  # bytes
 LM_KEEPS, ATTENTION_KEEPS, LOGITS_KEEP, MAPPER_KEEPS = 22, 6, 8, 16
-PROJECTIONS_KEEP = 7  # into attention and out of it, into the MLP, and four times as wide in its middle
+PROJECTIONS_KEEP = {"attention": 2, "mlp": 5, "both": 7}  # into attention and out of it; into the MLP and its middle
+ADAPTERS_TAKE = {"attention": 6, "mlp": 10, "both": 16}  # a narrow matrix on either side of each projection
 PARAMETERS_KEPT = 5  # weights, gradient, AdamW's two moments, and the best weights so far
 STATE_KEEPS = 4  # while it is stored: the same without the gradient, once more
 
@@ -34,8 +35,9 @@ def of_run(
         recompute: as in `megabytes`, whatever the options say of it.
     """
     shape, learning = shape_of(options, base)
-    batch, rank = (options.batch_size or MOST_CAPTIONS) / options.accumulation, shape.get("rank") or options.rank
-    return megabytes(shape, batch, capacity, images, learning, rank, recompute=recompute)
+    batch = (options.batch_size or MOST_CAPTIONS) / options.accumulation
+    rank, targets = shape.get("rank") or options.rank, shape.get("targets") or options.targets
+    return megabytes(shape, batch, capacity, images, learning, rank, targets, recompute=recompute)
 
 
 def shape_of(options: RunOptions, base: MapperVersion | None) -> tuple[Mapping[str, Any], str]:
@@ -52,6 +54,7 @@ def megabytes(
     images: int,
     learning: str = "frozen",
     rank: int = 0,
+    targets: str = "both",
     recompute: bool = False,
 ) -> float:
     """What a run needs beside the loaded models, in MiB.
@@ -63,7 +66,7 @@ def megabytes(
         capacity: a worker's; what all of its processes need is counted together, as its memory is.
         images: in the dataset; their embeddings are held twice for a moment.
         learning: what becomes of the LM, as `TrainingChoices.learning` says.
-        rank: of adapters.
+        rank, targets: of adapters.
         recompute: whether only what goes into each layer of the LM is kept, and one layer at a time computed again.
     """
     prefix: int = shape["prefix_length"]
@@ -80,9 +83,9 @@ def megabytes(
         parameters = (capacity.embedding_size * clip + 8 * size * shape["layers"]) * size
         mapper = MAPPER_KEEPS * (clip + prefix) * size * shape["layers"]
     if learning != "frozen":
-        lm += PROJECTIONS_KEEP * row * size
-    if learning == "adapters":  # a narrow matrix on either side of each projection
-        parameters += 16 * size * rank * capacity.lm_layers
+        lm += PROJECTIONS_KEEP[targets if learning == "adapters" else "both"] * row * size
+    if learning == "adapters":
+        parameters += ADAPTERS_TAKE[targets] * size * rank * capacity.lm_layers
     elif learning == "finetuned":
         parameters += whole_lm
     layers = row * size * capacity.lm_layers + lm if recompute else lm * capacity.lm_layers

@@ -52,7 +52,7 @@ class MapperCheckpoint:
         """
         config = asdict(self.mapper.config)
         if self.adapters:
-            config |= {"language_model": "adapters", "rank": self.adapters.rank}
+            config |= {"language_model": "adapters", "rank": self.adapters.rank, "targets": self.adapters.targets}
         if self.weights:
             config["language_model"] = "finetuned"
         if how := self.notes.get("normalize"):

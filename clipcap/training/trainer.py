@@ -64,6 +64,9 @@ def trainable(
     Args:
         model: a new mapper, or what an earlier training made, for nobody else to use meanwhile.
         further: whether it has been trained before.
+
+    Raises:
+        ValueError: the language model has no such parts as adapters are wanted for.
     """
     before = "finetuned" if model.language_model else "adapters" if model.adapters else "frozen"
     chosen = choices.learning(model.mapper.config.kind, before if further else None)
@@ -72,7 +75,8 @@ def trainable(
         own = lm.with_weights((own or lm).weights, dtype=torch.float32)
         own.model.requires_grad_(True)
     elif chosen == "adapters":
-        adapters = (adapters or Adapters.new(own or lm, choices.rank, choices.seed)).requires_grad_(True)
+        new = adapters or Adapters.new(own or lm, choices.rank, choices.seed, choices.targets)
+        adapters = new.requires_grad_(True)
     return ClipCaptionModel(model.mapper, own, adapters)
 
 

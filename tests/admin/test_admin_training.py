@@ -101,7 +101,14 @@ def test_options_without_sense_are_refused_beside_their_field(style: Style, imag
     address = reverse("admin:captioner_style_retrain", args=[style.pk])
     given = {"start": "scratch", "mapper": "mlp", "prefix_length": 10, "layers": 4, "epochs": 2, "learning_rate": ""}
     given |= {"batch_size": 40, "noise": 0.25, "seed": 0, "sources": ["imported", "correction"]}
-    given |= {"accumulation": 1, "rank": 8, "language_model": "", "language_model_learning_rate": "", "recompute": ""}
+    given |= {
+        "accumulation": 1,
+        "rank": 8,
+        "targets": "mlp",
+        "language_model": "",
+        "language_model_learning_rate": "",
+        "recompute": "",
+    }
     page = text_of(boss.post(address, {**given, "prefix_length": 65}))
     assert re.search(r'errors field-prefix_length">\s*<ul class="errorlist"[^>]*><li>prefix_length must be', page)
     assert "at least" in text_of(boss.post(address, given))  # too few examples
@@ -112,7 +119,8 @@ def test_options_without_sense_are_refused_beside_their_field(style: Style, imag
     answer = boss.post(address, given)
     run = TrainingRun.objects.get()
     assert text_of(answer) == reverse("admin:training_trainingrun_change", args=[run.pk])
-    assert (run.options["mapper"], run.options["sources"]) == ("mlp", ["imported", "correction"])
+    assert (run.options["mapper"], run.options["targets"]) == ("mlp", "mlp")
+    assert run.options["sources"] == ["imported", "correction"]
     assert run.person == User.objects.get(username="boss")
     assert "a run of Humorous is unfinished" in text_of(boss.post(address, given))
 

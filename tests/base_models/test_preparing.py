@@ -68,6 +68,17 @@ def test_a_style_is_retrained_for_other_models_and_judged_against_today_while_to
     assert written(caption) == run.version
 
 
+def test_a_style_keeps_the_kind_of_model_that_it_has_today(dataset: Style, tomorrow: Base) -> None:
+    today = dataset.active_version
+    assert today is not None
+    today.config |= {"language_model": "adapters", "rank": 3, "targets": "mlp"}
+    today.save()
+    training_services.resume_preparation(base=tomorrow.starts())
+    options = TrainingRun.objects.get().chosen
+    assert (options.start, options.mapper, options.prefix_length) == ("scratch", "mlp", 3)
+    assert (options.language_model, options.rank, options.targets) == ("adapters", 3, "mlp")
+
+
 def test_a_comparison_without_a_worker_of_todays_models_says_what_is_missing(dataset: Style, tomorrow: Base) -> None:
     base = tomorrow.starts()
     training_services.resume_preparation(base=base)

@@ -228,7 +228,14 @@ def test_more_of_anything_is_estimated_to_take_more_memory(engine: CaptionEngine
     shape = {"kind": "transformer", "prefix_length": 10, "layers": 4}
     learning = [
         memory.megabytes(shape, 40, capacity, 1000, *more)
-        for more in (("frozen",), ("adapters", 8), ("adapters", 64), ("finetuned",))
+        for more in (
+            ("frozen",),
+            ("adapters", 8, "attention"),
+            ("adapters", 8, "mlp"),
+            ("adapters", 8),
+            ("adapters", 64),
+            ("finetuned",),
+        )
     ]
     assert learning == sorted(learning)
     assert learning[0] == needed()
@@ -294,14 +301,16 @@ def test_a_style_that_was_trained_with_language_model_weights_serves_and_keeps_t
     kind: str, factual: Style, engine: CaptionEngine, photo: bytes
 ) -> None:
     before = engine.captioner.language_model.fingerprint()
-    new = {"start": "scratch", "prefix_length": 3, "layers": 1, "language_model": kind, "rank": 2}
+    new = {"start": "scratch", "prefix_length": 3, "layers": 1, "language_model": kind, "rank": 2, "targets": "mlp"}
     first = trained(factual, engine, {**QUICK, **new})
     assert first.version is not None
     assert first.version.kind == kind
+    assert first.version.config.get("targets") == ("mlp" if kind == "adapters" else None)
     captioner_services.promote(version=first.version, reason="to try it")
     second = trained(factual, engine, QUICK)
     assert second.version is not None
     assert second.version.kind == kind
+    assert second.version.config.get("targets") == first.version.config.get("targets")
     captioner_services.promote(version=second.version, reason="to try it")
     assert caption(factual, photo, engine).version == second.version
     assert engine.captioner.language_model.fingerprint() == before

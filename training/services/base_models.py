@@ -159,7 +159,8 @@ def advance_preparations() -> int:
 def _start(base: BaseModels, style: Style, today: MapperVersion) -> None:
     made_by = TrainingRun.objects.filter(version=today).first()
     options = asdict(made_by.chosen if made_by else RunOptions())
-    shape = {name: today.config[name] for name in ("prefix_length", "layers") if name in today.config}
+    kept = ("prefix_length", "layers", "rank", "targets")
+    shape = {name: today.config[name] for name in kept if name in today.config}
     learns = {"mapper": today.config["kind"], "language_model": today.kind}
     with transaction.atomic():
         run = start_run(

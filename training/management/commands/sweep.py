@@ -16,7 +16,10 @@ from clipcap.choices import OptionError, add_arguments, chosen, options_of
 from clipcap.options import TrainingChoices
 
 KINDS, LEARNING = (tuple(options_of(TrainingChoices)[name].choices) for name in ("mapper", "language_model"))
-TAKEN = ("epochs", "learning_rate", "language_model_learning_rate", "batch_size", "noise", "seed", "layers", "rank")
+TAKEN = (
+    *("epochs", "learning_rate", "language_model_learning_rate", "batch_size", "noise", "seed"),
+    *("layers", "rank", "targets"),
+)
 # What is drawn, and what its file is called behind the name given.
 DRAWN = {
     "CIDEr by prefix length": "",
