@@ -206,7 +206,7 @@ MODELS: dict[str, tuple[frozenset[str], frozenset[str], frozenset[str], frozense
     "otp_totp_totpdevice": (SUPERUSERS, SUPERUSERS, SUPERUSERS, SUPERUSERS),
     "captioner_auditentry": (SUPERUSERS, NOBODY, NOBODY, NOBODY),
     "captioner_image": (VIEWERS, NOBODY, NOBODY, NOBODY),
-    "captioner_caption": (VIEWERS, NOBODY, LABELLERS, NOBODY),
+    "captioner_caption": (VIEWERS, NOBODY, NOBODY, NOBODY),
     "captioner_mapperversion": (VIEWERS, NOBODY, NOBODY, NOBODY),
     "captioner_basemodels": (VIEWERS, TRAINERS, NOBODY, NOBODY),
     "captioner_draftrequest": (VIEWERS, NOBODY, NOBODY, NOBODY),
@@ -225,7 +225,7 @@ for _model, (_see, _add, _change, _delete) in MODELS.items():
         f"admin:{_model}_changelist": {"GET": _see},
         f"admin:{_model}_history": {"GET": _see},
         f"admin:{_model}_add": {"GET": _add, "POST": _add},
-        f"admin:{_model}_change": {"GET": _see},
+        f"admin:{_model}_change": {"GET": _see, "POST": _change},
         f"admin:{_model}_delete": {"GET": _delete, "POST": _delete},
     }
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
@@ -42,7 +43,7 @@ from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import MapperConfig, build_mapper
 from clipcap_site.cache import FailOpen
-from tests.servers import default_database, once
+from tests.servers import PostgreSQL, default_database, once
 
 HOME = django_settings.HOME  # of this process
 ROOT = Path(__file__).parent.parent
@@ -161,6 +162,17 @@ def django_db_modify_db_settings(tables: Path) -> None:
 def django_db_keepdb() -> bool:
     """Its tables are there already."""
     return True
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def both_databases(request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """All tests of a file that uses this run on both databases: its `db` is the one or the other."""
+    with ExitStack() as resources:
+        if request.param == "postgresql":
+            resources.enter_context(django_db_blocker.unblock())
+            server = resources.enter_context(PostgreSQL())
+            resources.enter_context(default_database(server.create_site("clipcap")))
+        yield
 
 
 class Remembering(torch.nn.Module):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -41,6 +42,7 @@ class Machine:
     postgresql: PostgreSQL
     redis: Redis
     port: int = field(default_factory=free_port)
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)  # by unit
 
     def __post_init__(self) -> None:
         maker = re.findall(r"^# (python3 -c .+)$", SNIPPETS["/etc/clipcap.env"], re.MULTILINE)
@@ -146,14 +148,33 @@ class Machine:
                 **self.environment,
             },
         )
+        self.running[unit] = process
         try:
             yield process
-            assert process.poll() is None, f"{unit} has ended by itself"
-            process.terminate()
-            assert process.wait(float(service["TimeoutStopSec"])) == 0
+            if unit in self.running:
+                self.stop(unit)
         finally:
             process.kill()
             process.wait()
+
+    def stop(self, unit: str) -> None:
+        """As systemd does it."""
+        process = self.running.pop(unit)
+        assert process.poll() is None, f"{unit} has ended by itself"
+        process.terminate()
+        limit = unit_file(SNIPPETS[f"/etc/systemd/system/{unit}"])["Service"]["TimeoutStopSec"]
+        assert process.wait(float(limit)) == 0
+
+    def carry_out(self, title: str) -> None:
+        """Stop what a snippet's calls of `systemctl stop` name, in their order."""
+        (self.root / "systemctl").unlink(missing_ok=True)
+        self.do(title)
+        for line in (self.root / "systemctl").read_text().splitlines():
+            verb, *names = shlex.split(line)
+            assert verb == "stop"
+            for name in names:
+                for unit in [unit for unit in self.running if fnmatch(unit.replace("@.", "@1."), f"{name}.service")]:
+                    self.stop(unit)
 
     def connections(self, unit: str) -> int:
         ((count,),) = self.ask(f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{unit}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -187,4 +188,7 @@ def test_it_is_filtered_by_deed_date_and_words(boss: Client, style: Style) -> No
         page = boss.get(f"{address}?{query}").content.decode()
         assert ("used when a request names none" in page) == shown, query
     assert "funnier" in boss.get(f"{address}?action__exact=promoted").content.decode()
-    assert boss.get(f"{address}?created_at__year=1999").status_code == 200
+    today = AuditEntry.objects.latest("created_at").created_at.date()
+    for day, shown in ((today, True), (today - timedelta(days=1), False)):
+        of_day = f"created_at__year={day.year}&created_at__month={day.month}&created_at__day={day.day}"
+        assert ("used when a request names none" in boss.get(f"{address}?{of_day}").content.decode()) == shown

@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -160,6 +162,15 @@ def test_the_first_start_fills_the_gallery_with_credit_to_the_photographers(demo
     assert "License (http://creativecommons.org/licenses/" in image["credit"]
     assert image["credit_url"].startswith("http://farm")
     assert requests.get(f"{demo.url}/", timeout=60).status_code == 200
+
+
+def test_slow_clients_do_not_silence_it(demo: Demo) -> None:
+    address = urlsplit(demo.url)
+    with ExitStack() as slow:
+        for _ in range(200):
+            client = slow.enter_context(socket.create_connection((address.hostname, address.port), timeout=60))
+            client.sendall(f"GET / HTTP/1.1\r\nHost: {address.netloc}\r\nX-Slow".encode())
+        assert requests.get(f"{demo.url}/gallery/", timeout=60).status_code == 200
 
 
 def test_its_static_files_are_collected(demo: Demo) -> None:

@@ -1,22 +1,31 @@
 """Pages and admin on PostgreSQL, asked with whatever somebody types into the address: never a fault of the server."""
 
+import json
+import re
 from collections.abc import Iterator
-from datetime import UTC, timedelta
+from copy import deepcopy
+from datetime import UTC
+from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 import pytest
+from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth import get_user_model
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection, transaction
+from django.db.models import FloatField
 from django.test import Client
-from django.urls import NoReverseMatch, URLResolver, get_resolver, reverse
-from django.utils import timezone
+from django.urls import NoReverseMatch, reverse
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from captioner import services
-from captioner.models import Caption, CaptionRequest, Image, Style
+from captioner.models import Image, Style
+from tests.addresses import ADDRESSES, PATTERNS, something_everywhere, url_of
 from tests.servers import PostgreSQL, default_database
 
 QUICKLY = hypothesis_settings(
@@ -38,6 +47,7 @@ NASTY = st.one_of(
     st.integers().map(str),
     st.datetimes(timezones=st.just(UTC)).map(str),
 )
+FILES = st.sampled_from([b"", b"\0", b"PK\3\4", b"\xff\xd8\xff", b"caption,image\n\0,\0", b"\x89PNG\r\n\x1a\n"])
 LOOKUPS = (
     *("", "__exact", "__isnull", "__gte", "__lt", "__id__exact", "__pk__in", "__in"),
     *("__range", "__regex", "__year", "__month", "__day"),
@@ -50,8 +60,10 @@ OF_PAGES = (
 
 
 @pytest.fixture(scope="module")
-def site(django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A site on PostgreSQL with an example of what there can be, and its administrator."""
+def where(
+    django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory, photo: bytes
+) -> Iterator[tuple[Client, dict[str, Any]]]:
+    """A site on PostgreSQL with an example of all there can be: its administrator, and what each address shows."""
     with (
         django_db_blocker.unblock(),
         PostgreSQL() as server,
@@ -59,48 +71,20 @@ def site(django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory) -> It
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr("django.conf.settings.MEDIA_ROOT", tmp_path_factory.mktemp("media"))
-        furnish()
+        root = get_user_model().objects.create_superuser("root")
+        style = Style.objects.create(slug="factual", name="Factual", is_default=True)
+        version = style.versions.create(number=1, sha256="0" * 64, origin="shipped", file="mappers/one")
+        style.promotions.create(version=version)
+        things = something_everywhere(root, get_user_model().objects.create_user("other"), style, photo)
         client = Client(raise_request_exception=False)
-        client.force_login(get_user_model().objects.create_superuser("root"))
-        yield client
+        client.force_login(root)
+        yield client, things
 
 
-def furnish() -> None:
-    style = Style.objects.create(slug="plain", name="Plain", is_default=True)
-    version = style.versions.create(number=1, sha256="0" * 64, origin="shipped", file="mappers/one")
-    style.promotions.create(version=version)
-    request = CaptionRequest.objects.create(visitor="*")
-    for number in range(3):
-        image = Image.objects.create(sha256=f"{number:064}", file="images/x", width=1, height=1, size=1)
-        Caption.objects.create(
-            request=request,
-            image=image,
-            style=style,
-            visitor="*",
-            deadline_at=timezone.now() + timedelta(days=1),
-            created_at=timezone.now() - timedelta(days=400 * number),
-        )
-
-
-def pages() -> list[str]:
-    """The addresses of all pages and of the admin's own that need nothing but their name, or an id."""
-    found = []
-
-    def gather(resolver: URLResolver, namespace: str) -> None:
-        for entry in resolver.url_patterns:
-            if isinstance(entry, URLResolver):
-                inner = f"{namespace}{entry.namespace}:" if entry.namespace else namespace
-                if inner != "v1:":
-                    gather(entry, inner)
-            elif entry.name:
-                for arguments in ([], [1], ["00000000-0000-0000-0000-000000000001"]):
-                    try:
-                        found.append(reverse(namespace + entry.name, args=arguments))
-                    except NoReverseMatch:
-                        continue
-
-    gather(get_resolver(), "")
-    return sorted(set(found))
+@pytest.fixture(scope="module")
+def site(where: tuple[Client, dict[str, Any]]) -> Client:
+    """The administrator's browser."""
+    return where[0]
 
 
 def filters(shown: Any) -> list[str]:
@@ -112,27 +96,112 @@ def filters(shown: Any) -> list[str]:
     return names
 
 
-def test_every_page_answers_whatever_its_address_says(site: Client) -> None:
-    addresses = pages()
-    assert {"/", "/gallery/", "/gallery/captions.csv", "/admin/", "/sign-in/", "/tokens/"} <= set(addresses)
-    assert len(addresses) > 60
-    values = st.dictionaries(st.sampled_from(OF_PAGES), NASTY, max_size=3)
+def fields(page: bytes) -> list[str]:
+    """The names of a page's fields."""
+    return re.findall(r'<(?:input|select|textarea|button)[^>]* name="([\w-]+)"', page.decode(errors="replace"))
 
-    @given(st.sampled_from(addresses), values)
-    @hypothesis_settings(QUICKLY, max_examples=60)
-    @example("/gallery/", {"style": "\0"})
-    @example("/gallery/", {"status": "\0"})
-    @example("/gallery/captions.csv", {"style": "\0"})
-    @example("/gallery/", {"after": "0001-01-01T00:00:00+14:00~00000000-0000-0000-0000-000000000000"})
-    @example("/gallery/", {"after": "9999-12-31T23:59:59-14:00~00000000-0000-0000-0000-000000000000"})
-    def ask(address: str, query: dict[str, str]) -> None:
-        query = {name: value.encode(errors="replace").decode() for name, value in query.items()}
-        answer = site.get(address, query)
-        assert answer.status_code < 500, (address, query, answer.content[-300:])
-        if answer.streaming:
-            assert b"".join(answer)
+
+PAGES = sorted(name for name, may in ADDRESSES.items() if may and not name.startswith("v1:"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_answers_whatever_it_is_asked_and_sent(where: tuple[Client, dict[str, Any]], name: str) -> None:
+    """Each page with an id that exists and with ids that cannot, any query, and any values in the fields it has."""
+    site, things = where
+    signed_in, address = deepcopy(site.cookies), url_of(name, things)
+    names = sorted({*OF_PAGES, *fields(read(site.get(address)))})
+    pattern = PATTERNS[name].pattern
+    ids = st.just(address)
+    if pattern.converters or pattern.regex.groupindex:
+        count = len(pattern.converters) or len(pattern.regex.groupindex)
+        ids |= st.lists(NASTY, min_size=count, max_size=count).map(partial(address_of, name, address))
+    queries = st.dictionaries(st.sampled_from(names), NASTY, max_size=3)
+    bodies = st.none()
+    if "POST" in ADDRESSES[name]:
+        bodies = st.dictionaries(st.sampled_from(names), st.one_of(NASTY, st.lists(NASTY, max_size=3), FILES))
+
+    @given(ids, queries, bodies)
+    @hypothesis_settings(QUICKLY, max_examples=5)
+    def ask(address: str, query: dict[str, str], body: dict[str, Any] | None) -> None:
+        site.cookies = deepcopy(signed_in)  # some end the session
+        address = f"{address}?{urlencode(query, errors='replace')}"
+        with transaction.atomic():
+            answer = site.get(address) if body is None else site.post(address, sendable(body))
+            assert answer.status_code < 500, (address, body, answer.content[-300:])
+            read(answer)
+            transaction.set_rollback(True)
 
     ask()
+    site.cookies = signed_in
+
+
+def read(answer: Any) -> bytes:
+    return b"".join(answer) if answer.streaming else answer.content
+
+
+def address_of(name: str, known: str, ids: list[str]) -> str:
+    """The address of that name with these ids; the known one where no address takes them."""
+    try:
+        return reverse(name, args=[id.encode(errors="replace").decode() for id in ids])
+    except NoReverseMatch:
+        return known
+
+
+def sendable(value: Any) -> Any:
+    """As a form would send it: a lone surrogate is no text of any encoding."""
+    if isinstance(value, dict):
+        return {name: sendable(given) for name, given in value.items()}
+    if isinstance(value, list):
+        return [sendable(given) for given in value]
+    if isinstance(value, bytes):
+        return SimpleUploadedFile("photo.jpg", value)
+    return value.encode(errors="replace").decode()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_whatever_numbers_are_stored_every_address_answers_and_the_api_in_json(
+    where: tuple[Client, dict[str, Any]], number: str
+) -> None:
+    """PostgreSQL keeps all three in any column of floating point numbers."""
+    site, things = where
+    signed_in = deepcopy(site.cookies)
+
+    def refuse(name: str) -> None:
+        pytest.fail(f"{name} is not JSON")
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        columns = [
+            (model._meta.db_table, column.column)
+            for model in apps.get_models()
+            for column in model._meta.concrete_fields
+            if isinstance(column, FloatField)
+        ]
+        assert len(columns) >= 10
+        for table, column in columns:
+            cursor.execute(f"UPDATE {table} SET {column} = %s", [number])
+        for name, may in ADDRESSES.items():
+            if "GET" in may:
+                site.cookies = deepcopy(signed_in)
+                answer = site.get(url_of(name, things), HTTP_ACCEPT="application/json, text/html, */*")
+                assert answer.status_code != 500, (name, answer.content[-300:])
+                content = read(answer)
+                if "json" in answer.get("Content-Type", ""):
+                    json.loads(content, parse_constant=refuse)
+        transaction.set_rollback(True)
+
+
+@pytest.mark.parametrize(
+    ("address", "query"),
+    [
+        ("/gallery/", {"style": "\0"}),
+        ("/gallery/", {"status": "\0"}),
+        ("/gallery/captions.csv", {"style": "\0"}),
+        ("/gallery/", {"after": "0001-01-01T00:00:00+14:00~00000000-0000-0000-0000-000000000000"}),
+        ("/gallery/", {"after": "9999-12-31T23:59:59-14:00~00000000-0000-0000-0000-000000000000"}),
+    ],
+)
+def test_what_was_once_a_fault_of_the_server_is_none(site: Client, address: str, query: dict[str, str]) -> None:
+    assert site.get(address, query).status_code < 500
 
 
 @pytest.mark.parametrize("shown", admin.site._registry.values(), ids=lambda shown: str(shown.opts.label_lower))

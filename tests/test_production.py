@@ -341,3 +341,28 @@ def test_sqlite_is_saved_while_it_is_written_to(machine: Machine) -> None:
         machine.do("Backup of SQLite")
     with closing(sqlite3.connect(machine.root / "var/backups/clipcap/db.sqlite3")) as copy:
         assert copy.execute("SELECT n FROM rows").fetchall() == [(1,)]
+
+
+def test_stopped_as_the_guide_says_the_site_is_idle_and_goes_on_later_where_it_was(machine: Machine) -> None:
+    forget_throttles(machine)
+    captions, training = "clipcap-captions@.service", "clipcap-training.service"
+    by_status = "SELECT status, count(*) FROM captioner_caption GROUP BY status"
+    with machine.service(captions), machine.service(training):
+        wait_until(lambda: ask(machine.port, "/api/health/ready") == 200, "the workers are there")
+        before = dict(machine.ask(by_status))
+        for photo in sorted((ROOT / "examples/coco_cc").glob("*.jpg"))[:8]:
+            forget_throttles(machine)
+            form = ["--form", f"image=@{photo}", "--form", "style=all"]
+            sent = [*VISITING, "--fail", *form, f"http://127.0.0.1:{machine.port}/api/captions/"]
+            subprocess.run(sent, check=True, capture_output=True)
+        wait_until(lambda: "running" in dict(machine.ask(by_status)), "a worker has begun with some")
+        machine.carry_out("Stop")
+        assert not machine.running
+        assert ask(machine.port, "/gallery/") == 0
+        left = dict(machine.ask(by_status))
+        assert set(left) <= {"queued", "succeeded"}
+        assert sum(left.values()) == sum(before.values()) + 24
+        connected = "SELECT application_name FROM pg_stat_activity WHERE datname = 'clipcap'"
+        assert [name for (name,) in machine.ask(connected) if name.startswith("clipcap")] == []
+    with machine.service(captions):
+        wait_until(lambda: set(dict(machine.ask(by_status))) == {"succeeded"}, "all captions are written")

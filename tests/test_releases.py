@@ -133,7 +133,7 @@ def captioned(log: Path) -> set[str]:
 def test_workers_of_both_releases_go_on_while_the_tables_change(
     before: Path, tmp_path: Path, django_db_blocker: Any
 ) -> None:
-    old_log, new_log = tmp_path / "old.log", tmp_path / "new.log"
+    old_log, new_log, back_log = (tmp_path / f"{name}.log" for name in ("old", "new", "back"))
     with (
         PostgreSQL() as server,
         django_db_blocker.unblock(),
@@ -178,8 +178,10 @@ def test_workers_of_both_releases_go_on_while_the_tables_change(
                 return False
 
             wait_until(both_have_worked, "both write on the new tables")
+        with worker(before, "back", back_log, environment):
+            ask_before()
+            wait_until(lambda: captioned(back_log), "the release before, started again, writes on the new tables")
         # Not that all are equal: releases store and embed a photo with roundings of their own.
         assert "" not in Caption.objects.values_list("text", flat=True)
-        assert {str(pk) for pk in Caption.objects.values_list("pk", flat=True)} == captioned(old_log) | captioned(
-            new_log
-        )
+        written = captioned(old_log) | captioned(new_log) | captioned(back_log)
+        assert {str(pk) for pk in Caption.objects.values_list("pk", flat=True)} == written

@@ -20,7 +20,7 @@ from captioner.models import Caption, DiscardedFile, Image, MapperVersion, Style
 from training import services as training_services
 from training.models import Import
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.usefixtures("both_databases"), pytest.mark.django_db(transaction=True)]
 
 
 def check_storage(*arguments: str) -> str:

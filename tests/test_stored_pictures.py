@@ -1,14 +1,19 @@
 """What the service keeps of a picture is enough to caption it as the command does."""
 
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import ExifTags, Image
 from torch.nn.functional import cosine_similarity
 
+from captioner import services
 from captioner.inference.engine import CaptionEngine
+from captioner.models import Style, Viewer
 from captioner.uploads import ENCODER_SIDE, SIDE, store
+from clipcap import cli
 
 
 def strip(photo: bytes, side: int, times: int, *, upright: bool) -> bytes:
@@ -35,6 +40,18 @@ def test_a_picture_of_any_shape_is_seen_stored_as_it_was_sent(
         sent, stored = engine.captioner.encoder.encode([data, file.read()])
     assert cosine_similarity(sent, stored, dim=0) > 0.99
     assert min(image.width, image.height) >= min(side, ENCODER_SIDE)
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_a_picture_twenty_times_as_long_as_wide_gets_the_caption_of_the_command(
+    upright: bool, styles: dict[str, Style], photo: bytes, engine: CaptionEngine, tmp_path: Path, capsys: Any
+) -> None:
+    data = strip(photo, 600, 20, upright=upright)
+    request = services.request_captions(viewer=Viewer(), images=[services.Upload(data)], styles=["factual"])
+    engine.work()
+    (tmp_path / "long.jpg").write_bytes(data)
+    assert cli.main(["caption", str(tmp_path / "long.jpg"), "--style", "factual", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["caption"] == request.captions.get().text
 
 
 @pytest.mark.parametrize("subsampling", [0, 2])

@@ -117,7 +117,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Sit
 
 def test_slow_clients_hold_up_nobody(site: Site) -> None:
     with ExitStack() as slow:
-        for number in range(10 * THREADS):
+        for number in range(200):
             host = "Host: 127.0.0.1\r\n"
             unfinished = (
                 f"GET / HTTP/1.1\r\n{host}X-Slow",

@@ -32,6 +32,8 @@ from captioner.webhooks import client as webhooks
 from captioner.webhooks import delivery as webhook_delivery
 from tests.people import client_of, program_of
 
+pytestmark = pytest.mark.usefixtures("both_databases")
+
 OLD, NEW = (f"whsec_{base64.b64encode(bytes([letter]) * 24).decode()}" for letter in b"on")
 Sent = list[str]
 

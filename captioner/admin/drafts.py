@@ -10,6 +10,8 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern
+from django.utils.decorators import method_decorator
+from django.views.decorators.http import require_safe
 
 from captioner import services
 from captioner.admin.base import BigTable, Empty, ReadOnly
@@ -40,6 +42,7 @@ class DraftRequestAdmin(BigTable, ReadOnly):
             *super().get_urls(),
         ]
 
+    @method_decorator(require_safe)
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:

@@ -13,7 +13,9 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern
+from django.utils.decorators import method_decorator
 from django.utils.safestring import SafeString
+from django.views.decorators.http import require_safe
 
 from captioner import services
 from captioner.admin.base import BigTable, Empty, ReadOnly, counted, each, page_status, so_many, thumbnail
@@ -72,6 +74,7 @@ class ImageAdmin(BigTable, ReadOnly):
         remove = self.route("<uuid:pk>/remove/", self.remove, "remove", DELETE, "GET", "POST")
         return [*kinds, remove, *super().get_urls()]
 
+    @method_decorator(require_safe)
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:

@@ -24,6 +24,8 @@ from captioner.models import Caption, Embedding, Image, MapperVersion, Style, Vi
 from clipcap.checkpoint import load_mapper, save_mapper
 from tests.worker.rows import GREEDY, PHOTOS, again, ask, causes, pause_is_over, statuses, stored
 
+pytestmark = pytest.mark.usefixtures("both_databases")
+
 
 @pytest.fixture
 def loaded_engine(small_engine: CaptionEngine) -> CaptionEngine:

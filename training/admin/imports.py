@@ -8,6 +8,8 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern
+from django.utils.decorators import method_decorator
+from django.views.decorators.http import require_safe
 
 from captioner import audit
 from captioner.admin.base import Empty, ReadOnly
@@ -49,6 +51,7 @@ class ImportAdmin(ReadOnly):
         """Queue a stopped import again, to go on behind its last row."""
         return self.done(request, services.resume_import(self.viewed(request, pk)), "the import was queued again")
 
+    @method_decorator(require_safe)
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
