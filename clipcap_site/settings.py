@@ -348,7 +348,7 @@ REST_FRAMEWORK: dict[str, Any] = {
         "captioner.api.permissions.BrowserSession",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["captioner.api.permissions.MayUse"],
-    "DEFAULT_THROTTLE_CLASSES": ["captioner.api.permissions.WritesThrottle"],
+    "DEFAULT_THROTTLE_CLASSES": ["captioner.http.throttles.WritesThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["captioner.api.renderers.StrictRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",

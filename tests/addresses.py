@@ -151,8 +151,6 @@ ADDRESSES: dict[str, May] = {
     "admin:otp_totp_totpdevice_config": {"GET": NOBODY},  # the secret is hidden
     "admin:otp_totp_totpdevice_qrcode": {"GET": NOBODY},
     "admin:auth_user_password_change": {"GET": SUPERUSERS},
-    "admin:captioner_image_file": {"GET": VIEWERS},
-    "admin:captioner_image_thumbnail": {"GET": VIEWERS},
     "admin:captioner_image_remove": {"GET": SUPERUSERS, "POST": SUPERUSERS},
     "admin:captioner_caption_correct": {"POST": LABELLERS},
     "admin:captioner_caption_retry": {"POST": LABELLERS},

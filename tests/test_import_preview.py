@@ -89,7 +89,7 @@ def test_rows_may_name_stored_photos(media: Path, photo: bytes) -> None:
     image = uploads.store(photo)
     found = look({"captions.csv": f"image,caption\n{image.pk},a dog\n".encode()})
     assert [sample.photo for sample in found.samples] == [str(image.pk)]
-    assert found.samples[0].thumbnail == reverse("admin:captioner_image_thumbnail", args=[image.pk])
+    assert found.samples[0].thumbnail == reverse("image-thumbnail", args=[image.pk])
 
 
 def test_the_first_rows_show_their_pictures_and_what_is_no_picture_is_said(media: Path) -> None:

@@ -245,3 +245,37 @@ def test_staff_take_several_down_from_the_list(staff: Client, image: Image, othe
     assert "2 photos were deleted." in done.content.decode()
     assert not Image.objects.exists()
     assert AuditEntry.objects.filter(action="deleted", detail__startswith="asked to").count() == 2
+
+
+def addresses(image: Image, kind: str) -> list[str]:
+    return [reverse(f"image-{kind}", args=[image.pk]), f"/api/images/{image.pk}/{kind}/"]
+
+
+@pytest.mark.parametrize("kind", ["file", "thumbnail"])
+def test_a_picture_is_answered_alike_everywhere_and_its_bytes_are_sent_once(
+    ada: Client, image: Image, kind: str
+) -> None:
+    answers = [ada.get(address) for address in addresses(image, kind)]
+    shown = ("Content-Type", "Cache-Control", "X-Content-Type-Options", "ETag", "Content-Length", "Content-Disposition")
+    assert len({tuple(answer[name] for name in shown) for answer in answers}) == 1
+    for address in addresses(image, kind):
+        again = ada.get(address, headers={"If-None-Match": answers[0]["ETag"]})
+        assert (again.status_code, again["ETag"], again.content) == (304, answers[0]["ETag"], b"")
+
+
+def test_a_browser_that_has_a_picture_is_told_no_more_of_it_once_it_is_not_theirs_to_see(
+    ada: Client, grace: User, image: Image
+) -> None:
+    etag = ada.get(addresses(image, "file")[0])["ETag"]
+    stranger = client_of(User.objects.create_user("eve"))
+    for address in addresses(image, "file"):
+        assert stranger.get(address, headers={"If-None-Match": etag}).status_code == 404
+
+
+def test_staff_see_pictures_without_captions_with_the_permission_alone(
+    staff: Client, grace: User, image: Image
+) -> None:
+    Caption.objects.all().delete()
+    assert {staff.get(address).status_code for address in addresses(image, "thumbnail")} == {200}
+    grace.user_permissions.remove(Permission.objects.get(codename="view_image"))
+    assert {staff.get(address).status_code for address in addresses(image, "thumbnail")} == {404}

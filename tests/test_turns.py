@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from captioner import services
 from captioner.errors import Refused
+from captioner.http.viewer import viewer_of
 from captioner.jobs import turns
 from captioner.jobs.job import Status
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer
-from captioner.web.viewer import viewer_of
 from tests.servers import PostgreSQL, default_database
 
 LATER = timedelta(hours=1)

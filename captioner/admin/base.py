@@ -285,7 +285,7 @@ def thumbnail(image: Image | None, size: int = 64) -> SafeString:
     return format_html(
         '<a href="{}"><img class="thumbnail" src="{}" width="{}" height="{}" alt="View the photo" loading="lazy"></a>',
         reverse("admin:captioner_image_change", args=[image.pk]),
-        reverse("admin:captioner_image_thumbnail", args=[image.pk]),
+        reverse("image-thumbnail", args=[image.pk]),
         max(1, round(size * image.width / max(image.width, image.height))),
         max(1, round(size * image.height / max(image.width, image.height))),
     )

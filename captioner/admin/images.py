@@ -8,7 +8,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
@@ -66,13 +66,9 @@ class ImageAdmin(BigTable, ReadOnly):
         return filesizeformat(image.size)
 
     def get_urls(self) -> list[URLPattern]:
-        """With the picture's own bytes, which the pages give only to those who may see a caption of it."""
-        kinds = [
-            self.route(f"<uuid:pk>/{kind}/", self._serve(kind), kind, "captioner.view_image")
-            for kind in ("file", "thumbnail")
-        ]
+        """With the page that asks why a photo is deleted."""
         remove = self.route("<uuid:pk>/remove/", self.remove, "remove", DELETE, "GET", "POST")
-        return [*kinds, remove, *super().get_urls()]
+        return [remove, *super().get_urls()]
 
     @method_decorator(require_safe)
     def change_view(
@@ -137,15 +133,3 @@ class ImageAdmin(BigTable, ReadOnly):
         viewer, reason = Viewer(request.user), form.cleaned_data["reason"]
         each(request, queryset, lambda image: services.delete_image(viewer, image.pk, reason), "photos were deleted")
         return None
-
-    def _serve(self, kind: str) -> Any:
-        def serve(request: HttpRequest, pk: uuid.UUID) -> FileResponse:
-            file = getattr(self.viewed(request, pk), kind)
-            try:
-                response = FileResponse(file.storage.open(file.name, "rb"), content_type="image/jpeg")
-            except OSError as error:
-                raise Http404("the file is missing from the storage") from error
-            response["Cache-Control"] = "private, max-age=86400"
-            return response
-
-        return serve

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.db.models import QuerySet
-from django.http import FileResponse
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser
@@ -20,8 +19,8 @@ from captioner.api.filters import Pages
 from captioner.api.permissions import Scope, check_scope
 from captioner.api.serializers import digest
 from captioner.errors import Refused
-from captioner.models import Image, Viewer
-from captioner.web.viewer import viewer_of
+from captioner.http.viewer import viewer_of
+from captioner.models import Viewer
 
 LONGEST_WAIT = 60
 RETRY_AFTER = {"Retry-After": "1"}  # seconds; captions take about that long
@@ -85,19 +84,6 @@ class ApiViewSet(GenericViewSet[Any]):
     def page(self, rows: QuerySet[Any]) -> Response:
         found = self.paginate_queryset(rows)
         return self.get_paginated_response(self.get_serializer(found, many=True).data)
-
-
-def picture(image: Image, kind: str) -> FileResponse:
-    try:
-        file = getattr(image, kind).open("rb")
-    except FileNotFoundError as error:
-        raise Refused("file_missing", "the picture's file is missing; upload it again", status=404) from error
-    return FileResponse(
-        file,
-        content_type="image/jpeg",
-        filename=f"{image.pk}.jpg",
-        headers={"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"},
-    )
 
 
 def idempotency_key(request: Request) -> str | None:

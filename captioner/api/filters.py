@@ -3,7 +3,6 @@
 from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from typing import Any, get_args
-from uuid import UUID
 
 from django.core.exceptions import ValidationError as BadValue
 from django.db.models import QuerySet
@@ -132,7 +131,7 @@ class FoundPages(Pages):
         if "ordering" in request.query_params:
             raise ValidationError({"ordering": "search results are ordered by how well photos match; leave this out"})
         size = self.get_page_size(request)
-        start = place_after(search.hits, request.query_params.get(self.cursor_query_param, ""))
+        start = search.place_after(request.query_params.get(self.cursor_query_param, ""))
         if start is None:
             raise _bad_cursor()
         self.start, self.end = start, start + size
@@ -143,10 +142,10 @@ class FoundPages(Pages):
         address = request.build_absolute_uri()
         size, following, previous = self.end - self.start, None, None
         if self.end < len(search.hits):
-            cursor = cursor_of(search.hits, self.end)
+            cursor = search.cursor_of(self.end)
             following = replace_query_param(address, self.cursor_query_param, cursor)
         if self.start > size:
-            cursor = cursor_of(search.hits, self.start - size)
+            cursor = search.cursor_of(self.start - size)
             previous = replace_query_param(address, self.cursor_query_param, cursor)
         elif self.start:
             previous = remove_query_param(address, self.cursor_query_param)
@@ -167,26 +166,6 @@ class FoundPages(Pages):
         }
         paginated["required"] = [*paginated["required"], "meaning"]
         return paginated
-
-
-def place_after(hits: Sequence[Hit], cursor: str) -> int | None:
-    """Where the page begins that a cursor names: behind its hit, or at its place where that is gone; None, if it is no
-    cursor."""
-    if not cursor:
-        return 0
-    place, _, key = cursor.partition("~")
-    if not (place.isascii() and place.isdigit() and len(place) < 6):
-        return None
-    try:
-        image = UUID(key)
-    except ValueError:
-        return None
-    return next((number + 1 for number, hit in enumerate(hits) if hit.image == image), min(int(place), len(hits)))
-
-
-def cursor_of(hits: Sequence[Hit], place: int) -> str:
-    """The cursor of the page that begins at a place, which is not the first."""
-    return f"{place}~{hits[place - 1].image}"
 
 
 def _bad_cursor() -> ValidationError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from django.http import FileResponse
+from django.http import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
@@ -13,10 +13,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from captioner import services
-from captioner.api.base import PREFER_WAIT, PROBLEM, RETRY_AFTER, ApiViewSet, JpegRenderer, header, patience, picture
+from captioner.api.base import PREFER_WAIT, PROBLEM, RETRY_AFTER, ApiViewSet, JpegRenderer, header, patience
 from captioner.api.filters import FoundPages, Pages, refuse_unknown
-from captioner.api.permissions import SearchesThrottle
 from captioner.api.serializers import CaptionSerializer, FoundImageSerializer, ImageSerializer, SimilarImageSerializer
+from captioner.http.pictures import picture
+from captioner.http.throttles import SearchesThrottle
 from captioner.models import Caption, Image
 
 _QUERY = OpenApiParameter(
@@ -24,6 +25,12 @@ _QUERY = OpenApiParameter(
     {"type": "string", "maxLength": services.LONGEST_SEARCH, "examples": ["a dog on the beach"]},
     description="words in a photo's captions, or what the photo shows. Not with `ordering`.",
 )
+
+_JPEG = {(200, "image/jpeg"): OpenApiTypes.BINARY, 304: None}
+_CACHED = [
+    OpenApiParameter("If-None-Match", str, OpenApiParameter.HEADER, description="the `ETag` of the picture you have"),
+    header("ETag", str, "the same for as long as the picture is", 200, 304),
+]
 
 
 class ImageViewSet(ApiViewSet):
@@ -137,14 +144,14 @@ class ImageViewSet(ApiViewSet):
         image = services.get_image(self.viewer, pk)
         return self.page(services.visible_captions(self.viewer).filter(image=image))
 
-    @extend_schema(responses={(200, "image/jpeg"): OpenApiTypes.BINARY}, filters=False)
+    @extend_schema(parameters=_CACHED, responses=_JPEG, filters=False)
     @action(detail=True, renderer_classes=[JpegRenderer], pagination_class=None)
-    def file(self, request: Request, pk: UUID) -> FileResponse:
+    def file(self, request: Request, pk: UUID) -> HttpResponseBase:
         """The picture itself."""
-        return picture(services.get_image(self.viewer, pk), "file")
+        return picture(request, self.viewer, pk, "file")
 
-    @extend_schema(responses={(200, "image/jpeg"): OpenApiTypes.BINARY}, filters=False)
+    @extend_schema(parameters=_CACHED, responses=_JPEG, filters=False)
     @action(detail=True, renderer_classes=[JpegRenderer], pagination_class=None)
-    def thumbnail(self, request: Request, pk: UUID) -> FileResponse:
+    def thumbnail(self, request: Request, pk: UUID) -> HttpResponseBase:
         """A thumbnail of the picture."""
-        return picture(services.get_image(self.viewer, pk), "thumbnail")
+        return picture(request, self.viewer, pk, "thumbnail")

@@ -82,6 +82,11 @@ class Viewer:
         return f"visitor:{self.visitor}" if self.visitor else ""
 
     @property
+    def sees_photos(self) -> bool:
+        """Whether the viewer may see everybody's photos, those without a caption too, as the admin shows them."""
+        return self.user is not None and bool(self.user.has_perm("captioner.view_image"))
+
+    @property
     def takes_down(self) -> bool:
         """Whether the viewer may delete everybody's photos, with a reason."""
         return self.user is not None and bool(self.user.has_perm("captioner.delete_image"))

@@ -65,6 +65,25 @@ class SearchResult:
     meaning: MeaningStatus
     detail: str = ""
 
+    def place_after(self, cursor: str) -> int | None:
+        """Where the page begins that a cursor names: behind its hit, or at its place where that is gone; None, if it
+        is no cursor."""
+        if not cursor:
+            return 0
+        place, _, key = cursor.partition("~")
+        if not (place.isascii() and place.isdigit() and len(place) < 6):
+            return None
+        try:
+            image = uuid.UUID(key)
+        except ValueError:
+            return None
+        behind = (number + 1 for number, hit in enumerate(self.hits) if hit.image == image)
+        return next(behind, min(int(place), len(self.hits)))
+
+    def cursor_of(self, place: int) -> str:
+        """The cursor of the page that begins at a place, which is not the first."""
+        return f"{place}~{self.hits[place - 1].image}"
+
 
 def search_captions(
     viewer: Viewer,

@@ -105,6 +105,16 @@ def get_image(viewer: Viewer, pk: uuid.UUID) -> Image:
     return image
 
 
+def get_picture(viewer: Viewer, pk: uuid.UUID) -> Image:
+    """One image of which the viewer may see the picture: one that they may open, and staff with the permission any.
+
+    Raises:
+        Refused: there is none, or not for this viewer.
+    """
+    image = Image.objects.filter(pk=pk).first() if viewer.sees_photos else None
+    return image or get_image(viewer, pk)
+
+
 def own_images(viewer: Viewer, pks: Iterable[uuid.UUID]) -> set[uuid.UUID]:
     """Which of the images the viewer may delete as their own: those that they sent. One whose sender cannot be known
     again is theirs who may delete every caption of it."""

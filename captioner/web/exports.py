@@ -1,4 +1,4 @@
-"""Captions as files, and pictures."""
+"""Captions as files."""
 
 from __future__ import annotations
 
@@ -9,38 +9,14 @@ from typing import Any
 
 from django.core.files.uploadedfile import UploadedFile
 from django.db.models import QuerySet
-from django.http import FileResponse, Http404, HttpRequest, StreamingHttpResponse
+from django.http import HttpRequest, StreamingHttpResponse
 from django.views.decorators.http import require_GET
 
 from captioner import services
 from captioner.csv_lines import csv_line
-from captioner.models import Caption, Image, Viewer
+from captioner.models import Caption, Viewer
 from captioner.web.pages import OPTIONS, filters_of, page, posted, throttle
 from clipcap import strict_json
-
-
-@require_GET
-@page
-def serve_image(request: HttpRequest, viewer: Viewer, pk: uuid.UUID, kind: str) -> FileResponse:
-    """The picture kept of an upload, or its thumbnail."""
-    return picture(services.get_image(viewer, pk), kind)
-
-
-def picture(image: Image, kind: str = "file") -> FileResponse:
-    """A photo's file or thumbnail as a response.
-
-    Raises:
-        Http404: it is missing from the storage.
-    """
-    file = getattr(image, kind)
-    try:
-        content = file.storage.open(file.name, "rb")
-    except OSError as error:
-        raise Http404("the file is missing from the storage") from error
-    response = FileResponse(content, content_type="image/jpeg")
-    response["X-Content-Type-Options"] = "nosniff"
-    response["Cache-Control"] = "private, max-age=86400"
-    return response
 
 
 @require_GET

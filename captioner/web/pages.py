@@ -20,11 +20,11 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from captioner import services
-from captioner.api.permissions import WritesThrottle
 from captioner.errors import Refused
+from captioner.http.throttles import WritesThrottle
+from captioner.http.viewer import viewer_of
 from captioner.models import Caption, Image, Style, Viewer
 from captioner.templatetags.captions import number
-from captioner.web.viewer import viewer_of
 
 OPTIONS = {"captions": 3}  # the beam keeps more than that anyway, so alternatives cost nothing
 PHOTOS = 24  # in a page of the gallery

@@ -1,17 +1,25 @@
-"""Actions on a photo from a page."""
+"""A photo's picture, and what becomes of it."""
 
 from __future__ import annotations
 
 import uuid
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods
 
 from captioner import services
+from captioner.http.pictures import Kind, picture
 from captioner.models import Viewer
 from captioner.web.pages import page
+
+
+@require_GET
+@page
+def show(request: HttpRequest, viewer: Viewer, pk: uuid.UUID, kind: Kind) -> HttpResponseBase:
+    """The picture kept of an upload, or its thumbnail."""
+    return picture(request, viewer, pk, kind)
 
 
 @require_http_methods(["GET", "POST"])

@@ -18,9 +18,8 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST
 
 from captioner import services, uploads
-from captioner.api.filters import cursor_of, place_after
-from captioner.api.permissions import SearchesThrottle
 from captioner.errors import Refused
+from captioner.http.throttles import SearchesThrottle
 from captioner.jobs.job import Status
 from captioner.models import Caption, Image, Style, Viewer
 from captioner.web.exports import caption_file
@@ -277,11 +276,11 @@ def _found(
     viewer: Viewer, search: services.SearchResult, filters: dict[str, Any], cursor: str
 ) -> tuple[list[Image], str]:
     """A page of what a search found, with the captions that tell why, and where the next one begins."""
-    start = place_after(search.hits, cursor) or 0
+    start = search.place_after(cursor) or 0
     images = services.found_images(search.hits[start : start + PHOTOS])
     worded = [image for image in images if "words" in image.matched]  # type: ignore[attr-defined]
     others = [image for image in images if image not in worded]
     prefetch_related_objects(worded, few(services.search_captions(viewer, **filters)))
     prefetch_related_objects(others, few(services.search_captions(viewer, **filters | {"text": ""})))
     end = start + PHOTOS
-    return images, cursor_of(search.hits, end) if end < len(search.hits) else ""
+    return images, search.cursor_of(end) if end < len(search.hits) else ""

@@ -6,7 +6,7 @@ import uuid
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import FileResponse, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
@@ -14,8 +14,8 @@ from django.views.decorators.http import require_GET, require_POST
 
 from captioner import services
 from captioner.errors import Refused
+from captioner.http.pictures import picture_of
 from captioner.models import Viewer
-from captioner.web.exports import picture
 from captioner.web.pages import as_uuid, page
 
 
@@ -76,6 +76,6 @@ def undo(request: HttpRequest, viewer: Viewer, pk: uuid.UUID, image: uuid.UUID) 
 @require_GET
 @login_required
 @page
-def photo(request: HttpRequest, viewer: Viewer, pk: uuid.UUID, image: uuid.UUID) -> FileResponse:
+def photo(request: HttpRequest, viewer: Viewer, pk: uuid.UUID, image: uuid.UUID) -> HttpResponseBase:
     """The photo that is voted on."""
-    return picture(services.poll_photo(viewer, pk, image))
+    return picture_of(request, services.poll_photo(viewer, pk, image))

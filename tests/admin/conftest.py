@@ -100,7 +100,7 @@ def addresses(style: Style, run: TrainingRun, photo: bytes, viewer: Viewer) -> d
         "style": at("captioner_style_change", "style"),
         "captions": reverse("admin:captioner_caption_changelist"),
         "caption": at("captioner_caption_change", "captioner_caption"),
-        "image": reverse("admin:captioner_image_thumbnail", args=[caption.image_id]),
+        "image": reverse("image-thumbnail", args=[caption.image_id]),
         "version": at("captioner_mapperversion_change", "version"),
         "compare": reverse("admin:captioner_mapperversion_compare") + f"?version={version.pk}",
         "run": at("training_trainingrun_change", "run"),

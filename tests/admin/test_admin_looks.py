@@ -67,7 +67,7 @@ def test_the_photo_of_an_example_is_picked_by_looking_at_it(style: Style, media:
     address = reverse("admin:training_example_add")
     page = boss.get(address).content.decode()
     for photo in photos:
-        thumbnail = reverse("admin:captioner_image_thumbnail", args=[photo.pk])
+        thumbnail = reverse("image-thumbnail", args=[photo.pk])
         assert re.search(
             rf'<input type="radio" name="image" value="{photo.pk}"[^>]*>\s*<img[^>]*src="{thumbnail}"', page
         )

@@ -48,7 +48,7 @@ def test_addresses_that_lead_nowhere_say_so(boss: Client, style: Style) -> None:
     for address in (
         reverse("admin:captioner_caption_change", args=[nobody]),
         reverse("admin:captioner_caption_change", args=["nonsense"]),
-        reverse("admin:captioner_image_file", args=[nobody]),
+        reverse("image-file", args=[nobody]),
         reverse("admin:training_trainingrun_change", args=["9" * 30]),
         reverse("admin:captioner_mapperversion_compare") + "?version=x",
         "/admin/queues/lunch/pause/",

@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 
 from captioner import services
-from captioner.api.permissions import SearchesThrottle
+from captioner.http.throttles import SearchesThrottle
 from captioner.models import (
     Caption,
     Style,

@@ -53,7 +53,7 @@ class ExampleForm(ModelForm):  # type: ignore[type-arg]  # generic for type chec
 
 
 def _to_choose(photo: Image) -> SafeString:
-    url = reverse("admin:captioner_image_thumbnail", args=[photo.pk])
+    url = reverse("image-thumbnail", args=[photo.pk])
     return format_html('<img class="square" src="{}" width="96" height="96" alt="{}" loading="lazy">', url, photo)
 
 

@@ -124,7 +124,7 @@ def preview(path: Path, name: str, keys: Keys) -> Preview:
                     if match is None:
                         stored = next(iter(stored_pictures([row.ref]).values()), None)
                         problem = "" if stored else f"{shown(row.ref)}: {NO_FILE}"
-                        thumbnail = reverse("admin:captioner_image_thumbnail", args=stored[:1]) if stored else ""
+                        thumbnail = reverse("image-thumbnail", args=stored[:1]) if stored else ""
             if problem:
                 if len(preview.rejected) < SHOWN:
                     preview.rejected.append(Rejected(file, row.line, problem))
