@@ -1,6 +1,7 @@
 """Decoding, by every backend: each row gets what it would get alone, and what the authors' algorithm gives."""
 
 import math
+from pkgutil import iter_modules
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from benchmarks import original
 from clipcap.adapters import Adapters
-from clipcap.decoding import decode, decode_together
+from clipcap.decoding import backends, decode, decode_together
+from clipcap.decoding.backends import BACKENDS
 from clipcap.decoding.backends.base import Backend
 from clipcap.decoding.backends.eager import EagerBackend
 from clipcap.language_model import LanguageModel
@@ -25,11 +27,14 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="module", params=[EagerBackend])
+@pytest.fixture(scope="module", params=sorted(BACKENDS))
 def backend(request: pytest.FixtureRequest, tiny_lm: LanguageModel) -> Backend:
     """Each backend there is; a new one has to pass all that is below."""
-    made: Backend = request.param(tiny_lm)
-    return made
+    return BACKENDS[request.param](tiny_lm)
+
+
+def test_every_backend_is_registered() -> None:
+    assert set(BACKENDS) == {module.name for module in iter_modules(backends.__path__)} - {"base"}
 
 
 def prefixes_of(lm: LanguageModel, lengths: list[int], seed: int) -> list[torch.Tensor]:
