@@ -1,1 +1,2 @@
-"""The captioning service: images, styles, mapper versions, promotions, captions. Knows nothing of `training`."""
+"""The captioning service: images, styles, mapper versions, promotions, captions. Knows nothing of the app that
+trains them."""

@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,6 @@ def nonsense(**_: Any) -> list[CheckMessage]:
     numbers = {
         "THREADS": settings.THREADS,
         "BATCH_SIZE": settings.BATCH_SIZE,
-        "TRAINING_PROCESSES": settings.TRAINING_PROCESSES,
         "WEB_THREADS": settings.WEB_THREADS,
         "DEADLINE_SECONDS": settings.DEADLINE.total_seconds(),
         "LEASE_SECONDS": settings.LEASE.total_seconds(),
@@ -63,7 +63,6 @@ def nonsense(**_: Any) -> list[CheckMessage]:
         "MAX_REQUEST_BYTES": settings.MAX_REQUEST_BYTES,
         "MAX_REQUEST_PIXELS": settings.MAX_REQUEST_PIXELS,
         "DECODING_PIXELS": settings.DECODING_PIXELS,
-        "MAX_IMPORT_BYTES": settings.MAX_IMPORT_BYTES,
         "MAX_IMAGES_PER_REQUEST": settings.MAX_IMAGES_PER_REQUEST,
     }
     if settings.MODEL_CACHE_BYTES:  # 0 is automatic
@@ -71,11 +70,7 @@ def nonsense(**_: Any) -> list[CheckMessage]:
     shares = {"UNSURE_BELOW": settings.UNSURE_BELOW, "LABELLED_TWICE": settings.LABELLED_TWICE}
     rates = settings.REST_FRAMEWORK["DEFAULT_THROTTLE_RATES"]
     return [
-        *(
-            Error(f"CLIPCAP_{name} is {value:g}", hint="set it to a number above 0", id="captioner.E003")
-            for name, value in numbers.items()
-            if value <= 0
-        ),
+        *not_above_zero(numbers),
         *(
             Error(
                 f"CLIPCAP_THROTTLE_{name.upper()} is {rate!r}",
@@ -90,6 +85,15 @@ def nonsense(**_: Any) -> list[CheckMessage]:
             for name, share in shares.items()
             if not 0 <= share <= 1
         ),
+    ]
+
+
+def not_above_zero(numbers: Mapping[str, float]) -> list[CheckMessage]:
+    """An error for each of the settings, given without their prefix, that has to be above zero and is not."""
+    return [
+        Error(f"CLIPCAP_{name} is {value:g}", hint="set it to a number above 0", id="captioner.E003")
+        for name, value in numbers.items()
+        if value <= 0
     ]
 
 

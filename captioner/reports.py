@@ -1,4 +1,5 @@
-"""What JSON columns contain: each has one type here or in `training.reports`, which alone reads and writes it."""
+"""What JSON columns contain: each has one type, here or in the `reports` of its own app, which alone reads and writes
+it."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ class Evaluated(Report):
 
 @dataclass(frozen=True)
 class VersionReport(Report):
-    """How good a version was found to be: `MapperVersion.metrics`, and `TrainingRun.metrics` of the run that made it.
+    """How good a version was found to be: `MapperVersion.metrics`, and the metrics of the run that made it.
 
     images: how many held-out photos were captioned.
     candidate: the version itself.

@@ -18,7 +18,7 @@ from captioner.jobs.registry import QUEUES, RegisteredQueue
 from captioner.jobs.wakeup import WAKE_UP
 
 if TYPE_CHECKING:
-    from captioner.jobs.worker_process import WorkerProcess  # which loads torch
+    from captioner.workers.worker_process import WorkerProcess  # which loads torch
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import threading
 
 from django.db import connection
 
-from captioner.jobs.worker_process import Engine
+from captioner.workers.worker_process import Engine
 
 
 class EngineThread(threading.Thread):

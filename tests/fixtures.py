@@ -34,8 +34,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from captioner import services
 from captioner.inference.engine import CaptionEngine
-from captioner.jobs.breaker import Breaker
 from captioner.models import MapperVersion, Style, Viewer
+from captioner.workers.breaker import Breaker
 from clipcap.bfloat16 import first
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import MapperCheckpoint, save_mapper

@@ -18,12 +18,13 @@ from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect
 
 from captioner import services, uploads
-from captioner.admin.plots import loss_curves, score_bars
+from captioner.admin.plots import score_bars
 from captioner.admin.scores import colours_of
 from captioner.jobs.job import Status
 from captioner.models import MapperVersion, Style
 from captioner.reports import VersionReport
 from tests.people import window_of
+from training.admin.loss import loss_curves
 from training.models import EpochReport, TrainingRun
 from training.options import RunOptions
 

@@ -17,6 +17,7 @@ from django.test import RequestFactory
 
 from captioner import checks
 from clipcap_site.logs import JsonLines
+from training import checks as training_checks
 
 ROOT = Path(__file__).parent.parent
 SHOW = """
@@ -222,7 +223,7 @@ def test_a_database_that_cannot_be_understood_is_named(tmp_path: Path, url: str)
 
 def test_numbers_that_would_stop_all_work_are_named(settings: Any) -> None:
     assert checks.nonsense() == []
-    settings.BATCH_SIZE = 0
+    settings.BATCH_SIZE = settings.TRAINING_PROCESSES = 0
     settings.MODEL_CACHE_BYTES = -1
     settings.UNSURE_BELOW = math.nan
     settings.LABELLED_TWICE = 1.5
@@ -234,3 +235,4 @@ def test_numbers_that_would_stop_all_work_are_named(settings: Any) -> None:
         "CLIPCAP_UNSURE_BELOW",
         "CLIPCAP_LABELLED_TWICE",
     ]
+    assert [error.msg.split()[0] for error in training_checks.nonsense()] == ["CLIPCAP_TRAINING_PROCESSES"]

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from captioner import services
 from captioner.errors import Refused
 from captioner.http.viewer import viewer_of
-from captioner.jobs import turns
 from captioner.jobs.job import Status
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer
+from captioner.services import turns
 from tests.servers import PostgreSQL, default_database
 
 LATER = timedelta(hours=1)
@@ -165,7 +165,7 @@ def test_the_claim_and_the_turns_are_read_from_indexes(queue: str) -> None:
             cursor.execute("ANALYZE")
     plans: dict[QuerySet[Any, Any], str] = {
         Caption.objects.ready(timezone.now())[:32]: "caption_turns",
-        # Of workers of several base models, where a style was left out (captioner.jobs.belonging).
+        # Of workers of several base models, where a style was left out (captioner.inference.belonging).
         Caption.objects.exclude(style__in=[0]).ready(timezone.now())[:32]: "caption_turns",
         Caption.objects.filter(style__in=[Style.objects.get().pk]).ready(timezone.now())[:32]: "caption_turns",
         Caption.objects.filter(status=Status.RUNNING).order_by("-turn")[:1]: "caption_turns",

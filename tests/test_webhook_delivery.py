@@ -29,7 +29,7 @@ from captioner.models import (
     WebhookHost,
 )
 from captioner.webhooks import client as webhooks
-from captioner.webhooks import delivery as webhook_delivery
+from captioner.workers import webhook_delivery
 from tests.people import client_of, program_of
 
 pytestmark = pytest.mark.usefixtures("both_databases")

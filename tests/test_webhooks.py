@@ -25,7 +25,7 @@ from captioner import services
 from captioner.errors import Refused
 from captioner.models import Caption, CaptionRequest, Style, Viewer, WebhookDelivery
 from captioner.webhooks import client as webhooks
-from captioner.webhooks import delivery as webhook_delivery
+from captioner.workers import webhook_delivery
 from tests.servers import free_port
 
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)

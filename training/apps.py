@@ -7,9 +7,11 @@ class TrainingConfig(AppConfig):
     verbose_name = "Training"
 
     def ready(self) -> None:
-        """Have the groups made when the permissions of this app, the last that they hold, are there."""
+        """Register the system checks and the queue, answer what captioner asks other apps, and have the groups made
+        when the permissions of this app, the last that they hold, are there."""
         from captioner.jobs.registry import RegisteredQueue, register
         from captioner.services import versions, votes
+        from training import checks  # noqa: F401
         from training.permissions import make_groups
         from training.services import held_out_captions, promote_preferred
 

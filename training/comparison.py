@@ -20,9 +20,9 @@ from captioner.errors import cause_of
 from captioner.inference.engine import CaptionEngine
 from captioner.inference.model_cache import NoRoom
 from captioner.jobs.job import Failure
-from captioner.jobs.worker_process import retry_on_lost_database
 from captioner.models import BaseModels, Draft, MapperVersion, Worker
 from captioner.reports import Evaluated, VersionReport
+from captioner.workers.worker_process import retry_on_lost_database
 from clipcap.checkpoint import CheckpointError
 from clipcap.evaluation.comparison import LEAST_JUDGED, paired_bootstrap, verdict
 from clipcap.evaluation.metrics import Evaluation, evaluate

@@ -26,11 +26,11 @@ from captioner import services as captioner_services
 from captioner.errors import Refused, cause_of, is_full
 from captioner.inference.engine import CaptionEngine
 from captioner.inference.failures import is_out_of_memory
-from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Job, JobQuerySet
-from captioner.jobs.worker_process import WorkerProcess, capacity_of, retry_on_lost_database
 from captioner.models import MapperVersion, Queue, belonging_to
 from captioner.reports import VersionReport
+from captioner.workers.breaker import Breaker
+from captioner.workers.worker_process import WorkerProcess, capacity_of, retry_on_lost_database
 from clipcap.checkpoint import CheckpointError
 from clipcap.device import pick_device
 from clipcap.model import ClipCaptionModel

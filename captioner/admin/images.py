@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
@@ -25,6 +26,11 @@ from captioner.models import Caption, Image, Viewer
 
 CAPTIONS_OF_AN_IMAGE = 50
 DELETE = "captioner.delete_image"
+
+
+# Each gives a link for the page of a photo, its words and its address, or None where it is not for this person; other
+# apps add theirs.
+links: list[Callable[[HttpRequest, Image], tuple[str, str] | None]] = []
 
 
 class ReasonForm(forms.Form):
@@ -84,6 +90,7 @@ class ImageAdmin(BigTable, ReadOnly):
             "admin/captioner/image.html",
             str(image),
             image=image,
+            links=[link for make in links if (link := make(request, image))],
             captions=captions[:CAPTIONS_OF_AN_IMAGE],
         )
 

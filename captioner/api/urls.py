@@ -1,4 +1,4 @@
-"""The URLs of the API, but for styles: how one is made, training.api knows."""
+"""The URLs of the API, but for those of styles, which the app that makes styles adds."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 from torch import Tensor
 
+from captioner.inference import belonging
 from captioner.inference.failures import (
     bisect_failures,
     failure_of,
@@ -30,13 +31,13 @@ from captioner.inference.failures import (
     unread_failure,
 )
 from captioner.inference.model_cache import ModelCache, Writer
-from captioner.jobs import belonging, turns
-from captioner.jobs.breaker import Breaker
 from captioner.jobs.job import Claim, Failure, JobQuerySet, clock
 from captioner.jobs.wakeup import WAKE_UP
-from captioner.jobs.worker_process import retry_on_lost_database
 from captioner.models import BaseModels, Caption, Draft, Embedding, Image, Queue, TextEmbedding
 from captioner.reports import Alternative
+from captioner.services import turns
+from captioner.workers.breaker import Breaker
+from captioner.workers.worker_process import retry_on_lost_database
 from clipcap.captioner import Captioner
 from clipcap.decoding.rerank import find_reranker
 from clipcap.encoder import Encoder

@@ -12,8 +12,8 @@ import torch
 from django.db import Error as DatabaseError
 
 from captioner.jobs.job import Failure
-from captioner.jobs.worker_process import FAULTY_DATA
 from captioner.models import Image
+from captioner.workers.worker_process import FAULTY_DATA
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 
 from captioner.inference.engine import CaptionEngine
-from captioner.jobs.worker_process import WorkerProcess
 from captioner.models import Caption, Draft, TextEmbedding, WebhookDelivery
 from captioner.services import list_rewritings
-from captioner.webhooks import delivery as webhook_delivery
+from captioner.workers import webhook_delivery
+from captioner.workers.worker_process import WorkerProcess
 
 DELIVERY_THREADS = 4  # so that an address which is slow to answer keeps no others waiting
 

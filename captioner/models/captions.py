@@ -84,7 +84,7 @@ class Caption(OrderedJob):
         default=0,
         db_default=0,
         editable=False,
-        help_text="lower values are claimed first; see captioner.jobs.turns",
+        help_text="lower values are claimed first",
     )
     name = models.CharField(max_length=255, blank=True, help_text="name of the uploaded file")
     # The order in which a request's captions were asked for; unknown of those from before it was kept.

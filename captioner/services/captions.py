@@ -16,11 +16,11 @@ from django.db.models import Model
 
 from captioner import audit, uploads
 from captioner.errors import Refused
-from captioner.jobs import turns
 from captioner.jobs.database import turn_to_write
 from captioner.jobs.job import clock
 from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, CaptionQuerySet, CaptionRequest, Correction, Image, Viewer, WebhookDelivery
+from captioner.services import turns
 from captioner.services.agreement import is_labelled
 from captioner.services.idempotency import IdempotencyKey, earlier_request
 from captioner.services.retention import delete_images, lock_captions

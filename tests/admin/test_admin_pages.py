@@ -9,11 +9,12 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from captioner.admin.plots import bars, loss_curves, score_bars
+from captioner.admin.plots import bars, score_bars
 from captioner.models import (
     Style,
 )
 from tests.admin.rows import text_of
+from training.admin.loss import loss_curves
 
 pytestmark = pytest.mark.django_db
 

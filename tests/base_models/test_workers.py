@@ -13,8 +13,8 @@ from django.urls import reverse
 
 from captioner import services
 from captioner.api import health
-from captioner.jobs.worker_process import WorkerProcess
 from captioner.models import BaseModels, Style, Worker
+from captioner.workers.worker_process import WorkerProcess
 from tests.base_models.pair import Base
 
 OTHERS = ("local-dir:/nowhere/encoder", "gpt2-large")

@@ -18,8 +18,8 @@ from captioner import uploads
 from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
-from captioner.jobs.worker_process import WorkerProcess, capacity_of
 from captioner.models import Image, MapperVersion, Promotion, Style, Viewer, Worker
+from captioner.workers.worker_process import WorkerProcess, capacity_of
 from clipcap.checkpoint import load_mapper, save_mapper
 from clipcap.language_model import LanguageModel
 from clipcap.training.recomputing import recomputed
@@ -279,7 +279,7 @@ def test_a_run_recomputes_where_memory_would_not_suffice_otherwise_unless_that_i
         for recompute in (False, True)
     )
     assert again < whole
-    monkeypatch.setattr("captioner.jobs.worker_process.memory_mb", lambda device: int((again + whole) / 2))
+    monkeypatch.setattr("captioner.workers.worker_process.memory_mb", lambda device: int((again + whole) / 2))
     process.capacity = capacity_of(engine.captioner)
     process._beat()
     with pytest.raises(Refused, match="or let it recompute"):

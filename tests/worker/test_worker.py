@@ -14,11 +14,11 @@ from django.utils import timezone
 
 from captioner import services, uploads
 from captioner.inference.engine import CaptionEngine
-from captioner.jobs import worker_process
 from captioner.jobs.job import Status
 from captioner.jobs.wakeup import WAKE_UP
-from captioner.jobs.worker_process import WorkerProcess
 from captioner.models import Caption, CaptionRequest, Embedding, MapperVersion, Style, Viewer, Worker
+from captioner.workers import worker_process
+from captioner.workers.worker_process import WorkerProcess
 from tests.servers import wait_until
 from tests.worker.rows import GREEDY, again, ask, causes, statuses, stored
 

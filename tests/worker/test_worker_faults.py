@@ -17,10 +17,10 @@ from captioner import services, uploads
 from captioner.api import health
 from captioner.inference.engine import CaptionEngine
 from captioner.inference.failures import bisect_failures
-from captioner.jobs.breaker import STRIKES, Breaker
 from captioner.jobs.job import MAX_ATTEMPTS, JobQuerySet, Status
-from captioner.jobs.worker_process import WorkerProcess
 from captioner.models import Caption, Embedding, Image, MapperVersion, Style, Viewer, Worker
+from captioner.workers.breaker import STRIKES, Breaker
+from captioner.workers.worker_process import WorkerProcess
 from clipcap.checkpoint import load_mapper, save_mapper
 from tests.worker.rows import GREEDY, PHOTOS, again, ask, causes, pause_is_over, statuses, stored
 

@@ -19,6 +19,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from captioner import services as captioner_services
+from captioner.admin import images
 from captioner.admin.base import COUNTED, MOST_AT_ONCE, BigTable, Empty, ReadOnly, each, sentence, thumbnail
 from captioner.admin.parameters import as_int
 from captioner.errors import Refused
@@ -55,6 +56,16 @@ class ExampleForm(ModelForm):  # type: ignore[type-arg]  # generic for type chec
 def _to_choose(photo: Image) -> SafeString:
     url = reverse("image-thumbnail", args=[photo.pk])
     return format_html('<img class="square" src="{}" width="96" height="96" alt="{}" loading="lazy">', url, photo)
+
+
+def _link(request: HttpRequest, photo: Image) -> tuple[str, str] | None:
+    """From a photo's page to the form with the photo chosen."""
+    if not request.user.has_perm("training.add_example"):
+        return None
+    return "Use as an example", f"{reverse('admin:training_example_add')}?image={photo.pk}"
+
+
+images.links.append(_link)
 
 
 @admin.register(Example)

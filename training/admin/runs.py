@@ -16,13 +16,14 @@ from django.views.decorators.http import require_safe
 
 from captioner.admin.base import Empty, ReadOnly, each
 from captioner.admin.parameters import as_int
-from captioner.admin.plots import COLOURS, loss_curves, score_bars
+from captioner.admin.plots import COLOURS, score_bars
 from captioner.admin.scores import colours_of
 from captioner.admin.versions import MapperVersionAdmin
 from captioner.jobs.job import Status
 from captioner.models import MapperVersion
 from captioner.services import verdict_sentence
 from training import services
+from training.admin.loss import loss_curves
 from training.dashboard import standing
 from training.models import EpochReport, TrainingRun
 from training.options import OF_A_NEW_MAPPER

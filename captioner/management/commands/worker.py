@@ -42,7 +42,7 @@ class Command(BaseCommand):
 
     def _choose(self, base: int | None) -> None:
         """Load these base models, or those in service, in place of what the settings name."""
-        from captioner.jobs.worker_process import retry_on_lost_database  # which loads torch: `--help` needs none
+        from captioner.workers.worker_process import retry_on_lost_database  # which loads torch: `--help` needs none
 
         named = settings.ENCODER, settings.LANGUAGE_MODEL
         if base is None:

@@ -1,0 +1,38 @@
+"""A circuit breaker: a worker that keeps failing claims nothing for a while, so that others get to the rows, and then
+tries one row. It closes with the first that succeeds."""
+
+from __future__ import annotations
+
+import random
+import time
+
+STRIKES = 3  # turns in a row that failed
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds; twice as long with every further turn that fails
+
+
+class Breaker:
+    """Of one worker. `trouble` is what its last turn failed with, once it has paused; empty while all is well."""
+
+    def __init__(self) -> None:
+        self._strikes, self._until, self.trouble = 0, 0.0, ""
+
+    def note(self, ended: int, handed_back: int, trouble: str = "") -> None:
+        """Take in a turn: how many rows it brought to an end, and how many it had to hand back, the last for what."""
+        if ended >= handed_back:
+            self._strikes, self._until, self.trouble = 0, 0.0, ""
+            return
+        self._strikes += 1
+        if self._strikes >= STRIKES:
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self._strikes - STRIKES))
+            self._until, self.trouble = time.monotonic() + pause * random.uniform(0.5, 1.0), trouble
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the pause; 0 if there is none."""
+        return max(0.0, self._until - time.monotonic())
+
+    def limit(self, most: int) -> int:
+        """How many rows may be claimed now, `most` while all is well."""
+        if self.seconds_left:
+            return 0
+        return min(1, most) if self.trouble else most
