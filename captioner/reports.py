@@ -77,6 +77,33 @@ class VersionReport(Report):
 
 
 @dataclass(frozen=True)
+class MapperReport(Report):
+    """What the file of a version says of its network (`MapperVersion.config`); see `clipcap.mapper.MapperConfig`.
+
+    kind, prefix_length: empty and 0 of a row that was made without a file.
+    language_model: what it does with the loaded one: `frozen`, `adapters` or `finetuned`.
+    rank, targets: of its adapters, and which projections these are for: `both`, `attention` or `mlp`.
+    trained_on: in words, what embeddings a mapper of the authors' format is taken for trained on, and how one knows.
+    """
+
+    kind: str = ""
+    prefix_length: int = 0
+    embedding_size: int | None = None
+    lm_size: int | None = None
+    normalize: bool | None = None
+    hidden_size: int | None = None
+    clip_length: int | None = None
+    layers: int | None = None
+    heads: int | None = None
+    mlp_ratio: float | None = None
+    stop_text: str | None = None
+    language_model: str = "frozen"
+    rank: int | None = None
+    targets: str | None = None
+    trained_on: str | None = None
+
+
+@dataclass(frozen=True)
 class Alternative(Report):
     """Another caption that the models considered (`Caption.alternatives`, best first)."""
 

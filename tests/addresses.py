@@ -327,7 +327,9 @@ def something_everywhere(owner: User, another: User, style: Style, photo: bytes)
 
 def something_to_vote_on(style: Style, image: Image) -> Poll:
     """A blind vote between a version that is made for it and the one in service, about one photo."""
-    candidate = style.versions.create(number=99, sha256="1" * 64, origin="imported", config={"prefix_length": 1})
+    candidate = style.versions.create(
+        number=99, sha256="1" * 64, origin="imported", config={"kind": "mlp", "prefix_length": 1}
+    )
     opponent, now = style.active_version, timezone.now()
     assert opponent
     for version, text in ((candidate, "a lion"), (opponent, "a tiger")):

@@ -27,7 +27,7 @@ def test_a_caption_may_fill_what_the_prefix_leaves(style: Style) -> None:
 
 
 def test_the_prefix_is_that_of_the_version_in_service(styles: dict[str, Style]) -> None:
-    MapperVersion.objects.update(config={"prefix_length": 40})
+    MapperVersion.objects.update(config={"kind": "mlp", "prefix_length": 40})
     problem = too_long(styles["factual"], str.encode, 100)
     assert problem("x" * 60) == ""
     assert "after a prefix of 40" in problem("x" * 61)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from captioner.models import Caption
-from captioner.reports import Alternative, Capacity, Evaluated, FailedAttempt, Report, VersionReport
+from captioner.reports import Alternative, Capacity, Evaluated, FailedAttempt, MapperReport, Report, VersionReport
 from clipcap.evaluation.comparison import Difference
+from clipcap.mapper import MapperConfig
 from training.models import TrainingRun
 from training.reports import POINTS_KEPT, CurvePoint, LossCurve, RunProgress
 
@@ -40,6 +42,7 @@ SIZES = {
         (Capacity, SIZES),
         (Alternative, {"text": "a dog", "confidence": None, "log_probability": -1.5}),
         (FailedAttempt, {"at": NOON, "worker": "w", "code": "x", "detail": "it was lost", "others_succeeded": True}),
+        (MapperReport, {"kind": "mlp", "prefix_length": 10, "stop_text": ".", "language_model": "adapters", "rank": 8}),
         (RunProgress, {"phase": "evaluating"}),
         (RunProgress, {"phase": "training", "step": 0, "steps": 9, "learning_rate": 0.0}),
     ],
@@ -84,3 +87,8 @@ def test_columns_of_json_are_read_as_their_types() -> None:
     assert caption.others == [Alternative("a cat", 0.1, -2.0)]
     assert caption.failed_attempts == [FailedAttempt(NOON, "w", "x", "y")]
     assert TrainingRun(curve=[[1, 4.5, 1e-3]]).loss_curve.points == [CurvePoint(1, 4.5, 1e-3)]
+
+
+def test_a_version_keeps_all_that_a_mapper_is_built_from() -> None:
+    config = MapperConfig("transformer", 512, 768, stop_text=".")
+    assert {name: MapperReport.read(asdict(config)).to_json().get(name) for name in asdict(config)} == asdict(config)

@@ -27,7 +27,9 @@ from training.models import Policy
 def versions(style: Style) -> list[MapperVersion]:
     """Two, of which the first is in service."""
     made = [
-        style.versions.create(number=n, sha256=str(n) * 64, origin="trained", config={"prefix_length": 1})
+        style.versions.create(
+            number=n, sha256=str(n) * 64, origin="trained", config={"kind": "mlp", "prefix_length": 1}
+        )
         for n in (1, 2)
     ]
     for version in made:

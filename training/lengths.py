@@ -16,7 +16,7 @@ def too_long(style: Style, encode: Callable[[str], Sequence[int]], max_length: i
         max_length: how many tokens the language model reads at most.
     """
     version = style.starting_version
-    prefix = version.prefix_length if version else RunOptions().prefix_length
+    prefix = version.mapper.prefix_length if version else RunOptions().prefix_length
     room = max_length - prefix
 
     def problem(text: str) -> str:

@@ -7,11 +7,8 @@ part is kept was measured on a CPU in float32, with prefixes of 10 to 64 vectors
 batches it was from 5 % below the peak to 25 % above.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from captioner.models import MapperVersion
-from captioner.reports import Capacity
+from captioner.reports import Capacity, MapperReport
 from clipcap.options import MOST_CAPTIONS
 from training.options import RunOptions
 
@@ -36,19 +33,20 @@ def of_run(
     """
     shape, learning = shape_of(options, base)
     batch = (options.batch_size or MOST_CAPTIONS) / options.accumulation
-    rank, targets = shape.get("rank") or options.rank, shape.get("targets") or options.targets
+    rank, targets = shape.rank or options.rank, shape.targets or options.targets
     return megabytes(shape, batch, capacity, images, learning, rank, targets, recompute=recompute)
 
 
-def shape_of(options: RunOptions, base: MapperVersion | None) -> tuple[Mapping[str, Any], str]:
-    """The shape of the mapper that a run trains, as `megabytes` takes it, and what becomes of the LM."""
-    new = {"kind": options.mapper, "prefix_length": options.prefix_length, "layers": options.layers}
-    shape: Mapping[str, Any] = base.config if base else new
-    return shape, options.learning(shape["kind"], base.kind if base else None)
+def shape_of(options: RunOptions, base: MapperVersion | None) -> tuple[MapperReport, str]:
+    """The shape of the mapper that a run trains, and what becomes of the LM."""
+    if base:
+        return base.mapper, options.learning(base.mapper.kind, base.mapper.language_model)
+    new = MapperReport(options.mapper, options.prefix_length, layers=options.layers)
+    return new, options.learning(new.kind, None)
 
 
 def megabytes(
-    shape: Mapping[str, Any],
+    shape: MapperReport,
     batch_size: float,
     capacity: Capacity,
     images: int,
@@ -60,8 +58,7 @@ def megabytes(
     """What a run needs beside the loaded models, in MiB.
 
     Args:
-        shape: of the mapper, as in `MapperConfig`: `kind`, `prefix_length`, `layers`, perhaps `clip_length` and
-            `hidden_size`.
+        shape: of the mapper.
         batch_size: captions that are computed at a time.
         capacity: a worker's; what all of its processes need is counted together, as its memory is.
         images: in the dataset; their embeddings are held twice for a moment.
@@ -69,19 +66,19 @@ def megabytes(
         rank, targets: of adapters.
         recompute: whether only what goes into each layer of the LM is kept, and one layer at a time computed again.
     """
-    prefix: int = shape["prefix_length"]
+    prefix = shape.prefix_length
     size = capacity.lm_size
     whole_lm = (capacity.vocabulary + 12 * size * capacity.lm_layers) * size
     row = prefix + CAPTION
     lm = LM_KEEPS * row * size + ATTENTION_KEEPS * capacity.lm_heads * row**2
     logits = LOGITS_KEEP * (CAPTION + 1) * capacity.vocabulary
-    if shape["kind"] == "mlp":
-        hidden = shape.get("hidden_size") or prefix * size // 2
+    if shape.kind == "mlp":
+        hidden = shape.hidden_size or prefix * size // 2
         parameters, mapper = (capacity.embedding_size + prefix * size) * hidden, 0
     else:
-        clip = shape.get("clip_length") or CLIP_LENGTH
-        parameters = (capacity.embedding_size * clip + 8 * size * shape["layers"]) * size
-        mapper = MAPPER_KEEPS * (clip + prefix) * size * shape["layers"]
+        clip, layers_of_mapper = shape.clip_length or CLIP_LENGTH, shape.layers or 0
+        parameters = (capacity.embedding_size * clip + 8 * size * layers_of_mapper) * size
+        mapper = MAPPER_KEEPS * (clip + prefix) * size * layers_of_mapper
     if learning != "frozen":
         lm += PROJECTIONS_KEEP[targets if learning == "adapters" else "both"] * row * size
     if learning == "adapters":

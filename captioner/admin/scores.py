@@ -89,7 +89,7 @@ def spread_of(
     found = {number: np.frombuffer(bytes(prefix), "<f2") for number, prefix in written if prefix}
     if len(found) < 2:
         return None
-    prefixes = np.stack(list(found.values())).reshape(len(found), version.prefix_length, -1)
+    prefixes = np.stack(list(found.values())).reshape(len(found), version.mapper.prefix_length, -1)
     title = f"Distances between the prefixes by {version}"
     return {
         "version": version,

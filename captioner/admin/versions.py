@@ -224,7 +224,7 @@ class MapperVersionAdmin(ReadOnly):
                 form.add_error("file", error.detail)
                 status = page_status(error)
             else:
-                trained_on = version.config.get("trained_on")
+                trained_on = version.mapper.trained_on
                 how = f", trained on {trained_on}" if trained_on else ""
                 self.done(
                     request, version, f"filed as {version}: {version.brings}{how}; promote it to put it in service"

@@ -12,7 +12,7 @@ from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
 from captioner.models.base_models import BaseModels, belonging_to
-from captioner.reports import VersionReport
+from captioner.reports import MapperReport, VersionReport
 from clipcap.fingerprint import file_sha256
 
 
@@ -105,7 +105,7 @@ class MapperVersion(models.Model):
     file = models.FileField(upload_to="mappers/", max_length=200)
     size = models.PositiveBigIntegerField(default=0, db_default=0, editable=False, help_text="of the file, in bytes")
     sha256 = models.CharField(max_length=64, validators=[RegexValidator(r"^[0-9a-f]{64}$")], editable=False)
-    config = models.JSONField(default=dict, editable=False)
+    config = models.JSONField(default=dict, editable=False)  # MapperReport
     encoder = models.CharField(max_length=200, blank=True, editable=False, help_text="the encoder it fits")
     language_model = models.CharField(max_length=200, blank=True, editable=False, help_text="the LM it fits")
     base_models = models.ForeignKey(
@@ -134,19 +134,14 @@ class MapperVersion(models.Model):
         return VersionReport.read(self.metrics)
 
     @property
-    def prefix_length(self) -> int:
-        """How many vectors it gives to the language model."""
-        return int(self.config["prefix_length"])
-
-    @property
-    def kind(self) -> str:
-        """What it does with the loaded language model: one of `BRINGS`."""
-        return str(self.config.get("language_model", "frozen"))
+    def mapper(self) -> MapperReport:
+        """What its network is, and what it does with the loaded language model."""
+        return MapperReport.read(self.config)
 
     @property
     def brings(self) -> str:
-        """The same in words."""
-        return BRINGS[self.kind]
+        """What it does with the loaded language model, in words."""
+        return BRINGS[self.mapper.language_model]
 
     def copied_to(self, folder: Path) -> Path:
         """A copy of its file, the same byte for byte.

@@ -24,7 +24,7 @@ from django.db.models import Max, ProtectedError
 from captioner import audit, storage
 from captioner.errors import Refused
 from captioner.models import BaseModels, Embedding, MapperVersion, Promotion, Style, Worker
-from captioner.reports import VersionReport
+from captioner.reports import MapperReport, VersionReport
 from captioner.services.base_models import sources_here
 from captioner.services.captions import tidy_name
 from captioner.services.styles import check_not_archived
@@ -213,8 +213,11 @@ def _room() -> Iterator[None]:
 
 
 @contextmanager
-def _stored_file(style: Style, path: Path, suffix: str, **fields: Any) -> Iterator[MapperVersion]:
-    version = MapperVersion(style=style, sha256=file_sha256(path), size=path.stat().st_size, **fields)
+def _stored_file(
+    style: Style, path: Path, suffix: str, *, config: dict[str, Any], **fields: Any
+) -> Iterator[MapperVersion]:
+    stored_as = {"sha256": file_sha256(path), "size": path.stat().st_size}
+    version = MapperVersion(style=style, config=MapperReport.read(config).to_json(), **stored_as, **fields)
     name = f"{style.slug}-{uuid.uuid4()}{suffix}"
     stored = version.file.field.generate_filename(version, name)  # one that was not written whole is there in part
     try:

@@ -1,9 +1,9 @@
 """Retraining a style: from its examples to a version in service."""
 
-import dataclasses
 import itertools
 import threading
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
 from captioner.models import Image, MapperVersion, Promotion, Style, Viewer, Worker
+from captioner.reports import MapperReport
 from captioner.workers.worker_process import WorkerProcess, capacity_of
 from clipcap.checkpoint import load_mapper, save_mapper
 from clipcap.language_model import LanguageModel
@@ -216,16 +217,16 @@ def test_a_long_curve_is_thinned_evenly(factual: Style, engine: CaptionEngine, m
 def test_more_of_anything_is_estimated_to_take_more_memory(engine: CaptionEngine) -> None:
     capacity = WorkerProcess(TrainingEngine(engine), "training", {}, ()).capacity
 
+    shape = MapperReport("transformer", 10, layers=4)
+
     def needed(batch_size: int = 40, images: int = 1000, **changes: Any) -> float:
-        shape = {"kind": "transformer", "prefix_length": 10, "layers": 4, **changes}
-        return memory.megabytes(shape, batch_size, capacity, images)
+        return memory.megabytes(replace(shape, **changes), batch_size, capacity, images)
 
     assert 100 < needed() < 1000, "the usual options fit anywhere"
     for more in ({"batch_size": 80}, {"prefix_length": 20}, {"layers": 8}, {"clip_length": 40}, {"images": 10**6}):
         assert needed(**more) > needed(), more
     assert needed(kind="mlp", prefix_length=60) > needed(kind="mlp") > 0
     assert needed(kind="mlp", hidden_size=9000) > needed(kind="mlp")
-    shape = {"kind": "transformer", "prefix_length": 10, "layers": 4}
     learning = [
         memory.megabytes(shape, 40, capacity, 1000, *more)
         for more in (
@@ -241,7 +242,7 @@ def test_more_of_anything_is_estimated_to_take_more_memory(engine: CaptionEngine
     assert learning[0] == needed()
     assert memory.megabytes(shape, 40, capacity, 1000, recompute=True) < needed()
     together = capacity_of(engine.captioner, 2)
-    assert together == dataclasses.replace(capacity, processes=2), "on a CPU they share the memory"
+    assert together == replace(capacity, processes=2), "on a CPU they share the memory"
     added = memory.megabytes(shape, 40, together, 1000) - needed()
     assert added > 2 * 8_175_616 * 4 / 2**20, "each process has an LM of its own"
     small = memory.megabytes(shape, 1, capacity, 1000, "finetuned")
@@ -273,7 +274,7 @@ def test_a_run_recomputes_where_memory_would_not_suffice_otherwise_unless_that_i
 ) -> None:
     process = WorkerProcess(TrainingEngine(engine), "training", {}, ())
     few = {**QUICK, "epochs": 1, "batch_size": 1024}
-    enough = dataclasses.replace(process.capacity, memory_mb=10**6)
+    enough = replace(process.capacity, memory_mb=10**6)
     whole, again = (
         memory.of_run(RunOptions(batch_size=1024), factual.active_version, enough, 30, recompute=recompute)
         for recompute in (False, True)
@@ -304,13 +305,13 @@ def test_a_style_that_was_trained_with_language_model_weights_serves_and_keeps_t
     new = {"start": "scratch", "prefix_length": 3, "layers": 1, "language_model": kind, "rank": 2, "targets": "mlp"}
     first = trained(factual, engine, {**QUICK, **new})
     assert first.version is not None
-    assert first.version.kind == kind
-    assert first.version.config.get("targets") == ("mlp" if kind == "adapters" else None)
+    assert first.version.mapper.language_model == kind
+    assert first.version.mapper.targets == ("mlp" if kind == "adapters" else None)
     captioner_services.promote(version=first.version, reason="to try it")
     second = trained(factual, engine, QUICK)
     assert second.version is not None
-    assert second.version.kind == kind
-    assert second.version.config.get("targets") == first.version.config.get("targets")
+    assert second.version.mapper.language_model == kind
+    assert second.version.mapper.targets == first.version.mapper.targets
     captioner_services.promote(version=second.version, reason="to try it")
     assert caption(factual, photo, engine).version == second.version
     assert engine.captioner.language_model.fingerprint() == before
@@ -339,7 +340,7 @@ def test_a_version_that_stopped_at_full_stops_learns_to_end_without(
     serving = factual.active_version
     assert serving is not None
     checkpoint = load_mapper(Path(serving.file.path))
-    checkpoint.mapper.config = dataclasses.replace(checkpoint.mapper.config, stop_text=".")
+    checkpoint.mapper.config = replace(checkpoint.mapper.config, stop_text=".")
     save_mapper(checkpoint, tmp_path / "imported.safetensors")
     version = captioner_services.register_version(
         style=factual, path=tmp_path / "imported.safetensors", origin=MapperVersion.Origin.IMPORTED
@@ -365,7 +366,7 @@ def test_a_run_learns_from_the_embeddings_that_are_stored_whoever_computed_them(
 
     def a_little_late(images: list[Image]) -> Any:
         made = compute(images)  # which stores them, as another worker would just before this one
-        return dataclasses.replace(made, vectors={image: vector + 1e-3 for image, vector in made.vectors.items()})
+        return replace(made, vectors={image: vector + 1e-3 for image, vector in made.vectors.items()})
 
     monkeypatch.setattr(engine, "embeddings", a_little_late)
     examples = Example.objects.filter(style=factual)

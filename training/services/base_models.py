@@ -159,9 +159,10 @@ def advance_preparations() -> int:
 def _start(base: BaseModels, style: Style, today: MapperVersion) -> None:
     made_by = TrainingRun.objects.filter(version=today).first()
     options = asdict(made_by.chosen if made_by else RunOptions())
+    mapper = asdict(today.mapper)
     kept = ("prefix_length", "layers", "rank", "targets")
-    shape = {name: today.config[name] for name in kept if name in today.config}
-    learns = {"mapper": today.config["kind"], "language_model": today.kind}
+    shape = {name: mapper[name] for name in kept if mapper[name] is not None}
+    learns = {"mapper": today.mapper.kind, "language_model": today.mapper.language_model}
     with transaction.atomic():
         run = start_run(
             style=style,

@@ -224,7 +224,7 @@ class StyleSerializer(serializers.ModelSerializer[Style]):
     )
     language_model = serializers.ChoiceField(
         tuple(BRINGS),
-        source="active_version.kind",
+        source="active_version.mapper.language_model",
         read_only=True,
         default=None,
         allow_null=True,

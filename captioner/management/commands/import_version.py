@@ -51,7 +51,7 @@ class Command(BaseCommand):
             raise CommandError(f"{path} cannot be read: {error.strerror}") from error
         except Refused as error:
             raise CommandError(error.detail) from error
-        trained_on = version.config.get("trained_on")
+        trained_on = version.mapper.trained_on
         self.stdout.write(
             f"filed as {version}: {version.brings}{f'; trained on {trained_on}' if trained_on else ''}. Promote it to "
             "put it in service"
