@@ -77,7 +77,7 @@ def _fill_captions(count: int) -> None:
 
     images = [uploads.store(path.read_bytes()) for path in sorted(PHOTOS.glob("*.jpg"))]
     styles = list(Style.objects.all())
-    versions = {style.pk: style.active_version for style in styles}
+    versions = {style.pk: style.version_in_service for style in styles}
     now, request = timezone.now(), CaptionRequest.objects.create()
 
     def rows() -> Iterator[Caption]:

@@ -125,9 +125,10 @@ def _numbers(request: HttpRequest) -> dict[str, Any]:
     if may("captioner.worker"):
         numbers["workers"] = dashboard.workers()
     if may("captioner.style"):
-        active = dashboard.active_versions()
+        in_service = dashboard.versions_in_service()
         numbers["styles"] = [
-            (style, active.get(style.pk), dashboard.score(active.get(style.pk))) for style in Style.objects.all()
+            (style, in_service.get(style.pk), dashboard.score(in_service.get(style.pk)))
+            for style in Style.objects.all()
         ]
     return numbers
 

@@ -288,7 +288,7 @@ def something_everywhere(owner: User, another: User, style: Style, photo: bytes)
         "captioner_basemodels": BaseModels.objects.create(encoder_source="a", language_model_source="b"),
         "captioner_image": caption.image,
         "captioner_caption": caption,
-        "captioner_mapperversion": style.active_version,
+        "captioner_mapperversion": style.version_in_service,
         "captioner_draftrequest": DraftRequest.objects.create(),
         "captioner_promotion": Promotion.objects.get(style=style),
         "captioner_worker": Worker.objects.create(name="w", queue="captions"),
@@ -330,7 +330,7 @@ def something_to_vote_on(style: Style, image: Image) -> Poll:
     candidate = style.versions.create(
         number=99, sha256="1" * 64, origin="imported", config={"kind": "mlp", "prefix_length": 1}
     )
-    opponent, now = style.active_version, timezone.now()
+    opponent, now = style.version_in_service, timezone.now()
     assert opponent
     for version, text in ((candidate, "a lion"), (opponent, "a tiger")):
         Draft.objects.create(

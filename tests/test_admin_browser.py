@@ -194,7 +194,7 @@ def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_wr
     row = caption("factual", photo, engine)
     other = services.register_version(
         style=styles["factual"],
-        path=Path(styles["romantic"].active_version.file.path),  # type: ignore[union-attr]
+        path=Path(styles["romantic"].version_in_service.file.path),  # type: ignore[union-attr]
         origin=MapperVersion.Origin.IMPORTED,
     )
     page.goto("/admin/captioner/mapperversion/?style__id__exact=" + str(styles["factual"].pk))
@@ -261,7 +261,7 @@ def test_thirty_corrections_in_the_browser_are_learned_from_evaluated_and_promot
     page.get_by_label("Reason").fill("learned from thirty corrections")
     page.get_by_role("button", name="Put in service").click()
     expect(page.locator(".messagelist")).to_contain_text("v2 is in service")
-    assert style.active_version == run.version
+    assert style.version_in_service == run.version
 
 
 def test_the_dashboard_follows_what_happens_without_reloading(page: Page, photo: bytes, engine: CaptionEngine) -> None:

@@ -230,7 +230,7 @@ def test_a_shipped_version_gives_way_to_a_newer_one_and_others_stay(styles: dict
     MapperVersion.objects.update(sha256="0" * 64)  # as if filed from files of an earlier release
     styles["humorous"].versions.update(origin=MapperVersion.Origin.TRAINED)
     call_command("install_styles", stdout=io.StringIO())
-    numbers = {slug: style.active_version.number for slug, style in styles.items() if style.active_version}
+    numbers = {slug: style.version_in_service.number for slug, style in styles.items() if style.version_in_service}
     assert numbers == {"factual": 2, "humorous": 1, "romantic": 2}
 
 

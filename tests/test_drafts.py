@@ -65,7 +65,7 @@ def rewritten(style: Style, version: MapperVersion) -> DraftRequest:
 
 
 def active(style: Style) -> MapperVersion:
-    version = style.active_version
+    version = style.version_in_service
     assert version
     return version
 

@@ -63,7 +63,7 @@ def report(mean: float, low: float, high: float, images: int = 312, **other: Any
             "interval 0.01 to 0.07, on 312 photos",
         ),
         (
-            report(0, 0, 0, verdict="first", difference=None, metric=None, active_version=None),
+            report(0, 0, 0, verdict="first", difference=None, metric=None, version_in_service=None),
             "v3 is the first version, so there is nothing to compare it with: CIDEr 0.50 on 312 photos",
         ),
         (
@@ -71,7 +71,7 @@ def report(mean: float, low: float, high: float, images: int = 312, **other: Any
             "v3 is the first version, so there is nothing to compare it with; 1 photo tells nothing of its quality",
         ),
         (
-            report(0, 0, 0, verdict="unclear", difference=None, metric=None, active_version=None),
+            report(0, 0, 0, verdict="unclear", difference=None, metric=None, version_in_service=None),
             "v3 could not be compared with the version in service; alone, it reaches CIDEr 0.50 on 312 photos",
         ),
         (report(0, 0, 0, verdict=None, difference=None), "v3 reaches CIDEr 0.50 on 312 photos"),

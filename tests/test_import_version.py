@@ -296,10 +296,10 @@ def test_a_version_for_other_models_than_the_workers_have_loaded_is_not_promoted
     assert f"was trained for language model {tiny_lm.identity}, and the workers have loaded another@lm" in str(
         refusal.value
     )
-    assert (refusal.value.status, style.active_version) == (409, None)
+    assert (refusal.value.status, style.version_in_service) == (409, None)
     Worker.objects.filter(pk=worker.pk).update(models_loaded=f"an encoder, renamed@{tiny_lm.identity.split('@')[1]}")
     services.promote(version=version)
-    assert style.active_version == version
+    assert style.version_in_service == version
 
 
 def test_the_api_says_what_the_version_in_service_brings(

@@ -110,7 +110,7 @@ def test_a_mapper_that_cannot_write_is_refused_at_the_import_and_before_it_serve
     with pytest.raises(Refused, match="far too large") as refusal:
         services.promote(version=version)
     assert "/" not in refusal.value.detail
-    assert style.active_version is None
+    assert style.version_in_service is None
     with pytest.raises(CommandError, match="far too large"):
         call_command("install_styles", tmp_path)
 

@@ -77,7 +77,7 @@ def test_a_style_made_of_three_sentences_is_trained_from_the_factual_one_and_put
     assert services.count_photos(style.examples.all()) == services.Photos(training=2, held_out=1)
     run = services.start_run(style=style, options={"epochs": 1})
     assert run.base is not None
-    assert run.base == styles["factual"].active_version
+    assert run.base == styles["factual"].version_in_service
     assert TrainingEngine(engine).work() == 1
     run.refresh_from_db()
     assert (run.status, run.error_detail, run.verdict) == (Status.SUCCEEDED, "", "first")
@@ -251,7 +251,7 @@ def test_the_next_step_leads_from_nothing_into_service_and_on(
     assert step(style) == ("run", "Watch the training")
     services.cancel_run(run)
     assert step(style) == ("run", "See why and go on")
-    source = factual.active_version
+    source = factual.version_in_service
     assert source is not None
     with source.file.open("rb"):
         version = captioner_services.register_version(
@@ -273,7 +273,7 @@ def test_a_worse_version_is_no_step_and_a_rejected_one_gives_way_to_new_examples
     styles: dict[str, Style], blank: Callable[..., list[Image]]
 ) -> None:
     style = styles["factual"]
-    source = style.active_version
+    source = style.version_in_service
     assert source is not None
     for verdict, kind in (("worse", "train"), ("unclear", "version")):
         version = style.versions.create(number=2, sha256="0" * 64, origin="trained", metrics={"verdict": verdict})

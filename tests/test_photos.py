@@ -77,7 +77,7 @@ def test_everything_of_a_photo_goes_with_it_and_nothing_of_others(
 ) -> None:
     engine.work()
     services.correct_caption(viewer, image.captions.first().pk, "the sea")  # type: ignore[union-attr]
-    services.compare_versions(versions=[Style.objects.all()[0].active_version], images=[image])  # type: ignore[list-item]
+    services.compare_versions(versions=[Style.objects.all()[0].version_in_service], images=[image])  # type: ignore[list-item]
     services.similar_images(viewer, image.pk)  # fills the index
     services.delete_image(viewer, image.pk)
     assert list(Image.objects.all()) == [other]

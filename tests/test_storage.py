@@ -201,7 +201,7 @@ def test_a_file_that_cannot_be_deleted_keeps_none_of_the_others(media: Path, mon
 
 
 def test_versions_and_imports_go_the_same_way(style: Style, media: Path, tmp_path: Path) -> None:
-    version = promoted(style, serving=False)
+    version = promoted(style, in_service=False)
     batch = training_services.start_import(style=style, file=ContentFile(b"text"), name="captions.csv")
     Import.objects.update(status="failed", error_code="x", finished_at=timezone.now() - timedelta(days=9))
     media.rename(tmp_path / "elsewhere")
@@ -215,11 +215,11 @@ def test_versions_and_imports_go_the_same_way(style: Style, media: Path, tmp_pat
     assert files_in(media) == set()
 
 
-def promoted(style: Style, *, serving: bool = True) -> MapperVersion:
+def promoted(style: Style, *, in_service: bool = True) -> MapperVersion:
     """A version of a style, by a file that is no mapper."""
     version = MapperVersion(style=style, number=1, sha256="0" * 64, origin="trained")
     version.file.save(f"{uuid.uuid4()}.safetensors", ContentFile(b"a mapper"))
-    if serving:
+    if in_service:
         services.promote(version=version)
     return version
 

@@ -292,15 +292,17 @@ def test_the_promote_page_shows_what_people_prefer_and_takes_a_reason_against_it
     assert services.promote(version=versions[1], reason="it is shorter")
 
 
-@pytest.mark.parametrize(("policy", "prefer", "serving"), [("vote", "new", 2), ("vote", "old", 1), ("ask", "new", 1)])
+@pytest.mark.parametrize(
+    ("policy", "prefer", "in_service"), [("vote", "new", 2), ("vote", "old", 1), ("ask", "new", 1)]
+)
 def test_a_policy_puts_in_service_what_people_prefer(
-    policy: str, prefer: str, serving: int, style: Style, bob: Viewer, poll: Poll
+    policy: str, prefer: str, in_service: int, style: Style, bob: Viewer, poll: Poll
 ) -> None:
     Policy.objects.create(style=style, if_better=policy)
     answers(bob, poll, prefer)
-    assert style.active_version
-    assert style.active_version.number == serving
-    if serving == 2:
+    assert style.version_in_service
+    assert style.version_in_service.number == in_service
+    if in_service == 2:
         assert Promotion.objects.latest("pk").reason.startswith("v2 is better than v1: preferred in 100 %")
 
 
@@ -309,7 +311,7 @@ def test_a_policy_promotes_nothing_when_another_version_serves_by_then(style: St
     third = style.versions.create(number=3, sha256="3" * 64, origin="trained")
     Promotion.objects.create(style=style, version=third)
     answers(bob, poll, "new")
-    assert style.active_version == third
+    assert style.version_in_service == third
 
 
 def test_a_vote_whose_winner_cannot_be_promoted_ends_all_the_same(
@@ -320,7 +322,7 @@ def test_a_vote_whose_winner_cannot_be_promoted_ends_all_the_same(
     answers(bob, poll, "new")
     poll.refresh_from_db()
     assert poll.ended_at
-    assert style.active_version == versions[0]
+    assert style.version_in_service == versions[0]
 
 
 def test_the_api_shows_votes_and_of_their_results_when_they_have_ended(style: Style, bob: Viewer, poll: Poll) -> None:

@@ -73,7 +73,7 @@ class StyleMoveSerializer(serializers.Serializer[services.StyleMove]):
         source="new.number",
         default=None,
         allow_null=True,
-        help_text="number of the version that serves once these base models do; null while there is none",
+        help_text="number of the version in service once these base models are; null while there is none",
     )
     verdict = serializers.ChoiceField(
         TrainingRun.Verdict.choices,
@@ -145,7 +145,7 @@ class MoveSerializer(BaseModelsSerializer):
 
 
 class BaseModelsViewSet(ApiViewSet):
-    """Base models: those that serve, and others that are prepared."""
+    """Base models: those in service, and others that are prepared."""
 
     queryset = BaseModels.objects.none()
     serializer_class = MoveSerializer
@@ -215,7 +215,7 @@ class BaseModelsViewSet(ApiViewSet):
     @extend_schema(request=CutOverOrderSerializer, responses={200: MoveSerializer, 409: PROBLEM})
     @action(detail=True, methods=["post"], url_path="cut-over")
     def cut_over(self, request: Request, pk: int) -> Response:
-        """Let these base models serve; cutting over to those of before is the way back.
+        """Put these base models in service; cutting over to those of before is the way back.
 
         This takes the permission "Can add promotion".
         """

@@ -1,6 +1,6 @@
 """What a run has made against the version in service, on the held-out photos: scores, verdict, largest differences.
 
-A run for base models that do not serve is compared with the version that does, which this worker cannot load: caption
+A run for base models out of service is compared with the version in service, which this worker cannot load: caption
 workers with the models of that version write about the photos, in drafts.
 """
 
@@ -39,21 +39,21 @@ Phase = Callable[[str, int, int], None]
 
 def in_service(run: TrainingRun) -> MapperVersion | None:
     """The version that a run's is compared with: that in service, on the run's base models where there is one."""
-    return run.style.version_on(run.base_models) or run.style.active_version
+    return run.style.version_on(run.base_models) or run.style.version_in_service
 
 
 def is_first_on_its_base(run: TrainingRun) -> bool:
-    """Whether what a run has made is to serve as soon as its base models do: there is no other yet. Told under the
-    lock of the style."""
+    """Whether what a run has made is to be in service as soon as its base models are: there is no other yet. To be
+    asked under the lock of the style."""
     base = run.base_models
-    return base is not None and not base.serves and run.style.version_on(base) is None
+    return base is not None and not base.is_in_service and run.style.version_on(base) is None
 
 
 def compare(
     models: CaptionEngine,
     run: TrainingRun,
     candidate: ClipCaptionModel,
-    active: MapperVersion | None,
+    baseline: MapperVersion | None,
     held_out: CaptionedImages,
     *,
     phase: Phase,
@@ -70,7 +70,7 @@ def compare(
         Unavailable: there is no memory for the version in service.
     """
     references = dict(zip(held_out.names, held_out.captions, strict=True))
-    total = len(held_out.names) * (2 if active else 1)
+    total = len(held_out.names) * (2 if baseline else 1)
 
     def written(model: ClipCaptionModel, before: int) -> dict[str, str]:
         vectors = held_out.embeddings[:, 0]
@@ -83,23 +83,23 @@ def compare(
     captions = written(candidate, 0)
     evaluation = scored(captions)
     report = VersionReport(images=len(references), candidate=_summary(evaluation))
-    if active is None:
+    if baseline is None:
         return report, [], TrainingRun.Verdict.FIRST
-    if active.base_models not in (None, models.base()):
-        old = _drafts(active, held_out.names, partial(phase, "evaluating"))
+    if baseline.base_models not in (None, models.base()):
+        old = _drafts(baseline, held_out.names, partial(phase, "evaluating"))
         if len(old) < len(references):
             warn(
-                f"{active}, which is in service on other base models, wrote about {len(old)} of {len(references)} "
+                f"{baseline}, which is in service on other base models, wrote about {len(old)} of {len(references)} "
                 "held-out photos only, so the gate cannot judge; keep a caption worker with those models running"
             )
             return report, [], TrainingRun.Verdict.UNCLEAR
     else:
         try:
-            opponent = models.mappers.load(active)
+            opponent = models.mappers.load(baseline)
         except NoRoom as error:  # another worker may have the memory
             raise Unavailable(Failure("out_of_memory", str(error))) from error
         except (CheckpointError, OSError, ValueError) as error:
-            warn(f"{active}, which is in service, cannot be loaded for a comparison: {cause_of(error)}")
+            warn(f"{baseline}, which is in service, cannot be loaded for a comparison: {cause_of(error)}")
             return report, [], TrainingRun.Verdict.UNCLEAR
         old = written(opponent, len(references))
     other = scored(old)
@@ -111,7 +111,7 @@ def compare(
     report = replace(
         report,
         active=_summary(other),
-        active_version=str(active),
+        active_version=str(baseline),
         metric=metric,
         margin=policy.margin,
         difference=difference,
@@ -159,7 +159,7 @@ def _unwritten(version: MapperVersion, images: list[uuid.UUID]) -> int:
 
 def _can_write(version: MapperVersion) -> bool:
     """Whether a caption worker lives that has loaded a version's models."""
-    base = version.base_models or BaseModels.serving()
+    base = version.base_models or BaseModels.in_service()
     return any(base is None or worker.has_loaded(base) for worker in Worker.objects.alive("captions"))
 
 

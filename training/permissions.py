@@ -6,9 +6,9 @@
   compared and captions rewritten.
 
 Putting a version in service is a permission apart, "Can add promotion", which no group has: whoever trains need not be
-the one who decides what serves, so it is given to a person, or to a group of one's own. So it is with pausing a queue
-("Can change queue"), deleting versions, deleting others' captions ("Can delete caption") and taking photos down ("Can
-delete image"). Superusers may do all of it. To enter the admin at all, a user has to have "staff status".
+the one who decides what is in service, so it is given to a person, or to a group of one's own. So it is with pausing a
+queue ("Can change queue"), deleting versions, deleting others' captions ("Can delete caption") and taking photos down
+("Can delete image"). Superusers may do all of it. To enter the admin at all, a user has to have "staff status".
 """
 
 from __future__ import annotations

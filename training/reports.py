@@ -69,7 +69,8 @@ class Sample(TypedDict):
 
 
 class ComparedPhoto(TypedDict):
-    """A held-out photo on which candidate and active version differ (`TrainingRun.comparison`), with both scores."""
+    """A held-out photo on which the candidate and the version in service differ (`TrainingRun.comparison`), with both
+    scores."""
 
     image: str
     candidate: str

@@ -174,9 +174,9 @@ class _Training:
             if count:
                 _log(self.run, f"{count} captions were left out: {reason}", "warning")
         _log(self.run, f"trained {result.trainable_parameters:,} parameters; now comparing on the held-out images")
-        active = in_service(self.run)
-        report, comparison, judgement = self._compare(result.model, active, held_out)
-        self._file(result.path, report, comparison, judgement, active)
+        baseline = in_service(self.run)
+        report, comparison, judgement = self._compare(result.model, baseline, held_out)
+        self._file(result.path, report, comparison, judgement, baseline)
 
     def _forget(self) -> None:
         """Begin anew, with nothing of what an earlier training left."""
@@ -288,10 +288,10 @@ class _Training:
         return CaptionedImages(held_out.names[:SAMPLES], held_out.embeddings[:SAMPLES], held_out.captions[:SAMPLES])
 
     def _compare(
-        self, candidate: ClipCaptionModel, active: MapperVersion | None, held_out: CaptionedImages
+        self, candidate: ClipCaptionModel, baseline: MapperVersion | None, held_out: CaptionedImages
     ) -> tuple[VersionReport, list[ComparedPhoto], TrainingRun.Verdict]:
         return compare(
-            self.models, self.run, candidate, active, held_out, phase=self._phase, check=self._check, warn=self._warn
+            self.models, self.run, candidate, baseline, held_out, phase=self._phase, check=self._check, warn=self._warn
         )
 
     def _warn(self, message: str) -> None:
@@ -329,7 +329,7 @@ class _Training:
                 if is_first_on_its_base(run):
                     reason = f"the first on {run.base_models}, by {run}"
                     captioner_services.promote(version=version, reason=reason)
-                    RunEvent.objects.create(run=run, message=f"{version} serves once its base models do")
+                    RunEvent.objects.create(run=run, message=f"{version} will be in service once its base models are")
                 elif promising and in_service(run) != opponent:
                     message = (
                         f"not put in service: it was compared with {opponent or 'nothing'}, and the version in "

@@ -50,10 +50,10 @@ def captions_per_hour() -> list[Hour]:
 
 def queue(name: str, queued: int, running: int) -> QueueState:
     """The state of a queue in which so many are queued and running."""
-    workers, serving = list(Worker.objects.alive(name)), BaseModels.serving()
-    idle = serving is not None and bool(workers) and not any(worker.has_loaded(serving) for worker in workers)
+    workers, in_service = list(Worker.objects.alive(name)), BaseModels.in_service()
+    idle = in_service is not None and bool(workers) and not any(worker.has_loaded(in_service) for worker in workers)
     pause = Queue.objects.filter(name=name, paused=True).first()
-    return QueueState(name, many(queued), many(running), workers, pause, serving if idle else None)
+    return QueueState(name, many(queued), many(running), workers, pause, in_service if idle else None)
 
 
 def waiting_captions() -> tuple[int, int]:
@@ -77,23 +77,23 @@ def workers() -> list[Worker]:
 
 def tell_duties(workers: Iterable[Worker]) -> list[Worker]:
     """The workers, each with its `duty`: which base models it has loaded, and what that means for it."""
-    serving, known, found = BaseModels.serving(), list(BaseModels.objects.order_by("pk")), list(workers)
+    in_service, known, found = BaseModels.in_service(), list(BaseModels.objects.order_by("pk")), list(workers)
     for worker in found:
         base = next((one for one in known if one.is_loaded_by(worker.encoder, worker.language_model)), None)
-        worker.duty = _duty(worker, base, serving)  # type: ignore[attr-defined]
+        worker.duty = _duty(worker, base, in_service)  # type: ignore[attr-defined]
     return found
 
 
-def _duty(worker: Worker, base: BaseModels | None, serving: BaseModels | None) -> str:
-    if base is None or serving is None:  # an older release does not tell
+def _duty(worker: Worker, base: BaseModels | None, in_service: BaseModels | None) -> str:
+    if base is None or in_service is None:  # an older release does not tell
         return ""
-    if base == serving:
+    if base == in_service:
         return "in service"
     stands = "being prepared" if base.preparing else "not in service"
     return f"number {base.pk}, {stands}{': it writes no captions' if worker.queue == 'captions' else ''}"
 
 
-def active_versions() -> dict[int, MapperVersion]:
+def versions_in_service() -> dict[int, MapperVersion]:
     """The version in service, by style."""
     return {version.style_id: version for version in MapperVersion.objects.in_service().select_related("style")}
 

@@ -108,13 +108,13 @@ class MapperVersionAdmin(ReadOnly):
     links: ClassVar[list[Callable[[HttpRequest, MapperVersion], str]]] = []
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[MapperVersion]:
-        """With `serving`, whether it is in service."""
+        """With `in_service`, whether it is in service."""
         versions: QuerySet[MapperVersion] = super().get_queryset(request)
-        return versions.annotate(serving=Exists(MapperVersion.objects.in_service().filter(pk=OuterRef("pk"))))
+        return versions.annotate(in_service=Exists(MapperVersion.objects.in_service().filter(pk=OuterRef("pk"))))
 
     @admin.display(description="in service", boolean=True)
     def in_service(self, version: Any) -> bool:
-        return bool(version.serving)
+        return bool(version.in_service)
 
     @admin.display(description="CIDEr")
     def cider(self, version: MapperVersion) -> str:
@@ -161,8 +161,8 @@ class MapperVersionAdmin(ReadOnly):
             "admin/captioner/version.html",
             str(version),
             version=version,
-            serving=version.serving,
-            active=version.style.active_version,
+            in_service=version.in_service,
+            version_in_service=version.style.version_in_service,
             bars=scores_drawn([version]) if report.candidate else "",
             report=report,
             sentence=services.verdict_of(version),
@@ -246,17 +246,17 @@ class MapperVersionAdmin(ReadOnly):
             else:
                 self.done(request, version, f"{version} is in service; workers use it from their next batch")
                 return redirect("admin:captioner_style_change", version.style_id)
-        active = version.style.active_version
+        now = version.style.version_in_service
         return self.page(
             request,
             "admin/captioner/promote.html",
-            f"{'Roll back to' if active and active.number > version.number else 'Promote'} {version}",
+            f"{'Roll back to' if now and now.number > version.number else 'Promote'} {version}",
             form=form,
             version=version,
-            active=active,
+            version_in_service=now,
             sentence=services.verdict_of(version),
             polls=_polls(version),
-            bars=scores_drawn([version, active] if active else [version]),
+            bars=scores_drawn([version, now] if now else [version]),
             button="Put in service",
         )
 

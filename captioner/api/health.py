@@ -188,12 +188,12 @@ def _storage() -> str:
 
 def _warnings() -> list[str]:
     """What does not stand in the way of captions, and should be looked into."""
-    alive, serving = list(Worker.objects.alive("captions")), BaseModels.serving()
+    alive, in_service = list(Worker.objects.alive("captions")), BaseModels.in_service()
     paused = [f"a caption worker keeps failing and is paused: {it.trouble}" for it in alive if it.trouble]
     return paused + [
         f"a caption worker writes no captions: it has loaded other base models than those in service, {it.base}"
         for it in alive
-        if serving and it.base and it.base != serving and not it.base.preparing
+        if in_service and it.base and it.base != in_service and not it.base.preparing
     ]
 
 

@@ -1,8 +1,8 @@
 """Which queued rows the workers of which base models may claim: what they cannot write stays for those who can.
 
-A caption is for the workers of the base models that serve. Where its style was left out when these came into service,
-those of the models that served it last still write what had been asked for before. A draft is for the workers of its
-version's models, whichever serve.
+A caption is for the workers of the base models in service. Where its style was left out when these came into service,
+those of the models that it was in service on last still write what had been asked for before. A draft is for the
+workers of its version's models, whichever are in service.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from captioner.models import BaseModels, Caption, CutOver, Draft, MapperVersion,
 def captions_of(base: BaseModels | None) -> JobQuerySet[Any]:
     """The captions that workers with these models write. None: their models are not on record, as before the first
     worker has recorded its own."""
-    serving = BaseModels.serving()
-    if serving is None:
+    in_service = BaseModels.in_service()
+    if in_service is None:
         return Caption.objects.all()
-    if base == serving:
-        left_out = _left_out(serving)
+    if base == in_service:
+        left_out = _left_out(in_service)
         return Caption.objects.exclude(style__in=left_out) if left_out else Caption.objects.all()
-    own = [style for style, last in _left_out(serving).items() if base and last == base.pk]
+    own = [style for style, last in _left_out(in_service).items() if base and last == base.pk]
     return Caption.objects.filter(style__in=own) if own else Caption.objects.none()
 
 
 def drafts_of(base: BaseModels | None) -> JobQuerySet[Any]:
     """The drafts that workers with these models write."""
-    if BaseModels.serving() is None:
+    if BaseModels.in_service() is None:
         return Draft.objects.all()
     if base is None:
         return Draft.objects.none()
@@ -40,12 +40,12 @@ def drafts_of(base: BaseModels | None) -> JobQuerySet[Any]:
     return Draft.objects.exclude(version__in=foreign) if foreign else Draft.objects.all()
 
 
-def _left_out(serving: BaseModels) -> dict[int, int]:
-    """The styles with no version on the serving models, each with those that it was in service on last."""
-    before = CutOver.objects.exclude(base=serving).values("base")
+def _left_out(in_service: BaseModels) -> dict[int, int]:
+    """The styles with no version on the models in service, each with those that it was in service on last."""
+    before = CutOver.objects.exclude(base=in_service).values("base")
     if not before.exists():
         return {}
     of_style = Promotion.objects.filter(style=OuterRef("pk"))
     last = of_style.filter(version__base_models__in=before).order_by("-pk").values("version__base_models")[:1]
-    styles = Style.objects.filter(~Exists(of_style.on(serving))).annotate(last=Subquery(last))
+    styles = Style.objects.filter(~Exists(of_style.on(in_service))).annotate(last=Subquery(last))
     return dict(styles.exclude(last=None).values_list("pk", "last"))

@@ -71,10 +71,10 @@ class ModelCache:
         it cannot be had yet.
 
         Args:
-            base: the models that are loaded; None for those that serve.
+            base: the models that are loaded; None for those in service.
         """
         try:
-            return self._named(row.version_id) if isinstance(row, Draft) else self._active(row.style_id, base)
+            return self._named(row.version_id) if isinstance(row, Draft) else self._in_service(row.style_id, base)
         except Postponed as reason:
             log.info("postponed", extra={"reason": str(reason)})
             return None
@@ -92,7 +92,7 @@ class ModelCache:
             detail = f"{version} cannot be loaded: {cause_of(error)}"[:500]
             return Failure("version_unavailable", detail, others_succeeded=storage_gives_others())
 
-    def _active(self, style_id: int, base: BaseModels | None) -> Writer | Failure:
+    def _in_service(self, style_id: int, base: BaseModels | None) -> Writer | Failure:
         """The style's newest promoted version that can be loaded, of the loaded models, and its model."""
         promoted = Promotion.objects.on(base).filter(style=style_id)
         latest = promoted.values("version").annotate(last=Max("pk")).order_by("-last")
@@ -103,7 +103,7 @@ class ModelCache:
                 return version, load(version)
             except Postponed:
                 raise
-            except Exception as error:  # an older version serves on
+            except Exception as error:  # an older version stays in service
                 if is_out_of_memory(error):  # which is no fault of the version
                     return self._too_large(version, error)
                 message = f"{type(error).__name__}: {cause_of(error)}"[:500]

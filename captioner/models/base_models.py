@@ -1,4 +1,4 @@
-"""Base models: an encoder with a language model, which versions are trained for, and the pair that serves."""
+"""Base models: an encoder with a language model, which versions are trained for, and the pair in service."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class BaseModelsQuerySet(models.QuerySet["BaseModels"]):
 
 class BaseModels(models.Model):
     """An encoder and a language model. Versions and training runs belong to one; an image's embeddings are those of an
-    encoder's identity, so that pairs with the same encoder share them. Exactly one pair serves: that of the newest
-    `CutOver`."""
+    encoder's identity, so that pairs with the same encoder share them. Exactly one pair is in service: that of the
+    newest `CutOver`."""
 
     class Status(models.TextChoices):
         PREPARING = "preparing"
-        SERVING = "serving"
+        IN_SERVICE = "in_service", "in service"
         RETIRED = "retired", "not in use"
 
     encoder_source = models.CharField(max_length=500, help_text="as CLIPCAP_ENCODER names it")
@@ -60,8 +60,8 @@ class BaseModels(models.Model):
         return f"{self.encoder or self.encoder_source} with {self.language_model or self.language_model_source}"
 
     @classmethod
-    def serving(cls) -> BaseModels | None:
-        """The pair that serves; None before any worker has recorded its own."""
+    def in_service(cls) -> BaseModels | None:
+        """The pair in service; None before any worker has recorded its own."""
         newest = CutOver.objects.select_related("base").order_by("-number").first()
         return newest.base if newest else None
 
@@ -70,7 +70,7 @@ class BaseModels(models.Model):
         cls, *, encoder: str, language_model: str, encoder_source: str, language_model_source: str
     ) -> BaseModels:
         """The row of what a worker has loaded, by the identities; sources are what the settings name. The first pair
-        on record serves, with the versions there are."""
+        on record comes into service, with the versions there are."""
         while True:
             try:
                 with transaction.atomic():
@@ -98,21 +98,21 @@ class BaseModels(models.Model):
         return bool(self.encoder) and self._fits(encoder, language_model)
 
     @property
-    def serves(self) -> bool:
-        """Whether it is the pair that serves."""
-        return self == BaseModels.serving()
+    def is_in_service(self) -> bool:
+        """Whether it is the pair in service."""
+        return self == BaseModels.in_service()
 
     @property
     def status(self) -> BaseModels.Status:
-        """Serving, preparing, or retired: it has served, or nobody prepares it."""
-        if self.serves:
-            return self.Status.SERVING
+        """In service, preparing, or retired: it was in service, or nobody prepares it."""
+        if self.is_in_service:
+            return self.Status.IN_SERVICE
         return self.Status.PREPARING if self.preparing else self.Status.RETIRED
 
     def adopt(self) -> None:
         """Take the versions that were filed before these models were on record. One whose file does not say what it
-        was trained for is taken for one of those that serve."""
-        unclear = self.serves
+        was trained for is taken for one of those in service."""
+        unclear = self.is_in_service
         versions: QuerySet[Any] = self.versions.model._default_manager.filter(base_models=None)
         for version in versions.only("encoder", "language_model"):
             identified = bool(version.encoder and version.language_model)
@@ -121,10 +121,10 @@ class BaseModels(models.Model):
 
     @classmethod
     def of(cls, encoder: str, language_model: str) -> BaseModels | None:
-        """Which models a version of these identities belongs to: "" is what its file does not say, and the serving
-        ones come first. None if they are not on record."""
-        serving = cls.serving()
-        known = [*([serving] if serving else []), *(cls.objects.all() if encoder and language_model else ())]
+        """Which models a version of these identities belongs to: "" is what its file does not say, and those in
+        service come first. None if they are not on record."""
+        in_service = cls.in_service()
+        known = [*([in_service] if in_service else []), *(cls.objects.all() if encoder and language_model else ())]
         return next((base for base in known if base.encoder and base._fits(encoder, language_model)), None)
 
     def _fits(self, encoder: str, language_model: str) -> bool:
@@ -133,7 +133,7 @@ class BaseModels(models.Model):
 
 
 class CutOver(models.Model):
-    """Who let which base models serve, when and why. The newest is the one that counts; history is never rewritten."""
+    """Who put which base models in service, when and why. The newest counts; history is never rewritten."""
 
     number = models.PositiveIntegerField(unique=True, help_text="one at a time: of two at once, the second finds it")
     base = models.ForeignKey(BaseModels, on_delete=models.PROTECT, related_name="cut_overs")
@@ -150,8 +150,8 @@ class CutOver(models.Model):
 
 
 def belonging_to(base: BaseModels | None = None, field: str = "base_models") -> Q:
-    """The rows that belong, by that field, to these models; to those that serve if none are given. A row without any
-    was written before they were on record or by an older release, and belongs to those that serve."""
-    serving = CutOver.objects.order_by("-number").values("base")[:1]
-    mine = Q(**{field: models.Subquery(serving) if base is None else base})
-    return mine | Q(**{f"{field}__isnull": True}) if base is None or base.serves else mine
+    """The rows that belong, by that field, to these models; to those in service if none are given. A row without any
+    was written before they were on record or by an older release, and belongs to those in service."""
+    in_service = CutOver.objects.order_by("-number").values("base")[:1]
+    mine = Q(**{field: models.Subquery(in_service) if base is None else base})
+    return mine | Q(**{f"{field}__isnull": True}) if base is None or base.is_in_service else mine

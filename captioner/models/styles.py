@@ -1,4 +1,4 @@
-"""Styles, their mapper versions, and which version serves."""
+"""Styles, their mapper versions, and which version is in service."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Style(models.Model):
         return self.name
 
     @property
-    def active_version(self) -> MapperVersion | None:
-        """The version in service: that of the newest promotion on the base models that serve."""
+    def version_in_service(self) -> MapperVersion | None:
+        """The version in service: that of the newest promotion on the base models in service."""
         return self.version_on(None)
 
     def version_on(self, base: BaseModels | None) -> MapperVersion | None:
-        """The one that serves whenever these base models do; None: those that serve now."""
+        """The one in service whenever these base models are; None: those in service now."""
         return MapperVersion.objects.in_service(base).filter(style=self).first()
 
     @property
@@ -66,7 +66,7 @@ class Style(models.Model):
         return self.starting_version_on(None)
 
     def starting_version_on(self, base: BaseModels | None) -> MapperVersion | None:
-        """The same of a run for these base models; None: for those that serve."""
+        """The same of a run for these base models; None: for those in service."""
         return self.version_on(base) or (self.starts_from.version_on(base) if self.starts_from else None)
 
 
@@ -79,14 +79,14 @@ BRINGS = {
 
 
 class MapperVersionQuerySet(models.QuerySet["MapperVersion"]):
-    """Versions, and those of them that serve."""
+    """Versions, and those of them in service."""
 
     def on(self, base: BaseModels | None = None) -> Self:
-        """Those for these base models; for those that serve if none are given."""
+        """Those for these base models; for those in service if none are given."""
         return self.filter(belonging_to(base))
 
     def in_service(self, base: BaseModels | None = None) -> Self:
-        """The version of each style that serves whenever these base models do, those that serve now unless others are
+        """The version of each style in service whenever these base models are, those in service now unless others are
         given: that of its newest promotion on them."""
         newest = Promotion.objects.on(base).filter(style=OuterRef("style")).order_by("-pk").values("version")[:1]
         return self.filter(pk=Subquery(newest))
@@ -163,13 +163,13 @@ class PromotionQuerySet(models.QuerySet["Promotion"]):
     """Promotions, and those on some base models."""
 
     def on(self, base: BaseModels | None = None) -> Self:
-        """Those of versions for these base models; for those that serve if none are given."""
+        """Those of versions for these base models; for those in service if none are given."""
         return self.filter(belonging_to(base, "version__base_models"))
 
 
 class Promotion(models.Model):
-    """Who put which version in service, when and why. The newest on the serving base models is the active one; history
-    is never rewritten."""
+    """Who put which version in service, when and why. The newest on the base models in service counts; history is
+    never rewritten."""
 
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="promotions")
     version = models.ForeignKey(MapperVersion, on_delete=models.PROTECT, related_name="promotions")

@@ -46,9 +46,9 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         return heard.filter(queue=queue) if queue else heard
 
     def writing(self) -> list[Worker]:
-        """The caption workers alive that have loaded the base models which serve."""
-        serving = BaseModels.serving()
-        return [worker for worker in self.alive("captions") if serving is None or worker.has_loaded(serving)]
+        """The caption workers alive that have loaded the base models in service."""
+        in_service = BaseModels.in_service()
+        return [worker for worker in self.alive("captions") if in_service is None or worker.has_loaded(in_service)]
 
 
 class Worker(models.Model):

@@ -126,9 +126,9 @@ def rebuild() -> int:
 
 
 def in_use(embeddings: QuerySet[Embedding]) -> Embedding | None:
-    """The newest of these by the encoder that serves; while there is none, the newest."""
-    newest, serving = embeddings.order_by("-pk"), BaseModels.serving()
-    return (newest.filter(encoder=serving.encoder).first() if serving else None) or newest.first()
+    """The newest of these by the encoder in service; while there is none, the newest."""
+    newest, in_service = embeddings.order_by("-pk"), BaseModels.in_service()
+    return (newest.filter(encoder=in_service.encoder).first() if in_service else None) or newest.first()
 
 
 def forget(images: Collection[uuid.UUID]) -> None:

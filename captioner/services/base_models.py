@@ -1,4 +1,4 @@
-"""Which base models serve: the cut-over from one pair to another, and back."""
+"""Which base models are in service: the cut-over from one pair to another, and back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sources_here(base: BaseModels | None = None) -> tuple[str, str]:
     """What this machine loads for base models, those in service if none are given: their encoder and language model, as
     the settings would name them. It is what the settings do name where nothing is on record yet, or where a folder on
     record is not on this machine, which may have the same models elsewhere."""
-    base = base or BaseModels.serving()
+    base = base or BaseModels.in_service()
     recorded = (base.encoder_source, base.language_model_source) if base else ("", "")
     folders = [Path(name.removeprefix("local-dir:")) for name in recorded if name.startswith("local-dir:")]
     if base is None or not all(folder.is_dir() for folder in folders):
@@ -51,22 +51,23 @@ def styles_without(base: BaseModels) -> list[Style]:
 
 
 def cut_over(*, base: BaseModels, leave_out: Collection[Style] = (), person: Any = None, reason: str = "") -> CutOver:
-    """Let these base models serve: their workers claim all captions from now on, and write them with the versions that
-    were promoted for these models. Cutting over to the models of before is the way back.
+    """Put these base models in service: their workers claim all captions from now on, and write them with the versions
+    that were promoted for these models. Cutting over to the models of before is the way back.
 
     Args:
         leave_out: styles that may go out of service with it, having no version on these models. What was asked of them
             before is still written by the workers of the models of before.
 
     Raises:
-        Refused: they serve already, no worker has recorded what they are, none of the workers has loaded them, a style
-            in service has no version on them and is not left out, or somebody else did the same at the same time.
+        Refused: they are in service already, no worker has recorded what they are, none of the workers has loaded
+            them, a style in service has no version on them and is not left out, or somebody else did the same at the
+            same time.
     """
     try:
         with transaction.atomic():
             list(Style.objects.select_for_update(no_key=True).order_by("pk"))  # nobody promotes anything meanwhile
             last = CutOver.objects.select_related("base").first()
-            _check_servable(base, last)
+            _check_loaded(base, last)
             missing = styles_without(base)
             _check_left_out(base, missing, leave_out)
             _settle(last)
@@ -80,7 +81,10 @@ def cut_over(*, base: BaseModels, leave_out: Collection[Style] = (), person: Any
             BaseModels.objects.filter(pk=base.pk).update(preparing=False)
             without = f"without {', '.join(done.left_out)}" if missing else ""
             audit.record(
-                audit.Action.SERVICE, "base models", "; ".join(filter(None, (f"{base} serve", without, reason))), person
+                audit.Action.SERVICE,
+                "base models",
+                "; ".join(filter(None, (f"{base} are in service", without, reason))),
+                person,
             )
             transaction.on_commit(wake_workers)
     except IntegrityError as error:
@@ -91,9 +95,9 @@ def cut_over(*, base: BaseModels, leave_out: Collection[Style] = (), person: Any
     return done
 
 
-def _check_servable(base: BaseModels, last: CutOver | None) -> None:
+def _check_loaded(base: BaseModels, last: CutOver | None) -> None:
     if last and last.base == base:
-        raise Refused("already_serving", f"{base} serve already", status=409)
+        raise Refused("already_in_service", f"{base} are in service already", status=409)
     if not base.encoder:
         raise Refused(
             "not_loaded",
@@ -129,7 +133,7 @@ def _check_left_out(base: BaseModels, missing: Collection[Style], leave_out: Col
 
 
 def _settle(last: CutOver | None) -> None:
-    """Write down what has been taken for a part of the models that served until now."""
+    """Write down what has been taken for a part of the models that were in service until now."""
     if last is None:
         return
     for relation in BaseModels._meta.related_objects:

@@ -108,7 +108,7 @@ def rewrite_captions(*, style: Style, person: Any = None) -> DraftRequest:
     Raises:
         Refused: no version is in service, it wrote all of them, or the style is archived.
     """
-    version = style.active_version
+    version = style.version_in_service
     if version is None:
         raise Refused("no_active_version", f"{style.name} has no version in service; promote one first", status=409)
     now = clock("default")

@@ -107,7 +107,7 @@ def create_style(
             status=422,
             field="slug",
         )
-    if starts_from and starts_from.active_version is None:
+    if starts_from and starts_from.version_in_service is None:
         raise Refused(
             "no_active_version",
             f"{starts_from.name} has no version in service to start from; choose another style",

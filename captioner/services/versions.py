@@ -114,7 +114,7 @@ def import_version(
             unless given; the version's config says which.
         heads: of its Transformer, which the authors' format does not say; 8 unless given.
         encoder: that it was trained with, where the file does not say; else it is taken for any of the same size.
-        base: the base models it is for, which need not serve; those in service if left out.
+        base: the base models it is for, which need not be in service; those in service if left out.
 
     Raises:
         Refused: it cannot be used, or not be looked at in time, or the style is archived.
@@ -234,12 +234,12 @@ def _stored_file(
 
 def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> Promotion:
     """Put a version in service; workers use it from their next batch. Promoting an older one is a rollback. One for
-    base models that do not serve is used once these do.
+    base models out of service is used once these are in service.
 
     Raises:
-        Refused: it is in service already, it or its file is gone, or its style is archived; it was judged worse, never
-            served before, and nobody says why it should; it was made for other models than the workers have loaded; or
-            it came from elsewhere, never served before or not any more, and cannot write.
+        Refused: it is in service already, it or its file is gone, or its style is archived; it was judged worse, was
+            never in service, and nobody says why it should be; it was made for other models than the workers have
+            loaded; or it came from elsewhere, was never in service or is no longer, and cannot write.
     """
     judged_worse = version.report.verdict == "worse" or worse_by_vote(version)
     if judged_worse and not reason.strip() and not version.promotions.exists():
@@ -269,8 +269,8 @@ def promote(*, version: MapperVersion, person: Any = None, reason: str = "") -> 
 
 
 def _check_loaded_models(version: MapperVersion) -> None:
-    """Refuse a version that no living worker could load, unless it is for other base models than those that serve."""
-    if version.base_models and not version.base_models.serves:
+    """Refuse a version that no living worker could load, unless it is for other base models than those in service."""
+    if version.base_models and not version.base_models.is_in_service:
         return
     workers = [worker for worker in Worker.objects.alive("captions") if worker.models_loaded]
     for what, needed, loaded in (
@@ -297,7 +297,7 @@ def _check_stored(version: MapperVersion) -> None:
 
 
 def delete_version(version: MapperVersion) -> None:
-    """Delete a version that never served, with its file.
+    """Delete a version that was never in service, with its file.
 
     Raises:
         Refused: it is in service or in the history, wrote a caption, or a run started from it.

@@ -240,7 +240,7 @@ def polls_of(version: MapperVersion) -> list[Poll]:
 
 def worse_by_vote(version: MapperVersion) -> bool:
     """Whether people found a version worse than the one in service, in the last poll of the two that has ended."""
-    ended = version.polls.filter(opponent=version.style.active_version).exclude(ended_at=None)
+    ended = version.polls.filter(opponent=version.style.version_in_service).exclude(ended_at=None)
     last = ended.order_by("-ended_at").first()
     return last is not None and standing(last).preference.verdict == "worse"
 

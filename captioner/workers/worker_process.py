@@ -141,13 +141,13 @@ class WorkerProcess:
             encoder_source=settings.ENCODER,
             language_model_source=settings.LANGUAGE_MODEL,
         )
-        if not base.serves:
+        if not base.is_in_service:
             log.warning(
                 "the base models of this worker are not in service: it takes only what is for them",
                 extra={
                     "worker": self.engine.name,
                     "loaded": f"{base.pk}: {base}",
-                    "serving": str(BaseModels.serving()),
+                    "in_service": str(BaseModels.in_service()),
                 },
             )
 

@@ -15,21 +15,21 @@ Verdict = Literal["better", "unclear", "worse"]
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference candidate - active of a metric, with the bounds of its 95 % interval."""
+    """Mean difference candidate - baseline of a metric, with the bounds of its 95 % interval."""
 
     mean: float
     low: float
     high: float
 
 
-def paired_bootstrap(candidate: Mapping[str, float], active: Mapping[str, float], seed: int = 0) -> Difference:
+def paired_bootstrap(candidate: Mapping[str, float], baseline: Mapping[str, float], seed: int = 0) -> Difference:
     """Resample the images, with replacement, and look at the mean difference of their scores (Efron's percentile
     interval; Koehn 2004 for machine translation).
 
     Args:
-        candidate, active: the score of each image's caption, by image; the same images.
+        candidate, baseline: the score of each image's caption, by image; the same images.
     """
-    differences = [candidate[image] - active[image] for image in sorted(candidate)]
+    differences = [candidate[image] - baseline[image] for image in sorted(candidate)]
     rng = random.Random(seed)
     means = sorted(
         statistics.fmean(rng.choices(differences, k=len(differences))) for _ in range(RESAMPLES if differences else 0)

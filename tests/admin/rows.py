@@ -31,7 +31,7 @@ def make_run(style: Style, **fields: Any) -> TrainingRun:
     options = RunOptions().to_json()
     ends = timezone.now() + timedelta(days=1)
     return TrainingRun.objects.create(
-        style=style, options=options, base=style.active_version, deadline_at=ends, **fields
+        style=style, options=options, base=style.version_in_service, deadline_at=ends, **fields
     )
 
 
@@ -44,7 +44,7 @@ def make_captions(style: Style, images: list[Image], count: int, **fields: Any) 
             request=request,
             image=images[i % len(images)],
             style=style,
-            version=style.active_version if fields["status"] == Status.SUCCEEDED else None,
+            version=style.version_in_service if fields["status"] == Status.SUCCEEDED else None,
             **{"created_at": now - timedelta(seconds=i), "deadline_at": now, **fields},
         )
         for i in range(count)

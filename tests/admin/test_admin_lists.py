@@ -103,7 +103,7 @@ def test_captions_are_compared_without_reading_all_of_them(
 ) -> None:
     monkeypatch.setattr(version_scores, "LOOKED_THROUGH", 7)
     make_captions(style, images[:1], 20)
-    active, idle = style.active_version, make_version(style)
+    active, idle = style.version_in_service, make_version(style)
     assert active
     address = f"{reverse('admin:captioner_mapperversion_compare')}?version={active.pk}&version={idle.pk}"
     read = plans(address, boss, "captioner_caption")

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.django_db
 def test_a_versions_page_says_whether_it_is_in_service_and_which_run_made_it(
     style: Style, run: TrainingRun, boss: Client
 ) -> None:
-    first, second = style.active_version, make_version(style, candidate=scores(0.4))
+    first, second = style.version_in_service, make_version(style, candidate=scores(0.4))
     assert first
     TrainingRun.objects.filter(pk=run.pk).update(version=second)
 
@@ -51,36 +51,36 @@ def test_a_versions_page_says_whether_it_is_in_service_and_which_run_made_it(
     def title(version: MapperVersion) -> str:
         return text_of(boss.get(reverse("admin:captioner_mapperversion_promote", args=[version.pk])))
 
-    serving = '<span class="state succeeded">in service</span>'
-    assert serving in page(first)
-    assert (serving in page(second), "Promote…" in page(second)) == (False, True)
+    in_service = '<span class="state succeeded">in service</span>'
+    assert in_service in page(first)
+    assert (in_service in page(second), "Promote…" in page(second)) == (False, True)
     assert f"version={first.pk}" in page(second)
     assert f">run {run.pk}</a>" in page(second)
     assert f"Promote {second}" in title(second)
     services.promote(version=second)
-    assert serving in page(second)
-    assert (serving in page(first), "Put back in service…" in page(first)) == (False, True)
+    assert in_service in page(second)
+    assert (in_service in page(first), "Put back in service…" in page(first)) == (False, True)
     assert f"Roll back to {first}" in title(first)
 
 
 def test_a_worse_version_is_promoted_only_with_a_reason_or_back(style: Style, boss: Client) -> None:
-    first = style.active_version
-    worse = make_version(style, verdict="worse", active_version="humorous v1", candidate=scores(0.1))
+    first = style.version_in_service
+    worse = make_version(style, verdict="worse", version_in_service="humorous v1", candidate=scores(0.1))
     address = reverse("admin:captioner_mapperversion_promote", args=[worse.pk])
     assert "judged worse" in text_of(boss.get(address))
     for reason in ("", "  "):
         answer = text_of(boss.post(address, {"reason": reason}))
         assert "give a reason" in answer
-        assert style.active_version == first
+        assert style.version_in_service == first
     assert boss.post(address, {"reason": "it is funnier"}).status_code == 302
-    assert style.active_version == worse
+    assert style.version_in_service == worse
     history = text_of(boss.get(reverse("admin:captioner_style_change", args=[style.pk])))
     assert "it is funnier" in history
     assert "Roll back" in history
     assert first
     services.promote(version=first)
     services.promote(version=worse)  # it has served before: a rollback needs no reason
-    assert style.active_version == worse
+    assert style.version_in_service == worse
 
 
 def test_a_version_whose_file_is_gone_is_not_promoted(style: Style, boss: Client) -> None:
@@ -88,7 +88,7 @@ def test_a_version_whose_file_is_gone_is_not_promoted(style: Style, boss: Client
     version.file.storage.delete(str(version.file.name))
     answer = boss.post(reverse("admin:captioner_mapperversion_promote", args=[version.pk]), {"reason": ""})
     assert "missing from the storage" in text_of(answer)
-    assert style.active_version != version
+    assert style.version_in_service != version
     answer = boss.get(reverse("admin:captioner_mapperversion_download", args=[version.pk]), follow=True)
     assert "is missing from the storage" in text_of(answer)
 
@@ -110,7 +110,7 @@ def test_a_version_comes_back_from_its_download(style: Style, boss: Client) -> N
     assert (imported.sha256, imported.config, imported.size) == (version.sha256, version.config, len(content))
     assert (imported.encoder, imported.language_model) == (version.encoder, version.language_model)
     assert imported.created_by == User.objects.get(username="boss")
-    assert style.active_version != imported
+    assert style.version_in_service != imported
 
 
 def test_a_file_that_is_no_mapper_is_refused_beside_its_field(style: Style, boss: Client) -> None:
@@ -124,7 +124,7 @@ def test_a_file_that_is_no_mapper_is_refused_beside_its_field(style: Style, boss
 def test_only_a_version_that_never_served_is_deleted_and_its_file_with_it(
     style: Style, images: list[Image], boss: Client, django_capture_on_commit_callbacks: Any
 ) -> None:
-    active = style.active_version
+    active = style.version_in_service
     assert active
     unused, base, writer = (make_version(style) for _ in range(3))
     run = make_run(style, status=Status.FAILED, finished_at=timezone.now(), error_code="x")
@@ -143,7 +143,7 @@ def test_only_a_version_that_never_served_is_deleted_and_its_file_with_it(
 
 
 def test_a_version_that_may_not_go_leaves_no_trace_of_its_deletion(style: Style, boss: Client) -> None:
-    active = style.active_version
+    active = style.version_in_service
     assert active
     page = boss.post(reverse("admin:captioner_mapperversion_remove", args=[active.pk]), follow=True)
     assert "cannot be deleted" in text_of(page)
@@ -193,11 +193,11 @@ def test_a_version_that_comes_into_use_while_it_is_deleted_stays(style: Style, i
 
 def test_a_version_that_is_deleted_just_before_it_would_be_promoted_does_not_serve(style: Style) -> None:
     version = make_version(style)
-    before = style.active_version
+    before = style.version_in_service
     services.delete_version(MapperVersion.objects.get(pk=version.pk))
     with pytest.raises(Refused, match="was deleted"):
         services.promote(version=version)
-    assert style.active_version == before
+    assert style.version_in_service == before
 
 
 def test_a_mapper_for_which_there_is_no_room_is_refused(style: Style) -> None:

@@ -1,4 +1,4 @@
-"""Two pairs of small base models, and a style that serves on the first."""
+"""Two pairs of small base models, and a style in service on the first."""
 
 from __future__ import annotations
 

@@ -58,12 +58,12 @@ def test_the_whole_change_by_the_api(dataset: Style, today: Base, tomorrow: Base
     assert move["embedded"] == 30
 
     served = post(boss, f"{address}cut-over/", reason="larger encoder").json()
-    assert (served["status"], served["cut_overs"][0]["reason"]) == ("serving", "larger encoder")
+    assert (served["status"], served["cut_overs"][0]["reason"]) == ("in_service", "larger encoder")
     assert {row["id"]: row["status"] for row in boss.get(LIST).json()["results"]} == {
         now.pk: "retired",
-        served["id"]: "serving",
+        served["id"]: "in_service",
     }
-    assert post(boss, f"{LIST}{now.pk}/cut-over/").json()["status"] == "serving"
+    assert post(boss, f"{LIST}{now.pk}/cut-over/").json()["status"] == "in_service"
     assert AuditEntry.objects.filter(subject="base models").exclude(who="").count() >= 4
 
 
@@ -78,7 +78,7 @@ def test_a_style_is_left_out_by_its_name(dataset: Style, today: Base, tomorrow: 
 
 def test_what_is_missing_or_not_there_is_told(today: Base, boss: Client) -> None:
     answer = post(boss, LIST, encoder="a", language_model="b")
-    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_serves")
+    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_in_service")
     assert post(boss, LIST, encoder="a").status_code in (400, 422)
     assert boss.get(f"{LIST}999/").status_code == 404
     assert boss.get(f"{LIST}{2**70}/").status_code == 404

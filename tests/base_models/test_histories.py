@@ -70,9 +70,9 @@ class Changes(RuleBasedStateMachine):
     @rule(side=side, to=st.none() | side)
     def work(self, side: int, to: int | None) -> None:
         """A worker of one side takes a batch; meanwhile, perhaps, somebody cuts over."""
-        engine, serving = self.pairs[side].engine, BaseModels.serving()
+        engine, in_service = self.pairs[side].engine, BaseModels.in_service()
         expected = {style.pk: style.version_on(self.bases[side]) for style in self.styles}
-        able = {s.pk for s in self.styles if serving == self.bases[side] or s.version_on(serving) is None}
+        able = {s.pk for s in self.styles if in_service == self.bases[side] or s.version_on(in_service) is None}
         process = engine._process
 
         def meanwhile(rows: Any) -> None:
@@ -95,9 +95,9 @@ class Changes(RuleBasedStateMachine):
 
     @invariant()
     def exactly_one_pair_serves_and_all_that_is_in_service_is_its(self) -> None:
-        serving = BaseModels.serving()
-        assert [base.status for base in self.bases].count(BaseModels.Status.SERVING) == 1
-        assert {version.base_models for version in MapperVersion.objects.in_service()} <= {serving}
+        in_service = BaseModels.in_service()
+        assert [base.status for base in self.bases].count(BaseModels.Status.IN_SERVICE) == 1
+        assert {version.base_models for version in MapperVersion.objects.in_service()} <= {in_service}
         numbers = list(CutOver.objects.order_by("pk").values_list("number", flat=True))
         assert numbers == list(range(1, len(numbers) + 1))
 

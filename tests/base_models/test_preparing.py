@@ -1,4 +1,4 @@
-"""Other base models are prepared while those of today serve, and then cut over to."""
+"""Other base models are prepared while those of today stay in service, and then cut over to."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def trains(base: Base) -> int:
 def test_a_style_is_retrained_for_other_models_and_judged_against_today_while_today_serves(
     dataset: Style, today: Base, tomorrow: Base, photo: bytes
 ) -> None:
-    old = dataset.active_version
+    old = dataset.version_in_service
     base = training_services.prepare_base(
         encoder=tomorrow.sources["encoder_source"], language_model=tomorrow.sources["language_model_source"]
     )
@@ -55,13 +55,13 @@ def test_a_style_is_retrained_for_other_models_and_judged_against_today_while_to
     assert run.verdict in ("better", "unclear", "worse")
     assert run.report.active_version == str(old)
     assert run.report.images == held_out
-    assert (dataset.active_version, dataset.version_on(base)) == (old, run.version)
+    assert (dataset.version_in_service, dataset.version_on(base)) == (old, run.version)
     base.refresh_from_db()
     move = training_services.progress(base)
     assert (move.missing, move.photos, move.embedded) == ([], 30, 30)
     assert move.styles[0].detail == services.verdict_of(run.version)  # type: ignore[arg-type]
     services.cut_over(base=base)
-    assert dataset.active_version == run.version
+    assert dataset.version_in_service == run.version
     assert not BaseModels.objects.filter(preparing=True).exists()
     caption = ask(photo, dataset)
     assert tomorrow.engine.work() == 1
@@ -108,7 +108,7 @@ def test_a_preparation_is_canceled_and_goes_on_from_there(dataset: Style, today:
     run.refresh_from_db()
     assert run.status == Status.QUEUED
     assert TrainingRun.objects.count() == 1
-    with pytest.raises(Refused, match="serve already"):
+    with pytest.raises(Refused, match="in service already"):
         training_services.resume_preparation(base=today.starts())
 
 
@@ -146,9 +146,9 @@ def test_the_whole_change_by_commands(
         call_command("cut_over", base.pk)
     call_command("prepare_base", base=base.pk, cancel=True)
     call_command("cut_over", base.pk, leave_out=["plain"], reason="a try")
-    assert BaseModels.serving() == base
+    assert BaseModels.in_service() == base
     call_command("cut_over", now.pk)
-    assert BaseModels.serving() == now
+    assert BaseModels.in_service() == now
     with pytest.raises(CommandError, match=f"no base models of number 999; these are on record: {now.pk}"):
         call_command("cut_over", 999)
     with pytest.raises(CommandError, match="say which"):
@@ -176,7 +176,7 @@ def test_a_version_is_imported_for_base_models_that_do_not_serve(
         return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
 
     monkeypatch.setattr(subprocess, "run", here)
-    file, old = tomorrow.mapper(tmp_path / "new.safetensors"), plain.active_version
+    file, old = tomorrow.mapper(tmp_path / "new.safetensors"), plain.version_in_service
     address = reverse("admin:captioner_mapperversion_import")
     assert 'name="base_models"' not in admin_client.get(address).content.decode()
     base = tomorrow.starts()
@@ -188,7 +188,7 @@ def test_a_version_is_imported_for_base_models_that_do_not_serve(
     first, second = plain.versions.filter(origin="imported")
     assert (first.base_models, second.base_models) == (base, base)
     services.promote(version=second)
-    assert (plain.active_version, plain.version_on(base)) == (old, second)
+    assert (plain.version_in_service, plain.version_on(base)) == (old, second)
 
 
 def test_the_admin_prepares_shows_cancels_and_cuts_over(
@@ -216,7 +216,7 @@ def test_the_admin_prepares_shows_cancels_and_cuts_over(
     assert "These have no version on the new base models" in page("cutover")
     assert "Plain would go out of service" in page("cutover", reason="")
     assert "in service" in page("cutover", leave_out=dataset.pk, reason="a try")
-    assert BaseModels.serving() == base
+    assert BaseModels.in_service() == base
     shown = page("change")
     assert "a try Left out: plain." in shown
     assert "Cut over…" not in shown
@@ -244,11 +244,11 @@ def test_the_base_models_of_a_new_release_serve_at_once_only_where_that_leaves_n
     style, then = Style.objects.get(), tomorrow.starts()
     assert then.encoder_source == tomorrow.sources["encoder_source"]
     assert [version.number for version in MapperVersion.objects.in_service(then)] == [2]
-    assert then.serves != alive
-    assert style.active_version == style.versions.get(number=1 if alive else 2)
+    assert then.is_in_service != alive
+    assert style.version_in_service == style.versions.get(number=1 if alive else 2)
     printed = capsys.readouterr().out
     assert (f"./run manage prepare_base --base {then.pk}" in printed) == alive
     if not alive:
         services.cut_over(base=today.starts())
         call_command("install_styles")
-        assert not then.serves, "people have decided otherwise"
+        assert not then.is_in_service, "people have decided otherwise"

@@ -1,4 +1,4 @@
-"""Base models are a row: which pair serves, what belongs to one, and what its workers claim."""
+"""Base models are a row: which pair is in service, what belongs to one, and what its workers claim."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_the_first_worker_records_its_models_and_they_serve_with_the_versions_th
 ) -> None:
     before = today.version(style, tmp_path)
     services.promote(version=before)
-    assert (before.base_models, style.active_version) == (None, before), "as before any worker has started"
+    assert (before.base_models, style.version_in_service) == (None, before), "as before any worker has started"
     base = today.starts()
-    assert (BaseModels.serving(), base.status) == (base, "serving")
+    assert (BaseModels.in_service(), base.status) == (base, "in_service")
     before.refresh_from_db()
-    assert (before.base_models, style.active_version) == (base, before)
+    assert (before.base_models, style.version_in_service) == (base, before)
     assert today.starts() == base, "a second worker finds the row"
     assert CutOver.objects.count() == 1
 
@@ -52,27 +52,27 @@ def test_a_worker_of_other_models_records_them_and_changes_nothing(
     plain: Style, today: Base, tomorrow: Base, photo: bytes
 ) -> None:
     other = tomorrow.starts()
-    assert (other.status, BaseModels.serving()) == ("retired", today.starts())
+    assert (other.status, BaseModels.in_service()) == ("retired", today.starts())
     caption = ask(photo, plain)
     assert tomorrow.engine.work() == 0
     assert today.engine.work() == 1
-    assert written(caption) == plain.active_version
+    assert written(caption) == plain.version_in_service
 
 
 def test_a_version_for_models_that_do_not_serve_is_used_once_they_do_and_the_way_back_is_the_same(
     plain: Style, today: Base, tomorrow: Base, photo: bytes, tmp_path: Path
 ) -> None:
-    old, now, then = plain.active_version, today.starts(), tomorrow.starts()
+    old, now, then = plain.version_in_service, today.starts(), tomorrow.starts()
     new = tomorrow.version(plain, tmp_path)
     services.promote(version=new)
-    assert plain.active_version == old, "a promotion on other base models changes nothing now"
+    assert plain.version_in_service == old, "a promotion on other base models changes nothing now"
     assert plain.version_on(then) == new
     with pytest.raises(Refused, match="already in service"):
         services.promote(version=new)
     first = ask(photo, plain)
     services.cut_over(base=then, reason="larger models")
-    assert (plain.active_version, then.status, now.status) == (new, "serving", "retired")
-    assert today.engine.work() == 0, "what had been queued is for those that serve now"
+    assert (plain.version_in_service, then.status, now.status) == (new, "in_service", "retired")
+    assert today.engine.work() == 0, "what had been queued is for those in service now"
     assert tomorrow.engine.work() == 1
     assert written(first) == new
     second = ask(photo, plain)
@@ -87,7 +87,7 @@ def test_a_version_for_models_that_do_not_serve_is_used_once_they_do_and_the_way
 def test_a_batch_claimed_before_the_cut_over_is_written_by_the_models_that_claimed_it(
     plain: Style, today: Base, tomorrow: Base, photo: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, then = plain.active_version, tomorrow.starts()
+    old, then = plain.version_in_service, tomorrow.starts()
     services.promote(version=tomorrow.version(plain, tmp_path))
     caption, process = ask(photo, plain), today.engine._process
 
@@ -113,7 +113,7 @@ def test_a_cut_over_is_refused_while_a_style_would_go_out_of_service_unless_it_i
     with pytest.raises(Refused, match="default style"):
         services.cut_over(base=then, leave_out=[other])
     Style.objects.filter(pk=other.pk).update(is_default=False)
-    assert BaseModels.serving() == now
+    assert BaseModels.in_service() == now
     waiting = ask(photo, other)
     done = services.cut_over(base=then, leave_out=[other])
     assert done.left_out == ["other"]
@@ -133,7 +133,7 @@ def test_a_cut_over_needs_models_that_a_worker_has_loaded(plain: Style, today: B
     Worker.objects.filter(name="tomorrow").delete()
     with pytest.raises(Refused, match="no caption worker alive has loaded"):
         services.cut_over(base=then, leave_out=[plain])
-    with pytest.raises(Refused, match="serve already"):
+    with pytest.raises(Refused, match="in service already"):
         services.cut_over(base=today.starts())
     assert CutOver.objects.count() == 1
 
@@ -162,9 +162,9 @@ def test_drafts_are_claimed_by_workers_of_their_versions_models(
 def test_what_nobody_has_assigned_belongs_to_the_models_of_before_after_a_cut_over(
     plain: Style, today: Base, tomorrow: Base, tmp_path: Path
 ) -> None:
-    old, now, then = plain.active_version, today.starts(), tomorrow.starts()
+    old, now, then = plain.version_in_service, today.starts(), tomorrow.starts()
     MapperVersion.objects.update(base_models=None)  # as the release before files them
-    assert plain.active_version == old
+    assert plain.version_in_service == old
     services.promote(version=tomorrow.version(plain, tmp_path))
     services.cut_over(base=then)
     assert old

@@ -72,4 +72,4 @@ def test_keyboard_alone_uploads_corrects_labels_and_promotes(page: Page, styles:
     reach(page, page.get_by_role("button", name="Put in service"))
     press("Enter")
     expect(page.locator(".messagelist")).to_contain_text("v2 is in service")
-    assert styles["factual"].active_version == version
+    assert styles["factual"].version_in_service == version

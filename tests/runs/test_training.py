@@ -52,7 +52,7 @@ def test_a_run_is_trained_evaluated_filed_and_its_promotion_serves_the_next_capt
     assert all(len(c.samples) == len(run.checkpoints.get(epoch=1).samples) > 0 for c in run.checkpoints.all())
     assert run.curve[-1][0] > 1
     assert not services.run_folder(run).exists()
-    assert factual.active_version == before.version  # it waits for a person
+    assert factual.version_in_service == before.version  # it waits for a person
 
     captioner_services.promote(version=run.version, reason="to see it in service")
     after = caption(factual, photo, engine)
@@ -259,7 +259,7 @@ def test_a_run_that_would_train_a_copy_is_checked_with_the_copys_size(factual: S
     worker.save()
     with pytest.raises(Refused, match="or train adapters in place of the whole language model"):
         services.start_run(style=factual, options={"language_model": "finetuned", "batch_size": 2})
-    base = factual.active_version
+    base = factual.version_in_service
     assert base
     base.config["language_model"] = "finetuned"
     base.save()
@@ -276,7 +276,7 @@ def test_a_run_recomputes_where_memory_would_not_suffice_otherwise_unless_that_i
     few = {**QUICK, "epochs": 1, "batch_size": 1024}
     enough = replace(process.capacity, memory_mb=10**6)
     whole, again = (
-        memory.of_run(RunOptions(batch_size=1024), factual.active_version, enough, 30, recompute=recompute)
+        memory.of_run(RunOptions(batch_size=1024), factual.version_in_service, enough, 30, recompute=recompute)
         for recompute in (False, True)
     )
     assert again < whole
@@ -325,7 +325,7 @@ def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(
     worker = Worker.objects.get()
     worker.capacity["memory_mb"] = 8000
     worker.save()
-    base = factual.active_version
+    base = factual.version_in_service
     assert base is not None
     base.config |= {"prefix_length": 64, "layers": 16}
     base.save()
@@ -337,9 +337,9 @@ def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(
 def test_a_version_that_stopped_at_full_stops_learns_to_end_without(
     factual: Style, engine: CaptionEngine, tmp_path: Path
 ) -> None:
-    serving = factual.active_version
-    assert serving is not None
-    checkpoint = load_mapper(Path(serving.file.path))
+    in_service = factual.version_in_service
+    assert in_service is not None
+    checkpoint = load_mapper(Path(in_service.file.path))
     checkpoint.mapper.config = replace(checkpoint.mapper.config, stop_text=".")
     save_mapper(checkpoint, tmp_path / "imported.safetensors")
     version = captioner_services.register_version(
@@ -352,7 +352,7 @@ def test_a_version_that_stopped_at_full_stops_learns_to_end_without(
 
 
 def test_the_version_that_a_run_was_compared_with_gets_its_score_too(factual: Style, engine: CaptionEngine) -> None:
-    shipped = factual.active_version
+    shipped = factual.version_in_service
     assert shipped is not None
     run = trained(factual, engine, {"epochs": 1})
     shipped.refresh_from_db()
@@ -379,11 +379,11 @@ def test_a_run_learns_from_the_embeddings_that_are_stored_whoever_computed_them(
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("same", [False, True])
 def test_of_two_promotions_at_once_both_are_history_or_one_is_refused(factual: Style, same: bool) -> None:
-    serving = factual.active_version
-    assert serving is not None
+    in_service = factual.version_in_service
+    assert in_service is not None
     versions = [
         captioner_services.register_version(
-            style=factual, path=Path(serving.file.path), origin=MapperVersion.Origin.TRAINED
+            style=factual, path=Path(in_service.file.path), origin=MapperVersion.Origin.TRAINED
         )
         for _ in range(2)
     ]
@@ -408,7 +408,7 @@ def test_of_two_promotions_at_once_both_are_history_or_one_is_refused(factual: S
     assert sorted(outcomes) == (["already_active", "promoted"] if same else ["promoted", "promoted"])
     newest = factual.promotions.order_by("-pk").first()
     assert newest is not None
-    assert (factual.active_version, factual.promotions.count()) == (newest.version, 2 if same else 3)
+    assert (factual.version_in_service, factual.promotions.count()) == (newest.version, 2 if same else 3)
 
 
 def test_an_image_is_in_one_split_in_all_styles(styles: dict[str, Style], photo: bytes) -> None:

@@ -149,9 +149,9 @@ def test_a_run_canceled_while_it_is_filed_leaves_no_version_and_no_file(
 
 
 def test_a_database_lost_at_the_very_commit_costs_no_version_its_file(factual: Style) -> None:
-    serving = factual.active_version
-    assert serving is not None
-    mapper = Path(serving.file.path)
+    in_service = factual.version_in_service
+    assert in_service is not None
+    mapper = Path(in_service.file.path)
 
     def lose_the_answer() -> None:
         origin = MapperVersion.Origin.TRAINED
@@ -162,7 +162,7 @@ def test_a_database_lost_at_the_very_commit_costs_no_version_its_file(factual: S
     with pytest.raises(OperationalError):
         lose_the_answer()
     filed = factual.versions.latest("number")
-    assert filed.number == serving.number + 1
+    assert filed.number == in_service.number + 1
     assert filed.file.storage.exists(str(filed.file.name))
 
 
@@ -225,7 +225,7 @@ def test_a_resumed_run_whose_examples_were_deleted_begins_anew(factual: Style, e
 
 
 def test_a_promotion_of_a_version_whose_file_is_gone_is_refused(factual: Style) -> None:
-    version = factual.active_version
+    version = factual.version_in_service
     assert version is not None
     other = captioner_services.register_version(
         style=factual, path=Path(version.file.path), origin=MapperVersion.Origin.IMPORTED
@@ -233,4 +233,4 @@ def test_a_promotion_of_a_version_whose_file_is_gone_is_refused(factual: Style) 
     other.file.storage.delete(str(other.file.name))
     with pytest.raises(Refused, match="missing from the storage"):
         captioner_services.promote(version=other)
-    assert factual.active_version == version
+    assert factual.version_in_service == version

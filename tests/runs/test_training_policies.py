@@ -35,16 +35,16 @@ def easy_gate(factual: Style, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_policy_promotes_what_passes_the_gate(factual: Style, engine: CaptionEngine) -> None:
     run = trained(factual, engine, {"epochs": 1})
     assert run.verdict == TrainingRun.Verdict.BETTER
-    assert factual.active_version == run.version
+    assert factual.version_in_service == run.version
 
 
 @pytest.mark.usefixtures("easy_gate")
 def test_a_policy_that_asks_for_a_blind_vote_waits_for_it(factual: Style, engine: CaptionEngine) -> None:
     Policy.objects.update(if_better=Policy.Action.VOTE)
-    version = factual.active_version
+    version = factual.version_in_service
     run = services.start_run(style=factual, options={"epochs": 1})
     TrainingEngine(engine).work()
-    assert factual.active_version == version
+    assert factual.version_in_service == version
     assert run.events.filter(message__contains=f"waits for a blind vote against {version}").exists()
 
 
@@ -53,7 +53,7 @@ def test_a_policy_that_asks_for_a_blind_vote_waits_for_it(factual: Style, engine
 def test_what_was_compared_with_another_version_than_serves_by_now_is_not_promoted_by_itself(
     factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version = factual.active_version
+    version = factual.version_in_service
     assert version is not None
     newer = captioner_services.register_version(
         style=factual, path=Path(version.file.path), origin=MapperVersion.Origin.IMPORTED
@@ -68,21 +68,21 @@ def test_what_was_compared_with_another_version_than_serves_by_now_is_not_promot
     monkeypatch.setattr(training_worker._Training, "_compare", while_a_person_promotes)
     run = trained(factual, engine, {"epochs": 1})
     assert (run.status, run.verdict) == (Status.SUCCEEDED, TrainingRun.Verdict.BETTER)
-    assert factual.active_version == newer
+    assert factual.version_in_service == newer
     assert run.events.filter(level="warning", message__contains="the version in service has changed").exists()
 
 
 @pytest.mark.usefixtures("easy_gate")
 def test_what_could_not_be_compared_is_not_promoted_by_itself(factual: Style, engine: CaptionEngine) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
-    version = factual.active_version
+    version = factual.version_in_service
     assert version is not None
     version.file.storage.delete(str(version.file.name))
     engine.mappers.clear()
     TrainingEngine(engine).work()
     run.refresh_from_db()
     assert (run.status, run.verdict) == (Status.SUCCEEDED, TrainingRun.Verdict.UNCLEAR)
-    assert factual.active_version == version
+    assert factual.version_in_service == version
 
 
 def test_a_few_held_out_photos_are_too_few_to_judge_by(factual: Style, engine: CaptionEngine) -> None:
@@ -182,7 +182,7 @@ def test_a_run_that_is_due_and_refused_takes_nothing_and_tells_why(
 ) -> None:
     policy = Policy.objects.create(style=factual, after_corrections=1)
     corrected(factual, captioned_photos[30:31])
-    version = factual.active_version
+    version = factual.version_in_service
     assert version is not None
     version.file.storage.delete(str(version.file.name))
     assert services.start_due_runs() == 0

@@ -58,7 +58,7 @@ def test_a_result_says_which_version_wrote_it_and_how_long_it_took(engine: Capti
     (row,) = ask()
     engine.work()
     (row,) = again([row])
-    assert row.version == row.style.active_version
+    assert row.version == row.style.version_in_service
     assert row.encode_ms
     assert row.decode_ms
     assert row.started_at
@@ -68,14 +68,14 @@ def test_a_result_says_which_version_wrote_it_and_how_long_it_took(engine: Capti
 
 def add_version(style: str, of: str, media: Path) -> MapperVersion:
     """A further version of one style, with the mapper of another, which tells them apart."""
-    source = stored(Style.objects.get(slug=of).active_version.file.name, media)  # type: ignore[union-attr]
+    source = stored(Style.objects.get(slug=of).version_in_service.file.name, media)  # type: ignore[union-attr]
     return services.register_version(
         style=Style.objects.get(slug=style), path=source, origin=MapperVersion.Origin.TRAINED
     )
 
 
 def test_a_promotion_and_its_rollback_reach_the_next_batch(engine: CaptionEngine, media: Path) -> None:
-    first = Style.objects.get(slug="factual").active_version
+    first = Style.objects.get(slug="factual").version_in_service
     assert first
     (before,), (other,) = ask(1, "factual"), ask(1, "romantic")
     engine.work()
@@ -97,7 +97,7 @@ def test_a_promotion_and_its_rollback_reach_the_next_batch(engine: CaptionEngine
 def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(
     engine: CaptionEngine, media: Path
 ) -> None:
-    old = Style.objects.get(slug="factual").active_version
+    old = Style.objects.get(slug="factual").version_in_service
     broken = add_version("factual", "romantic", media)
     services.promote(version=broken)
     file = stored(broken.file.name, media)
@@ -111,13 +111,13 @@ def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(
     file.write_bytes(sound)
     (row,) = ask(1, "factual")
     engine.work()
-    assert again([row])[0].version == broken, "repaired, it serves"
+    assert again([row])[0].version == broken, "repaired, it is in service"
     broken.refresh_from_db()
     assert broken.load_error == ""
 
 
 def test_a_style_of_which_no_version_loads_waits_and_the_others_go_on(engine: CaptionEngine, media: Path) -> None:
-    version = Style.objects.get(slug="humorous").active_version
+    version = Style.objects.get(slug="humorous").version_in_service
     assert version
     stored(version.file.name, media).unlink()
     rows = ask(1, "all")

@@ -284,7 +284,7 @@ def test_a_picture_whose_embedding_is_no_numbers_fails_alone(
 def test_a_version_with_weights_beyond_all_measure_leaves_the_old_one_serving(
     engine: CaptionEngine, tmp_path: Path
 ) -> None:
-    old = Style.objects.get(slug="factual").active_version
+    old = Style.objects.get(slug="factual").version_in_service
     assert old
     stored = load_mapper(Path(old.file.path))
     with torch.no_grad():

@@ -66,7 +66,7 @@ class CutOverForm(forms.Form):
 
 @admin.register(BaseModels)
 class BaseModelsAdmin(ReadOnly):
-    """Base models: those that serve, and those that are prepared."""
+    """Base models: those in service, and those that are prepared."""
 
     when_empty = Empty(
         "No base models yet: a worker records its own when it starts; then ",
@@ -149,7 +149,7 @@ class BaseModelsAdmin(ReadOnly):
         return self.done(request, base, "the preparation was canceled; what is done is kept")
 
     def cut_over(self, request: HttpRequest, pk: int) -> HttpResponseBase:
-        """Let them serve, after asking which styles may go out of service."""
+        """Put them in service, after asking which styles may go out of service."""
         base = self.viewed(request, pk)
         missing = captioner_services.styles_without(base)
         form, status = CutOverForm(request.POST or None, missing=missing), 200
@@ -189,6 +189,6 @@ def _context(base: BaseModels) -> dict[str, Any]:
     return {
         "base": base,
         "move": services.progress(base),
-        "serving": BaseModels.serving(),
+        "in_service": BaseModels.in_service(),
         "cut_overs": base.cut_overs.select_related("person"),
     }

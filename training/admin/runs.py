@@ -95,12 +95,12 @@ def light(runs: QuerySet[TrainingRun]) -> QuerySet[TrainingRun]:
 def _run_context(run: TrainingRun) -> dict[str, Any]:
     checkpoints = list(run.checkpoints.all())
     report = run.report
-    candidate, active = (found.scores if found else {} for found in (report.candidate, report.active))
-    active_name = report.active_version or "in service"
+    candidate, baseline = (found.scores if found else {} for found in (report.candidate, report.active))
+    baseline_name = report.active_version or "in service"
     candidate_name = str(run.version or "candidate")
     names = [name for name in candidate if not name.startswith("Bleu") or name == "Bleu_4"]
-    title, colours = "Scores on the held-out images", _colours(run, active_name, candidate_name)
-    both = {candidate_name: candidate, active_name: active}
+    title, colours = "Scores on the held-out images", _colours(run, baseline_name, candidate_name)
+    both = {candidate_name: candidate, baseline_name: baseline}
     drawn = {name: {who: scores[name] for who, scores in both.items() if name in scores} for name in names}
     return {
         "run": run,
@@ -116,21 +116,21 @@ def _run_context(run: TrainingRun) -> dict[str, Any]:
         "kept": min(checkpoints, key=lambda c: (c.validation_loss, c.epoch)).epoch if checkpoints else None,
         "samples": _samples(checkpoints),
         "events": run.events.order_by("-pk")[:30],
-        "scores": [(name, candidate[name], active.get(name)) for name in names],
+        "scores": [(name, candidate[name], baseline.get(name)) for name in names],
         "bars": score_bars(drawn, title, colours) if drawn else "",
-        "active_name": active_name,
+        "baseline_name": baseline_name,
         "options": _options(run),
-        "serving": run.version is not None and run.style.active_version == run.version,
+        "in_service": run.version is not None and run.style.version_in_service == run.version,
     }
 
 
-def _colours(run: TrainingRun, active: str, candidate: str) -> dict[str, int]:
+def _colours(run: TrainingRun, baseline: str, candidate: str) -> dict[str, int]:
     """Of both, as everywhere; a candidate without a number gets the next one's."""
     versions = list(run.style.versions.select_related("style").order_by("number"))
-    filed = [version for version in versions if str(version) in (active, candidate)]
+    filed = [version for version in versions if str(version) in (baseline, candidate)]
     known = colours_of(filed)
     number = versions[-1].number + 1 if versions else 1
-    for name in (active, candidate):
+    for name in (baseline, candidate):
         if name not in known:
             known[name] = next(
                 colour for place in range(COLOURS) if (colour := (number + place) % COLOURS) not in known.values()

@@ -68,7 +68,7 @@ class PolicyInline(StackedInline):
 
 @admin.register(Style)
 class StyleAdmin(AdminWithPages):
-    """Styles: what they are, what serves, what they learn from."""
+    """Styles: what they are, what is in service, what they learn from."""
 
     when_empty = Empty(
         "No styles yet: ",
@@ -86,20 +86,20 @@ class StyleAdmin(AdminWithPages):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Style]:
         """With number and metrics of the version in service."""
-        serving = MapperVersion.objects.in_service().filter(style=OuterRef("pk"))
+        in_service = MapperVersion.objects.in_service().filter(style=OuterRef("pk"))
         styles: QuerySet[Style] = super().get_queryset(request)
         return styles.annotate(
-            serving_number=Subquery(serving.values("number")),
-            serving_metrics=Subquery(serving.values("metrics")),
+            in_service_number=Subquery(in_service.values("number")),
+            in_service_metrics=Subquery(in_service.values("metrics")),
         )
 
     @admin.display(description="in service")
     def in_service(self, style: Any) -> str:
-        return f"v{style.serving_number}" if style.serving_number else "nothing yet"
+        return f"v{style.in_service_number}" if style.in_service_number else "nothing yet"
 
     @admin.display(description="CIDEr")
     def cider(self, style: Any) -> str:
-        score = VersionReport.read(style.serving_metrics or {}).score("CIDEr")
+        score = VersionReport.read(style.in_service_metrics or {}).score("CIDEr")
         return "" if score is None else f"{score:.3f}"
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
@@ -157,15 +157,15 @@ class StyleAdmin(AdminWithPages):
     ) -> HttpResponse:
         """What matters and the next step; then settings, versions, runs and the history."""
         style = self.viewed(request, as_int(object_id))
-        active = style.active_version
+        version_in_service = style.version_in_service
         versions = style.versions.select_related("style", "created_by").order_by("-number")[:VERSIONS_SHOWN]
         context = {
             "title": style.name,
             "subtitle": None,
             "style": style,
-            "active": active,
-            "active_score": dashboard.score(active),
-            "versions": [(version, dashboard.score(version), version == active) for version in versions],
+            "version_in_service": version_in_service,
+            "score_in_service": dashboard.score(version_in_service),
+            "versions": [(version, dashboard.score(version), version == version_in_service) for version in versions],
             "promotions": style.promotions.select_related("version__style", "person")[:VERSIONS_SHOWN],
             "runs": light(style.runs).select_related("style", "person", "version__style")[:10],
             "imports": style.imports.select_related("person")[:5],
@@ -176,7 +176,7 @@ class StyleAdmin(AdminWithPages):
             "open_corrections": services.open_corrections(style).count(),
             "examples": style.examples.count(),
             "photos": services.count_photos(style.examples.all()),
-            "score": captioner_services.verdict_of(active) if active else "",
+            "score": captioner_services.verdict_of(version_in_service) if version_in_service else "",
             "since": style.promotions.on().first(),
             "step": _step(request, style),
         }
@@ -300,16 +300,16 @@ class StyleAdmin(AdminWithPages):
             drafts = captioner_services.rewrite_captions(style=style, person=request.user)
             self.log_change(request, style, "had its captions regenerated")
             return redirect("admin:captioner_draftrequest_change", drafts.pk)
-        count = so_many(counted(captioner_services.to_rewrite(style, style.active_version)))
+        count = so_many(counted(captioner_services.to_rewrite(style, style.version_in_service)))
         return self.page(
             request,
             "admin/form_page.html",
             f"Regenerate the captions of {style}?",
             form=Form(),
             button="Regenerate captions",
-            text=f"{count} captions were written by another version than the one in service, {style.active_version}. "
-            "Each keeps its text until the new one is ready, and people's corrections stay. Captions that someone "
-            "is waiting for go first.",
+            text=f"{count} captions were written by another version than the one in service, "
+            f"{style.version_in_service}. Each keeps its text until the new one is ready, and people's corrections "
+            "stay. Captions that someone is waiting for go first.",
             up=style,
         )
 

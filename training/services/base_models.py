@@ -1,5 +1,5 @@
-"""Preparing base models: every style is retrained for them, and compared with today's version, while that goes on
-serving."""
+"""Preparing base models: every style is retrained for them, and compared with today's version, while that stays
+in service."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StyleMove:
     """How far a style is on its way to other base models.
 
     today: the version in service.
-    new: the one that serves once these models do; None while there is none.
+    new: the one in service once these models are; None while there is none.
     run: the newest for these models.
     detail: what becomes of it, in words.
     """
@@ -59,13 +59,13 @@ class Preparation:
 
 def prepare_base(*, encoder: str, language_model: str, person: Any = None) -> BaseModels:
     """Prepare base models: once a worker has loaded them, each style in service is retrained for them. Captions go on
-    with those that serve. Called again, for what was canceled or has failed, it goes on from there.
+    with those in service. Called again, for what was canceled or has failed, it goes on from there.
 
     Args:
         encoder, language_model: named as the settings CLIPCAP_ENCODER and CLIPCAP_LANGUAGE_MODEL name them.
 
     Raises:
-        Refused: a name is missing or too long, these serve already, or no worker has ever told what serves now.
+        Refused: a name is missing or too long, these are in service already, or no worker has recorded what is.
     """
     names = {"encoder": encoder.strip(), "language_model": language_model.strip()}
     for field, name in names.items():
@@ -77,10 +77,10 @@ def prepare_base(*, encoder: str, language_model: str, person: Any = None) -> Ba
                 status=422,
                 field=field,
             )
-    if BaseModels.serving() is None:
+    if BaseModels.in_service() is None:
         raise Refused(
-            "nothing_serves",
-            "no worker has recorded yet which base models serve; start one with today's models first",
+            "nothing_in_service",
+            "no worker has recorded yet which base models are in service; start one with today's models first",
             status=409,
         )
     sources = {f"{field}_source": name for field, name in names.items()}
@@ -92,10 +92,10 @@ def resume_preparation(*, base: BaseModels, person: Any = None) -> BaseModels:
     """Prepare base models that are on record, or go on with it: runs that failed or were canceled are resumed.
 
     Raises:
-        Refused: they serve already.
+        Refused: they are in service already.
     """
-    if base.pk and base.serves:
-        raise Refused("already_serving", f"{base} serve already", status=409)
+    if base.pk and base.is_in_service:
+        raise Refused("already_in_service", f"{base} are in service already", status=409)
     with transaction.atomic():
         base.preparing = True
         base.save()
@@ -144,7 +144,7 @@ def advance_preparations() -> int:
     for base in BaseModels.objects.filter(preparing=True).exclude(encoder=""):
         begun, refusals = _newest_runs(base), {}
         for style in captioner_services.styles_without(base):
-            today = style.active_version
+            today = style.version_in_service
             if style.pk in begun or today is None:
                 continue
             try:
@@ -180,7 +180,7 @@ def progress(base: BaseModels) -> Preparation:
     """How far base models are prepared."""
     alive = [worker for worker in Worker.objects.alive() if base.encoder and worker.has_loaded(base)]
     runs = _newest_runs(base)
-    serving = {version.style_id: version for version in MapperVersion.objects.in_service().select_related("style")}
+    in_service = {version.style_id: version for version in MapperVersion.objects.in_service().select_related("style")}
     new = {version.style_id: version for version in MapperVersion.objects.in_service(base).select_related("style")}
     photos = Example.objects.filter(style__in=captioner_services.styles_in_service()).values("image")
     embedded = (
@@ -194,7 +194,7 @@ def progress(base: BaseModels) -> Preparation:
         [
             StyleMove(
                 style,
-                serving[style.pk],
+                in_service[style.pk],
                 new.get(style.pk),
                 runs.get(style.pk),
                 _told(base, style, new.get(style.pk), runs.get(style.pk)),

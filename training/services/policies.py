@@ -59,7 +59,7 @@ def promote_preferred(poll: Poll) -> None:
     version = poll.candidate
     asked = Policy.objects.filter(style=version.style_id, if_better=Policy.Action.VOTE).exists()
     preferred = captioner_services.standing(poll).preference.verdict == "better"
-    if asked and preferred and version.style.active_version == poll.opponent:
+    if asked and preferred and version.style.version_in_service == poll.opponent:
         captioner_services.promote(version=version, reason=captioner_services.poll_sentence(poll))
 
 

@@ -39,7 +39,7 @@ def prospect(style: Style, options: RunOptions | None = None, last: int | None =
     judged = False
     if not photos.enough:
         detail = f"{used}; at least {LEAST_TRAINING} and {LEAST_HELD_OUT} are needed to train at all"
-    elif style.active_version is None:
+    elif style.version_in_service is None:
         detail = f"{used}; there is no version in service to compare with, so look at its captions yourself"
     elif photos.held_out < LEAST_JUDGED:
         detail = f"{_photos(photos.training)} will be trained on. {too_few(photos.held_out)}"

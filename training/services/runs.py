@@ -54,7 +54,7 @@ def start_run(
     """Queue a retraining of a style; wake the training workers on commit.
 
     Args:
-        base_models: what it trains for; None for those that serve.
+        base_models: what it trains for; None for those in service.
 
     Raises:
         Refused: options without sense or for more memory than any training worker has, too few examples, nothing to
@@ -63,7 +63,7 @@ def start_run(
     chosen = run_options(options or {})
     if earlier := _started_before(style, person, idempotency_key, chosen):
         return earlier
-    base_models = base_models or BaseModels.serving()
+    base_models = base_models or BaseModels.in_service()
     base = style.starting_version_on(base_models)
     if chosen.start == "active":
         if base is None:

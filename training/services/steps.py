@@ -37,12 +37,12 @@ def next_step(style: Style) -> Step:
         return Step("It is being trained", "Watch the training", "run", last)
     if batch and not batch.finished:
         return Step("Examples are being imported", "Watch the import", "import", batch)
-    active, fresh = style.active_version, _new_examples(style)
+    in_service, fresh = style.version_in_service, _new_examples(style)
     if corrections := open_corrections(style).count():
         said = "1 correction is" if corrections == 1 else f"{whole(corrections)} corrections are"
         return Step(f"{said} not in the dataset yet", "Add all to the dataset", "take")
-    candidate = _candidate(style, active)
-    if candidate and not (active and fresh):
+    candidate = _candidate(style, in_service)
+    if candidate and not (in_service and fresh):
         name = f"v{candidate.number}"
         made_by = TrainingRun.objects.filter(version=candidate).first()
         said = verdict_of(candidate) or f"{name} is ready"
@@ -65,9 +65,9 @@ def _new_examples(style: Style) -> int:
     return style.examples.filter(pk__gt=learned).count()
 
 
-def _candidate(style: Style, active: MapperVersion | None) -> MapperVersion | None:
+def _candidate(style: Style, in_service: MapperVersion | None) -> MapperVersion | None:
     """A version newer than the one in service that might replace it."""
     newest = style.versions.order_by("-number").first()
-    if newest is None or (active and newest.number <= active.number) or newest.report.verdict == "worse":
+    if newest is None or (in_service and newest.number <= in_service.number) or newest.report.verdict == "worse":
         return None
     return newest

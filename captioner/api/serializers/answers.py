@@ -216,7 +216,7 @@ class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
 class StyleSerializer(serializers.ModelSerializer[Style]):
     url = Address("style-detail", source="slug", lookup="slug")
     version = serializers.IntegerField(
-        source="active_version.number",
+        source="version_in_service.number",
         read_only=True,
         default=None,
         allow_null=True,
@@ -224,7 +224,7 @@ class StyleSerializer(serializers.ModelSerializer[Style]):
     )
     language_model = serializers.ChoiceField(
         tuple(BRINGS),
-        source="active_version.mapper.language_model",
+        source="version_in_service.mapper.language_model",
         read_only=True,
         default=None,
         allow_null=True,

@@ -1,4 +1,4 @@
-"""`./run manage cut_over N`: let other base models serve, or those of before again."""
+"""`./run manage cut_over N`: put other base models in service, or those of before again."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -11,7 +11,7 @@ from captioner.management.arguments import named_user
 
 
 class Command(BaseCommand):
-    help = "Let other base models serve; with the number of those of before, this is the way back."
+    help = "Put other base models in service; with the number of those of before, this is the way back."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("base", type=int, metavar="N", help="number of the base models, as prepare_base shows it")
@@ -29,4 +29,4 @@ class Command(BaseCommand):
             services.cut_over(base=base, leave_out=left_out, person=person, reason=options["reason"])
         except Refused as error:
             raise CommandError(error.detail) from error
-        self.stdout.write(f"{base} serve")
+        self.stdout.write(f"{base} are in service")

@@ -43,12 +43,12 @@ class Command(BaseCommand):
                     "is_default": not Style.objects.filter(is_default=True).exists(),
                 },
             )
-            active = style.active_version
+            in_service = style.version_in_service
             # A shipped version in service gives way to a newer one: it would not fit newly shipped models. What was
             # trained or imported here stays.
-            outdated = active is not None and active.origin == MapperVersion.Origin.SHIPPED
+            outdated = in_service is not None and in_service.origin == MapperVersion.Origin.SHIPPED
             known = style.versions.filter(sha256=file_sha256(path)).exists()
-            if active is None or (outdated and not known):
+            if in_service is None or (outdated and not known):
                 if not own:  # the software's own were tried by its tests
                     try:
                         services.check_mapper(path, str(path))
@@ -64,7 +64,7 @@ class Command(BaseCommand):
 
     def _record_models(self, version: MapperVersion) -> None:
         """A release with other base models brings mappers for these: they are on record before a worker loads them."""
-        if version.base_models is None and version.encoder and version.language_model and BaseModels.serving():
+        if version.base_models is None and version.encoder and version.language_model and BaseModels.in_service():
             version.base_models = BaseModels.record(
                 encoder=version.encoder,
                 language_model=version.language_model,
@@ -76,7 +76,7 @@ class Command(BaseCommand):
         """Cut over to the base models of a new release, where nothing stands in the way; otherwise say what does."""
         version = MapperVersion.objects.filter(sha256__in=shipped).exclude(base_models=None).last()
         base = version.base_models if version else None
-        if base is None or base.cut_overs.exists():  # what has served once is for people to decide about
+        if base is None or base.cut_overs.exists():  # what was in service once is for people to decide about
             return
         missing = ", ".join(style.slug for style in services.styles_without(base))
         if missing or Worker.objects.alive("captions").exists():
@@ -87,4 +87,4 @@ class Command(BaseCommand):
             )
         else:
             services.cut_over(base=base, reason="shipped with the software")
-            self.stdout.write(f"{base} serve")
+            self.stdout.write(f"{base} are in service")

@@ -28,7 +28,9 @@ class Command(BaseCommand):
         from clipcap.prefixes import mean_distance
 
         style = named_style(options["style"])
-        version = style.versions.filter(number=options["number"]).first() if options["number"] else style.active_version
+        version = (
+            style.versions.filter(number=options["number"]).first() if options["number"] else style.version_in_service
+        )
         if version is None:
             raise CommandError(f"{style.name} has no such version")
         try:

@@ -15,7 +15,7 @@ from training import services
 class Command(BaseCommand):
     help = (
         "Prepare other base models: once workers have loaded them, every style in service is retrained for them, while "
-        "captions go on with those that serve. Called again, it goes on from there and shows how far it is."
+        "captions go on with those in service. Called again, it goes on from there and shows how far it is."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -55,5 +55,5 @@ class Command(BaseCommand):
         self.stdout.write(f"{move.embedded:,} of {move.photos:,} photos of the datasets are embedded")
         for style in move.styles:
             self.stdout.write(f"{style.style.slug}: {style.today} -> {style.new or 'none yet'}: {style.detail}")
-        if not move.missing and not base.serves:
+        if not move.missing and not base.is_in_service:
             self.stdout.write(f"every style has a version on them: ./run manage cut_over {base.pk}")
