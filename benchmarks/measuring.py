@@ -55,7 +55,7 @@ def _peak(
     subject = kind(sizes, device)
     comparison = GROUPS[group](subject).comparisons[row]
     assert subject.prefixes  # built now, and not when they are first used
-    # Building the models takes more for a moment than they do afterwards; the high-water mark begins anew after it.
+    # Building the models takes more for a moment than they do afterwards; the high-water mark starts again after it.
     reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

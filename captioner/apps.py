@@ -18,11 +18,11 @@ class CaptionerConfig(AppConfig):
 
         from captioner import audit, checks  # noqa: F401
         from captioner.jobs.registry import RegisteredQueue, register
-        from captioner.services.retention import count_rows_anew, lock_captions_of
+        from captioner.services.retention import count_rows_again, lock_captions_of
 
         audit.watch_permissions()
         pre_delete.connect(lock_captions_of, sender=User, dispatch_uid="captions of a user")
-        post_migrate.connect(count_rows_anew, sender=self)
+        post_migrate.connect(count_rows_again, sender=self)
         register(RegisteredQueue("captions", "captioner.wake", "captioner.inference.start.worker_process"))
 
         options = settings.CELERY_BROKER_TRANSPORT_OPTIONS

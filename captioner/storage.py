@@ -140,7 +140,7 @@ def _delete(rows: Sequence[DiscardedFile]) -> int:
 def _delete_file(name: str) -> None:
     try:
         folder = Path(default_storage.path(name)).parent
-    except NotImplementedError:  # it is no folder, and says itself when it is away
+    except NotImplementedError:  # it is not a folder, and says itself when it is away
         pass
     else:
         # A folder that is not mounted looks like one in which the file is gone already.
@@ -184,7 +184,7 @@ def _modified(name: str) -> datetime:
 def _temporary() -> Iterator[Path]:
     for pattern in TEMPORARY:
         yield from Path(tempfile.gettempdir()).glob(pattern)
-    yield from settings.INDEX.glob("tmp*")  # an index that was being made anew
+    yield from settings.INDEX.glob("tmp*")  # an index that was being made again
 
 
 def _changed(path: Path) -> datetime:

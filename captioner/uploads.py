@@ -71,7 +71,7 @@ def store(data: bytes, sender: str = EXAMPLES, **fields: Any) -> Image:
         sender: `Viewer.sender`.
 
     Raises:
-        Refused: the bytes are no picture within the limits, the disk is full, or too many pictures are being decoded.
+        Refused: the bytes are not a picture within the limits, the disk is full, or too many are being decoded.
     """
     check_size(len(data))
     digest = hashlib.sha256(data).hexdigest()
@@ -125,7 +125,7 @@ def thumbnail_of(data: bytes, side: int) -> bytes:
     """A small JPEG of a picture of which nothing is stored.
 
     Raises:
-        Refused: the bytes are no picture within the limits, or too many pictures are being decoded.
+        Refused: the bytes are not a picture within the limits, or too many pictures are being decoded.
     """
     check_size(len(data))
     picture = _decoded(data, side)
@@ -164,8 +164,8 @@ def _compression(data: bytes, picture: Pillow.Image) -> dict[str, Any]:
             tables = [list(table) for _, table in sorted(source.quantization.items())][:2]
             if upright and source.size == picture.size and all(max(table) < 256 for table in tables):
                 return {"qtables": tables, "subsampling": max(0, get_sampling(source))}
-    except Exception as error:  # it is no JPEG, or its metadata is broken, which must not cost a good picture
-        log.debug("a picture is compressed anew", extra={"error": error})
+    except Exception as error:  # it is not a JPEG, or its metadata is broken, which must not cost a good picture
+        log.debug("a picture is compressed again", extra={"error": error})
     return {"quality": 100, "subsampling": 0} if min(picture.size) <= ENCODER_SIDE else {"quality": 92}
 
 

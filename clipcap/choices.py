@@ -16,7 +16,7 @@ class Option:
     help: a sentence for whoever chooses.
     kind: of a number, `int` or `float`, from `least` to `most`.
     choices: what each of the texts that it may be is called; `several` of them, if that is set.
-    automatic: what None, the default then, stands for; None is no choice where this is empty.
+    automatic: what None, the default then, stands for; None is not a choice where this is empty.
     """
 
     help: str

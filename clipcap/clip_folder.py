@@ -78,7 +78,7 @@ def claimed_identity(config: Mapping[str, Any]) -> str | None:
     embeddings and mappers made with the one are good for the other.
 
     Raises:
-        ClipFolderError: it is no name.
+        ClipFolderError: it is not a name.
     """
     claimed = config.get("identity")
     if claimed is not None and not (isinstance(claimed, str) and claimed.strip()):

@@ -113,7 +113,7 @@ def to_srgb(image: Image.Image) -> ToSrgb | None:
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
         found = ToSrgb(transform, mode)
         return None if mode == "RGB" and _changes_nothing(found) else found
-    except Exception:  # lcms and Pillow each have their own for bytes that are no profile
+    except Exception:  # lcms and Pillow each have their own for bytes that are not a profile
         return None
 
 

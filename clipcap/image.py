@@ -43,7 +43,7 @@ _PARTS = 3  # times the pixels accepted may be decoded for one picture: tiles re
 _ADVICE = "save the picture as JPEG or PNG"
 
 # Offset and bytes that a format begins with. Pillow recognises by itself what it may open; these tell a damaged
-# picture from a format that is not accepted, and both from what is no picture at all.
+# picture from a format that is not accepted, and both from what is not a picture at all.
 _SIGNATURES = (
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG", "PNG"),
@@ -261,7 +261,7 @@ def _check_scans(file: BinaryIO) -> None:
 
 
 def _check_end(image: Image.Image, file: BinaryIO) -> None:
-    """Refuse a PNG whose data end early, which leaves zeros in the last rows and is no error to the decoder."""
+    """Refuse a PNG whose data end early, which leaves zeros in the last rows and is not an error to the decoder."""
     last = (image.crop((0, row, image.width, row + 1)) for row in {max(0, image.height - 2), image.height - 1})
     if any(not np.asarray(row).any() for row in last):  # both, as every other row of an interlaced picture is its last
         file.seek(0)

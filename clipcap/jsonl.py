@@ -63,7 +63,7 @@ def read(data: bytes) -> list[Any]:
     """The records of such lines, also of lines that hold the bytes of names as they are.
 
     Raises:
-        ValueError: a line is no JSON.
+        ValueError: a line is not JSON.
     """
     return [json.loads(line.decode(errors="surrogateescape")) for line in data.split(b"\n") if line.strip()]
 

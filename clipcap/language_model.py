@@ -95,7 +95,7 @@ class LanguageModel:
                 f"model.safetensors and tokenizer.json."
             ) from error
         model, loading = loaded
-        # transformers would fill what is missing at random, anew in each process.
+        # transformers would fill what is missing at random, differently in each process.
         if unfilled := sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"]):
             raise LanguageModelError(
                 f"language model {name!r} is incomplete: its weights lack {unfilled[0]}"
@@ -282,7 +282,7 @@ class LanguageModel:
         first, with their cosine similarity (ClipCap, section 4).
 
         The paper's warning holds: with a frozen LM they are hardly readable, because the mapper is free to steer it by
-        directions that are no words. They are a look at the mechanism, not an explanation of a caption.
+        directions that are not words. They are a look at the mechanism, not an explanation of a caption.
         """
         vocabulary = self.embed(torch.arange(self.vocabulary, device=self.device)[None])[0].float()  # (V, D)
         similarity = F.normalize(vectors.to(self.device).float(), dim=-1) @ F.normalize(vocabulary, dim=-1).T  # (N, V)

@@ -7,5 +7,5 @@ _BLANK = "\u115f\u1160\u3164\uffa0"  # Hangul fillers, which Unicode counts as l
 
 
 def has_word(text: str) -> bool:
-    """Whether there is a letter in `text`: digits, signs, marks and emoji alone are no words."""
+    """Whether there is a letter in `text`: digits, signs, marks and emoji alone are not words."""
     return any(unicodedata.category(letter) in _LETTERS and letter not in _BLANK for letter in text)

@@ -358,7 +358,7 @@ def _port(given: int | None) -> int:
     """The port of the command line or the environment.
 
     Raises:
-        Failure: it is no port.
+        Failure: it is not a port.
     """
     text = os.environ.get("PORT") or "8000" if given is None else str(given)
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):

@@ -22,7 +22,7 @@ from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer, TcpWSGIServer, UnixWSGIServer
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
-# Whether a process lives and is ready is told by threads of their own: the others may all be waiting for something.
+# Whether a process lives and is ready is answered by threads of their own: the others may all be waiting for something.
 OWN_THREADS = ("/api/health/live", "/api/health/ready")
 PATIENCE = 30.0  # seconds for a request's headers, or without a byte of the answer taken
 SLOWEST = 1000  # bytes a second of a body; what comes slower may take as long as the patience

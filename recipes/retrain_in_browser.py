@@ -5,7 +5,7 @@
 Nothing but the browser talks to the site: the training photos with their captions of the style are uploaded as one zip,
 a run is started with the form's defaults or the options given, its result is put in service, and the front page
 captions a photo before, after, and after the rollback. Screenshots and the new mapper end in NEW_FOLDER; how good that
-is on the photos nobody trained on is told by `recipes.evaluate --mapper`. Needs Chromium and requirements-dev.txt.
+is on the photos nobody trained on is what `recipes.evaluate --mapper` reports. Needs Chromium and requirements-dev.txt.
 """
 
 import argparse

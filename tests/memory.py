@@ -14,7 +14,7 @@ def peak_growth(action: Callable[[], object]) -> float:
         return int(status[status.index(f"{field}:") + 1])
 
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     except OSError:
         pytest.skip("only Linux tells a process its peak memory")
     before = memory("VmRSS")

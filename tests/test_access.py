@@ -148,7 +148,7 @@ def test_the_same_bytes_from_two_people_tell_neither_of_the_other(
         shown, caption = ask(who)
         assert shown["id"] != first["id"]
         assert datetime.fromisoformat(shown["created_at"]) >= asked_at
-        assert caption.encode_ms  # it was looked at anew
+        assert caption.encode_ms  # it was looked at again
         same = {**shown, "id": "", "created_at": ""}
         assert {name for name, value in same.items() if first[name] != value} >= {"file_url"}
     again, caption = ask("owner")

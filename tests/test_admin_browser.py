@@ -188,7 +188,7 @@ def test_a_style_comes_from_nothing_into_service_by_one_button_after_the_other(
     expect(page.get_by_role("button", name="Fine as it is")).to_be_visible()
 
 
-def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_written_anew(
+def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_regenerated(
     page: Page, photo: bytes, engine: CaptionEngine, styles: dict[str, Style]
 ) -> None:
     row = caption("factual", photo, engine)

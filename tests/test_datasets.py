@@ -85,7 +85,7 @@ def test_what_was_there_counts_as_duplicate(style: Style) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_picture_deleted_meanwhile_is_stored_anew(style: Style) -> None:
+def test_a_picture_deleted_meanwhile_is_stored_again(style: Style) -> None:
     batch = queued(style, packed({"a.jsonl": json_lines(pairs())} | pictures()))
     uploads.store(picture(0))
     counter = itertools.count()

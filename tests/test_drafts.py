@@ -151,7 +151,7 @@ def test_captions_pass_drafts_but_not_for_ever(style: Style, engine: CaptionEngi
 # Regenerated captions
 
 
-def test_captions_of_another_version_are_written_anew_and_corrections_stay(
+def test_captions_of_another_version_are_regenerated_and_corrections_stay(
     style: Style, other: MapperVersion, engine: CaptionEngine
 ) -> None:
     rows = captions(style, 3, engine)
@@ -177,7 +177,7 @@ def test_captions_of_another_version_are_written_anew_and_corrections_stay(
         services.rewrite_captions(style=style)
 
 
-def test_what_was_withheld_is_withheld_again_when_it_is_written_anew(
+def test_what_was_withheld_is_withheld_again_when_it_is_regenerated(
     style: Style, other: MapperVersion, engine: CaptionEngine
 ) -> None:
     (row,) = captions(style, 1, engine, min_confidence=1.0)
@@ -190,7 +190,7 @@ def test_what_was_withheld_is_withheld_again_when_it_is_written_anew(
     assert row.withheld["code"] == "low_confidence"
 
 
-def test_more_captions_than_fit_into_one_transaction_are_all_written_anew(
+def test_more_captions_than_fit_into_one_transaction_are_all_regenerated(
     boss: Client, style: Style, other: MapperVersion, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services.drafts, "PART", 2)

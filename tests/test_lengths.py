@@ -1,4 +1,4 @@
-"""Captions that are too long for the language model are told when they are imported."""
+"""Captions that are too long for the language model are reported when they are imported."""
 
 import json
 from pathlib import Path

@@ -173,7 +173,7 @@ def test_labellers_of_before_see_workers_no_longer(database: None) -> None:
     assert groups.get(name="Labellers").permissions.get().codename == "view_caption"
 
 
-def test_what_sqlite_knew_of_a_table_that_is_made_again_is_counted_anew(database: None) -> None:
+def test_what_sqlite_knew_of_a_table_that_is_made_again_is_counted_again(database: None) -> None:
     if connection.vendor != "sqlite":  # PostgreSQL counts by itself
         return
     apps = migrate("captioner", "0028_labelled_captions")

@@ -233,7 +233,7 @@ def test_changed_requirements_are_installed(ready: Repository) -> None:
     assert "Installing" in result.stderr
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(ready: Repository) -> None:
+def test_an_environment_whose_python_is_gone_is_made_again(ready: Repository) -> None:
     for name in ("python", "python3"):
         (ready.root / ".venv/bin" / name).unlink()
         (ready.root / ".venv/bin" / name).symlink_to("/nowhere/python")

@@ -216,7 +216,7 @@ def test_versions_and_imports_go_the_same_way(style: Style, media: Path, tmp_pat
 
 
 def promoted(style: Style, *, in_service: bool = True) -> MapperVersion:
-    """A version of a style, by a file that is no mapper."""
+    """A version of a style, by a file that is not a mapper."""
     version = MapperVersion(style=style, number=1, sha256="0" * 64, origin="trained")
     version.file.save(f"{uuid.uuid4()}.safetensors", ContentFile(b"a mapper"))
     if in_service:

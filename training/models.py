@@ -94,7 +94,7 @@ class Import(OrderedJob):
 
 
 class RejectedRow(models.Model):
-    """A row of an import that is no example, and why."""
+    """A row of an import that is not an example, and why."""
 
     batch = models.ForeignKey(Import, on_delete=models.CASCADE, related_name="refused")
     file = models.CharField(max_length=255)

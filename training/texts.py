@@ -8,7 +8,7 @@ def caption_text(text: str) -> str:
     """A caption as examples keep it: one line, without what no database keeps.
 
     Raises:
-        Refused: it is empty, too long or without a word, or holds what is no character.
+        Refused: it is empty, too long or without a word, or holds what is not a character.
     """
     text = " ".join(text.replace("\0", "").split())
     if not 1 <= len(text) <= 500:

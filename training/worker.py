@@ -179,7 +179,7 @@ class _Training:
         self._file(result.path, report, comparison, judgement, baseline)
 
     def _forget(self) -> None:
-        """Begin anew, with nothing of what an earlier training left."""
+        """Start over, with nothing of what an earlier training left."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.run.curve = []
         retry_on_lost_database(lambda: self.run.checkpoints.all().delete())
@@ -266,7 +266,7 @@ class _Training:
         """Write progress, about once a second.
 
         Raises:
-            Stopped: the run is no more ours, or the process has to end.
+            Stopped: the run is no longer ours, or the process has to end.
         """
         if self.stopping():
             raise Stopped

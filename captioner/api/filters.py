@@ -81,7 +81,7 @@ class Pages(CursorPagination):
         self.refuse_unknown(request, view)
         try:
             rows: list[Any] | None = super().paginate_queryset(queryset, request, view)
-        except (BadValue, OverflowError) as error:  # a position that is no time
+        except (BadValue, OverflowError) as error:  # a position that is not a time
             raise _bad_cursor() from error
         return rows
 

@@ -86,7 +86,7 @@ class ImageViewSet(ApiViewSet):
         """The album that a list is narrowed to.
 
         Raises:
-            ValidationError: this is no id.
+            ValidationError: this is not an id.
             Refused: the viewer has no such album.
         """
         given = request.query_params.get("album", "")

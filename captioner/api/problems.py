@@ -48,7 +48,7 @@ def problem(status: int, code: str, detail: str, **extra: Any) -> JsonResponse:
 
 
 def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
-    """The answer to an exception in an API view; None where it is unforeseen, which Django then logs."""
+    """The answer to an exception in an API view; None where it is unexpected, which Django then logs."""
     if isinstance(error, Refused):
         return _problem_of(error)
     if isinstance(error, exceptions.ValidationError):
@@ -77,7 +77,7 @@ def handle(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
 
 
 def outage(error: BaseException | None) -> Refused | None:
-    """The answer where the machine and not the request is to blame for an exception; None where it is unforeseen."""
+    """The answer where the machine and not the request is to blame for an exception; None where it is unexpected."""
     if error is None:
         return None
     full = isinstance(error, OSError) and is_full(error)

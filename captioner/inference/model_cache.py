@@ -104,7 +104,7 @@ class ModelCache:
             except Postponed:
                 raise
             except Exception as error:  # an older version stays in service
-                if is_out_of_memory(error):  # which is no fault of the version
+                if is_out_of_memory(error):  # which is not the version's fault
                     return self._too_large(version, error)
                 message = f"{type(error).__name__}: {cause_of(error)}"[:500]
                 if version.load_error != message:

@@ -69,7 +69,7 @@ class Failure:
     """What went wrong with a claimed row: a stable code, and a sentence that anybody may read.
 
     Args:
-        own: it is proven to be the row's own fault, such as bytes that are there and are no picture.
+        own: it is proven to be the row's own fault, such as bytes that are there and are not a picture.
         others_succeeded: the same worker brought others as far at the same time.
     """
 

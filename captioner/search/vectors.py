@@ -82,7 +82,7 @@ class VectorFile:
             images.append(np.array(block["image"]))
             cosines.append((part @ unit) * block["scale"])
         found = np.concatenate(cosines)
-        if not (np.abs(found) < 1.01).all():  # nor is what is no number
+        if not (np.abs(found) < 1.01).all():  # nor is what is not a number
             raise BrokenIndex(f"{self.path} holds vectors whose length is not 1")
         # Beyond, it depends on where in a block a row is, and equal ones would not stay in their order.
         return np.concatenate(images), found.round(5)

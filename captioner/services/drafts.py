@@ -32,7 +32,7 @@ def compare_versions(
     """Have each of the versions, in service or not, write about each of the images; wake the workers on commit.
 
     Raises:
-        Refused: nothing to compare or too much of it, or a file that is no picture; then nothing was queued.
+        Refused: nothing to compare or too much of it, or a file that is not a picture; then nothing was queued.
     """
     for what, given in {"versions": versions, "photos": images}.items():
         if not 1 <= len(given) <= MOST_COMPARED[what]:

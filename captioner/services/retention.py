@@ -124,7 +124,7 @@ def count_rows() -> None:
         cursor.execute("ANALYZE sqlite_schema")
 
 
-def count_rows_anew(plan: Sequence[object] = (), **_: Any) -> None:
+def count_rows_again(plan: Sequence[object] = (), **_: Any) -> None:
     """The same after a `migrate` that applied the migrations of `plan`: where SQLite had to make a table again, as for
     most changes, what it knew of it is lost."""
     if plan:

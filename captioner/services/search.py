@@ -67,7 +67,7 @@ class SearchResult:
 
     def place_after(self, cursor: str) -> int | None:
         """Where the page begins that a cursor names: behind its hit, or at its place where that is gone; None, if it
-        is no cursor."""
+        is not a cursor."""
         if not cursor:
             return 0
         place, _, key = cursor.partition("~")
@@ -100,7 +100,7 @@ def search_captions(
 ) -> CaptionQuerySet:
     """Of what the viewer's lists show, the captions that hold every word of `text`, as written by the model or a
     person, in the style of this slug, of this status, unsure, of the photos in this album of the viewer's, with `name`
-    in their file's name, and requested `since` one moment and `before` another; an empty value is no filter."""
+    in their file's name, and requested `since` one moment and `before` another; an empty value is not a filter."""
     captions = visible_captions(viewer)
     if name:
         captions = captions.filter(name__icontains=name.replace("\0", ""))

@@ -121,7 +121,7 @@ def filters_of(request: HttpRequest) -> dict[str, Any]:
 
 
 def _day(text: str, *, after: int = 0) -> datetime | None:
-    """When a day begins here, or the one so many days after it; None if the text is no day."""
+    """When a day begins here, or the one so many days after it; None if the text is not a day."""
     try:
         day = datetime.combine(date.fromisoformat(text) + timedelta(days=after), time())
         return timezone.make_aware(day).astimezone(UTC)

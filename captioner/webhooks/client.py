@@ -165,7 +165,7 @@ def deliver(url: str, secret: str, message_id: str, payload: dict[str, Any], pre
 def _post(parts: SplitResult, body: bytes, headers: dict[str, str]) -> int:
     """The status of the answer; the rest of it does not matter, might never end and is not read.
 
-    A socket's timeout begins anew with every byte. Here it is what is left of the whole time, so that nobody is kept
+    A socket's timeout starts again with every byte. Here it is what is left of the whole time, so that nobody is kept
     busy by an answer that drips.
     """
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a photo's name may hold what is no text
+            stream.reconfigure(errors="backslashreplace")  # a photo's name may hold what is not text
     try:
         return int(options.run(options))
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """Objects that captions name, and whether they are there: hallucination in the sense of CHAIR (arXiv 1809.02156).
 
 The objects are the 80 categories of COCO. A caption names one by any of the words below, in singular or plural; longer
-names win over shorter ones, so that a hot dog is no dog and a train track no train. What is there is what the other
+names win over shorter ones, so that a hot dog is not a dog and a train track no train. What is there is what the other
 captions of the photo name. (The paper also asks COCO's outlines, which photos of one's own do not have.) The names and
 rules are this project's own, so figures are near those of the paper's list but not the same.
 """

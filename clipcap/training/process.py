@@ -21,7 +21,7 @@ def main(handed: str, address: str) -> None:
     try:
         with Client(address, "AF_UNIX") as starter:
             _take_part(handed, starter)
-    except (EOFError, ConnectionError, FileNotFoundError):  # nor will those find it that torch starts anew
+    except (EOFError, ConnectionError, FileNotFoundError):  # nor will those find it that torch starts again
         sys.exit("the process that started the training has gone")
 
 

@@ -65,7 +65,7 @@ def test_staff_give_a_reason_for_what_is_not_theirs(client: Client, images: list
     assert AuditEntry.objects.filter(action="deleted", detail__startswith="asked to").count() == 2
 
 
-def test_selected_photos_are_captioned_anew_in_one_style(ada: Client, images: list[Image], settings: Any) -> None:
+def test_selected_photos_are_captioned_again_in_one_style(ada: Client, images: list[Image], settings: Any) -> None:
     answer = ada.post(reverse("selected-caption"), {"photo": keys(images[:2]), "styles": "romantic"})
     made = Caption.objects.filter(status="queued")
     assert {(caption.image, caption.style.slug) for caption in made} == {(image, "romantic") for image in images[:2]}

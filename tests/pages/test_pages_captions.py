@@ -107,7 +107,7 @@ def test_credit_stands_beside_an_example(client: Client, styles: dict[str, Style
 # Changing a caption
 
 
-def test_a_correction_is_shown_beside_what_the_machine_wrote(
+def test_a_correction_is_shown_beside_the_original_caption(
     signed_in: Client, viewer: Viewer, caption: Caption
 ) -> None:
     finish(caption)

@@ -184,7 +184,7 @@ def test_a_run_that_a_lost_worker_left_behind_is_in_nobodys_way(factual: Style) 
     assert run.status == Status.QUEUED
 
 
-def test_a_run_whose_state_was_pruned_begins_anew_and_shows_nothing_of_before(
+def test_a_run_whose_state_was_pruned_starts_over_and_shows_nothing_of_before(
     factual: Style, engine: CaptionEngine
 ) -> None:
     run = services.start_run(style=factual, options={**QUICK, "epochs": 3, "start": "scratch", "layers": 1})
@@ -212,7 +212,7 @@ def test_a_run_whose_worker_has_no_room_for_the_version_in_service_is_handed_bac
     assert "CLIPCAP_MODEL_CACHE_BYTES" in run.failures[-1]["detail"]
 
 
-def test_a_resumed_run_whose_examples_were_deleted_begins_anew(factual: Style, engine: CaptionEngine) -> None:
+def test_a_resumed_run_whose_examples_were_deleted_starts_over(factual: Style, engine: CaptionEngine) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
     TrainingEngine(engine, stopping=run.checkpoints.exists).work()
     assert (services.run_folder(run) / "state.pt").exists()

@@ -35,7 +35,7 @@ def index() -> VectorFile:
     return meaning._index(ENCODER)
 
 
-def test_a_broken_index_is_made_anew(style: Style, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_index_is_made_again(style: Style, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     image = photo(style, "it", direction(0))
     known("dog", direction(0))
     assert by(search("dog")) == {image.pk: ("meaning",)}
@@ -45,7 +45,7 @@ def test_a_broken_index_is_made_anew(style: Style, worker: Worker, caplog: pytes
     assert "rebuilt" in caplog.text
 
 
-def test_an_index_of_another_database_is_made_anew(style: Style, worker: Worker) -> None:
+def test_an_index_of_another_database_is_made_again(style: Style, worker: Worker) -> None:
     with transaction.atomic():
         photo(style, "it", direction(0))
         known("dog", direction(0))

@@ -213,7 +213,7 @@ def test_what_nobody_begins_before_its_deadline_fails(engine: CaptionEngine) -> 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_shift_that_ends_hands_back_what_it_cannot_finish(
+def test_a_worker_process_that_ends_hands_back_what_it_cannot_finish(
     engine: CaptionEngine, instead: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_process, "GRACE", 0.1)
@@ -242,7 +242,7 @@ def test_a_shift_that_ends_hands_back_what_it_cannot_finish(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_shift_works_until_it_is_stopped_and_survives_what_goes_wrong(
+def test_a_worker_process_works_until_it_is_stopped_and_survives_what_goes_wrong(
     engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, failures = engine.work, iter([OSError("the storage is away"), ValueError("a bug")])

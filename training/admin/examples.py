@@ -42,7 +42,7 @@ class ExampleForm(ModelForm):  # type: ignore[type-arg]  # generic for type chec
             return
         field.help_text = "Another one? Open it under Images and press “Use as an example”."
         photos = list(Image.objects.all()[:OFFERED])
-        with suppress(ValidationError):  # of what is no id
+        with suppress(ValidationError):  # of what is not an id
             photos = list(dict.fromkeys([*Image.objects.filter(pk=self["image"].value()), *photos]))
         field.widget = RadioSelect(choices=[(photo.pk, _to_choose(photo)) for photo in photos])
 

@@ -1,4 +1,4 @@
-"""Which of a dataset's files say which picture has which captions, told by their content."""
+"""Which of a dataset's files say which picture has which captions, recognised by their content."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def columns_of(files: DatasetFiles) -> list[Column]:
     for name in others[:LOOKED_AT]:
         if files.size(name) > MAX_ANNOTATIONS:
             continue
-        with suppress(Refused):  # that is told elsewhere
+        with suppress(Refused):  # that is reported elsewhere
             for column in _columns(files, name):
                 found.setdefault(column.name, column)
     return list(found.values())[:MOST]

@@ -168,7 +168,7 @@ class _Importer:
         with ExitStack() as stack:
             try:
                 path = Path(file.path)
-            except NotImplementedError:  # the storage is no folder here, and a zip has to be read from its end
+            except NotImplementedError:  # the storage is not a folder here, and a zip has to be read from its end
                 copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="clipcap-import-"))
                 with file.open("rb") as stored:
                     for part in stored.chunks():

@@ -51,7 +51,7 @@ def folded(name: str) -> str:
 
 
 class _Index:
-    """Names by what they have in common with a reference, told from their ends."""
+    """Names by what they have in common with a reference, read from their ends."""
 
     def __init__(self, names: Iterable[str], spelled: Callable[[str], str]) -> None:
         self._spelled = spelled

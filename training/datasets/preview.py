@@ -140,7 +140,7 @@ def _thumbnail(files: DatasetFiles, name: str) -> str:
     """A picture among the files, small, as a data: URL.
 
     Raises:
-        Refused: it is no picture, or cannot be read.
+        Refused: it is not a picture, or cannot be read.
     """
     try:
         with files.open(name) as file:

@@ -28,7 +28,7 @@ def lines(file: BinaryIO, name: str, check: Callable[[], None]) -> Iterator[str]
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
-        if number % 1000 == 0:  # empty lines are no rows
+        if number % 1000 == 0:  # empty lines are not rows
             check()
         if len(line) > MAX_LINE:
             raise Refused(
@@ -57,7 +57,7 @@ def entries(file: BinaryIO, name: str, check: Callable[[], None]) -> Iterator[tu
     of characters, which Python writes itself, are values like others.
 
     Raises:
-        Refused: it is no JSON, or an entry is too long.
+        Refused: it is not JSON, or an entry is too long.
     """
     text = _JsonReader(file, name, check)
     if text.next() == "[":
@@ -96,7 +96,7 @@ class _JsonReader:
         self._count = 0
 
     def next(self) -> str:
-        """The next letter that is no blank, "" at the end."""
+        """The next letter that is not a blank, "" at the end."""
         while True:
             match = _BLANK.match(self._text, self._place)
             assert match is not None
@@ -153,7 +153,7 @@ class _JsonReader:
 
     def _more(self) -> None:
         self._check()
-        # As much again as there is, so that a long value is not begun anew too often.
+        # As much again as there is, so that a long value is not begun again too often.
         rest = self._text[self._place :]
         data = self._file.read(max(_CHUNK, len(rest)))
         try:

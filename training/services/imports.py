@@ -40,7 +40,7 @@ def start_import(
     if not file.size:
         raise Refused("empty_file", "the file is empty; choose another", status=422)
     batch = _import(style, captioner_services.tidy_name(name), keys, person)
-    stored = str(uuid.uuid4())  # what it holds is told by its content
+    stored = str(uuid.uuid4())  # what it holds is recognised by its content
     try:
         # Before the transaction, which on SQLite keeps all other writers waiting.
         batch.file.save(stored, file, save=False)
@@ -102,7 +102,7 @@ def start_folder_import(
         keys, holder: as in `start_import`.
 
     Raises:
-        Refused: it is no folder, or the style is archived.
+        Refused: it is not a folder, or the style is archived.
     """
     folder = folder.resolve()
     name = str(folder)

@@ -55,7 +55,7 @@ class Command(BaseCommand):
             if options["encoder"]:
                 checkpoint = replace(checkpoint, encoder=options["encoder"])
             holds = gpt2_sizes(checkpoint.weights)
-            encoder = Encoder.load(settings.ENCODER, device="cpu")  # takes longest, and what is no mapper needs none
+            encoder = Encoder.load(settings.ENCODER, device="cpu")  # takes longest, and what is not a mapper needs none
             captioner = Captioner(encoder, lm)
             model = captioner.adopt(checkpoint)
             original = is_original(options["file"])

@@ -60,12 +60,12 @@ class Annotations:
         """What it says, one caption after the other, in the same order every time.
 
         Raises:
-            Refused: the file cannot be read on; all that can be told row by row is told in the rows instead.
+            Refused: the file cannot be read on; all that can be reported row by row is reported in the rows instead.
         """
         raise NotImplementedError
 
     def objects(self, section: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        """The entries of one list of a JSON file, numbered from 1; None for one that is no object.
+        """The entries of one list of a JSON file, numbered from 1; None for one that is not an object.
 
         Raises:
             Refused: see `entries`.
@@ -86,12 +86,12 @@ class Unreadable(Annotations):
         self.problem = problem
 
     def rows(self) -> Iterator[Row]:
-        """The problem, so that it is told beside what others say."""
+        """The problem, so that it is reported beside what others say."""
         yield Row(1, problem=self.problem)
 
 
 def no_object(line: int) -> Row:
-    """The row of an entry that is no JSON object."""
+    """The row of an entry that is not a JSON object."""
     return Row(line, problem="this is not a JSON object")
 
 

@@ -25,7 +25,7 @@ class Coco(Annotations):
 
     @staticmethod
     def fits(section: str, entry: Any, keys: Keys) -> bool:
-        """Whether the file is told by this entry to be one of COCO's."""
+        """Whether this entry shows that the file is one of COCO's."""
         return section == "annotations" and isinstance(entry, dict) and "caption" in entry
 
     def rows(self) -> Iterator[Row]:

@@ -26,7 +26,7 @@ class Tokens(Annotations):
 
     @staticmethod
     def fits(name: str, head: str) -> bool:
-        """Whether the file's first line is of this kind. Flickr8k.lemma.token.txt has lemmas, which are no captions."""
+        """Whether the file's first line is of this kind. Flickr8k.lemma.token.txt has lemmas and not captions."""
         return ".lemma." not in name.lower() and bool(_TOKEN.match(head.lstrip()))
 
     def rows(self) -> Iterator[Row]:

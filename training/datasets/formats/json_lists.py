@@ -42,7 +42,7 @@ class JsonList(Annotations):
 
     @staticmethod
     def fits(section: str, entry: Any, keys: Keys) -> bool:
-        """Whether the file is told by this entry to be such a list."""
+        """Whether this entry shows that the file is such a list."""
         return section == "" and fits(entry, keys)
 
     def rows(self) -> Iterator[Row]:

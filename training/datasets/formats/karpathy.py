@@ -16,7 +16,7 @@ class Karpathy(Annotations):
 
     @staticmethod
     def fits(section: str, entry: Any, keys: Keys) -> bool:
-        """Whether the file is told by this entry to be one of these."""
+        """Whether this entry shows that the file is one of these."""
         return section == "images" and isinstance(entry, dict) and "sentences" in entry
 
     def rows(self) -> Iterator[Row]:

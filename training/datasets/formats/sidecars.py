@@ -23,7 +23,7 @@ class Sidecar(Annotations):
         self.picture, self.problem = picture, problem
 
     def rows(self) -> Iterator[Row]:
-        """See `Annotations`; it is one of many, so that what is wrong with it as a whole is told as a row, too."""
+        """See `Annotations`; it is one of many, so that what is wrong with it as a whole is reported as a row, too."""
         if self.problem:
             yield Row(1, problem=self.problem)
             return
