@@ -28,6 +28,7 @@ class Acting:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """Answer the request, of which entries are recorded meanwhile."""
         token = _request.set(request)
         try:
             return self.get_response(request)

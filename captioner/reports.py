@@ -64,6 +64,7 @@ class VersionReport(Report):
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Self:
+        """What a column contains, its parts too."""
         parts: dict[str, Any] = {
             name: Evaluated.read(stored[name]) for name in ("candidate", "active") if stored.get(name)
         }

@@ -34,6 +34,7 @@ class SaneInput:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """Answer the request, or refuse a NUL in it."""
         # Looked for before the view: a download that is streamed asks the database when its status is sent already.
         if _of_a_page(request) and ("%00" in request.META["QUERY_STRING"] or "\0" in request.path_info):
             return bad_request(request, BadRequest())

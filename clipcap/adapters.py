@@ -111,7 +111,7 @@ class Mixture:
         self._arrange()
 
     def select(self, sources: Tensor) -> None:
-        """Go on with rows `sources`."""
+        """Go on with rows `sources` (L,) of those before."""
         rows = self.rows[sources]
         if not torch.equal(rows, self.rows):  # most steps of a search stay within the rows of a photo
             self.rows = rows

@@ -48,7 +48,7 @@ class OneByOne(nn.Module):
 
 
 def first(out: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The embeddings of what a tower gives: CoCa's adds its tokens."""
+    """The embeddings (B, E) of what a tower gives: CoCa's adds its tokens."""
     return out[0] if isinstance(out, tuple) else out
 
 

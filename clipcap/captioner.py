@@ -222,7 +222,7 @@ class Captioner:
     def candidates(
         self, embeddings: Tensor, models: Sequence[ClipCaptionModel], ways: Sequence[DecodingOptions]
     ) -> list[list[Candidate]]:
-        """What is written about each of B embeddings in all of `ways`, every text once; see `caption`."""
+        """What is written about each of (B, E) embeddings in all of `ways`, every text once; see `caption`."""
         written = self._written(embeddings, models, ways, self.between)
         return [
             self._different(hypotheses, self.stop_id(model.mapper))

@@ -79,7 +79,7 @@ class Mapper(nn.Module):
         raise NotImplementedError
 
     def project(self, embeddings: Tensor) -> Tensor:
-        """(B, E) -> (B, K, D)"""
+        """(B, E) embeddings, normalized where the mapper asks for it -> (B, K, D) prefixes."""
         raise NotImplementedError
 
 
@@ -95,9 +95,11 @@ class MLPMapper(Mapper):
 
     @property
     def first_layer(self) -> nn.Linear:
+        """The layer that reads the embedding."""
         return self.hidden
 
     def project(self, embeddings: Tensor) -> Tensor:
+        """(B, E) embeddings -> (B, K, D) prefixes."""
         prefix: Tensor = self.out(torch.tanh(self.hidden(embeddings)))
         return prefix.view(-1, self.config.prefix_length, self.config.lm_size)
 
@@ -115,9 +117,11 @@ class TransformerMapper(Mapper):
 
     @property
     def first_layer(self) -> nn.Linear:
+        """The layer that reads the embedding."""
         return self.linear
 
     def project(self, embeddings: Tensor) -> Tensor:
+        """(B, E) embeddings -> (B, K, D) prefixes."""
         clip = self.linear(embeddings).view(-1, self.config.clip_length, self.config.lm_size)
         x = torch.cat([clip, self.constant.expand(len(clip), -1, -1)], dim=1)  # (B, C + K, D)
         for block in self.blocks:

@@ -43,6 +43,7 @@ class Failure(Exception):
 
 
 def main() -> None:
+    """Run the demo as the command line says."""
     parser = argparse.ArgumentParser(prog="./run demo", description="Set up and run the whole site on this machine.")
     parser.add_argument("--port", type=int, default=None, help="8000, or PORT of the environment; 0 for any free one")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s: this machine only)")

@@ -39,6 +39,7 @@ def scores_drawn(versions: list[MapperVersion]) -> SafeString:
 
 
 def scores_of(versions: list[MapperVersion]) -> dict[str, dict[str, float]]:
+    """The versions' scores by metric, then by version; without those that were not computed."""
     found = {metric: {str(v): dashboard.score(v, metric) for v in versions} for metric in METRICS}
     known = {m: {v: s for v, s in scores.items() if s is not None} for m, scores in found.items()}
     return {metric: scores for metric, scores in known.items() if scores}
@@ -63,6 +64,7 @@ def written_by(versions: list[MapperVersion], photos: int = 24) -> list[dict[str
 
 
 def standing(request: DraftRequest) -> dict[str, Any]:
+    """How far a comparison is, and what its page shows of it."""
     counts = dict(request.drafts.values_list("status").annotate(count=Count("pk")))
     total, left = sum(counts.values()), sum(counts.get(status, 0) for status in UNFINISHED) + request.listing
     failed = request.drafts.filter(status=Status.FAILED).first()

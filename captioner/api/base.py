@@ -45,6 +45,7 @@ SEARCH = OpenApiParameter("search", str, description="words that its text, or a 
 
 
 def header(name: str, type_: Any, description: str, *statuses: int) -> OpenApiParameter:
+    """A header of the answers with these statuses, for the API's document."""
     return OpenApiParameter(name, type_, OpenApiParameter.HEADER, description=description, response=list(statuses))
 
 
@@ -103,6 +104,7 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def once(request: Request, viewer: Viewer, data: dict[str, Any]) -> services.IdempotencyKey | None:
+    """The request's Idempotency-Key, with whose it is and what was asked; None without one."""
     key = idempotency_key(request)
     if key is None:
         return None

@@ -17,6 +17,7 @@ class WritesThrottle(SimpleRateThrottle):
         """The rate depends on who calls."""
 
     def allow_request(self, request: Request, view: Any) -> bool:
+        """Whether the request is within the rate, or need not be counted."""
         if request.method in SAFE_METHODS or (request.user.is_authenticated and view.action != "create"):
             return True
         return self.count(request)
@@ -29,6 +30,7 @@ class WritesThrottle(SimpleRateThrottle):
         return bool(super().allow_request(request, None))
 
     def get_cache_key(self, request: Any, view: Any) -> str:
+        """By user, or by address without one."""
         who = request.user.pk if request.user.is_authenticated else self.get_ident(request)
         return f"throttle:{self.what}:{self.scope}:{who}"
 

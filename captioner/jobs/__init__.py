@@ -1,0 +1,1 @@
+"""Queued rows, and what wakes those who work on them."""

@@ -36,6 +36,8 @@ FAILURES_KEPT = 20  # of a row, the newest
 
 
 class Status(models.TextChoices):
+    """How far a queued row is."""
+
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -109,6 +111,7 @@ class JobQuerySet(models.QuerySet[J]):
             return rows.update(**changes)
 
     def unfinished(self) -> Self:
+        """Rows that are queued or running."""
         return self.filter(status__in=UNFINISHED)
 
     def ready(self, now: datetime) -> Self:
@@ -286,6 +289,7 @@ class Job(models.Model):
 
     @property
     def finished(self) -> bool:
+        """Whether it has succeeded, failed or been canceled."""
         return self.status in FINISHED
 
     def _record(self, **changes: Any) -> bool:

@@ -12,9 +12,11 @@ class AuditEntries(models.QuerySet["AuditEntry"]):
     """Entries can be read and added."""
 
     def update(self, **_: Any) -> int:
+        """Refused: history is never rewritten."""
         raise TypeError("the audit log cannot be changed")
 
     def delete(self) -> tuple[int, dict[str, int]]:
+        """Refused: history is never rewritten."""
         raise TypeError("the audit log cannot be changed")
 
 
@@ -63,4 +65,5 @@ class AuditEntry(models.Model):
         super().save(*args, **kwargs)
 
     def delete(self, *_: Any, **__: Any) -> tuple[int, dict[str, int]]:
+        """Refused: history is never rewritten."""
         raise TypeError("the audit log cannot be changed")

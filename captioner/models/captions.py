@@ -55,6 +55,8 @@ class CaptionRequest(models.Model):
 
 
 class CaptionQuerySet(JobQuerySet["Caption"]):
+    """Captions, claimed by turn."""
+
     order = ("turn", "rank_at", "pk")
 
 

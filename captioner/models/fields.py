@@ -17,6 +17,7 @@ class FiniteField(models.FloatField):  # type: ignore[type-arg]
         return name, "django.db.models.FloatField", args, kwargs
 
     def from_db_value(self, value: float | None, *_: Any) -> float | None:
+        """The number, or None where it is none."""
         return value if value is not None and math.isfinite(value) else None
 
 
@@ -24,6 +25,7 @@ class ProbabilityField(FiniteField):
     """A float that reads as None where what is stored is not a probability."""
 
     def from_db_value(self, value: float | None, *_: Any) -> float | None:
+        """The probability, or None where the number is none."""
         return probability(value)
 
 

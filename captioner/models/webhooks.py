@@ -33,6 +33,8 @@ class WebhookHost(models.Model):
 
 
 class DeliveryQuerySet(JobQuerySet["WebhookDelivery"]):
+    """Deliveries, claimed by when they are due."""
+
     order = ("not_before", "pk")
 
     def ready(self, now: datetime) -> DeliveryQuerySet:

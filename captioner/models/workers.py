@@ -33,6 +33,7 @@ class Queue(models.Model):
 
     @classmethod
     def is_paused(cls, name: str) -> bool:
+        """Whether the workers of a queue are to claim nothing."""
         return cls.objects.filter(name=name, paused=True).exists()
 
 

@@ -1,0 +1,1 @@
+"""Search by meaning: an index of embeddings on each machine."""

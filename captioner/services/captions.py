@@ -303,6 +303,11 @@ def tidy_name(name: str) -> str:
 
 
 def stored_image(image: Upload | Image, place: int, sender: str) -> Image:
+    """An upload, stored, or the image that was stored before.
+
+    Raises:
+        Refused: it is not a picture within the limits; `index` and `name` say which of the uploads it is.
+    """
     if isinstance(image, Image):
         return image
     try:

@@ -127,6 +127,7 @@ def own_images(viewer: Viewer, pks: Iterable[uuid.UUID]) -> set[uuid.UUID]:
 
 
 def with_parts(captions: CaptionQuerySet) -> CaptionQuerySet:
+    """The captions with what is shown of them, in a few queries."""
     return captions.select_related("image", "style", "version__style").prefetch_related("corrections__author")
 
 
@@ -138,4 +139,5 @@ def with_captions(requests: QuerySet[CaptionRequest]) -> QuerySet[CaptionRequest
 
 
 def not_found(what: str, pk: uuid.UUID | str) -> Refused:
+    """The error for what is not there, or not for this viewer: these are not distinguished."""
     return Refused("not_found", f"{what} {pk} was not found, or you don't have access", status=404)

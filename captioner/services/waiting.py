@@ -40,6 +40,11 @@ def place_to_wait() -> Iterator[bool]:
 
 
 def wait_while(unfinished: Callable[[], bool], seconds: float) -> bool:
+    """Wait for up to so many seconds.
+
+    Returns:
+        Whether it has finished.
+    """
     ends, pause = time.monotonic() + seconds, 0.02
     while unfinished():
         if time.monotonic() >= ends:

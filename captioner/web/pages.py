@@ -70,6 +70,7 @@ def refusal(request: HttpRequest, error: Refused) -> HttpResponse:
 
 
 def wants_json(request: HttpRequest) -> bool:
+    """Whether a page's script asks, and not a browser."""
     return request.headers.get("Accept") == "application/json"
 
 
@@ -106,6 +107,7 @@ def in_service() -> list[Style]:
 
 
 def filters_of(request: HttpRequest) -> dict[str, Any]:
+    """The gallery's filters, as `services.search_captions` takes them."""
     given = request.GET
     return {
         "text": given.get("q", ""),
@@ -182,6 +184,7 @@ def so_many(count: int) -> str:
 
 
 def as_uuid(text: str) -> uuid.UUID | None:
+    """An id in an address or a form; None if it is not one."""
     try:
         return uuid.UUID(text)
     except ValueError:

@@ -1,0 +1,1 @@
+"""Sending to addresses that users name."""

@@ -1,0 +1,1 @@
+"""How good captions are: scores, verdicts and confidence."""

@@ -69,6 +69,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
 ) -> None:
+    """Write a run's state and weights to `path`, in one file that is there whole or not at all."""
     stored = {
         "run": run,
         "state": dataclasses.asdict(state),

@@ -107,9 +107,7 @@ def test_credit_stands_beside_an_example(client: Client, styles: dict[str, Style
 # Changing a caption
 
 
-def test_a_correction_is_shown_beside_the_original_caption(
-    signed_in: Client, viewer: Viewer, caption: Caption
-) -> None:
+def test_a_correction_is_shown_beside_the_original_caption(signed_in: Client, viewer: Viewer, caption: Caption) -> None:
     finish(caption)
     fragment = body(signed_in.post(f"/captions/{caption.pk}/correct/", {"text": "a brick wall"}, headers=HTMX))
     assert "a brick wall" in fragment
