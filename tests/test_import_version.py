@@ -146,7 +146,7 @@ def test_the_authors_checkpoints_imported_in_the_admin_write_their_tokens_throug
     assert "Filed as plain v1: a mapper and a language model of its own" in page
     version = style.versions.get()
     boss.post(reverse("admin:captioner_mapperversion_promote", args=[version.pk]), {"reason": "the authors'"})
-    assert (style.active_version, version.config["normalize"]) == (version, normalize == "yes")
+    assert (style.version_in_service, version.config["normalize"]) == (version, normalize == "yes")
 
     by_the_service, embeddings = written_in_both_ways(engine)
     theirs = read_original(path, normalize=normalize == "yes", heads=8)
