@@ -300,16 +300,15 @@ class StyleAdmin(AdminWithPages):
             drafts = captioner_services.rewrite_captions(style=style, person=request.user)
             self.log_change(request, style, "had its captions regenerated")
             return redirect("admin:captioner_draftrequest_change", drafts.pk)
-        count = so_many(counted(captioner_services.to_rewrite(style, style.version_in_service)))
+        count = so_many(counted(captioner_services.to_rewrite(style, now := style.version_in_service)))
         return self.page(
             request,
             "admin/form_page.html",
             f"Regenerate the captions of {style}?",
             form=Form(),
             button="Regenerate captions",
-            text=f"{count} captions were written by another version than the one in service, "
-            f"{style.version_in_service}. Each keeps its text until the new one is ready, and people's corrections "
-            "stay. Captions that someone is waiting for go first.",
+            text=f"{count} captions were written by another version than {now}, which is in service. Each keeps its "
+            "text until the new one is ready, and corrections stay. Captions that someone is waiting for go first.",
             up=style,
         )
 
