@@ -69,7 +69,7 @@ def test_a_style_is_retrained_for_other_models_and_judged_against_today_while_to
 
 
 def test_a_style_keeps_the_kind_of_model_that_it_has_today(dataset: Style, tomorrow: Base) -> None:
-    today = dataset.active_version
+    today = dataset.version_in_service
     assert today is not None
     today.config |= {"language_model": "adapters", "rank": 3, "targets": "mlp"}
     today.save()
