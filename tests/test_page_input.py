@@ -116,7 +116,7 @@ def test_every_page_answers_whatever_it_is_asked_and_sent(where: tuple[Client, d
         count = len(pattern.converters) or len(pattern.regex.groupindex)
         ids |= st.lists(NASTY, min_size=count, max_size=count).map(partial(address_of, name, address))
     queries = st.dictionaries(st.sampled_from(names), NASTY, max_size=3)
-    bodies = st.none()
+    bodies: st.SearchStrategy[dict[str, Any] | None] = st.none()
     if "POST" in ADDRESSES[name]:
         bodies = st.dictionaries(st.sampled_from(names), st.one_of(NASTY, st.lists(NASTY, max_size=3), FILES))
 
