@@ -64,7 +64,7 @@ def rewritten(style: Style, version: MapperVersion) -> DraftRequest:
     return services.rewrite_captions(style=style)
 
 
-def active(style: Style) -> MapperVersion:
+def in_service(style: Style) -> MapperVersion:
     version = style.version_in_service
     assert version
     return version
@@ -76,7 +76,7 @@ def active(style: Style) -> MapperVersion:
 def test_versions_in_service_or_not_write_about_the_same_photos(
     style: Style, styles: dict[str, Style], other: MapperVersion, engine: CaptionEngine
 ) -> None:
-    versions = [active(style), other]
+    versions = [in_service(style), other]
     request = services.compare_versions(versions=versions, images=uploads(2))
     assert engine.work() == 4
     drafts = {(d.image.sha256, d.version): d for d in request.drafts.all()}
@@ -91,10 +91,10 @@ def test_versions_in_service_or_not_write_about_the_same_photos(
 
 
 def test_a_draft_keeps_what_its_prefix_says_and_photos_have_different_ones(style: Style, engine: CaptionEngine) -> None:
-    request = services.compare_versions(versions=[active(style)], images=uploads(2))
+    request = services.compare_versions(versions=[in_service(style)], images=uploads(2))
     engine.work()
     first, second = request.drafts.all()
-    assert len(first.prefix_words) == active(style).config["prefix_length"] == 8
+    assert len(first.prefix_words) == in_service(style).config["prefix_length"] == 8
     for words in first.prefix_words:
         likenesses = [likeness for _, likeness in words]
         assert likenesses == sorted(likenesses, reverse=True)
@@ -118,9 +118,9 @@ def test_a_version_that_cannot_be_loaded_waits_alone_and_says_why(
     style: Style, other: MapperVersion, engine: CaptionEngine
 ) -> None:
     other.file.storage.delete(str(other.file.name))
-    request = services.compare_versions(versions=[active(style), other], images=uploads(1))
+    request = services.compare_versions(versions=[in_service(style), other], images=uploads(1))
     engine.work()
-    assert request.drafts.get(version=active(style)).status == Status.SUCCEEDED
+    assert request.drafts.get(version=in_service(style)).status == Status.SUCCEEDED
     waiting = request.drafts.get(version=other)
     (failure,) = waiting.failures
     assert (waiting.status, failure["code"]) == (Status.QUEUED, "version_unavailable")
@@ -130,16 +130,16 @@ def test_a_version_that_cannot_be_loaded_waits_alone_and_says_why(
 
 def test_too_much_or_nothing_to_compare_is_refused(style: Style, settings: Any) -> None:
     with pytest.raises(Refused, match="between 1 and 24 photos"):
-        services.compare_versions(versions=[active(style)], images=[])
+        services.compare_versions(versions=[in_service(style)], images=[])
     with pytest.raises(Refused, match="between 1 and 6 versions"):
         services.compare_versions(versions=[], images=uploads(1))
     with pytest.raises(Refused, match="this is not a picture"):
-        services.compare_versions(versions=[active(style)], images=[services.Upload(b"nonsense")])
+        services.compare_versions(versions=[in_service(style)], images=[services.Upload(b"nonsense")])
     assert not DraftRequest.objects.exists()
 
 
 def test_captions_pass_drafts_but_not_for_ever(style: Style, engine: CaptionEngine) -> None:
-    request = services.compare_versions(versions=[active(style)], images=uploads(1))
+    request = services.compare_versions(versions=[in_service(style)], images=uploads(1))
     waiting = request.drafts.get()
     for turn in range(1, DRAFTS_FIRST + 1):
         services.request_captions(viewer=Viewer(), images=uploads(1), styles=["factual"], options={"method": "greedy"})
@@ -223,7 +223,7 @@ def test_captions_are_written_by_the_version_that_was_in_service_when_it_was_ask
     style: Style, other: MapperVersion, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services.drafts, "PART", 2)
-    first = active(style)
+    first = in_service(style)
     captions(style, 5, engine)
     request = rewritten(style, other)
     services.promote(version=first, reason="back")
@@ -276,7 +276,7 @@ def test_what_is_canceled_is_not_written(style: Style, other: MapperVersion, eng
 
 
 def test_old_drafts_are_pruned_with_their_images(style: Style, engine: CaptionEngine) -> None:
-    request = services.compare_versions(versions=[active(style)], images=uploads(1))
+    request = services.compare_versions(versions=[in_service(style)], images=uploads(1))
     old = timezone.now() - timedelta(days=400)
     DraftRequest.objects.update(created_at=old)
     Image.objects.update(created_at=old)
@@ -300,7 +300,7 @@ def test_photos_are_chosen_and_uploaded_and_the_page_shows_what_each_version_wri
     upload = SimpleUploadedFile("a.jpg", PHOTOS[1].read_bytes(), "image/jpeg")
     answer = boss.post(
         reverse("admin:captioner_mapperversion_photos"),
-        {"version": [active(style).pk, other.pk], "photo": [row.image_id], "upload": [upload]},
+        {"version": [in_service(style).pk, other.pk], "photo": [row.image_id], "upload": [upload]},
     )
     waiting = boss.get(answer.headers["Location"]).content.decode()
     assert "0</b> of 4 written" in waiting
@@ -316,10 +316,10 @@ def test_photos_are_chosen_and_uploaded_and_the_page_shows_what_each_version_wri
 
 
 def test_nothing_chosen_is_said_where_it_was_to_be_chosen(boss: Client, style: Style) -> None:
-    address = reverse("admin:captioner_mapperversion_compare") + f"?version={active(style).pk}"
+    address = reverse("admin:captioner_mapperversion_compare") + f"?version={in_service(style).pk}"
     answer = boss.post(
         reverse("admin:captioner_mapperversion_photos"),
-        {"version": [active(style).pk]},
+        {"version": [in_service(style).pk]},
         headers={"referer": f"http://testserver{address}"},
         follow=True,
     )

@@ -34,7 +34,7 @@ def cache(engine: CaptionEngine, styles: dict[str, Style], monkeypatch: pytest.M
     engine.mappers.clear()
 
 
-def active(slug: str) -> MapperVersion:
+def in_service(slug: str) -> MapperVersion:
     return MapperVersion.objects.select_related("style").in_service().get(style__slug=slug)
 
 
@@ -60,14 +60,14 @@ def kept(cache: ModelCache) -> list[int]:
 
 
 def room_for(count: float, cache: ModelCache) -> None:
-    size = cache.load(active("factual")).bytes
+    size = cache.load(in_service("factual")).bytes
     cache.clear()
     cache.budget = int(count * size)
 
 
 def test_what_was_used_longest_ago_is_evicted_for_what_is_needed(cache: ModelCache) -> None:
     room_for(2.5, cache)
-    factual, humorous, romantic = (active(slug) for slug in ("factual", "humorous", "romantic"))
+    factual, humorous, romantic = (in_service(slug) for slug in ("factual", "humorous", "romantic"))
     first = cache.load(factual)
     cache.load(humorous)
     assert cache.load(factual) is first, "it is loaded once"
@@ -83,7 +83,7 @@ def test_a_batch_keeps_what_it_uses_and_the_rest_of_it_follows_in_the_next(
     rows = ask("factual", "humorous")
     engine.work()
     assert statuses(rows) == ["succeeded", "queued"]
-    assert kept(cache) == [active("factual").pk]
+    assert kept(cache) == [in_service("factual").pk]
     assert not Caption.objects.get(pk=rows[1].pk).failures, "nothing went wrong"
     assert Caption.objects.get(pk=rows[1].pk).attempts == 0
     engine.work()
@@ -93,25 +93,25 @@ def test_a_batch_keeps_what_it_uses_and_the_rest_of_it_follows_in_the_next(
     Caption.objects.filter(pk=rows[1].pk).update(ready_at=None)
     engine.work()
     assert statuses(rows) == ["succeeded", "succeeded"]
-    assert kept(cache) == [active("humorous").pk]
+    assert kept(cache) == [in_service("humorous").pk]
 
 
 def test_what_a_batch_uses_stays_while_others_pass_it(cache: ModelCache) -> None:
     room_for(1.5, cache)
     with cache.in_use():
-        cache.load(active("factual"))
+        cache.load(in_service("factual"))
         with cache.in_use(), pytest.raises(Postponed):
-            cache.load(active("humorous"))
-        assert kept(cache) == [active("factual").pk]
-    cache.load(active("humorous"))
-    assert kept(cache) == [active("humorous").pk]
+            cache.load(in_service("humorous"))
+        assert kept(cache) == [in_service("factual").pk]
+    cache.load(in_service("humorous"))
+    assert kept(cache) == [in_service("humorous").pk]
 
 
 def test_a_version_beyond_the_budget_waits_for_another_worker_and_the_others_go_on(
     cache: ModelCache, engine: CaptionEngine
 ) -> None:
     room_for(1.5, cache)
-    large = active("humorous")
+    large = in_service("humorous")
     MapperVersion.objects.filter(pk=large.pk).update(size=10**12)
     rows = ask("humorous", "factual")
     engine.work()
@@ -127,7 +127,7 @@ def test_a_version_beyond_the_budget_waits_for_another_worker_and_the_others_go_
 def test_a_worker_that_runs_out_of_memory_hands_the_row_back_and_no_older_version_writes_it(
     cache: ModelCache, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older = active("factual")
+    older = in_service("factual")
     newer = services.register_version(
         style=older.style, path=Path(older.file.path), origin=MapperVersion.Origin.TRAINED
     )
@@ -170,7 +170,7 @@ def test_while_a_large_file_is_read_the_other_rows_are_captioned(
     with monkeypatch.context() as patch:
         patch.setattr(model_cache, "LARGE", 2**40)
         gate.set()
-        cache.load(active("factual"))
+        cache.load(in_service("factual"))
         gate.clear()
     rows = ask("humorous", "factual", "romantic")
     engine.work()
@@ -188,10 +188,10 @@ def test_while_a_large_file_is_read_the_other_rows_are_captioned(
     wait_until(captioned, "all rows are captioned")
 
 
-def test_a_large_file_that_is_damaged_leaves_the_older_version_serving(
+def test_a_large_file_that_is_damaged_leaves_the_older_version_in_service(
     cache: ModelCache, engine: CaptionEngine, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older = active("factual")
+    older = in_service("factual")
     newer = services.register_version(
         style=older.style, path=Path(older.file.path), origin=MapperVersion.Origin.TRAINED
     )
@@ -226,18 +226,18 @@ def test_a_large_file_that_nobody_asks_for_any_more_gives_way_to_the_next(
 ) -> None:
     gate.set()
     with pytest.raises(Postponed):
-        cache._load_soon(active("factual"))
+        cache._load_soon(in_service("factual"))
     assert cache._reading
     cache._reading[1].result()
     with pytest.raises(Postponed):
-        cache._load_soon(active("humorous"))
-    assert cache._reading[0] == active("humorous")
-    assert cache.load(active("humorous")) is cache.load(active("humorous")), "whoever can wait waits for it"
+        cache._load_soon(in_service("humorous"))
+    assert cache._reading[0] == in_service("humorous")
+    assert cache.load(in_service("humorous")) is cache.load(in_service("humorous")), "whoever can wait waits for it"
     with pytest.raises(Postponed):
-        cache._load_soon(active("romantic"))
+        cache._load_soon(in_service("romantic"))
     cache._reading[1].result()
-    cache.budget = int(1.5 * cache.load(active("humorous")).bytes)
-    assert cache.load(active("factual")), "and to what needs its room"
+    cache.budget = int(1.5 * cache.load(in_service("humorous")).bytes)
+    assert cache.load(in_service("factual")), "and to what needs its room"
     assert not cache._reading
 
 
@@ -252,11 +252,11 @@ def test_a_new_worker_keeps_a_share_of_the_free_memory_unless_told_how_much(
 
 
 def test_a_version_that_is_trained_further_is_loaded_apart(cache: ModelCache) -> None:
-    shared = cache.load(active("factual"))
-    assert cache.load(active("factual"), fresh=True) is not shared
+    shared = cache.load(in_service("factual"))
+    assert cache.load(in_service("factual"), fresh=True) is not shared
     cache.budget = 1
     with pytest.raises(NoRoom):
-        cache.load(active("humorous"))
+        cache.load(in_service("humorous"))
 
 
 def test_the_thread_that_reads_runs_no_model_beside_the_one_that_captions(
@@ -273,9 +273,9 @@ def test_the_thread_that_reads_runs_no_model_beside_the_one_that_captions(
     monkeypatch.setattr(engine.captioner, "try_out", lambda model: tried.append(threading.current_thread()))
     gate.set()
     with pytest.raises(Postponed):
-        cache._load_soon(active("factual"))
+        cache._load_soon(in_service("factual"))
     assert cache._reading
     cache._reading[1].result()
-    cache._load_soon(active("factual"))
+    cache._load_soon(in_service("factual"))
     assert [thread.name for thread in built] == ["models_0"]
     assert tried == [threading.main_thread()]

@@ -306,7 +306,9 @@ def test_a_policy_puts_in_service_what_people_prefer(
         assert Promotion.objects.latest("pk").reason.startswith("v2 is better than v1: preferred in 100 %")
 
 
-def test_a_policy_promotes_nothing_when_another_version_serves_by_then(style: Style, bob: Viewer, poll: Poll) -> None:
+def test_a_policy_promotes_nothing_when_another_version_is_in_service_by_then(
+    style: Style, bob: Viewer, poll: Poll
+) -> None:
     Policy.objects.create(style=style, if_better="vote")
     third = style.versions.create(number=3, sha256="3" * 64, origin="trained")
     Promotion.objects.create(style=style, version=third)

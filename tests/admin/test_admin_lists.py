@@ -103,9 +103,9 @@ def test_captions_are_compared_without_reading_all_of_them(
 ) -> None:
     monkeypatch.setattr(version_scores, "LOOKED_THROUGH", 7)
     make_captions(style, images[:1], 20)
-    active, idle = style.version_in_service, make_version(style)
-    assert active
-    address = f"{reverse('admin:captioner_mapperversion_compare')}?version={active.pk}&version={idle.pk}"
+    current, idle = style.version_in_service, make_version(style)
+    assert current
+    address = f"{reverse('admin:captioner_mapperversion_compare')}?version={current.pk}&version={idle.pk}"
     read = plans(address, boss, "captioner_caption")
     assert len(read) == 2
     for query, plan in read:

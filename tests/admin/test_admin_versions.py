@@ -124,14 +124,14 @@ def test_a_file_that_is_no_mapper_is_refused_beside_its_field(style: Style, boss
 def test_only_a_version_that_never_served_is_deleted_and_its_file_with_it(
     style: Style, images: list[Image], boss: Client, django_capture_on_commit_callbacks: Any
 ) -> None:
-    active = style.version_in_service
-    assert active
+    current = style.version_in_service
+    assert current
     unused, base, writer = (make_version(style) for _ in range(3))
     run = make_run(style, status=Status.FAILED, finished_at=timezone.now(), error_code="x")
     TrainingRun.objects.filter(pk=run.pk).update(base=base, version=unused)
     caption = make_captions(style, images, 1)[0]
     Caption.objects.filter(pk=caption.pk).update(version=writer)
-    for version, why in ((active, "in service"), (base, "a training run"), (writer, "wrote captions")):
+    for version, why in ((current, "in service"), (base, "a training run"), (writer, "wrote captions")):
         with pytest.raises(Refused, match=why):
             services.delete_version(version)
     with django_capture_on_commit_callbacks(execute=True):
@@ -143,11 +143,11 @@ def test_only_a_version_that_never_served_is_deleted_and_its_file_with_it(
 
 
 def test_a_version_that_may_not_go_leaves_no_trace_of_its_deletion(style: Style, boss: Client) -> None:
-    active = style.version_in_service
-    assert active
-    page = boss.post(reverse("admin:captioner_mapperversion_remove", args=[active.pk]), follow=True)
+    current = style.version_in_service
+    assert current
+    page = boss.post(reverse("admin:captioner_mapperversion_remove", args=[current.pk]), follow=True)
     assert "cannot be deleted" in text_of(page)
-    assert MapperVersion.objects.filter(pk=active.pk).exists()
+    assert MapperVersion.objects.filter(pk=current.pk).exists()
     assert not LogEntry.objects.exists()
 
 

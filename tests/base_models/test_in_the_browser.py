@@ -89,7 +89,7 @@ def page(browser: Browser, live_server: Any) -> Iterator[Page]:
 
 
 @pytest.mark.usefixtures("workers")
-def test_styles_are_prepared_for_other_base_models_that_serve_after_the_cut_over(
+def test_styles_are_prepared_for_other_base_models_that_are_in_service_after_the_cut_over(
     page: Page, plain: Style, pairs: list[small.Base], photo: bytes
 ) -> None:
     today, tomorrow = pairs

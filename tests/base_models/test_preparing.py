@@ -223,7 +223,7 @@ def test_the_admin_prepares_shows_cancels_and_cuts_over(
 
 
 @pytest.mark.parametrize("alive", [False, True])
-def test_the_base_models_of_a_new_release_serve_at_once_only_where_that_leaves_no_gap(
+def test_the_base_models_of_a_new_release_come_into_service_at_once_only_where_that_leaves_no_gap(
     alive: bool,
     today: Base,
     tomorrow: Base,

@@ -62,7 +62,7 @@ def test_the_settings_count_where_nothing_is_on_record_or_a_folder_on_record_is_
     assert not caplog.records
 
 
-def test_a_worker_whose_base_models_do_not_serve_says_so_when_it_starts(
+def test_a_worker_whose_base_models_are_not_in_service_says_so_when_it_starts(
     plain: Style, today: Base, tomorrow: Base, caplog: pytest.LogCaptureFixture
 ) -> None:
     for base in (today, tomorrow):

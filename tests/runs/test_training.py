@@ -64,7 +64,7 @@ def test_a_run_is_trained_evaluated_filed_and_its_promotion_serves_the_next_capt
     assert Promotion.objects.filter(style=factual).count() == 3
 
 
-def test_going_on_from_the_active_version_keeps_its_architecture(factual: Style, trainer: TrainingEngine) -> None:
+def test_going_on_from_the_version_in_service_keeps_its_architecture(factual: Style, trainer: TrainingEngine) -> None:
     run = services.start_run(style=factual, options={"epochs": 1})
     trainer.work()
     run.refresh_from_db()
@@ -298,7 +298,7 @@ def test_a_run_recomputes_where_memory_would_not_suffice_otherwise_unless_that_i
 
 
 @pytest.mark.parametrize("kind", ["adapters", "finetuned"])
-def test_a_style_that_was_trained_with_language_model_weights_serves_and_keeps_them_when_it_is_trained_further(
+def test_a_style_that_was_trained_with_language_model_weights_is_in_service_and_keeps_them_when_it_is_trained_further(
     kind: str, factual: Style, engine: CaptionEngine, photo: bytes
 ) -> None:
     before = engine.captioner.language_model.fingerprint()
@@ -318,7 +318,7 @@ def test_a_style_that_was_trained_with_language_model_weights_serves_and_keeps_t
 
 
 @pytest.mark.embedded_models
-def test_a_run_from_a_large_active_version_is_checked_by_that_versions_size(
+def test_a_run_from_a_large_version_in_service_is_checked_by_that_versions_size(
     factual: Style, engine: CaptionEngine
 ) -> None:
     WorkerProcess(TrainingEngine(engine), "training", {}, ())._beat()

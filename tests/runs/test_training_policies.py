@@ -50,7 +50,7 @@ def test_a_policy_that_asks_for_a_blind_vote_waits_for_it(factual: Style, engine
 
 @pytest.mark.embedded_models
 @pytest.mark.usefixtures("easy_gate")
-def test_what_was_compared_with_another_version_than_serves_by_now_is_not_promoted_by_itself(
+def test_what_was_compared_with_another_version_than_is_in_service_by_now_is_not_promoted_by_itself(
     factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = factual.version_in_service
@@ -236,8 +236,8 @@ def test_every_night_there_is_one_run_if_anything_is_new(
 
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=30), st.floats(0.01, 5))
 def test_the_interval_holds_a_constant_difference(scores: list[float], shift: float) -> None:
-    active = {str(i): score for i, score in enumerate(scores)}
-    difference = paired_bootstrap({i: s + shift for i, s in active.items()}, active)
+    baseline = {str(i): score for i, score in enumerate(scores)}
+    difference = paired_bootstrap({i: s + shift for i, s in baseline.items()}, baseline)
     assert difference.low == pytest.approx(shift)
     assert difference.high == pytest.approx(shift)
     assert verdict(difference, 0.0, 20) == "better"
@@ -246,6 +246,6 @@ def test_the_interval_holds_a_constant_difference(scores: list[float], shift: fl
 
 
 def test_a_difference_that_may_be_chance_is_no_clear_difference() -> None:
-    active = {str(i): float(i % 7) for i in range(40)}
+    baseline = {str(i): float(i % 7) for i in range(40)}
     candidate = {str(i): float((i + 3) % 7) for i in range(40)}
-    assert verdict(paired_bootstrap(candidate, active), 0.0, 40) == "unclear"
+    assert verdict(paired_bootstrap(candidate, baseline), 0.0, 40) == "unclear"

@@ -94,7 +94,7 @@ def test_a_promotion_and_its_rollback_reach_the_next_batch(engine: CaptionEngine
     assert results == [(factual.text, first), (romantic.text, second), (factual.text, first)]
 
 
-def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(
+def test_a_version_that_does_not_load_leaves_the_old_one_in_service_and_says_why(
     engine: CaptionEngine, media: Path
 ) -> None:
     old = Style.objects.get(slug="factual").version_in_service

@@ -281,7 +281,7 @@ def test_a_picture_whose_embedding_is_no_numbers_fails_alone(
     assert not Embedding.objects.filter(image=rows[1].image_id).exists()
 
 
-def test_a_version_with_weights_beyond_all_measure_leaves_the_old_one_serving(
+def test_a_version_with_weights_beyond_all_measure_leaves_the_old_one_in_service(
     engine: CaptionEngine, tmp_path: Path
 ) -> None:
     old = Style.objects.get(slug="factual").version_in_service

@@ -28,7 +28,7 @@ from captioner.search import meaning
 from tests.base_models.pair import Base, ask, written
 
 
-def test_the_first_worker_records_its_models_and_they_serve_with_the_versions_there_are(
+def test_the_first_worker_records_its_models_and_they_come_into_service_with_the_versions_there_are(
     style: Style, today: Base, tmp_path: Path
 ) -> None:
     before = today.version(style, tmp_path)
@@ -59,7 +59,7 @@ def test_a_worker_of_other_models_records_them_and_changes_nothing(
     assert written(caption) == plain.version_in_service
 
 
-def test_a_version_for_models_that_do_not_serve_is_used_once_they_do_and_the_way_back_is_the_same(
+def test_a_version_for_models_out_of_service_is_used_once_they_are_in_service_and_the_way_back_is_the_same(
     plain: Style, today: Base, tomorrow: Base, photo: bytes, tmp_path: Path
 ) -> None:
     old, now, then = plain.version_in_service, today.starts(), tomorrow.starts()
