@@ -18,6 +18,7 @@ from captioner import services
 from captioner.models import Caption, Style, Viewer
 from captioner.services import LabelOrder
 from captioner.services.agreement import Agreement, compared
+from tests.admin.rows import text_of
 from tests.people import client_of, member
 
 Make = Callable[..., Caption]
@@ -133,7 +134,7 @@ def test_the_page_of_progress_shows_who_did_what_and_how_far_they_agree(
         services.correct_caption(bob, caption.pk, text)
         services.correct_caption(eve, caption.pk, text)
     services.correct_caption(bob, make().pk, "a dog")
-    page = admin.get(address).content.decode()
+    page = text_of(admin.get(address))
     assert "<b>1</b> caption left to label" in page
     assert "Two people labelled 20 captions, and agree on 20 of them (100 %)" in page
     assert "Krippendorff&#x27;s alpha 1.00" in page

@@ -1,7 +1,9 @@
 """What pages say about captions that are not there yet, licences, long pictures, moments and numbers."""
 
 import io
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -13,6 +15,8 @@ from captioner import services
 from captioner.models import EVERYBODY, Caption, Image, Style, Viewer
 from captioner.templatetags.captions import number, when
 from tests.pages.captions import asked, body, fail, finish
+
+TEMPLATES = Path(__file__).parents[2] / "templates"
 
 
 @pytest.mark.django_db
@@ -68,6 +72,20 @@ def test_moments_are_relative_with_the_date_on_hover() -> None:
         assert f">{words}</time>" in when(now + apart)
     assert when(now.isoformat()) == when(now)
     assert when(None) == ""
+
+
+def test_no_page_shows_a_moment_or_a_number_in_another_way() -> None:
+    """`when` and `number` alone have the date on hover and are put as the reader does."""
+    others = re.compile(r"\|(date|time|timesince|timeuntil|naturaltime|intcomma|floatformat)\b")
+    found = {
+        (str(path.relative_to(TEMPLATES)), way)
+        for path in TEMPLATES.rglob("*.html")
+        for way in others.findall(path.read_text(encoding="utf-8"))
+    }
+    assert found == {
+        ("admin/dashboard_fragment.html", "date"),  # the time of the day, by its clock
+        ("captioner/home.html", "floatformat"),  # a limit of a few megabytes
+    }
 
 
 def test_numbers_can_be_put_as_the_reader_does() -> None:
