@@ -1,5 +1,6 @@
 """Searching, selecting and leafing through photos in a real Chromium."""
 
+import csv
 import json
 import re
 import zipfile
@@ -122,6 +123,30 @@ def test_photos_are_selected_by_mouse_and_keyboard_and_downloaded(page: Page, fi
         assert len(archive.namelist()) == 10
     bar.get_by_role("button", name="Clear").click()
     expect(bar).to_be_hidden()
+
+
+def test_selected_photos_are_regenerated_in_a_style_and_downloaded_as_json_and_csv(
+    page: Page, five_photos: list[Image]
+) -> None:
+    sign_in(page)
+    page.goto("/gallery/")
+    bar, boxes = page.locator("#chosen"), page.locator("[name=photo]")
+    boxes.nth(0).check()
+    boxes.nth(2).check()
+    with page.expect_download() as download:
+        bar.get_by_role("button", name="JSON").click()
+    chosen = {str(five_photos[place].pk) for place in (0, 2)}
+    assert {row["image"] for row in json.loads(download.value.path().read_text())} == chosen
+    with page.expect_download() as download:
+        bar.get_by_role("button", name="CSV").click()
+    with download.value.path().open(newline="") as table:
+        assert {row["image"] for row in csv.DictReader(table)} == chosen
+    bar.get_by_label("Regenerate in").select_option("Romantic")
+    bar.get_by_role("button", name="Regenerate").click()
+    expect(page.locator(".photo")).to_have_count(2)
+    asked = page.locator(".caption.is-queued")
+    expect(asked).to_have_count(2)
+    expect(asked.get_by_role("heading", name="Romantic")).to_have_count(2)
 
 
 def test_photos_are_found_by_file_name_and_date(page: Page, five_photos: list[Image]) -> None:

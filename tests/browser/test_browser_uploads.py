@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, JSHandle, Page, expect
 
 from captioner.models import Caption, Image
 from tests.browser.visits import OFFLINE, PHOTOS, upload
+from tests.pictures import FILES
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -22,19 +23,35 @@ def bad_file(folder: Path) -> Path:
     return path
 
 
+def transfer_of(page: Page, photo: Path, name: str) -> JSHandle:
+    """What a browser hands over when a file is dropped or pasted."""
+    make = """([data, name]) => {
+        const transfer = new DataTransfer();
+        const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+        transfer.items.add(new File([bytes], name, { type: "image/jpeg" }));
+        return transfer;
+    }"""
+    return page.evaluate_handle(make, [base64.b64encode(photo.read_bytes()).decode(), name])
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_pasted_picture_is_captioned(page: Page) -> None:
+    page.goto("/")
+    paste = """(transfer) => document.body.dispatchEvent(
+        new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true }))"""
+    page.evaluate(paste, transfer_of(page, PHOTOS[0], "image.jpg"))
+    caption = page.get_by_label("image.jpg").locator(".caption.is-succeeded .text")
+    expect(caption).to_have_text(re.compile(r"\w+ \w+"))
+    expect(page.get_by_label("image.jpg").locator("img")).to_have_js_property("complete", True)
+
+
 @pytest.mark.usefixtures("worker")
 def test_a_dropped_photo_is_captioned_in_three_styles_without_reloading(page: Page) -> None:
     page.goto("/")
     page.evaluate("window.stayed = true")
     page.get_by_label("All", exact=True).check()
     expect(page.get_by_label("Romantic")).to_be_checked()
-    make = """(data) => {
-        const transfer = new DataTransfer();
-        const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-        transfer.items.add(new File([bytes], "dropped.jpg", { type: "image/jpeg" }));
-        return transfer;
-    }"""
-    transfer = page.evaluate_handle(make, base64.b64encode(PHOTOS[0].read_bytes()).decode())
+    transfer = transfer_of(page, PHOTOS[0], "dropped.jpg")
     page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
     cards = page.get_by_label("dropped.jpg").locator(".caption.is-succeeded")
     expect(cards).to_have_count(3)
@@ -46,6 +63,34 @@ def test_a_dropped_photo_is_captioned_in_three_styles_without_reloading(page: Pa
     assert page.evaluate("window.stayed")
     page.reload()
     expect(page.locator(".caption.is-succeeded")).to_have_count(3)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_phones_photo_in_heic_is_captioned_and_shown(page: Page) -> None:
+    upload(page, FILES / "phone.heic")
+    expect(page.locator(".caption.is-succeeded .text")).to_have_text(re.compile(r"\w+ \w+"))
+    thumbnail = page.locator(".photo img")
+    expect(thumbnail).to_have_js_property("complete", True)
+    assert thumbnail.evaluate("image => image.naturalWidth") > 0
+
+
+@pytest.mark.usefixtures("worker")
+def test_whoever_sends_a_picture_is_not_told_that_another_has_sent_it(
+    open_context: Callable[..., BrowserContext],
+) -> None:
+    for name in ("mine.jpg", "holiday.jpg"):
+        page = open_context().new_page()
+        page.goto("/")
+        photo = {"name": name, "mimeType": "image/jpeg", "buffer": PHOTOS[0].read_bytes()}
+        page.locator("#photos").set_input_files(photo)  # type: ignore[arg-type]
+        expect(page.get_by_label(name).locator(".caption.is-succeeded")).to_have_count(1)
+        page.goto("/gallery/")
+        expect(page.locator(".tile")).to_have_count(1)
+        page.locator(".tile a").first.click()
+        expect(page.get_by_role("heading", name=name)).to_be_visible()
+        expect(page.locator(".caption")).to_have_count(1)
+        expect(page.get_by_text("Earlier captions")).to_have_count(0)
+        expect(page.get_by_text("mine.jpg" if name != "mine.jpg" else "holiday.jpg")).to_have_count(0)
 
 
 @pytest.mark.usefixtures("worker")
