@@ -77,6 +77,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`./run screenshots FOLDER` asks for pictures of the pages that a test opens anyway; tests/test_hosts.py has few
     captions written, and more if it is asked to."""
     parser.addoption("--screenshots", metavar="FOLDER", help="keep a picture of every page there")
+    parser.addoption("--page", metavar="NAME", action="append", default=[], help="of this page alone; may be repeated")
     parser.addoption("--captions", type=int, default=270, metavar="N", help="that workers on two hosts write (270)")
 
 

@@ -1,35 +1,40 @@
 """Every page of the site and the admin, light and dark, on a desktop and a phone: what a person of any ability meets.
 
-`./run screenshots FOLDER` runs this and keeps a picture of each page there.
+`./run screenshots FOLDER PAGE...` runs this and keeps pictures of each page there, or of those named.
 """
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.cache import cache
+from django.urls import reverse
+from PIL import Image as Pillow
+from PIL import ImageStat
 from playwright.sync_api import Browser, Page
 
 from captioner import services
 from captioner.inference.engine import CaptionEngine
-from captioner.models import EVERYBODY, Style, Viewer
+from captioner.models import EVERYBODY, Image, Style, Viewer
 from tests.addresses import ADDRESSES, something_everywhere, url_of
 from tests.axe import violations
-from tests.people import window_of
+from tests.people import member, window_of
 
-PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))
+ROOT = Path(__file__).parent.parent
+PHOTOS = sorted((ROOT / "examples" / "coco_cc").glob("*.jpg"))
 LOOKS = (("light", 1440, 900), ("dark", 1440, 900), ("light", 390, 844), ("dark", 390, 844))
-CHECKED = (("light", 1440), ("dark", 390))  # with axe-core, which takes a second
 HEAVIEST = 300_000  # bytes of a page as servers send it, compressed, besides photos
 LOADED = """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
     .filter((loaded) => loaded.initiatorType !== "img").map((loaded) => loaded.name)"""
-# Colours fade over. An animation that is cancelled meanwhile has ended too, though its promise is rejected.
-FADED = "Promise.allSettled(document.getAnimations().map((one) => one.finished)).then(() => null)"
 # Addresses that answer with a file, a fragment of a page, or by leading elsewhere.
 NO_PAGES = (
     "v1:",
@@ -81,6 +86,13 @@ def things(styles: dict[str, Style], engine: CaptionEngine, photo: bytes) -> dic
 
 
 @pytest.fixture
+def folder(pytestconfig: pytest.Config) -> str | None:
+    """Where pictures are kept, if they are."""
+    found: str | None = pytestconfig.getoption("--screenshots")
+    return found
+
+
+@pytest.fixture
 def window(browser: Browser, live_server: Any, things: dict[str, Any], settings: Any) -> Iterator[Page]:
     """A browser in which the superuser is signed in."""
     cache.clear()
@@ -91,36 +103,145 @@ def window(browser: Browser, live_server: Any, things: dict[str, Any], settings:
         yield page
 
 
-def test_every_page_is_for_everybody_and_fits(
-    window: Page, things: dict[str, Any], pytestconfig: pytest.Config
-) -> None:
-    folder = pytestconfig.getoption("--screenshots")
-    wrong: list[str] = []
-    sizes: dict[str, int] = {}
-    for name in pages():
-        window.emulate_media(color_scheme="light")
-        window.set_viewport_size({"width": 1440, "height": 900})
-        answer = window.goto(url_of(name, things))
+class Visit:
+    """A walk through pages, which collects what is wrong with them."""
+
+    def __init__(self, window: Page, folder: str | None) -> None:
+        self.window, self.folder = window, folder
+        self.wrong: list[str] = []
+        self.sizes: dict[str, int] = {}
+
+    def look(self, name: str, url: str, status: int = 200) -> None:
+        """Open a page, and inspect it."""
+        self.window.emulate_media(color_scheme="light")
+        self.window.set_viewport_size({"width": 1440, "height": 900})
+        answer = self.window.goto(url)
         assert answer is not None
-        if answer.status != 200:
-            wrong.append(f"{name}: answered {answer.status}")
-            continue
+        if answer.status == status:
+            self.inspect(name)
+        else:
+            self.wrong.append(f"{name}: answered {answer.status}")
+
+    def inspect(self, name: str) -> None:
+        """Look at the page that is open: in both modes on both screens, without loading it again."""
+        window = self.window
         loaded = set(window.evaluate(LOADED))
-        for url in loaded - sizes.keys():
-            sizes[url] = len(gzip.compress(window.request.get(url).body()))
-        weight = sum(sizes[url] for url in loaded)
+        for url in loaded - self.sizes.keys():
+            self.sizes[url] = len(gzip.compress(window.request.get(url).body()))
+        weight = sum(self.sizes[url] for url in loaded)
         if weight > HEAVIEST:
-            wrong.append(f"{name}: {weight:,} bytes")
+            self.wrong.append(f"{name}: {weight:,} bytes")
         for scheme, width, height in LOOKS:
             window.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             window.set_viewport_size({"width": width, "height": height})
-            window.evaluate(FADED)
             wide = window.evaluate("document.documentElement.scrollWidth")
             if wide > width:
-                wrong.append(f"{name}: {wide} wide, on a screen of {width}")
-            if (scheme, width) in CHECKED:
-                wrong += [f"{name} ({scheme}, {width}): {found}" for found in violations(window)]
-            if folder:
-                place = Path(folder) / f"{name.replace(':', '-')}-{scheme}-{width}.png"
+                self.wrong.append(f"{name}: {wide} wide, on a screen of {width}")
+            self.wrong += [f"{name} ({scheme}, {width}): {found}" for found in violations(window)]
+            if self.folder:
+                place = Path(self.folder) / f"{name.replace(':', '-')}-{scheme}-{width}.png"
                 window.screenshot(path=place, full_page=True)
+
+
+@pytest.fixture
+def named(pytestconfig: pytest.Config) -> Callable[[str], bool]:
+    """Whether a page is to be looked at: all are, if none is named."""
+    chosen = pytestconfig.getoption("--page")
+    return lambda name: not chosen or name in chosen
+
+
+@pytest.mark.parametrize("part", ["site", "admin"])
+def test_every_page_is_for_everybody_and_fits(
+    part: str, window: Page, things: dict[str, Any], folder: str | None, named: Callable[[str], bool]
+) -> None:
+    visit = Visit(window, folder)
+    for name in filter(named, pages()):
+        if (part == "admin") == name.startswith("admin:"):
+            visit.look(name, url_of(name, things))
+    assert not visit.wrong, "\n".join(visit.wrong)
+
+
+def test_so_is_what_strangers_see_and_what_is_refused_missing_or_broken(
+    browser: Browser,
+    live_server: Any,
+    things: dict[str, Any],
+    folder: str | None,
+    named: Callable[[str], bool],
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("as if a line of ours were wrong")
+
+    cache.clear()
+    settings.PASSWORD_RESET = True
+    monkeypatch.setattr("captioner.web.views.how_many", broken)
+    options: dict[str, Any] = {"listens": False, "reduced_motion": "reduce"}
+    wrong: list[str] = []
+    with window_of(None, browser, live_server.url, **options) as window:
+        visit = Visit(window, folder)
+        for name, url, status in (
+            ("stranger-home", reverse("home"), 200),
+            ("stranger-sign-in", reverse("login"), 200),
+            ("stranger-password-forgotten", reverse("password-forgotten"), 200),
+            ("stranger-photo", reverse("image", args=[shown_to_all().pk]), 200),
+            ("stranger-docs", reverse("v1:docs"), 200),
+            ("stranger-admin", reverse("admin:login"), 200),
+            ("error-400", "/?q=%00", 400),
+            ("error-404", "/nowhere/", 404),
+            ("error-404-photo", reverse("image", args=[uuid.uuid4()]), 404),
+            ("error-500", reverse("gallery"), 500),
+        ):
+            if named(name):
+                visit.look(name, url, status)
+        if named("error-403-form"):
+            window.goto(reverse("login"))
+            window.get_by_label("User name").fill("ada")
+            window.get_by_label("Password").fill("lovelace")
+            window.context.clear_cookies()
+            window.get_by_role("main").get_by_role("button", name="Sign in").click()
+            window.get_by_role("heading", name="expired").wait_for()
+            visit.inspect("error-403-form")
+        wrong += visit.wrong
+    with window_of(member("sam", is_staff=True), browser, live_server.url, **options) as window:
+        visit = Visit(window, folder)
+        for name, url, status in (
+            ("error-403", reverse("admin:auth_user_changelist"), 403),
+            ("error-404-admin", "/admin/nowhere/", 404),
+        ):
+            if named(name):
+                visit.look(name, url, status)
+        wrong += visit.wrong
     assert not wrong, "\n".join(wrong)
+
+
+def shown_to_all() -> Image:
+    """A photo that strangers see."""
+    found = Image.objects.filter(captions__request__visitor=EVERYBODY).first()
+    assert found
+    return found
+
+
+def test_the_command_keeps_pictures_of_each_width_and_mode(tmp_path: Path) -> None:
+    """With the arguments that `./run screenshots FOLDER home gallery` passes on (see tests/test_run_script.py)."""
+    arguments = ["--screenshots", str(tmp_path), "--page", "home", "--page", "gallery"]
+    test = f"{__file__}::test_every_page_is_for_everybody_and_fits[site]"
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", test, *arguments]
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("CLIPCAP_", "DJANGO_", "PYTEST_"))
+    }
+    done = subprocess.run(command, env=inherited, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout
+    taken = {path.name: path for path in tmp_path.iterdir()}
+    assert set(taken) == {f"{name}-{scheme}-{width}.png" for name in ("home", "gallery") for scheme, width, _ in LOOKS}
+    for name in ("home", "gallery"):
+        for _, width, height in LOOKS[::2]:
+            light, dark = (Pillow.open(taken[f"{name}-{scheme}-{width}.png"]) for scheme in ("light", "dark"))
+            assert light.width == dark.width == width
+            assert light.height >= height
+            assert brightness(dark) < 100 < brightness(light)
+
+
+def brightness(picture: Pillow.Image) -> float:
+    """From 0 to 255."""
+    return ImageStat.Stat(picture.convert("L")).mean[0]

@@ -225,6 +225,20 @@ def test_the_documents_are_built_strictly_and_their_place_is_the_last_line(ready
     assert place == str(ready.root / "var/docs/index.html")
 
 
+def test_pictures_are_kept_of_every_page_or_of_those_named(ready: Repository) -> None:
+    for given, place, more in (
+        ((), ready.root / "var/screenshots", []),
+        (("a folder", "home", "admin:index"), ready.root / "a folder", ["--page", "home", "--page", "admin:index"]),
+    ):
+        result = ready.run("screenshots", *given)
+        assert result.returncode == 0, result.stderr
+        arguments, last = result.stdout.splitlines()
+        expected = ["--quiet", "tests/test_every_page.py", "--screenshots", str(place), *more, "-k", "not command"]
+        assert json.loads(arguments) == expected
+        assert last == str(place)
+        assert place.is_dir()
+
+
 def test_changed_requirements_are_installed(ready: Repository) -> None:
     ready.require_colours(2)
     result = ready.run("caption")
