@@ -111,16 +111,18 @@ class Visit:
         self.wrong: list[str] = []
         self.sizes: dict[str, int] = {}
 
-    def look(self, name: str, url: str, status: int = 200) -> None:
-        """Open a page, and inspect it."""
+    def look(self, name: str, url: str, status: int = 200, heading: str = "") -> None:
+        """Open a page that answers with a status and has a heading, and inspect it."""
         self.window.emulate_media(color_scheme="light")
         self.window.set_viewport_size({"width": 1440, "height": 900})
         answer = self.window.goto(url)
         assert answer is not None
-        if answer.status == status:
-            self.inspect(name)
-        else:
+        if answer.status != status:
             self.wrong.append(f"{name}: answered {answer.status}")
+            return
+        if heading and heading not in self.window.locator("h1").all_inner_texts():
+            self.wrong.append(f"{name}: says {self.window.locator('h1').all_inner_texts()}")
+        self.inspect(name)
 
     def inspect(self, name: str) -> None:
         """Look at the page that is open: in both modes on both screens, without loading it again."""
@@ -180,20 +182,20 @@ def test_so_is_what_strangers_see_and_what_is_refused_missing_or_broken(
     wrong: list[str] = []
     with window_of(None, browser, live_server.url, **options) as window:
         visit = Visit(window, folder)
-        for name, url, status in (
-            ("stranger-home", reverse("home"), 200),
-            ("stranger-sign-in", reverse("login"), 200),
-            ("stranger-password-forgotten", reverse("password-forgotten"), 200),
-            ("stranger-photo", reverse("image", args=[shown_to_all().pk]), 200),
-            ("stranger-docs", reverse("v1:docs"), 200),
-            ("stranger-admin", reverse("admin:login"), 200),
-            ("error-400", "/?q=%00", 400),
-            ("error-404", "/nowhere/", 404),
-            ("error-404-photo", reverse("image", args=[uuid.uuid4()]), 404),
-            ("error-500", reverse("gallery"), 500),
+        for name, url, status, heading in (
+            ("stranger-home", reverse("home"), 200, ""),
+            ("stranger-sign-in", reverse("login"), 200, "Sign in"),
+            ("stranger-password-forgotten", reverse("password-forgotten"), 200, ""),
+            ("stranger-photo", reverse("image", args=[shown_to_all().pk]), 200, ""),
+            ("stranger-docs", reverse("v1:docs"), 200, ""),
+            ("stranger-admin", reverse("admin:login"), 200, "Log in"),
+            ("error-400", "/?q=%00", 400, "That request could not be read"),
+            ("error-404", "/nowhere/", 404, "Not found"),
+            ("error-404-photo", reverse("image", args=[uuid.uuid4()]), 404, "Not found"),
+            ("error-500", reverse("gallery"), 500, "Something went wrong"),
         ):
             if named(name):
-                visit.look(name, url, status)
+                visit.look(name, url, status, heading)
         if named("error-403-form"):
             window.goto(reverse("login"))
             window.get_by_label("User name").fill("ada")
@@ -205,12 +207,12 @@ def test_so_is_what_strangers_see_and_what_is_refused_missing_or_broken(
         wrong += visit.wrong
     with window_of(member("sam", is_staff=True), browser, live_server.url, **options) as window:
         visit = Visit(window, folder)
-        for name, url, status in (
-            ("error-403", reverse("admin:auth_user_changelist"), 403),
-            ("error-404-admin", "/admin/nowhere/", 404),
+        for name, url, status, heading in (
+            ("error-403", reverse("admin:auth_user_changelist"), 403, "Not allowed"),
+            ("error-404-admin", "/admin/nowhere/", 404, "Not found"),
         ):
             if named(name):
-                visit.look(name, url, status)
+                visit.look(name, url, status, heading)
         wrong += visit.wrong
     assert not wrong, "\n".join(wrong)
 
