@@ -28,13 +28,19 @@ from tests.base_models.pair import Base, ask
 
 class Changes(RuleBasedStateMachine):
     """Promotions on two pairs of base models, cut-overs and ways back, some in the midst of a batch, and workers of
-    either pair, in any order."""
+    either pair, in any order.
+
+    moment: of a batch; once it is claimed, before the versions that write it are looked up, or once it is decoded.
+    change: what somebody does then: promote a version, or let a pair serve.
+    """
 
     pairs: list[Base]
     folder: Path
     photo: bytes
-    which = st.integers(0, 1000)
+    which = st.integers(0, 5)
     side = st.integers(0, 1)
+    moment = st.sampled_from(["claimed", "decoded"])
+    change = st.tuples(st.just("promote"), which) | st.tuples(st.just("cut over"), side)
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +61,7 @@ class Changes(RuleBasedStateMachine):
     @rule(which=which)
     def promote(self, which: int) -> None:
         with suppress(Refused):
-            services.promote(version=self.versions[which % len(self.versions)])
+            services.promote(version=self.versions[which])
 
     @rule(side=side, leave_out=st.booleans())
     def cut_over(self, side: int, leave_out: bool) -> None:
@@ -67,26 +73,43 @@ class Changes(RuleBasedStateMachine):
         with suppress(Refused):
             ask(self.photo, self.styles[side])
 
-    @rule(side=side, to=st.none() | side)
-    def work(self, side: int, to: int | None) -> None:
-        """A worker of one side takes a batch; meanwhile, perhaps, somebody cuts over."""
-        engine, in_service = self.pairs[side].engine, BaseModels.in_service()
-        expected = {style.pk: style.version_on(self.bases[side]) for style in self.styles}
-        able = {s.pk for s in self.styles if in_service == self.bases[side] or s.version_on(in_service) is None}
-        process = engine._process
+    @rule(side=side, moment=moment, change=st.none() | change)
+    def work(self, side: int, moment: str, change: tuple[str, int] | None) -> None:
+        """Captions are asked for, and a worker of one side takes a batch; meanwhile, perhaps, somebody changes what
+        writes them."""
+        for style in range(len(self.styles)):
+            self.ask(style)
+        base, engine, in_service = self.bases[side], self.pairs[side].engine, BaseModels.in_service()
+        able = {s.pk for s in self.styles if in_service == base or s.version_on(in_service) is None}
+        expected: dict[int, MapperVersion | None] = {}
+        process, caption = engine._process, engine.captioner.caption
 
-        def meanwhile(rows: Any) -> None:
-            if to is not None:
-                self.cut_over(to, leave_out=True)
+        def happens(now: str) -> None:
+            if change is not None and now == moment:
+                what, number = change
+                if what == "promote":
+                    self.promote(number)
+                else:
+                    self.cut_over(number, leave_out=True)
+
+        def processed(rows: Any) -> None:
+            happens("claimed")
+            expected.update({style.pk: style.version_on(base) for style in self.styles})
             process(rows)
 
-        with mock.patch.object(engine, "_process", meanwhile):
+        def decoded(*batch: Any) -> Any:
+            happens("decoded")
+            return caption(*batch)
+
+        with (
+            mock.patch.object(engine, "_process", processed),
+            mock.patch.object(engine.captioner, "caption", decoded),
+        ):
             engine.work()
-        done = Caption.objects.filter(status=Status.SUCCEEDED).exclude(pk__in=self.seen)
-        for caption in done:
-            assert caption.style_id in able
-            assert caption.version == expected[caption.style_id]
-            self.seen.add(caption.pk)
+        for written in Caption.objects.filter(status=Status.SUCCEEDED).exclude(pk__in=self.seen):
+            assert written.style_id in able
+            assert written.version == expected[written.style_id]
+            self.seen.add(written.pk)
 
     @invariant()
     def no_caption_has_failed(self) -> None:
