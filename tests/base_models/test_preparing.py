@@ -79,6 +79,39 @@ def test_a_style_keeps_the_kind_of_model_that_it_has_today(dataset: Style, tomor
     assert (options.language_model, options.rank, options.targets) == ("adapters", 3, "mlp")
 
 
+def test_a_style_of_ones_own_is_carried_over_to_the_base_models_of_a_new_release(
+    dataset: Style, today: Base, tomorrow: Base, photo: bytes, settings: Any, tmp_path: Path, capsys: Any
+) -> None:
+    own = dataset.version_in_service
+    (tmp_path / "release/styles").mkdir(parents=True)
+    tomorrow.mapper(tmp_path / "release/styles/factual.safetensors")
+    settings.MODELS = tmp_path / "release"
+    settings.ENCODER, settings.LANGUAGE_MODEL = tomorrow.sources.values()
+    call_command("install_styles")
+    base = BaseModels.objects.get(encoder=tomorrow.identities["encoder"])
+    assert (
+        "this release has other base models than those in service, without a version of plain; change to them without "
+        f"a gap: ./run manage prepare_base --base {base.pk}"
+    ) in capsys.readouterr().out
+    assert (BaseModels.in_service(), dataset.version_in_service) == (today.starts(), own)
+
+    call_command("prepare_base", base=base.pk)
+    assert tomorrow.starts() == base
+    assert TrainingRun.objects.get().style == dataset, "the shipped style has its version already"
+    before = ask(photo, dataset)
+    while today.engine.work() or trains(tomorrow):
+        pass
+    assert written(before) == own
+    call_command("cut_over", base.pk)
+
+    carried, shipped = dataset.version_in_service, Style.objects.get(slug="factual")
+    assert carried is not None
+    assert (carried.number, carried.origin, carried.base_models) == (2, MapperVersion.Origin.TRAINED, base)
+    after = [ask(photo, dataset), ask(photo, shipped)]
+    assert tomorrow.engine.work() == 2
+    assert [written(caption) for caption in after] == [carried, shipped.version_in_service]
+
+
 def test_a_comparison_without_a_worker_of_todays_models_says_what_is_missing(dataset: Style, tomorrow: Base) -> None:
     base = tomorrow.starts()
     training_services.resume_preparation(base=base)
