@@ -1,6 +1,7 @@
 """`./run bench`: one table of how ours compares with the original's algorithm.
 
-`./run bench NAME`, of service, posts, pictures, slow, fairness, large, search and training, is the module of that name.
+`./run bench NAME`, of service, posts, pictures, slow, fairness, large, loading, search and training, is the module of
+that name.
 
 On a machine that others use too, seconds mean little; so the table has ratios only, each the median over pairs of
 measurements taken in turns in one process.
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import fairness, large, pictures, posts, search, service, slow, training
+from benchmarks import fairness, large, loading, pictures, posts, search, service, slow, training
 from benchmarks.comparisons import GROUPS, DisagreementError
 from benchmarks.measuring import compare, peak_memory
 from benchmarks.subjects import QUICK, WEIGHT_SETS, Sizes, Subject, subjects
@@ -145,6 +146,7 @@ if __name__ == "__main__":
         "slow": slow.main,
         "fairness": fairness.main,
         "large": large.main,
+        "loading": loading.main,
         "search": search.main,
         "training": training.main,
     }

@@ -3,6 +3,7 @@ here."""
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import loading
 from benchmarks.__main__ import main
 from benchmarks.comparisons import GROUPS, DisagreementError, ties_in_our_order
 from benchmarks.measuring import compare, peak_memory
@@ -102,6 +104,15 @@ def test_the_lists_of_a_large_installation_are_all_answered_and_timed() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "500 new, 0 refused" in done.stdout
     assert " s  200 /admin/captioner/caption/\n" in done.stdout
+
+
+def test_what_a_load_keeps_captions_waiting_for_is_told_as_ratios_of_a_batch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert loading.main(["--quick", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    for what in ("while it is read", "that tries it out"):
+        assert re.search(rf"^longest batch {what} +\d+\.\d\dx a batch's time", printed, re.MULTILINE)
 
 
 def test_the_memory_of_a_training_is_reported_phase_by_phase() -> None:
