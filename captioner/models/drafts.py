@@ -39,6 +39,7 @@ class DraftRequest(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
+        verbose_name = "comparison"
         ordering = ("-created_at", "-id")
         indexes = (models.Index(fields=["-created_at", "-id"], name="draft_request_newest"),)
 
