@@ -135,7 +135,7 @@ def _import(count: int) -> bool:
     run_import(batch, lambda: False)
     batch.refresh_from_db()
     print(
-        f"             {batch.status}: {batch.accepted:,} new, {batch.refused.count():,} refused {batch.error_detail}"
+        f"             {batch.status}: {batch.accepted:,} new, {batch.rejected.count():,} rejected {batch.error_detail}"
     )
     return batch.accepted == count
 

@@ -183,7 +183,7 @@ ADDRESSES: dict[str, May] = {
     "admin:captioner_style_dataset": {"GET": VIEWERS},
     "admin:captioner_correction_labelling": {"GET": VIEWERS},
     "admin:training_import_live": {"GET": VIEWERS},
-    "admin:training_import_refused": {"GET": VIEWERS},
+    "admin:training_import_rejected": {"GET": VIEWERS},
     "admin:training_import_cancel": {"POST": TRAINERS},
     "admin:training_import_resume": {"POST": TRAINERS},
     "admin:training_trainingrun_live": {"GET": VIEWERS},

@@ -137,13 +137,13 @@ def said_of(style: Style, files: dict[str, bytes]) -> set[tuple[str, str]]:
 
 
 def reasons(batch: Import) -> list[tuple[int, str]]:
-    return list(batch.refused.values_list("line", "reason"))
+    return list(batch.rejected.values_list("line", "reason"))
 
 
 def assert_consistent(batch: Import) -> None:
-    """Every row read is an example, a duplicate or refused, and the examples are there."""
+    """Every row read is an example, a duplicate or rejected, and the examples are there."""
     batch.refresh_from_db()
-    assert batch.rows == batch.accepted + batch.duplicates + batch.refused.count()
+    assert batch.rows == batch.accepted + batch.duplicates + batch.rejected.count()
     assert batch.accepted == batch.examples.count()
 
 

@@ -112,7 +112,7 @@ def test_exports_and_imports_are_recorded(boss: Client, style: Style) -> None:
     assert newest() == ("boss", Action.IMPORTED, "examples for Humorous", "photos.csv")
     for address, subject in (
         (reverse("admin:captioner_mapperversion_download", args=[version.pk]), "the mapper of humorous v1"),
-        (reverse("admin:training_import_refused", args=[Import.objects.get().pk]), "refused rows of photos.csv for"),
+        (reverse("admin:training_import_rejected", args=[Import.objects.get().pk]), "rejected rows of photos.csv for"),
         (reverse("download-csv") + "?q=dog", "captions as csv"),
         (reverse("download-json"), "captions as json"),
     ):

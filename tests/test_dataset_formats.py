@@ -78,7 +78,7 @@ def test_datasets_as_they_are_published_arrive_as_they_were_meant(name: str, sty
         files = {file: archive.read(file) for file in archive.namelist()}
     assert (batch.status, batch.error_detail) == (Status.SUCCEEDED, "")
     assert sorted(said_of(style, files)) == sorted(AS_PUBLISHED[name])
-    assert batch.refused.count() == (2 if name == "coco.zip" else 0)
+    assert batch.rejected.count() == (2 if name == "coco.zip" else 0)
 
 
 @pytest.mark.parametrize("by", ["id", "sha256", "sha256 and ending"])
@@ -134,7 +134,7 @@ def test_each_rejected_row_is_reported_with_line_and_reason(style: Style) -> Non
         (12, "'notes.jpg': this is not a pictur"),
     ]
     assert_consistent(batch)
-    assert {row.file for row in batch.refused.all()} == {"captions.csv"}
+    assert {row.file for row in batch.rejected.all()} == {"captions.csv"}
 
 
 def test_a_malformed_entry_of_json_is_refused_alone(style: Style) -> None:
@@ -162,7 +162,7 @@ def test_several_files_with_captions_are_read_one_after_the_other(style: Style) 
     batch = imported(style, packed(files | pictures()))
     assert examples(style) == expected()
     assert (batch.rows, batch.accepted, batch.duplicates) == (6, 4, 1)
-    assert list(batch.refused.values_list("file", "line")) == [("train.csv", 3)]
+    assert list(batch.rejected.values_list("file", "line")) == [("train.csv", 3)]
 
 
 def test_annotations_are_recognised_by_their_content(style: Style) -> None:
@@ -178,7 +178,7 @@ def test_annotations_are_recognised_by_their_content(style: Style) -> None:
     }
     batch = imported(style, packed(files | pictures()))
     assert examples(style) == expected()
-    ((file, reason),) = batch.refused.values_list("file", "reason")
+    ((file, reason),) = batch.rejected.values_list("file", "reason")
     assert file == "broken.json"
     assert "not valid JSON" in reason
 
@@ -217,22 +217,24 @@ def rows(style: Style, name: str, content: bytes, pictures_there: Any = ("1.jpg"
 
 def test_a_quote_that_nobody_closes_costs_its_own_line_alone(style: Style) -> None:
     table = 'image,caption\n1.jpg,"a man\n2.jpg,b dog\n' + "3.jpg,c cat\n" * 200 + '3.jpg,"in\ntwo lines"\n'
-    found, refused = rows(style, "a.csv", table.encode())
+    found, rejected = rows(style, "a.csv", table.encode())
     assert found == {("2.jpg", "b dog"), ("3.jpg", "c cat"), ("3.jpg", "in two lines")}
-    assert [line for line, _ in refused] == [2]
-    assert "quote" in refused[0][1]
+    assert [line for line, _ in rejected] == [2]
+    assert "quote" in rejected[0][1]
 
 
 def test_quotes_do_not_swallow_the_rows_between_them(style: Style) -> None:
-    found, refused = rows(style, "a.csv", b'image,caption\n1.jpg,"a man\n2.jpg,b dog\n3.jpg,c cat"\n')
+    found, rejected = rows(style, "a.csv", b'image,caption\n1.jpg,"a man\n2.jpg,b dog\n3.jpg,c cat"\n')
     assert found == {("2.jpg", "b dog"), ("3.jpg", 'c cat"')}
-    assert refused == [(2, 'its quotes enclose lines that look like separate rows; write "" for a quote within a cell')]
+    assert rejected == [
+        (2, 'its quotes enclose lines that look like separate rows; write "" for a quote within a cell')
+    ]
 
 
 def test_in_a_tsv_a_cell_holds_no_tab_and_a_backslash_means_nothing(style: Style) -> None:
-    found, refused = rows(style, "a.tsv", b"image\tcaption\r\n1.jpg\ta\\tb\r\n2.jpg\ta\tb\r\n")
+    found, rejected = rows(style, "a.tsv", b"image\tcaption\r\n1.jpg\ta\\tb\r\n2.jpg\ta\tb\r\n")
     assert found == {("1.jpg", "a\\tb")}
-    assert refused == [(3, "it has 3 columns and the header 2; no cell can contain '\\t'")]
+    assert rejected == [(3, "it has 3 columns and the header 2; no cell can contain '\\t'")]
 
 
 def test_a_header_among_the_words_of_a_text_makes_no_table(style: Style) -> None:
@@ -260,9 +262,9 @@ def test_what_is_no_number_or_name_as_an_id_is_one_rows_problem(style: Style) ->
     ]
     ids = [1.0, 2, "3.0", None, float("nan"), True, {}, 1e300]
     texts = [{"image_id": key, "caption": f"of id {n}", "score": float("inf")} for n, key in enumerate(ids)]
-    found, refused = rows(style, "a.json", json.dumps({"images": images, "annotations": texts}).encode())
+    found, rejected = rows(style, "a.json", json.dumps({"images": images, "annotations": texts}).encode())
     assert found == {("1.jpg", "of id 0"), ("2.jpg", "of id 1"), ("3.jpg", "of id 2")}
-    assert [line for line, _ in refused] == [4, 5, 6, 7, 8]
+    assert [line for line, _ in rejected] == [4, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("as_list", [True, False])
@@ -277,9 +279,9 @@ def test_values_that_are_none_cost_one_row_and_the_next_key_counts(as_list: bool
         {"image": "2.jpg", "caption": "another", "score": float("-inf"), "big": 10**400},
     ]
     content = json.dumps(entries) if as_list else "".join(json.dumps(entry) + "\n" for entry in entries)
-    found, refused = rows(style, "a.json", content.encode())
+    found, rejected = rows(style, "a.json", content.encode())
     assert found == {("1.jpg", "a thing"), ("2.jpg", "another")}
-    assert [line for line, _ in refused] == [1, 2, 3, 5, 6]
+    assert [line for line, _ in rejected] == [1, 2, 3, 5, 6]
 
 
 @pytest.mark.parametrize("column", ["image_id", "image"])
@@ -287,10 +289,10 @@ def test_the_numbers_of_coco_mean_its_pictures(column: str, style: Style) -> Non
     names = ["val2014/COCO_val2014_000000000042.jpg", "train2017/000000000007.jpg"]
     names += ["train2014/COCO_train2014_000000000009.jpg", "000000000009.jpg", "11.jpg", "COCO_readme_12.jpg"]
     table = f"{column},caption\n42.0,a thing\n7,another\n9,which\n11,none\n12,none\n"
-    found, refused = rows(style, "a.csv", table.encode(), names)
+    found, rejected = rows(style, "a.csv", table.encode(), names)
     assert found == {(names[0], "a thing"), (names[1], "another")}
-    assert [line for line, _ in refused] == [4, 5, 6]
-    assert "may be" in refused[0][1]
+    assert [line for line, _ in rejected] == [4, 5, 6]
+    assert "may be" in rejected[0][1]
 
 
 def test_texts_beside_pictures_are_their_captions_a_line_each(style: Style) -> None:
@@ -316,7 +318,7 @@ def test_texts_beside_pictures_are_their_captions_a_line_each(style: Style) -> N
         ("b/x.png", "[kohya's] own ending"),
         ("c.jpg", "{whole} name"),
     }
-    assert {row.file: row.reason.split()[-1] for row in batch.refused.all()}.keys() == {
+    assert {row.file: row.reason.split()[-1] for row in batch.rejected.all()}.keys() == {
         "b/z.txt",
         "empty.txt",
         "latin.txt",
@@ -348,10 +350,10 @@ def test_of_flickr8k_the_lemmas_are_no_captions(style: Style) -> None:
         "\u30fc",
     ],
 )
-def test_a_caption_without_a_word_is_refused_in_every_script(text: str, style: Style) -> None:
-    found, refused = rows(style, "a.jsonl", json_lines([("1.jpg", text)]))
+def test_a_caption_without_a_word_is_rejected_in_every_script(text: str, style: Style) -> None:
+    found, rejected = rows(style, "a.jsonl", json_lines([("1.jpg", text)]))
     assert found == set()
-    assert "no word" in refused[0][1]
+    assert "no word" in rejected[0][1]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_files_are_found_wherever_the_folder_was_packed(refs: list[str], names: 
 @pytest.mark.parametrize("ref", ["1.jpg", "c/1.jpg", "jpg", "..", "/"])
 def test_no_picture_is_taken_for_another(ref: str, style: Style) -> None:
     batch = imported(style, packed({"captions.jsonl": json_lines([(ref, "x")])} | pictures(["a/1.jpg", "b/1.jpg"])))
-    assert (batch.status, batch.accepted, batch.refused.count()) == (Status.SUCCEEDED, 0, 1)
+    assert (batch.status, batch.accepted, batch.rejected.count()) == (Status.SUCCEEDED, 0, 1)
 
 
 SEVERAL = "several"

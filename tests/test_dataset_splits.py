@@ -67,7 +67,7 @@ DECLARING: dict[str, dict[str, bytes]] = {
 @pytest.mark.parametrize("way", DECLARING)
 def test_splits_that_a_dataset_declares_are_kept(way: str, style: Style) -> None:
     batch = imported(style, packed(DECLARING[way] | pictures(NAMES)))
-    assert batch.refused.count() == 0
+    assert batch.rejected.count() == 0
     assert held_out() == as_declared()
 
 

@@ -33,7 +33,7 @@ from tests.dataset_files import (
     run_command,
 )
 from training import services
-from training.datasets.importer import refused_csv
+from training.datasets.importer import rejected_csv
 from training.datasets.statistics import statistics
 from training.models import Import, is_held_out
 
@@ -67,11 +67,11 @@ def test_only_a_folder_is_imported_as_one(style: Style, tmp_path: Path) -> None:
     assert processed(batch).error_code == "file_missing"
 
 
-def test_refused_rows_are_downloaded_without_formulas(style: Style) -> None:
+def test_rejected_rows_are_downloaded_without_formulas(style: Style) -> None:
     batch = imported(style, b'{"image": "=x", "caption": "y"}\n')
-    batch.refused.update(file="=cmd()", reason='@SUM(1), "2"')
-    batch.refused.create(file="+1", line=2, reason="-3")
-    assert "".join(refused_csv(batch)) == ('file,line,reason\r\n\'=cmd(),1,"\'@SUM(1), ""2"""\r\n\'+1,2,\'-3\r\n')
+    batch.rejected.update(file="=cmd()", reason='@SUM(1), "2"')
+    batch.rejected.create(file="+1", line=2, reason="-3")
+    assert "".join(rejected_csv(batch)) == ('file,line,reason\r\n\'=cmd(),1,"\'@SUM(1), ""2"""\r\n\'+1,2,\'-3\r\n')
 
 
 def test_what_was_there_counts_as_duplicate(style: Style) -> None:
@@ -159,12 +159,12 @@ def test_a_file_in_s3_is_imported_and_deleted_there(
     assert processed(lost).error_code == "file_error"
 
 
-def test_the_command_imports_and_writes_what_was_refused(style: Style, tmp_path: Path) -> None:
+def test_the_command_imports_and_writes_what_was_rejected(style: Style, tmp_path: Path) -> None:
     archive = tmp_path / "set.zip"
     archive.write_bytes(packed({"a.jsonl": json_lines([*pairs(), ("gone.jpg", "x")])} | pictures()))
-    told = run_command("plain", str(archive), "--refused", str(tmp_path / "refused.csv"))
-    assert "5 rows: 4 new examples, 0 already present, 1 refused" in told
-    assert (tmp_path / "refused.csv").read_text().splitlines()[1].startswith("a.jsonl,5,\"'gone.jpg': there")
+    told = run_command("plain", str(archive), "--rejected", str(tmp_path / "rejected.csv"))
+    assert "5 rows: 4 new examples, 0 already present, 1 rejected" in told
+    assert (tmp_path / "rejected.csv").read_text().splitlines()[1].startswith("a.jsonl,5,\"'gone.jpg': there")
     assert examples(style) == expected()
     for arguments, reason in (
         (["plain", str(tmp_path / "none")], "cannot be read"),

@@ -89,7 +89,7 @@ def test_a_full_disk_ends_the_import_and_keeps_what_it_had(style: Style, media: 
     batch = queued(style, packed({"a.jsonl": json_lines(pairs())} | pictures()))
     (media / "images").write_bytes(b"in the way")
     assert processed(batch).error_code == "storage_full"
-    assert not batch.refused.exists()
+    assert not batch.rejected.exists()
     (media / "images").unlink()
     batch.retry(batch.deadline_at)
     assert processed(batch).status == Status.SUCCEEDED

@@ -74,8 +74,8 @@ def test_a_photo_of_a_phone_is_taken_by_the_api_and_stored(client: Client, style
 def test_photos_of_phones_are_imported_with_their_captions(style: Style, media: Any) -> None:
     files = {"a.HEIC": PHONE, "a.txt": b"a boy in the air", "b.hif": PHONE[:-1], "b.txt": b"a boy in the air"}
     batch = imported(style, packed(files))
-    assert (batch.accepted, batch.refused.count()) == (1, 1)
-    assert "damaged" in batch.refused.get().reason
+    assert (batch.accepted, batch.rejected.count()) == (1, 1)
+    assert "damaged" in batch.rejected.get().reason
 
 
 def test_pages_and_refusals_say_that_heic_is_accepted(client: Client, styles: None) -> None:

@@ -57,4 +57,4 @@ def test_without_a_tokenizer_everything_is_imported(style: Style, tmp_path: Path
     archive = tmp_path / "set.zip"
     archive.write_bytes(packed({"a.jsonl": json_lines([("1.jpg", "\u0916 " * 100)])} | pictures(["1.jpg"])))
     assert "1 new examples" in run_command("plain", str(archive))
-    assert Import.objects.get().refused.count() == 0
+    assert Import.objects.get().rejected.count() == 0

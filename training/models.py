@@ -96,7 +96,7 @@ class Import(OrderedJob):
 class RejectedRow(models.Model):
     """A row of an import that is not an example, and why."""
 
-    batch = models.ForeignKey(Import, on_delete=models.CASCADE, related_name="refused")
+    batch = models.ForeignKey(Import, on_delete=models.CASCADE, related_name="rejected")
     file = models.CharField(max_length=255)
     line = models.PositiveIntegerField(help_text="the line, or the entry's number in a JSON list")
     reason = models.CharField(max_length=300)

@@ -142,7 +142,7 @@ def test_several_styles_are_retrained_from_the_list(
 # Examples
 
 
-def test_an_upload_of_examples_is_queued_and_its_refused_rows_can_be_downloaded(style: Style, boss: Client) -> None:
+def test_an_upload_of_examples_is_queued_and_its_rejected_rows_can_be_downloaded(style: Style, boss: Client) -> None:
     address = reverse("admin:captioner_style_import", args=[style.pk])
     assert "empty" in text_of(boss.post(address, {"file": SimpleUploadedFile("photos.zip", b"")}))
     answer = boss.post(address, {"file": SimpleUploadedFile("photos.zip", b"PK")})
@@ -151,7 +151,7 @@ def test_an_upload_of_examples_is_queued_and_its_refused_rows_can_be_downloaded(
     RejectedRow.objects.create(batch=batch, file="=captions.csv", line=3, reason="the image x.jpg is missing")
     page = text_of(boss.get(text_of(answer)))
     assert "the image x.jpg is missing" in page
-    response: Any = boss.get(reverse("admin:training_import_refused", args=[batch.pk]))
+    response: Any = boss.get(reverse("admin:training_import_rejected", args=[batch.pk]))
     rows = list(csv.reader(io.StringIO(b"".join(response.streaming_content).decode())))
     assert rows == [["file", "line", "reason"], ["'=captions.csv", "3", "the image x.jpg is missing"]]
 

@@ -16,10 +16,10 @@ from captioner.admin.base import Empty, ReadOnly
 from captioner.admin.parameters import as_int
 from captioner.jobs.job import Status
 from training import services
-from training.datasets.importer import refused_csv
+from training.datasets.importer import rejected_csv
 from training.models import Import
 
-REFUSED_SHOWN = 50
+REJECTED_SHOWN = 50
 
 
 @admin.register(Import)
@@ -37,11 +37,11 @@ class ImportAdmin(ReadOnly):
     list_select_related = ("style", "person")
 
     def get_urls(self) -> list[URLPattern]:
-        """With the live part of an import's page and its refused rows."""
+        """With the live part of an import's page and its rejected rows."""
         view = "training.view_import"
         return [
             self.route("<int:pk>/live/", self.live, "live", view),
-            self.route("<int:pk>/refused.csv", self.refused, "refused", view),
+            self.route("<int:pk>/refused.csv", self.rejected, "rejected", view),  # released at this address
             self.route("<int:pk>/cancel/", self.cancel, "cancel", "training.change_import", "POST"),
             self.route("<int:pk>/resume/", self.resume, "resume", "training.change_import", "POST"),
             *super().get_urls(),
@@ -55,7 +55,7 @@ class ImportAdmin(ReadOnly):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """How far an import is, and what of it was refused."""
+        """How far an import is, and what of it was rejected."""
         batch = self.viewed(request, as_int(object_id))
         return self.page(request, "admin/training/import.html", str(batch), up=batch.style, **self._standing(batch))
 
@@ -64,12 +64,12 @@ class ImportAdmin(ReadOnly):
         services.rescue_stale()
         return self.page(request, "admin/training/import_live.html", "", **self._standing(self.viewed(request, pk)))
 
-    def refused(self, request: HttpRequest, pk: int) -> HttpResponseBase:
-        """The rows that were refused, as CSV."""
+    def rejected(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """The rows that were rejected, as CSV."""
         batch = self.viewed(request, pk)
-        audit.record(audit.Action.EXPORTED, f"refused rows of {batch}")
-        response = StreamingHttpResponse(refused_csv(batch), content_type="text/csv; charset=utf-8")
-        response["Content-Disposition"] = f'attachment; filename="refused-{batch.pk}.csv"'
+        audit.record(audit.Action.EXPORTED, f"rejected rows of {batch}")
+        response = StreamingHttpResponse(rejected_csv(batch), content_type="text/csv; charset=utf-8")
+        response["Content-Disposition"] = f'attachment; filename="rejected-{batch.pk}.csv"'
         return response
 
     def cancel(self, request: HttpRequest, pk: int) -> HttpResponseBase:
@@ -84,6 +84,6 @@ class ImportAdmin(ReadOnly):
             "batch": batch,
             "stopped": stopped,
             "there": stopped and services.is_there(batch),
-            "refused_count": batch.refused.count(),
-            "refused_rows": batch.refused.all()[:REFUSED_SHOWN],
+            "rejected_count": batch.rejected.count(),
+            "rejected_rows": batch.rejected.all()[:REJECTED_SHOWN],
         }

@@ -230,13 +230,13 @@ class _Importer:
         accepted: list[tuple[_ReadRow, uuid.UUID]] = []
         by_bytes: dict[uuid.UUID, bool] = {}
         declared: dict[uuid.UUID, bool] = {}
-        refused: list[RejectedRow] = []
+        rejected: list[RejectedRow] = []
         for read in chunk:
             row, file = read.row, repr(read.file)[1:-1][:255]
             picture = self.pictures[read.picture] if read.picture else stored.get(_key(row.ref), NO_FILE)
             if row.problem or isinstance(picture, str):
                 reason = row.problem or f"{shown(row.ref)}: {picture}"
-                refused.append(RejectedRow(batch=batch, file=file, line=row.line, reason=reason[:300]))
+                rejected.append(RejectedRow(batch=batch, file=file, line=row.line, reason=reason[:300]))
                 continue
             image, by_bytes[image] = picture
             accepted.append((read, image))
@@ -262,7 +262,7 @@ class _Importer:
             ]
             Example.objects.bulk_create(examples, ignore_conflicts=True)
             new = batch.examples.filter(pk__gt=newest).count()  # that call does not tell
-            RejectedRow.objects.bulk_create(refused)
+            RejectedRow.objects.bulk_create(rejected)
             counts = {"accepted": batch.accepted + new, "duplicates": batch.duplicates + len(examples) - new}
             self._record(**counts)
         batch.rows, batch.accepted, batch.duplicates = batch.rows + len(chunk), counts["accepted"], counts["duplicates"]
@@ -329,8 +329,8 @@ def stored_pictures(refs: Iterable[str]) -> dict[str, tuple[uuid.UUID, bool]]:
     return found
 
 
-def refused_csv(batch: Import) -> Iterator[str]:
-    """The refused rows of an import as lines of a CSV file, which a spreadsheet can open without running anything."""
+def rejected_csv(batch: Import) -> Iterator[str]:
+    """The rejected rows of an import as lines of a CSV file, which a spreadsheet can open without running anything."""
     yield csv_line(("file", "line", "reason"))
-    for row in batch.refused.order_by("pk").iterator(2000):
+    for row in batch.rejected.order_by("pk").iterator(2000):
         yield csv_line((row.file, row.line, row.reason))

@@ -18,7 +18,7 @@ from captioner.management.arguments import named_style, named_user
 from clipcap.progress import ProgressBar
 from training import services
 from training.datasets.annotations import ACCEPTED
-from training.datasets.importer import refused_csv, run_import
+from training.datasets.importer import rejected_csv, run_import
 from training.datasets.keys import Keys
 from training.lengths import too_long
 from training.models import Import
@@ -40,7 +40,8 @@ class Command(BaseCommand):
         parser.add_argument("--caption-column", metavar="NAME", default="", help="column or key of the caption")
         parser.add_argument("--user", metavar="NAME", help="user name to record")
         parser.add_argument("--resume", metavar="IMPORT_ID", type=int, help="resume a stopped import")
-        parser.add_argument("--refused", metavar="FILE.csv", type=Path, help="CSV file for the refused rows")
+        # --refused is what 0.2.0 called it.
+        parser.add_argument("--rejected", "--refused", metavar="FILE.csv", type=Path, help="CSV file for rejected rows")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -55,16 +56,18 @@ class Command(BaseCommand):
             finally:
                 signal.signal(signal.SIGINT, before)
         batch.refresh_from_db()
-        refused = batch.refused.count()
+        rejected = batch.rejected.count()
         self.stdout.write(
-            f"{batch.rows} rows: {batch.accepted} new examples, {batch.duplicates} already present, {refused} refused"
+            f"{batch.rows} rows: {batch.accepted} new examples, {batch.duplicates} already present, {rejected} rejected"
         )
-        if refused and options["refused"]:
-            with options["refused"].open("w", encoding="utf-8", newline="") as file:
-                file.writelines(refused_csv(batch))
-            self.stdout.write(f"the refused rows are in {options['refused']}")
-        elif refused:
-            self.stdout.write(f"the first refused row is {batch.refused.first()}; --refused FILE.csv writes them all")
+        if rejected and options["rejected"]:
+            with options["rejected"].open("w", encoding="utf-8", newline="") as file:
+                file.writelines(rejected_csv(batch))
+            self.stdout.write(f"the rejected rows are in {options['rejected']}")
+        elif rejected:
+            self.stdout.write(
+                f"the first rejected row is {batch.rejected.first()}; --rejected FILE.csv writes them all"
+            )
         again = f"to resume: import_examples --resume {batch.pk}"
         if batch.status == Status.FAILED:
             raise CommandError(f"{batch.error_detail}\n{again}")
