@@ -39,7 +39,7 @@ from rest_framework.response import Response
 
 from captioner.api.problems import problem
 from captioner.jobs.job import FINISHED, UNFINISHED, Status, clock
-from captioner.models import BaseModels, Caption, WebhookDelivery, Worker
+from captioner.models import SILENCE, BaseModels, Caption, WebhookDelivery, Worker
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ def _worker() -> str:
     if not troubles:
         if Worker.objects.alive("captions").exists():
             return "no caption worker has loaded the base models in service; start one, or start one again"
-        return "no caption worker reported in the last 30 seconds; start one"
+        return f"no caption worker reported in the last {SILENCE.seconds} seconds; start one"
     if all(troubles):
         return f"all caption workers keep failing and are paused for a while: {troubles[0]}"
     return "ok"

@@ -5,7 +5,6 @@ import time
 from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from captioner import services
 from captioner.errors import Refused
 from captioner.management.arguments import named_user
-from captioner.models import Caption, Viewer, Worker, probability
+from captioner.models import SILENCE, Caption, Viewer, Worker, probability
 from clipcap import jsonl
 from clipcap.image import SUFFIXES
 from clipcap.options import is_unsure
@@ -24,7 +23,6 @@ from clipcap.progress import ProgressBar
 
 BEGINNING = b'{"image": "'  # of every line
 AHEAD = 128  # photos that wait in the queue at a time: enough for full batches of several workers
-SILENCE = timedelta(seconds=30)
 
 
 class Command(BaseCommand):
@@ -150,8 +148,8 @@ class FolderCaptions:
             self.heard_at = now
             if not Worker.objects.alive("captions").exists():
                 self.progress.write(
-                    "No caption worker reported in the last 30 seconds: the captions wait until one runs. Start "
-                    "one in another terminal: ./run worker captions"
+                    f"No caption worker reported in the last {SILENCE.seconds} seconds: the captions wait until one "
+                    "runs. Start one in another terminal: ./run worker captions"
                 )
         services.rescue_stale(Caption.objects.filter(request__in=self.waiting).unfinished()[:1])
         time.sleep(0.2)

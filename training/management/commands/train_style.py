@@ -35,7 +35,7 @@ class Command(BaseCommand):
         self.stdout.write(f"{run} is queued")
         if options["no_wait"]:
             return
-        if not Worker.objects.filter(queue="training").exists():
+        if not Worker.objects.alive("training").exists():
             self.stderr.write("no training worker is running; start one with ./run worker training")
         with ProgressBar("step", file=self.stderr) as progress:
             while not run.finished:
