@@ -331,7 +331,7 @@ def test_a_training_worker_killed_in_the_middle_costs_nothing_and_changes_no_bit
     trained = [version.sha256 for version in (whole.version, run.version) if version]
     assert len(trained) == 2
     assert len(set(trained)) == 1
-    curves = [list(r.checkpoints.values_list("epoch", "training_loss", "validation_loss")) for r in (whole, run)]
+    curves = [list(r.reports.values_list("epoch", "training_loss", "validation_loss")) for r in (whole, run)]
     assert curves[0] == curves[1]
     assert style.versions.filter(origin=MapperVersion.Origin.TRAINED).count() == 2
 

@@ -1,4 +1,4 @@
-"""A run's page: drawings on honest scales, the captions of its checkpoints, and what stays when it refreshes itself."""
+"""A run's page: drawings on honest scales, the captions of its epochs, and what stays when it refreshes itself."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def page(browser: Browser, live_server: Any) -> Iterator[Page]:
 
 @pytest.fixture
 def run(style: Style) -> TrainingRun:
-    """A run in the middle of its training. The second of three checkpoints is the best so far."""
+    """A run in the middle of its training. The second of three epochs is the best so far."""
     now = timezone.now()
     lease = {"lease_token": uuid.uuid4(), "lease_expires_at": now + timedelta(hours=1)}
     run = TrainingRun.objects.create(
@@ -59,11 +59,11 @@ def run(style: Style) -> TrainingRun:
     run.curve = [[step, 5 - step / 10, 1e-3] for step in range(1, 31)]
     run.save()
     for epoch, loss in ((1, 4.6), (2, 4.1), (3, 4.3)):
-        add_checkpoint(run, epoch, loss)
+        add_epoch(run, epoch, loss)
     return run
 
 
-def add_checkpoint(run: TrainingRun, epoch: int, loss: float) -> None:
+def add_epoch(run: TrainingRun, epoch: int, loss: float) -> None:
     photos = [uploads.store(path.read_bytes()).pk for path in PHOTOS]
     samples = [{"image": str(pk), "text": f"caption {epoch}", "reference": "two dogs"} for pk in photos]
     EpochReport.objects.create(
@@ -119,12 +119,12 @@ def test_versions_that_would_share_a_colour_are_told_apart(style: Style) -> None
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_slider_steps_through_the_captions_of_the_checkpoints_by_keyboard(run: TrainingRun, page: Page) -> None:
+def test_a_slider_steps_through_the_captions_of_the_epochs_by_keyboard(run: TrainingRun, page: Page) -> None:
     page.goto(reverse("admin:training_trainingrun_change", args=[run.pk]))
     photo = page.locator("article.sample").first
     assert [text.split()[-1] for text in photo.locator("li").all_inner_texts()] == ["3", "kept", "1"]
     expect(photo.locator("[aria-current]")).to_contain_text("caption 3")
-    slider = page.get_by_label("Checkpoint")
+    slider = page.get_by_label("Epoch", exact=True)
     slider.focus()
     page.keyboard.press("ArrowLeft")
     expect(photo.locator("[aria-current]")).to_contain_text("caption 2")
@@ -133,13 +133,13 @@ def test_a_slider_steps_through_the_captions_of_the_checkpoints_by_keyboard(run:
     page.keyboard.press("Home")
     expect(photo.locator("[aria-current]")).to_contain_text("caption 1")
 
-    add_checkpoint(run, 4, 4.4)  # the page refreshes itself, and the reader stays where they were
+    add_epoch(run, 4, 4.4)  # the page refreshes itself, and the reader stays where they were
     expect(photo.locator("li")).to_have_count(4)
     expect(photo.locator("[aria-current]")).to_contain_text("caption 1")
     expect(slider).to_be_focused()
     page.keyboard.press("End")
     expect(photo.locator("[aria-current]")).to_contain_text("caption 4")
-    add_checkpoint(run, 5, 4.5)
+    add_epoch(run, 5, 4.5)
     expect(photo.locator("[aria-current]")).to_contain_text("caption 5")  # whoever looks at the newest goes on so
 
 
@@ -154,7 +154,7 @@ def test_what_is_read_stays_in_place_while_the_page_refreshes(run: TrainingRun, 
         {"at": timezone.now().isoformat(), "worker": "w", "code": "died", "detail": "it ended"}
     ]  # above the samples
     run.save()
-    add_checkpoint(run, 4, 4.4)
+    add_epoch(run, 4, 4.4)
     expect(page.get_by_role("heading", name="Failed attempts")).to_be_attached()
     expect(page.locator("article.sample").first.locator("li")).to_have_count(4)
     page.wait_for_function(f"Math.abs({place} - {before}) < 2")

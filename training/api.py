@@ -268,7 +268,7 @@ class RunViewSet(ApiViewSet):
     @action(detail=True, pagination_class=None)
     def checkpoints(self, request: Request, pk: int) -> Response:
         """The state of the run after each epoch, with captions of the same held-out photos."""
-        return Response(EpochReportSerializer(_run(pk).checkpoints.all(), many=True).data)
+        return Response(EpochReportSerializer(_run(pk).reports.all(), many=True).data)
 
 
 def _runs() -> Any:

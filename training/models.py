@@ -196,7 +196,7 @@ class RunEvent(models.Model):
 class EpochReport(models.Model):
     """How good a run was at the end of an epoch, and what it wrote about the same held-out photos."""
 
-    run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="checkpoints")
+    run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="reports")
     epoch = models.PositiveIntegerField()
     step = models.PositiveIntegerField()
     training_loss = models.FloatField()

@@ -1,4 +1,5 @@
-"""The training worker: imports examples, trains mappers with the language model frozen, compares and files them.
+"""The training worker: imports examples, trains versions of styles (a mapper and, if asked, its language
+model or adapters), compares and files them.
 
 It claims like the caption worker does and under the same leases, one piece of work at a time. A run's state lies in
 its folder, so whoever claims it next, after a crash or a cancel, goes on from the last checkpoint to the same bytes.
@@ -57,7 +58,7 @@ from training.reports import ComparedPhoto, CurvePoint, RunProgress, Sample
 
 log = logging.getLogger(__name__)
 
-SAMPLES = 12  # held-out photos captioned at every checkpoint
+SAMPLES = 12  # held-out photos captioned after every epoch
 REPORT_EVERY = 1.0  # seconds between two reports of progress
 LONGEST = timedelta(days=7)
 
@@ -182,7 +183,7 @@ class _Training:
         """Start over, with nothing of what an earlier training left."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.run.curve = []
-        retry_on_lost_database(lambda: self.run.checkpoints.all().delete())
+        retry_on_lost_database(lambda: self.run.reports.all().delete())
 
     def _examples(self) -> tuple[CaptionedImages, CaptionedImages]:
         rows = services.dataset(self.run.style, self.options, self.run.last_example)

@@ -1,10 +1,10 @@
-// A run's page: steps through the captions of its checkpoints, and keeps what the reader set when it refreshes itself.
+// A run's page: steps through the captions of its epochs, and keeps what the reader set when it refreshes itself.
 "use strict";
 
 let chosen; // the epoch, or nothing: the newest one, whichever it is
 
 function step() {
-  const slider = document.getElementById("checkpoint");
+  const slider = document.getElementById("epoch");
   if (!slider) return;
   document.getElementById("step").hidden = false;
   const epoch = Number(slider.value);
@@ -19,7 +19,7 @@ function step() {
 }
 
 document.addEventListener("input", ({ target }) => {
-  if (target.id !== "checkpoint") return;
+  if (target.id !== "epoch") return;
   chosen = target.value === target.max ? undefined : target.value;
   step();
   for (const item of document.querySelectorAll(".sample li[aria-current]")) {
@@ -34,7 +34,7 @@ const lists = () => [...document.querySelectorAll(".sample ol")];
 let kept;
 
 document.addEventListener("htmx:beforeSwap", (event) => {
-  if (document.querySelector("#checkpoint:active")) { // nobody takes a slider out of a hand that moves it
+  if (document.querySelector("#epoch:active")) { // nobody takes a slider out of a hand that moves it
     event.detail.shouldSwap = false;
     return;
   }
@@ -52,7 +52,7 @@ document.addEventListener("htmx:afterSettle", () => {
   if (!kept) return;
   const { focused, title, top, across, down } = kept;
   kept = undefined;
-  const slider = document.getElementById("checkpoint");
+  const slider = document.getElementById("epoch");
   if (slider && chosen !== undefined) slider.value = chosen;
   step();
   if (document.activeElement === document.body) document.getElementById(focused)?.focus({ preventScroll: true });

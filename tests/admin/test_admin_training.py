@@ -92,7 +92,15 @@ def test_a_finished_run_shows_its_verdict_and_the_photos_that_differ_most(
     ]
     run.save()
     page = text_of(boss.get(reverse("admin:training_trainingrun_change", args=[run.pk])))
-    for text in ("Better", "0.100, 95 % from 0.050 to 0.150", "Promote humorous v2", "new", "old", "ours"):
+    for text in (
+        "Better",
+        '<td class="number">0.400</td>',
+        "0.100, 95 % from 0.050 to 0.150",
+        "Promote humorous v2",
+        "new",
+        "old",
+        "ours",
+    ):
         assert text in page
     assert "v2 is better than v1: CIDEr +0.10, 95 % interval 0.05 to 0.15, on 20 photos." in page
 

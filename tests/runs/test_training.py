@@ -48,8 +48,8 @@ def test_a_run_is_trained_evaluated_filed_and_its_promotion_serves_the_next_capt
     assert run.verdict in (TrainingRun.Verdict.WORSE, TrainingRun.Verdict.UNCLEAR)  # so short, against the shipped one
     assert set(run.metrics) >= {"candidate", "active", "difference", "metric", "images"}
     assert run.comparison[0]["references"]
-    assert [checkpoint.epoch for checkpoint in run.checkpoints.all()] == [1, 2]
-    assert all(len(c.samples) == len(run.checkpoints.get(epoch=1).samples) > 0 for c in run.checkpoints.all())
+    assert [report.epoch for report in run.reports.all()] == [1, 2]
+    assert all(len(c.samples) == len(run.reports.get(epoch=1).samples) > 0 for c in run.reports.all())
     assert run.curve[-1][0] > 1
     assert not services.run_folder(run).exists()
     assert factual.version_in_service == before.version  # it waits for a person
@@ -89,7 +89,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(
 
     def asked_to_stop() -> bool:
         run.refresh_from_db()
-        return run.progress.get("phase", "") == phase and run.checkpoints.exists() == begun
+        return run.progress.get("phase", "") == phase and run.reports.exists() == begun
 
     trainer = TrainingEngine(engine, stopping=asked_to_stop)
     trainer.report_every = 0.0

@@ -98,7 +98,7 @@ def test_only_workers_that_a_run_lost_since_it_last_got_on_count_against_it(
 
     def kill_at_the_next_look_after(epoch: int) -> Callable[[], bool]:
         def look() -> bool:
-            if run.checkpoints.filter(epoch=epoch).exists():
+            if run.reports.filter(epoch=epoch).exists():
                 raise Killed
             return False
 
@@ -188,17 +188,17 @@ def test_a_run_whose_state_was_pruned_starts_over_and_shows_nothing_of_before(
     factual: Style, engine: CaptionEngine
 ) -> None:
     run = services.start_run(style=factual, options={**QUICK, "epochs": 3, "start": "scratch", "layers": 1})
-    work_and_cancel(run, engine, run.checkpoints.exists)
+    work_and_cancel(run, engine, run.reports.exists)
     assert run.curve != []
     assert services.prune(timedelta(0))["run folders"] == 1
-    run.checkpoints.update(training_loss=99.0)
+    run.reports.update(training_loss=99.0)
     services.resume_run(run)
     TrainingEngine(engine).work()
     run.refresh_from_db()
     assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
     assert run.curve[0][0] == 1
-    assert not run.checkpoints.filter(training_loss=99.0).exists()
-    assert [checkpoint.epoch for checkpoint in run.checkpoints.all()] == [1, 2, 3]
+    assert not run.reports.filter(training_loss=99.0).exists()
+    assert [report.epoch for report in run.reports.all()] == [1, 2, 3]
 
 
 def test_a_run_whose_worker_has_no_room_for_the_version_in_service_is_handed_back(
@@ -214,14 +214,14 @@ def test_a_run_whose_worker_has_no_room_for_the_version_in_service_is_handed_bac
 
 def test_a_resumed_run_whose_examples_were_deleted_starts_over(factual: Style, engine: CaptionEngine) -> None:
     run = services.start_run(style=factual, options={**QUICK, "start": "scratch", "prefix_length": 3, "layers": 1})
-    TrainingEngine(engine, stopping=run.checkpoints.exists).work()
+    TrainingEngine(engine, stopping=run.reports.exists).work()
     assert (services.run_folder(run) / "state.pt").exists()
     Example.objects.filter(style=factual, held_out=False)[:1].get().delete()
     TrainingEngine(engine).work()
     run.refresh_from_db()
     assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
     assert run.events.filter(message__contains="starting over").exists()
-    assert [checkpoint.epoch for checkpoint in run.checkpoints.all()] == [1, 2]
+    assert [report.epoch for report in run.reports.all()] == [1, 2]
 
 
 def test_a_promotion_of_a_version_whose_file_is_gone_is_refused(factual: Style) -> None:

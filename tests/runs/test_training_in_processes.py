@@ -43,7 +43,7 @@ def test_a_run_in_two_processes_reports_its_progress_is_canceled_and_is_resumed_
     settings.TRAINING_PROCESSES = 2
     work_and_cancel(run, engine, TrainingRun.objects.filter(pk=run.pk, progress__epoch=1).exists)
     assert run.error_detail == ""
-    first = run.checkpoints.get()
+    first = run.reports.get()
     assert first.samples, "the epoch's mapper has captioned held-out photos"
     assert len(run.curve) > 1
 
@@ -53,6 +53,6 @@ def test_a_run_in_two_processes_reports_its_progress_is_canceled_and_is_resumed_
     run.refresh_from_db()
     assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
     assert run.version is not None
-    epochs = list(run.checkpoints.order_by("epoch"))
+    epochs = list(run.reports.order_by("epoch"))
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
     assert epochs[0].validation_loss == first.validation_loss, "it went on after the first, and did not start over"

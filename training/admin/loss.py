@@ -10,15 +10,15 @@ from django.utils.safestring import SafeString
 from captioner.admin.plots import BOTTOM, LEFT, TOP, WIDTH, legend_of, level, polyline, short, svg, text, ticks_between
 
 
-def loss_curves(curve: Sequence[Sequence[float]], checkpoints: Sequence[Sequence[float]]) -> SafeString:
+def loss_curves(curve: Sequence[Sequence[float]], epochs: Sequence[Sequence[float]]) -> SafeString:
     """Training loss of single steps and of epochs, and validation loss; below, over the same steps, the learning rate.
 
     Args:
         curve: (step, training loss, learning rate).
-        checkpoints: (step, mean training loss of the epoch, validation loss).
+        epochs: (step, mean training loss of the epoch, validation loss).
     """
-    losses = [row[1] for row in curve] + [loss for row in checkpoints for loss in row[1:]]
-    steps = [row[0] for row in curve] + [row[0] for row in checkpoints]
+    losses = [row[1] for row in curve] + [loss for row in epochs for loss in row[1:]]
+    steps = [row[0] for row in curve] + [row[0] for row in epochs]
     if not losses:
         return format_html('<p class="quiet">{}</p>', "No training steps yet.")
     last, right = max(max(steps), 1), 16
@@ -41,14 +41,14 @@ def loss_curves(curve: Sequence[Sequence[float]], checkpoints: Sequence[Sequence
     parts, y = scale(losses, height, 4)
     parts.append(polyline([(x(step), y(loss)) for step, loss, _ in curve], "training faint"))
     for name, column in (("training", 1), ("validation", 2)):
-        points = [(x(row[0]), y(row[column])) for row in checkpoints]
+        points = [(x(row[0]), y(row[column])) for row in epochs]
         parts.append(polyline(points, name))
         parts += [
             format_html(
                 '<circle class="{}" cx="{}" cy="{}" r="3.5"><title>step {}: {} loss {}</title></circle>',
                 *(name, f"{px:.1f}", f"{py:.1f}", short(row[0]), name, f"{row[column]:.4f}"),
             )
-            for row, (px, py) in zip(checkpoints, points, strict=True)
+            for row, (px, py) in zip(epochs, points, strict=True)
         ]
     legend = legend_of([("training", "training loss"), ("validation", "validation loss"), ("rate", "learning rate")])
     drawn = svg(height, parts, "Loss by step")

@@ -93,7 +93,7 @@ def light(runs: QuerySet[TrainingRun]) -> QuerySet[TrainingRun]:
 
 
 def _run_context(run: TrainingRun) -> dict[str, Any]:
-    checkpoints = list(run.checkpoints.all())
+    reports = list(run.reports.all())
     report = run.report
     candidate, baseline = (found.scores if found else {} for found in (report.candidate, report.active))
     baseline_name = report.active_version or "in service"
@@ -109,12 +109,10 @@ def _run_context(run: TrainingRun) -> dict[str, Any]:
         "prospect": None if run.finished else services.prospect(run.style, run.chosen, run.last_example),
         "standing": standing(run),
         "steerable": run.status in (Status.FAILED, Status.CANCELED),
-        "curves": loss_curves(
-            run.loss_curve.points, [(c.step, c.training_loss, c.validation_loss) for c in checkpoints]
-        ),
-        "checkpoints": checkpoints,
-        "kept": min(checkpoints, key=lambda c: (c.validation_loss, c.epoch)).epoch if checkpoints else None,
-        "samples": _samples(checkpoints),
+        "curves": loss_curves(run.loss_curve.points, [(r.step, r.training_loss, r.validation_loss) for r in reports]),
+        "reports": reports,
+        "kept": min(reports, key=lambda r: (r.validation_loss, r.epoch)).epoch if reports else None,
+        "samples": _samples(reports),
         "events": run.events.order_by("-pk")[:30],
         "scores": [(name, candidate[name], baseline.get(name)) for name in names],
         "bars": score_bars(drawn, title, colours) if drawn else "",
@@ -155,18 +153,18 @@ def _options(run: TrainingRun) -> dict[str, Any]:
     return {name: value for name, value in asdict(run.chosen).items() if name not in silent}
 
 
-def _samples(checkpoints: list[EpochReport]) -> list[dict[str, Any]]:
-    """For each of the held-out photos, what was written about it from checkpoint to checkpoint, repetitions merged, the
+def _samples(reports: list[EpochReport]) -> list[dict[str, Any]]:
+    """For each of the held-out photos, what was written about it from epoch to epoch, repetitions merged, the
     newest first."""
     photos: dict[str, dict[str, Any]] = {}
-    for checkpoint in checkpoints:
-        for sample in checkpoint.samples:
+    for report in reports:
+        for sample in report.samples:
             photo = photos.setdefault(sample["image"], {**sample, "texts": []})
             texts = photo["texts"]
             if texts and texts[-1]["text"] == sample["text"]:
-                texts[-1]["last"] = checkpoint.epoch
+                texts[-1]["last"] = report.epoch
             else:
-                texts.append({"first": checkpoint.epoch, "last": checkpoint.epoch, "text": sample["text"]})
+                texts.append({"first": report.epoch, "last": report.epoch, "text": sample["text"]})
     for photo in photos.values():
         photo["texts"].reverse()
     return list(photos.values())
