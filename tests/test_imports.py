@@ -69,8 +69,20 @@ LAYERS = [
     ["clipcap_site"],
     ["recipes", "benchmarks"],
 ]
-# What no code of captioner says: the other app's name as a module, label, queue or prefix, its settings and its models.
-OF_TRAINING = re.compile(r"training[._:]\w|[\"'`]training[\"'`]|TRAINING|Training[A-Z]|trainingrun")
+# What no code of captioner says: the other app's name as a module, label, queue or prefix, its settings, models and
+# commands, the pages that only it registers, and columns that only it writes.
+OF_TRAINING = re.compile(
+    r"training[._:]\w|[\"'`]training[\"'`]|TRAINING|Training[A-Z]|trainingrun|train_style|import_examples|prepare_base"
+    r"|captioner_(style|basemodels)_|\brefusals\b"
+)
+# But for these; docs/decisions/layout.md has the reasons.
+KNOWN = {
+    ("captioner/management/commands/install_styles.py", "prepare_base"),
+    ("captioner/models/base_models.py", "refusals"),
+    ("captioner/admin/versions.py", "captioner_style_"),
+    ("templates/admin/captioner/version.html", "captioner_style_"),
+    ("templates/admin/page.html", "captioner_style_"),
+}
 
 
 def layer_of(module: str) -> tuple[int, str] | None:
@@ -131,8 +143,10 @@ def test_captioner_does_not_know_training_even_by_string() -> None:
     # The dashboard is the site's, which knows both.
     paths += [path for path in (ROOT / "templates/admin").glob("*.html") if not path.name.startswith("dashboard")]
     assert len(paths) > 150
-    lines = [f"{path.relative_to(ROOT)}: {line}" for path in paths for line in path.read_text().splitlines()]
-    assert [line for line in lines if OF_TRAINING.search(line)] == []
+    found = {
+        (str(path.relative_to(ROOT)), said[0]) for path in paths for said in OF_TRAINING.finditer(path.read_text())
+    }
+    assert found == KNOWN
 
 
 def test_the_library_is_imported_without_django() -> None:

@@ -1,4 +1,4 @@
-"""`./run manage cut_over N`: put other base models in service, or those of before again."""
+"""`./run manage cut_over N`: put other base models in service, or the previous ones again."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -11,10 +11,10 @@ from captioner.management.arguments import named_user
 
 
 class Command(BaseCommand):
-    help = "Put other base models in service; with the number of those of before, this is the way back."
+    help = "Put other base models in service. To go back, give the number of the previous base models."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("base", type=int, metavar="N", help="number of the base models, as prepare_base shows it")
+        parser.add_argument("base", type=int, metavar="N", help="number of the base models, as the admin shows it")
         parser.add_argument(
             "--leave-out", nargs="*", default=[], metavar="STYLE", help="styles that may go out of service with it"
         )

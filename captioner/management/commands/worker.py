@@ -30,7 +30,7 @@ class Command(BaseCommand):
             "--base",
             type=int,
             metavar="N",
-            help="number of the base models to load, as prepare_base shows it; those in service if left out",
+            help="number of the base models to load, as the admin shows it; those in service if left out",
         )
 
     def handle(self, *args: Any, queue: str, name: str | None, base: int | None, **options: Any) -> None:
@@ -57,6 +57,6 @@ class Command(BaseCommand):
         if base is None and chosen != named:
             log.warning(
                 "the settings name other base models than those in service, which this worker loads; "
-                "`./run manage prepare_base` changes to others",
+                "docs/guide/base-models.md says how to change to others",
                 extra={"settings": ", ".join(named), "loads": ", ".join(chosen)},
             )
