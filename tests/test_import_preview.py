@@ -18,7 +18,7 @@ from captioner.errors import Refused
 from captioner.models import Image, Style
 from tests.dataset_files import examples, imported, packed, picture, pictures, processed, reasons, run_command
 from training import services
-from training.admin.styles import SAMPLES
+from training.admin.datasets import SAMPLES
 from training.datasets import preview as previews
 from training.datasets.columns import Column
 from training.datasets.keys import LONGEST_KEY, Keys

@@ -18,6 +18,8 @@ from typing import Any
 from django.contrib.auth.models import Group, Permission
 from django.db.models import Q
 
+START = "training.add_trainingrun"
+SERVE = "captioner.add_promotion"  # whoever may put a version in service may also take a style out of it
 SEEN = {
     "captioner": (
         "basemodels",

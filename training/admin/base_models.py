@@ -20,9 +20,7 @@ from captioner.admin.parameters import as_int
 from captioner.errors import Refused
 from captioner.models import BaseModels, Style
 from training import services
-
-START = "training.add_trainingrun"
-SERVE = "captioner.add_promotion"
+from training.permissions import SERVE, START
 
 if TYPE_CHECKING:
     StylesField = forms.ModelMultipleChoiceField[Style]
