@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipcap.language_model import LanguageModel
 from clipcap.model import ClipCaptionModel
 from clipcap.training.data import CaptionedImages
 from clipcap.training.errors import ForeignState
@@ -37,19 +36,19 @@ class State:
 
 
 def run_identity(
-    model: ClipCaptionModel,
-    lm: LanguageModel,
-    encoder_identity: str,
-    training: CaptionedImages,
-    validation: CaptionedImages,
-    options: TrainingOptions,
+    model: ClipCaptionModel, options: TrainingOptions, models: tuple[str, str], *parts: CaptionedImages
 ) -> str:
-    """What a state file and a run must agree on to belong together."""
+    """What a state file and a run must agree on to belong together.
+
+    Args:
+        models: the identities of the language model and the encoder.
+        parts: the training and the validation set.
+    """
     trained = [(name, tuple(weights.shape)) for name, weights in trained_weights(model).items()]
     options = dataclasses.replace(options, recompute=False)  # which changes no result
-    described = (model.mapper.config, trained, options, lm.identity, encoder_identity)
+    described = (model.mapper.config, trained, options, *models)
     digest = hashlib.sha256(repr(described).encode())
-    for part in (training, validation):
+    for part in parts:
         for name, captions in zip(part.names, part.captions, strict=True):
             digest.update(repr((name, list(captions))).encode())
         digest.update(part.embeddings.contiguous().flatten().view(torch.uint8).numpy().data)

@@ -139,7 +139,7 @@ def train_mapper(
     checked, _ = tokenized_rows(validation, mapper, lm, options, "validation", on_tokens)
     mapper.requires_grad_(True)
     job = TrainingSetup(
-        run=run_identity(model, lm, encoder_identity, training, validation, options),
+        run=run_identity(model, options, (lm.identity, encoder_identity), training, validation),
         model=model,
         lm=lm,
         encoder_identity=encoder_identity,
