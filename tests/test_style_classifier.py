@@ -38,7 +38,7 @@ def test_a_style_with_more_captions_is_not_preferred_for_it() -> None:
     assert classifier.predict("") == "rare"
 
 
-def test_the_share_counts_the_captions_told_as_the_style() -> None:
+def test_the_share_counts_the_captions_classified_as_the_style() -> None:
     captions = ["true love", "into the sunset in love", "a cat sits on a chair", "men ride bikes on the road"]
     classifier = StyleClassifier.fit(CAPTIONS)
     assert classifier.share(captions, "romantic") == 1 / 2

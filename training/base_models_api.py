@@ -215,7 +215,7 @@ class BaseModelsViewSet(ApiViewSet):
     @extend_schema(request=CutOverOrderSerializer, responses={200: MoveSerializer, 409: PROBLEM})
     @action(detail=True, methods=["post"], url_path="cut-over")
     def cut_over(self, request: Request, pk: int) -> Response:
-        """Put these base models in service; cutting over to those of before is the way back.
+        """Put these base models in service; to go back, cut over to the previous base models.
 
         This takes the permission "Can add promotion".
         """

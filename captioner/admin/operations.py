@@ -121,9 +121,9 @@ class WebhookHostAdmin(ReadOnly):
     """Hosts that did not respond recently, and how long they are skipped."""
 
     when_empty = Empty(
-        "All hosts answer, so nothing is to be done: look at ",
+        "All hosts respond. See ",
         "the deliveries",
-        " to see what was sent.",
+        " for what was sent.",
         "admin:captioner_webhookdelivery_changelist",
     )
     list_display = ("host", "failures", "open_until", "error")
@@ -136,7 +136,7 @@ class AuditEntryAdmin(BigTable, ReadOnly):
     when_empty = Empty(
         "Nothing was recorded yet: ",
         "promote a version",
-        ", for example, and who did it and why is told here.",
+        ", for example: this list then shows who did it and why.",
         "admin:captioner_mapperversion_changelist",
     )
     list_display = ("created_at", "who", "action", "subject", "shortened", "address")

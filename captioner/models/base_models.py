@@ -32,9 +32,11 @@ class BaseModels(models.Model):
 
     encoder_source = models.CharField(max_length=500, help_text="as CLIPCAP_ENCODER names it")
     language_model_source = models.CharField(max_length=500, help_text="as CLIPCAP_LANGUAGE_MODEL names it")
-    encoder = models.CharField(max_length=200, blank=True, editable=False, help_text="its identity, told by a worker")
+    encoder = models.CharField(
+        max_length=200, blank=True, editable=False, help_text="its identity, as a worker reported it"
+    )
     language_model = models.CharField(
-        max_length=200, blank=True, editable=False, help_text="its identity, told by a worker"
+        max_length=200, blank=True, editable=False, help_text="its identity, as a worker reported it"
     )
     preparing = models.BooleanField(default=False, editable=False, help_text="styles are being retrained for it")
     refusals = models.JSONField(

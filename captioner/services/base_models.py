@@ -52,11 +52,11 @@ def styles_without(base: BaseModels) -> list[Style]:
 
 def cut_over(*, base: BaseModels, leave_out: Collection[Style] = (), person: Any = None, reason: str = "") -> CutOver:
     """Put these base models in service: their workers claim all captions from now on, and write them with the versions
-    that were promoted for these models. Cutting over to the models of before is the way back.
+    that were promoted for these models. To go back, cut over to the previous base models.
 
     Args:
         leave_out: styles that may go out of service with it, having no version on these models. What was asked of them
-            before is still written by the workers of the models of before.
+            before is still written by the workers of the previous base models.
 
     Raises:
         Refused: they are in service already, no worker has recorded what they are, none of the workers has loaded

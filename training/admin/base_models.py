@@ -175,7 +175,7 @@ class BaseModelsAdmin(ReadOnly):
             f"Cut over to {base}",
             status,
             form=form,
-            text="Their workers write all captions from now on. To go back, cut over to the base models of before.",
+            text="Their workers write all captions from now on. To go back, cut over to the previous base models.",
             button="Cut over",
         )
 

@@ -173,7 +173,7 @@ class TakenFilter(admin.SimpleListFilter):
 class CorrectionAdmin(BigTable, ReadOnly):
     """What people wrote in place of captions, to be taken into datasets."""
 
-    when_empty = Empty("No corrections yet: ", "label captions", ", and what people write is told here.", "label")
+    when_empty = Empty("No corrections yet: ", "label captions", ", and the edited ones appear here.", "label")
     list_display = ("picture", "text", "instead_of", "style", "author", "taken", "created_at")
     list_display_links = ("text",)
     list_filter = (TakenFilter, OfStyle)
