@@ -38,7 +38,7 @@ def test_the_command_reports_captions_that_are_too_long(style: Style, tmp_path: 
     archive = tmp_path / "hindi.zip"
     archive.write_bytes(packed({"hindi.jsonl": HINDI.read_bytes()} | dict.fromkeys(names, picture(1))))
     said = run_command("plain", str(archive))
-    assert "50 rows: 0 new examples, 0 already present, 50 refused" in said
+    assert "50 rows: 0 new examples, 0 already present, 50 rejected" in said
     assert "tokens, and the language model has room for 118 after a prefix of 10" in said
 
 
