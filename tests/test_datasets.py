@@ -159,10 +159,11 @@ def test_a_file_in_s3_is_imported_and_deleted_there(
     assert processed(lost).error_code == "file_error"
 
 
-def test_the_command_imports_and_writes_what_was_rejected(style: Style, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["--rejected", "--refused"])  # as it is called, and as 0.2.0 called it
+def test_the_command_imports_and_writes_what_was_rejected(style: Style, tmp_path: Path, flag: str) -> None:
     archive = tmp_path / "set.zip"
     archive.write_bytes(packed({"a.jsonl": json_lines([*pairs(), ("gone.jpg", "x")])} | pictures()))
-    told = run_command("plain", str(archive), "--rejected", str(tmp_path / "rejected.csv"))
+    told = run_command("plain", str(archive), flag, str(tmp_path / "rejected.csv"))
     assert "5 rows: 4 new examples, 0 already present, 1 rejected" in told
     assert (tmp_path / "rejected.csv").read_text().splitlines()[1].startswith("a.jsonl,5,\"'gone.jpg': there")
     assert examples(style) == expected()
