@@ -10,7 +10,7 @@ from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django_otp.plugins.otp_totp.admin import TOTPDeviceAdmin
 from django_otp.plugins.otp_totp.models import TOTPDevice
 from knox.models import AuthToken
@@ -104,6 +104,13 @@ class PeopleAdmin(UserAdmin):  # type: ignore[type-arg]  # generic for type chec
     filter_horizontal = ()
     readonly_fields = ("last_login", "date_joined")
 
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """Set somebody's password, and have it recorded: whoever sets it can sign in as them."""
+        answer = super().user_change_password(request, id, form_url)
+        if isinstance(answer, HttpResponseRedirect):
+            audit.record(audit.Action.PERMISSIONS, f"user {User.objects.get(pk=id)}", "password set")
+        return answer
+
 
 @admin.register(Group)
 class GroupsAdmin(GroupAdmin):
@@ -121,9 +128,15 @@ class GroupsAdmin(GroupAdmin):
 
 @admin.register(TOTPDevice)
 class DeviceAdmin(AsOnPages, TOTPDeviceAdmin):  # type: ignore[misc]  # the library has no types
-    """The library's own; when a wrong code was typed is not written by hand."""
+    """The library's own; when a wrong code was typed is not written by hand, and deletions are in the audit log."""
 
     when_empty = Empty(
         "Nobody has two-factor authentication yet: ", "set it up", " for your own account first.", "second-factor"
     )
     readonly_fields = (*TOTPDeviceAdmin.readonly_fields, "throttling_failure_timestamp")
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        """Whose they were: without one, a password is enough to sign in."""
+        for device in queryset:
+            audit.record(audit.Action.PERMISSIONS, f"user {device.user}", "two-factor authentication removed")
+        return super().log_deletions(request, queryset)

@@ -1,8 +1,8 @@
 """`./run bench fairness`: how long a caption takes while somebody else has thousands queued, against an idle service.
 
 The processes of `./run bench service`. An anonymous client asks for one caption after the other, each of a new photo:
-at first of an idle service, then while a user has 10,000 captions queued. At the end these are canceled in one call.
-Ratio and time are measured in one run.
+at first of an idle service, then while a user has 10,000 captions queued. At the end these are canceled in one call,
+and as many again by one action of the admin. Ratio and times are measured in one run.
 """
 
 import argparse
@@ -22,8 +22,24 @@ PER_REQUEST = 50  # photos, each in three styles
 WAIT = 60
 TOKEN = """
 from django.contrib.auth import get_user_model
-from knox.models import AuthToken
-print(AuthToken.objects.create(get_user_model().objects.create_user("many"))[1])
+from accounts.services import make_token
+print(make_token(get_user_model().objects.create_user("many"), name="benchmark")[1])
+"""
+
+ADMIN = """
+import time
+from django.contrib.auth import get_user_model
+from django.test import Client
+from captioner.models import Caption
+client = Client(SERVER_NAME="127.0.0.1")
+client.force_login(get_user_model().objects.create_superuser("root"))
+one = Caption.objects.filter(status="queued")[0].pk
+sent = {"action": "cancel_chosen", "select_across": "1", "_selected_action": str(one)}
+queued = Caption.objects.filter(status="queued").count()
+started = time.monotonic()
+assert client.post("/admin/captioner/caption/?status__exact=queued", sent).status_code == 302
+seconds = time.monotonic() - started
+print(queued - Caption.objects.filter(status="queued").count(), seconds)
 """
 
 
@@ -47,11 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         queued = _fill(many, address, own, options.queued)
         loaded = [_one(one, address, photo) for photo in single[options.single :]]
         canceled, seconds = _cancel(many, address)
+        _fill(many, address, own, options.queued)
+        by_action, of_action = _in_admin(Path(home))
     before, after = statistics.median(idle), statistics.median(loaded)
     print(f"one caption, idle: p50 {before:.2f} s; with {queued:,} of another queued: {after:.2f} s")
     print(f"ratio: {after / before:.2f} (at most 2)")
     print(f"{canceled:,} captions canceled in one call: {seconds:.2f} s (at most 2)")
-    return 0 if after <= 2 * before and seconds <= 2 else 1
+    print(f"{by_action:,} captions canceled by one action of the admin: {of_action:.2f} s (at most 2)")
+    return 0 if after <= 2 * before and max(seconds, of_action) <= 2 else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,9 +83,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _token(home: Path) -> str:
     """An API token of a new user."""
-    command = [*MANAGE, "shell", "--verbosity", "0", "--command", TOKEN]
+    return _shell(home, TOKEN)[-1]
+
+
+def _in_admin(home: Path) -> tuple[int, float]:
+    """How many captions one action of the admin's list cancels, and the seconds that it takes."""
+    *_, canceled, seconds = _shell(home, ADMIN)
+    return int(canceled), float(seconds)
+
+
+def _shell(home: Path, code: str) -> list[str]:
+    """The words that some code prints in a process of the service."""
+    command = [*MANAGE, "shell", "--verbosity", "0", "--command", code]
     done = subprocess.run(command, env=environment_of(home), check=True, capture_output=True, text=True)
-    return done.stdout.split()[-1]
+    return done.stdout.split()
 
 
 def _one(pool: urllib3.PoolManager, address: str, photo: bytes) -> float:

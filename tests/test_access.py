@@ -118,6 +118,24 @@ def test_every_action_of_a_list_is_classified_and_offered_to_those_who_may(clien
     assert offered == ACTIONS
 
 
+@pytest.mark.parametrize("role", sorted(EVERYBODY))
+def test_an_action_of_a_list_is_done_for_those_who_may_and_nobody_else(
+    role: str, clients: dict[str, Client], where: dict[str, Any]
+) -> None:
+    wrong = []
+    for (model, action), roles in ACTIONS.items():
+        sent = {"action": action, "_selected_action": [str(where[f"admin:{model}"])]}
+        with transaction.atomic():
+            answer: Any = clients[role].post(reverse(f"admin:{model}_changelist"), sent, follow=True)
+            transaction.set_rollback(True)
+        page = answer.content.decode()
+        refused = answer.status_code in (403, 404) or "/login/" in page or "No action selected." in page
+        only_shown = not answer.redirect_chain and "cl" in (answer.context or ())  # a list that offers no actions
+        if (refused or only_shown) == (role in roles):
+            wrong.append((model, action, answer.status_code))
+    assert not wrong
+
+
 def test_who_may_change_others_captions_may_not_delete_them(clients: dict[str, Client], where: dict[str, Any]) -> None:
     address, page = f"/api/captions/{where['caption']}/", reverse("request", args=[where["request"]])
     for role in ("labeller", "trainer"):

@@ -12,6 +12,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import transaction
 from django.test import Client
 from django.urls import reverse
+from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from accounts.services import make_token
 from captioner import services
@@ -97,6 +98,23 @@ def test_changes_of_permissions_are_recorded_however_they_are_made(boss: Client)
     assert newest() == ("", Action.PERMISSIONS, "user second", "made with is_staff, is_superuser")
     boss.post(reverse("admin:auth_user_delete", args=[user.pk]), {"post": "yes"})
     assert newest()[:3] == ("boss", Action.DELETED, "user grace")
+
+
+def test_what_lets_an_administrator_sign_in_as_somebody_is_recorded(boss: Client) -> None:
+    user = User.objects.create_user("grace")
+    first, second = (TOTPDevice.objects.create(user=user, name=name) for name in ("phone", "tablet"))
+    removed = ("boss", Action.PERMISSIONS, "user grace", "two-factor authentication removed")
+    boss.post(reverse("admin:otp_totp_totpdevice_delete", args=[first.pk]), {"post": "yes"})
+    assert newest() == removed
+    before = AuditEntry.objects.count()
+    chosen = {"action": "delete_selected", "_selected_action": [second.pk], "post": "yes"}
+    boss.post(reverse("admin:otp_totp_totpdevice_changelist"), chosen)
+    assert (AuditEntry.objects.count(), newest()) == (before + 1, removed)
+    assert not TOTPDevice.objects.exists()
+    password = {"password1": "a long new one 17", "password2": "a long new one 17", "usable_password": "true"}
+    answer = boss.post(reverse("admin:auth_user_password_change", args=[user.pk]), password)
+    assert answer.status_code == 302, answer.content.decode()
+    assert newest() == ("boss", Action.PERMISSIONS, "user grace", "password set")
 
 
 def test_signing_in_and_making_groups_is_nothing_to_record(viewer: Viewer) -> None:

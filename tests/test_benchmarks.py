@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import loading
+from benchmarks import fairness, loading
 from benchmarks.__main__ import main
 from benchmarks.comparisons import GROUPS, DisagreementError, ties_in_our_order
 from benchmarks.measuring import compare, peak_memory
@@ -122,3 +122,19 @@ def test_the_memory_of_a_training_is_reported_phase_by_phase() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "60 photos with 5 captions each" in done.stdout
     assert " MB now: tokenized, trained for 3 steps, and the state stored\n" in done.stdout
+
+
+def test_the_benchmark_of_fairness_runs(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {
+        "CLIPCAP_MODELS": small_bundle,
+        "CLIPCAP_ENCODER": f"local-dir:{small_bundle / 'encoder'}",
+        "CLIPCAP_LANGUAGE_MODEL": f"local-dir:{small_bundle / 'lm'}",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    fairness.main(["--queued", "150", "--single", "1"])
+    printed = capsys.readouterr().out
+    assert "ratio: " in printed
+    assert re.search(r"\d+ captions canceled in one call: ", printed)
+    assert re.search(r"[1-9]\d* captions canceled by one action of the admin: ", printed)

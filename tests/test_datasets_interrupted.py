@@ -42,6 +42,8 @@ from training import services
 from training.datasets import importer
 from training.models import Import, TrainingRun
 
+pytestmark = pytest.mark.usefixtures("both_databases")
+
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def full() -> Iterator[str]:
         yield redis.url
 
 
-def frozen() -> Iterator[str]:
+def frozen() -> Generator[str]:
     """The kernel accepts connections and what is sent; nobody ever answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"redis://127.0.0.1:{server.getsockname()[1]}"
@@ -221,6 +222,26 @@ def test_without_its_database_it_says_when_to_come_again(
     assert "Nothing in the queue is lost" in answers["/"].content.decode()
     connection.close()
     assert client.get("/api/captions/").status_code == 200, "it is back"
+
+
+@pytest.mark.parametrize("away", [stopped, gone], ids=lambda away: away.__name__)
+def test_ready_says_within_its_time_that_the_database_and_the_cache_hang(
+    site: PostgreSQL, away: Callable[[PostgreSQL], Any], settings: Any
+) -> None:
+    client = Client(raise_request_exception=False)
+    frozen_cache = frozen()
+    shared = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": next(frozen_cache)}
+    settings.CACHES = {**settings.CACHES, "shared": shared}
+    with away(site):
+        began = time.monotonic()
+        answer = client.get("/api/health/ready")
+        taken = time.monotonic() - began
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["database"] != "ok"
+    assert answer.json()["checks"]["cache"] != "ok"
+    assert taken < 5, "two seconds, and some for a busy machine"
+    frozen_cache.close()
+    wait_until(lambda: all(check.done() for check in health._running.values()), "the checks end")
 
 
 def test_a_connection_that_was_given_up_is_not_used_again(site: PostgreSQL) -> None:

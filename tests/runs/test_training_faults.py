@@ -22,6 +22,8 @@ from training import services
 from training.models import Example, RunEvent, TrainingRun
 from training.worker import TrainingEngine
 
+pytestmark = pytest.mark.usefixtures("both_databases")
+
 
 def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(
     factual: Style, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
