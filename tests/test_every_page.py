@@ -52,7 +52,7 @@ ENDINGS = (
     "_file",
     "_thumbnail",
     "_download",
-    "_refused",
+    "_rejected",
     "_qrcode",
     "_config",
     "-file",
