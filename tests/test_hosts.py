@@ -46,7 +46,7 @@ class Host:
     def __init__(self, number: int, resources: ExitStack) -> None:
         self.name = f"clipcap{os.getpid()}-{number}"
         self.link, peer = f"cc{os.getpid()}h{number}", f"cc{os.getpid()}p{number}"
-        network = f"10.213.{number}"
+        network = f"10.{20 + os.getpid() % 200}.{number}"  # not that of another run, or of one that was killed
         self.gateway = f"{network}.1"
         ip("netns", "add", self.name)
         resources.callback(ip, "netns", "del", self.name)
