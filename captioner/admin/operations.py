@@ -121,7 +121,7 @@ class WebhookHostAdmin(ReadOnly):
     """Hosts that did not respond recently, and how long they are skipped."""
 
     when_empty = Empty(
-        "All hosts respond. See ",
+        "All hosts respond; see ",
         "the deliveries",
         " for what was sent.",
         "admin:captioner_webhookdelivery_changelist",
