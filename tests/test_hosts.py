@@ -35,7 +35,7 @@ from training import services as training_services
 from training.models import Example, TrainingRun
 
 pytestmark = pytest.mark.faults
-BUCKET = "pictures"
+BUCKET = "pictures-of-hosts"  # the server of buckets in this process is that of other tests too
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 PHOTOS = 30  # of a request, each in three styles
 
