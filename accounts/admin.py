@@ -100,15 +100,15 @@ class PeopleAdmin(UserAdmin):  # type: ignore[type-arg]  # generic for type chec
     """Django's own, with plain lists to choose from: the ones with two columns cannot be read aloud. When somebody
     signed in is not written by hand."""
 
-    when_empty = Empty("No users yet: ", "add the first one", ".", "admin:auth_user_add", "auth.add_user")
     filter_horizontal = ()
     readonly_fields = ("last_login", "date_joined")
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         """Set somebody's password, and have it recorded: whoever sets it can sign in as them."""
-        answer = super().user_change_password(request, id, form_url)
-        if isinstance(answer, HttpResponseRedirect):
-            audit.record(audit.Action.PERMISSIONS, f"user {User.objects.get(pk=id)}", "password set")
+        with transaction.atomic():
+            answer = super().user_change_password(request, id, form_url)
+            if isinstance(answer, HttpResponseRedirect):
+                audit.record(audit.Action.PERMISSIONS, f"user {User.objects.get(pk=id)}", "password set")
         return answer
 
 

@@ -22,7 +22,7 @@ from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.core.management import call_command
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import override_settings
 from playwright.sync_api import Browser, sync_playwright
 from safetensors.torch import save_file
@@ -165,14 +165,15 @@ def django_db_keepdb() -> bool:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def both_databases(request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """All tests of a file that uses this run on both databases: its `db` is the one or the other."""
+def both_databases(request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+    """All tests of a file that uses this run on both databases: its `db` is the one or the other, at this address."""
     with ExitStack() as resources:
+        url = f"sqlite:///{connection.settings_dict['NAME']}"
         if request.param == "postgresql":
             resources.enter_context(django_db_blocker.unblock())
             server = resources.enter_context(PostgreSQL())
-            resources.enter_context(default_database(server.create_site("clipcap")))
-        yield
+            resources.enter_context(default_database(url := server.create_site("clipcap")))
+        yield url
 
 
 class Remembering(torch.nn.Module):

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import pytest
 from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
-from django.db import connection
 from django.utils import timezone
 
 from captioner.errors import Refused
@@ -38,13 +36,12 @@ from tests.dataset_files import (
     stop_after,
 )
 from tests.people import client_of
+from tests.servers import wait_until
 from training import services
 from training.datasets import importer
 from training.models import Import, TrainingRun
 
-pytestmark = pytest.mark.usefixtures("both_databases")
-
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.usefixtures("both_databases"), pytest.mark.django_db]
 ROOT = Path(__file__).parent.parent
 
 
@@ -187,26 +184,27 @@ def many(tmp_path: Path) -> Path:
     return folder
 
 
-def outside(folder: Path) -> subprocess.Popen[bytes]:
+def outside(folder: Path, database: str) -> subprocess.Popen[bytes]:
     """The command in a process of its own, on the tests' database, at its first committed rows."""
-    environment = os.environ | {"CLIPCAP_DATABASE_URL": f"sqlite:///{connection.settings_dict['NAME']}"}
+    environment = os.environ | {"CLIPCAP_DATABASE_URL": database}
     process = subprocess.Popen(
         [sys.executable, ROOT / "manage.py", "import_examples", "plain", folder],
         env=environment | {"CLIPCAP_HOME": str(Path(django_settings.MEDIA_ROOT).parent), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    ends = time.monotonic() + 60
-    while not Import.objects.filter(rows__gt=0).exists():
+
+    def begun() -> bool:
         assert process.poll() is None, process.communicate()[0].decode()
-        assert time.monotonic() < ends
-        time.sleep(0.02)
+        return Import.objects.filter(rows__gt=0).exists()
+
+    wait_until(begun, "the first rows are there")
     return process
 
 
 @pytest.mark.django_db(transaction=True)
-def test_after_a_kill_nothing_is_lost_or_doubled(style: Style, many: Path) -> None:
-    process = outside(many)
+def test_after_a_kill_nothing_is_lost_or_doubled(style: Style, many: Path, both_databases: str) -> None:
+    process = outside(many, both_databases)
     process.kill()
     process.communicate()
     batch = Import.objects.get()
@@ -221,8 +219,8 @@ def test_after_a_kill_nothing_is_lost_or_doubled(style: Style, many: Path) -> No
 
 
 @pytest.mark.django_db(transaction=True)
-def test_ctrl_c_stops_the_command_and_resume_goes_on(style: Style, many: Path) -> None:
-    process = outside(many)
+def test_ctrl_c_stops_the_command_and_resume_goes_on(style: Style, many: Path, both_databases: str) -> None:
+    process = outside(many, both_databases)
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)[0].decode()
     batch = Import.objects.get()

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -233,13 +232,11 @@ def test_ready_says_within_its_time_that_the_database_and_the_cache_hang(
     shared = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": next(frozen_cache)}
     settings.CACHES = {**settings.CACHES, "shared": shared}
     with away(site):
-        began = time.monotonic()
         answer = client.get("/api/health/ready")
-        taken = time.monotonic() - began
     assert answer.status_code == 503
     assert answer.json()["checks"]["database"] != "ok"
-    assert answer.json()["checks"]["cache"] != "ok"
-    assert taken < 5, "two seconds, and some for a busy machine"
+    assert answer.json()["checks"]["cache"] == "no answer", "it was given up and not waited for"
+    assert health.READY_WITHIN < 2
     frozen_cache.close()
     wait_until(lambda: all(check.done() for check in health._running.values()), "the checks end")
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, Unpack
+from typing import Any
 
 import numpy as np
 from django.conf import settings
@@ -39,27 +39,28 @@ TRIED_ON = 30  # held-out photos, for what a file does not say
 held_out_captions: list[Callable[[Style, int], Mapping[uuid.UUID, Sequence[str]]]] = []
 
 
-class Made(TypedDict):
-    """How a version was made: where it comes from, by whom, and its scores."""
-
-    origin: MapperVersion.Origin
-    person: NotRequired[Any]
-    report: NotRequired[VersionReport | None]
-
-
-def register_version(*, style: Style, path: Path, **made: Unpack[Made]) -> MapperVersion:
+def register_version(
+    *, style: Style, path: Path, origin: MapperVersion.Origin, report: VersionReport | None = None
+) -> MapperVersion:
     """File a mapper as the next version of a style. It is read first, which loads torch: for commands and workers.
 
     Raises:
         CheckpointError: the file is unusable.
     """
-    with stored_version(style=style, path=path, **made) as version:
+    with stored_version(style=style, path=path, origin=origin, report=report) as version:
         file_version(version)
     return version
 
 
 @contextmanager
-def stored_version(*, style: Style, path: Path, **made: Unpack[Made]) -> Iterator[MapperVersion]:
+def stored_version(
+    *,
+    style: Style,
+    path: Path,
+    origin: MapperVersion.Origin,
+    person: Any = None,
+    report: VersionReport | None = None,
+) -> Iterator[MapperVersion]:
     """A mapper read and stored, for the block to file as a version (`file_version`) in a transaction of its own.
 
     Apart from that, because on SQLite a transaction keeps all other writers waiting. If the block fails, the stored
@@ -70,9 +71,8 @@ def stored_version(*, style: Style, path: Path, **made: Unpack[Made]) -> Iterato
     """
     from clipcap.checkpoint import load_mapper
 
-    report = made.get("report")
-    own = {"origin": made["origin"], "created_by": made.get("person"), "metrics": report.to_json() if report else {}}
-    fields = {**load_mapper(path).described(), **own}
+    metrics = report.to_json() if report else {}
+    fields = {**load_mapper(path).described(), "metrics": metrics, "origin": origin, "created_by": person}
     with _stored_file(style, path, path.suffix, **fields) as version:
         yield version
 
