@@ -220,6 +220,21 @@ def test_the_verdict_stands_on_top_of_run_version_and_promotion_and_scores_are_d
     )
 
 
+def test_before_a_run_is_started_it_says_what_can_be_concluded_and_what_is_missing(
+    admin: Page, styles: dict[str, Style]
+) -> None:
+    photos = [Image.objects.create(sha256=f"{n:064}", file="a", width=1, height=1, size=1) for n in range(40)]
+    Example.objects.bulk_create(
+        Example(style=styles["humorous"], image=photo, text=f"text {n}", source="imported", held_out=n % 8 == 0)
+        for n, photo in enumerate(photos)
+    )
+    admin.goto(f"/admin/captioner/style/{styles['humorous'].pk}/retrain/")
+    expect(admin.get_by_role("main")).to_contain_text(
+        "35 photos will be trained on. 5 held-out photos are too few to judge a version by; 20 are needed: add about "
+        "150 captioned photos."
+    )
+
+
 def test_statuses_are_words_in_colour_and_an_example_is_picked_by_its_thumbnail(
     admin: Page, styles: dict[str, Style], ada: Viewer
 ) -> None:

@@ -9,9 +9,10 @@ from django.utils import timezone
 from playwright.sync_api import Page, expect
 
 from captioner import services
-from captioner.models import Caption, Draft, DraftRequest, Poll, Style, Viewer
+from captioner.models import Caption, Draft, DraftRequest, Poll, Style, Viewer, Worker
 from tests.browser.visits import PHOTOS, sign_in
 from tests.people import member
+from training.models import Policy
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -40,8 +41,10 @@ def captions(styles: dict[str, Style], ada: Viewer) -> list[Caption]:
 
 def written_otherwise(caption: Caption, text: str) -> Draft:
     """What another version has written about the photo, in a comparison."""
+    today = caption.style.version_in_service
+    assert today
     version = caption.style.versions.filter(number=2).first() or caption.style.versions.create(
-        number=2, sha256="1" * 64, origin="trained", config={"prefix_length": 1}
+        number=2, sha256="1" * 64, origin="trained", config={"prefix_length": 1}, file=today.file.name
     )
     now = timezone.now()
     fields: dict[str, Any] = {"status": "succeeded", "finished_at": now, "deadline_at": now}
@@ -101,13 +104,13 @@ def test_how_far_two_people_agree_is_told_in_words(
     expect(page.get_by_role("row", name="bob").locator("time")).to_have_attribute("title", re.compile(r"20\d\d"))
 
 
-def test_what_a_blind_vote_found_is_told_where_a_version_is_promoted_and_asks_for_a_reason(
-    page: Page, ada: Viewer, captions: list[Caption], styles: dict[str, Style]
-) -> None:
+def vote_blindly(page: Page, captions: list[Caption], styles: dict[str, Style], words: str, winner: str) -> None:
+    """A vote about what version 2 has written, started in the admin and ended by the keyboard: who has the winner's
+    words is better."""
     opponent = styles["factual"].version_in_service
     assert opponent
     for caption in captions:
-        draft = written_otherwise(caption, "a worse caption")
+        draft = written_otherwise(caption, words)
         same = {"status": "succeeded", "finished_at": draft.finished_at, "deadline_at": draft.deadline_at}
         Draft.objects.create(request=draft.request, image=caption.image, version=opponent, text=caption.text, **same)
     candidate = styles["factual"].versions.get(number=2)
@@ -121,12 +124,48 @@ def test_what_a_blind_vote_found_is_told_where_a_version_is_promoted_and_asks_fo
         expect(page.get_by_role("heading", name="Which caption is better?")).to_be_visible()
         left = page.get_by_role("button", name="Left is better")
         votes = page.locator(".done").inner_text()
-        page.keyboard.press("ArrowRight" if "worse" in left.inner_text() else "ArrowLeft")
+        page.keyboard.press("ArrowLeft" if winner in left.inner_text() else "ArrowRight")
         expect(page.locator(".done")).not_to_have_text(votes)
+
+
+def test_what_a_blind_vote_found_is_told_where_a_version_is_promoted_and_asks_for_a_reason(
+    page: Page, ada: Viewer, captions: list[Caption], styles: dict[str, Style]
+) -> None:
+    opponent = styles["factual"].version_in_service
+    vote_blindly(page, captions, styles, words="a worse one", winner="caption ")
     says = "v2 is worse than v1: preferred in 0 % of 8 votes, 95 % interval 0 to 48 %."
     expect(page.get_by_role("heading", name=says)).to_be_visible()
+    candidate = styles["factual"].versions.get(number=2)
     page.goto(f"/admin/captioner/mapperversion/{candidate.pk}/promote/")
     expect(page.locator("p.verdict", has_text=says)).to_be_visible()
     page.get_by_role("button", name="Put in service").click()
     expect(page.locator(".errorlist")).to_contain_text("reason")
     assert styles["factual"].version_in_service == opponent
+
+
+def test_a_policy_promotes_what_a_blind_vote_prefers(
+    page: Page, ada: Viewer, captions: list[Caption], styles: dict[str, Style]
+) -> None:
+    Policy.objects.create(style=styles["factual"], if_better=Policy.Action.VOTE)
+    vote_blindly(page, captions, styles, words="a better one", winner="a better one")
+    says = "v2 is better than v1: preferred in 100 % of 8 votes, 95 % interval 52 to 100 %."
+    expect(page.get_by_role("heading", name=says)).to_be_visible()
+    page.goto(f"/admin/captioner/style/{styles['factual'].pk}/change/")
+    expect(page.locator("p.figures").first).to_contain_text("v2")
+    expect(page.get_by_role("row", name="v2").filter(has_text=says.removesuffix(".")).first).to_be_visible()
+
+
+def test_who_labels_sees_the_page_for_it_and_nothing_of_workers(page: Page, styles: dict[str, Style]) -> None:
+    bob = member("ada", "Labellers")
+    bob.is_staff = True
+    bob.set_password("lovelace")
+    bob.save()
+    Worker.objects.create(name="w1@host", queue="captions", memory_mb=4321, seen_at=timezone.now())
+    sign_in(page)
+    page.get_by_role("link", name="Admin").click()
+    expect(page.get_by_role("heading", name="Dashboard")).to_be_visible()
+    for text in ("w1@host", "4,321", "Memory"):
+        expect(page.get_by_text(text)).to_have_count(0)
+    expect(page.get_by_role("link", name="Workers")).to_have_count(0)
+    page.goto("/label/")
+    expect(page.get_by_role("heading", name="Nothing is left to label in Factual")).to_be_visible()

@@ -34,8 +34,16 @@ def test_a_licence_is_shown_when_asked_for(page: Page, example: Caption) -> None
     expect(licence).to_be_visible()
 
 
-def test_a_panorama_is_whole_in_its_tile(page: Page, example: Caption) -> None:
-    Image.objects.update(width=2000, height=300)
+@pytest.mark.parametrize("size", [(2000, 300), (300, 2000)], ids=["panorama", "tall"])
+def test_a_long_picture_is_whole_in_its_tile(page: Page, example: Caption, size: tuple[int, int]) -> None:
+    Image.objects.update(width=size[0], height=size[1])
     page.goto("/gallery/")
     fit = page.locator(".tile img").evaluate("image => getComputedStyle(image).objectFit")
     assert fit == "contain"
+
+
+def test_recent_captions_are_shown_with_their_photos(page: Page, example: Caption) -> None:
+    page.goto("/")
+    recent = page.get_by_role("region", name="Recent captions")
+    expect(recent).to_contain_text(example.text)
+    assert recent.locator("img").first.evaluate("image => image.complete && image.naturalWidth > 0")
