@@ -151,17 +151,24 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = SQLITE
 else:
     DATABASES["default"] |= {"ENGINE": "clipcap_site.postgresql", "CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+    # Each side notices that the other is gone: rows that a dead host had locked would keep all workers waiting.
+    session = {
+        **{"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3},  # seconds
+        "tcp_user_timeout": 20_000,  # milliseconds, as what follows
+        "idle_in_transaction_session_timeout": 60_000,  # of a process that stands still while its host does not
+    }
+    given = DATABASES["default"].get("OPTIONS", {})
     DATABASES["default"]["OPTIONS"] = {
         "connect_timeout": 5,  # seconds, as those of the next two lines
         **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3},
         "tcp_user_timeout": 20_000,  # milliseconds
-        **DATABASES["default"].get("OPTIONS", {}),
+        **given,
     }
     if STATEMENT_SECONDS:
-        DATABASES["default"]["OPTIONS"] |= {
-            "options": f"-c statement_timeout={STATEMENT_SECONDS * 1000:.0f}",
-            "patience": STATEMENT_SECONDS + 2,  # of a server that does not even say so
-        }
+        session["statement_timeout"] = round(STATEMENT_SECONDS * 1000)
+        DATABASES["default"]["OPTIONS"]["patience"] = STATEMENT_SECONDS + 2  # of a server that does not even say so
+    asked = [f"-c {name}={value}" for name, value in session.items()]
+    DATABASES["default"]["OPTIONS"]["options"] = " ".join([*asked, *filter(None, [given.get("options")])])
 
 CACHES: dict[str, Any] = {
     "default": {"BACKEND": "clipcap_site.cache.FailOpen"},

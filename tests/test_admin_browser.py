@@ -119,6 +119,7 @@ def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
     expect(page.locator(".field-layers .errorlist")).to_contain_text("from 1 to 16")
     page.get_by_label("Layers").fill("1")
     page.get_by_role("button", name="Start the run").click()
+    expect(page.locator("#run")).to_be_visible()
     page.evaluate("window.stayed = true")
     expect(page.locator("#run .state").first).to_have_text("Succeeded")
     expect(page.get_by_role("heading", name="Side by side")).to_be_visible()

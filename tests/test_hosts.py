@@ -8,8 +8,9 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ pytestmark = pytest.mark.faults
 BUCKET = "pictures-of-hosts"  # the server of buckets in this process is that of other tests too
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 PHOTOS = 30  # of a request, each in three styles
+# In a transaction that does not end, at each line that it reads: those that a worker has in hand.
+LOCKS = """
+import sys, django
+django.setup()
+from django.db import transaction
+from captioner.models import Caption
+with transaction.atomic():
+    print("ready", flush=True)
+    for worker in sys.stdin:
+        print(len(Caption.objects.filter(status="running", lease_holder=worker.strip()).lock()), flush=True)
+"""
 
 
 class Host:
@@ -128,6 +140,25 @@ def ask(viewer: Viewer, times: int) -> list[CaptionRequest]:
     ]
 
 
+@contextmanager
+def locks(stack: Stack) -> Iterator[Callable[[str], int]]:
+    """A transaction of the host, in which what a worker has in hand can be locked; it answers with how many."""
+    command = [*stack.within, sys.executable, "-P", "-c", LOCKS]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=stack.environment, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        asked, answers = process.stdin, process.stdout
+        assert answers.readline() == "ready\n"
+
+        def lock(worker: str) -> int:
+            print(worker, file=asked, flush=True)
+            return int(answers.readline())
+
+        yield lock
+        process.kill()
+
+
 def running(worker: str) -> bool:
     return Caption.objects.filter(status=Status.RUNNING, lease_holder=worker).exists()
 
@@ -141,13 +172,13 @@ def test_two_hosts_caption_and_retrain_and_lose_and_double_nothing_when_one_is_c
     here.fork("captions", "w1@first")
     there.fork("captions", "w2@second")
     wait_until(lambda: Worker.objects.alive("captions").count() == 2, "a worker on each host has loaded its models")
-    requests = ask(ada, times)
-    wait_until(lambda: running("w2@second"), "the second host has a batch in hand")
-    second.cut_off()
-    caught = set(Caption.objects.filter(status=Status.RUNNING, lease_holder="w2@second").values_list("pk", flat=True))
-    assert caught, "it was cut off in the midst of a batch"
-    check_that_all_end(requests, 3 * PHOTOS * times, "one host cut off", PATIENCE * times)
-    second.reconnect()
+    with locks(there) as lock:
+        requests = ask(ada, times)
+        wait_until(lambda: lock("w2@second"), "the second host has a batch in hand, and its rows are locked")
+        second.cut_off()
+        assert running("w2@second"), "it was cut off in the midst of a batch"
+        check_that_all_end(requests, 3 * PHOTOS * times, "one host cut off", PATIENCE * times)
+        second.reconnect()
 
     style = Style.objects.get(slug="factual")
     for image in Image.objects.order_by("sha256"):

@@ -19,6 +19,7 @@ from captioner import services, uploads
 from captioner.errors import Refused
 from captioner.models import AuditEntry, Draft, DraftRequest, Image, MapperVersion, Poll, Promotion, Style, Viewer, Vote
 from tests.axe import violations
+from tests.browser.visits import press
 from tests.people import client_of, member, program_of, window_of
 from training.models import Policy
 
@@ -359,14 +360,14 @@ def test_a_labeller_votes_by_keyboard_until_the_result_is_clear(page: Page, poll
         page.set_viewport_size({"width": width, "height": 900})
         assert not violations(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.keyboard.press("s")
+    press(page, "s")
     expect(page.get_by_text("You skipped the last photo.")).to_be_visible()
-    page.keyboard.press("e")
+    press(page, "e")
     expect(page.get_by_text("You found both captions equally good.")).to_be_visible()
-    page.keyboard.press("u")
+    press(page, "u")
     expect(page.get_by_text("You skipped the last photo.")).to_be_visible()
     for number in range(8):
         expect(page.locator(".done")).to_contain_text(f"{number} vote")
         left = page.locator("button[value=left] .text").inner_text()
-        page.keyboard.press("ArrowLeft" if left.startswith("new") else "ArrowRight")
+        press(page, "ArrowLeft" if left.startswith("new") else "ArrowRight")
     expect(page.get_by_role("heading", name="v2 is better than v1")).to_be_visible()

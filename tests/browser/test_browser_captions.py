@@ -16,7 +16,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from captioner import services
 from captioner.inference.engine import CaptionEngine
 from captioner.models import Caption, Correction, Image, Style, Viewer
-from tests.browser.visits import PHOTOS, sign_in, upload
+from tests.browser.visits import PHOTOS, press, sign_in, upload
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -129,25 +129,25 @@ def test_captions_are_labelled_by_keyboard(page: Page, three: list[Caption]) -> 
     expect(page.locator("body")).to_contain_text("F fine as it is, E edit, S skip, N next, U undo")
     expect(progress).to_have_text("0 labelled today, 3 left in Factual")
     expect(asked).to_have_text("caption 0")
-    page.keyboard.press("n")
+    press(page, "n")
     expect(asked).to_have_text("caption 1")
-    page.keyboard.press("f")
+    press(page, "f")
     expect(asked).to_have_text("caption 2")
     expect(progress).to_have_text("1 labelled today, 2 left in Factual")
-    page.keyboard.press("e")
+    press(page, "e")
     expect(page.get_by_label("What the caption should say")).to_be_focused()
     page.keyboard.type(", sfn")  # in a text, these are letters
     page.keyboard.press("Escape")
     expect(page.get_by_label("What the caption should say")).to_be_hidden()
-    page.keyboard.press("e")
+    press(page, "e")
     page.keyboard.press("Enter")
     expect(asked).to_have_text("caption 0")
     assert [c.best_text for c in three] == ["caption 0", "caption 1", "caption 2, sfn"]
-    page.keyboard.press("s")
+    press(page, "s")
     expect(page.get_by_role("heading", name="Nothing is left to label in Factual")).to_be_visible()
     expect(progress).to_have_text("2 labelled today, 0 left in Factual")
     for text, then in (("caption 0", "Changed to"), ("caption 2", "Fine as it was"), ("caption 1", "labelled today")):
-        page.keyboard.press("u")
+        press(page, "u")
         expect(asked).to_have_text(text)
         expect(page.locator("main")).to_contain_text(then)
     expect(page.get_by_role("button", name="Undo")).to_have_count(0)
@@ -158,13 +158,13 @@ def test_whoever_wants_no_single_letters_as_keys_turns_them_off(page: Page, thre
     sign_in(page)
     page.goto("/label/")
     page.get_by_label("Use keys").uncheck()
-    page.keyboard.press("f")
+    press(page, "f")
     page.reload()
     expect(page.get_by_label("Use keys")).not_to_be_checked()
-    page.keyboard.press("f")
+    press(page, "f")
     expect(page.locator(".done")).to_have_text("0 labelled today, 3 left in Factual")
     page.get_by_label("Use keys").check()
-    page.keyboard.press("f")
+    press(page, "f")
     expect(page.locator(".label .text")).to_have_text("caption 1")
 
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from captioner import services
 from captioner.inference.engine import CaptionEngine
 from captioner.models import EVERYBODY, Caption, Embedding, Image, Style, Viewer, Worker
-from tests.browser.visits import PHOTOS, sign_in
+from tests.browser.visits import PHOTOS, press, sign_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -195,12 +195,12 @@ def test_arrow_keys_lead_from_photo_to_photo(page: Page, five_photos: list[Image
     page.locator(".tile a").first.click()
     last, before = five_photos[-1].pk, five_photos[-2].pk
     expect(page).to_have_url(re.compile(rf"/images/{last}/\?sort=oldest"))
-    page.keyboard.press("ArrowLeft")  # there is none
-    page.keyboard.press("ArrowRight")
+    press(page, "ArrowLeft")  # there is none
+    press(page, "ArrowRight")
     expect(page).to_have_url(re.compile(rf"/images/{before}/\?sort=oldest"))
     page.get_by_text("Correct it").click()
     page.get_by_role("textbox").press("ArrowLeft")
     expect(page.get_by_role("textbox")).to_be_visible()
     page.locator("h1").click()
-    page.keyboard.press("ArrowLeft")
+    press(page, "ArrowLeft")
     expect(page).to_have_url(re.compile(rf"/images/{last}/"))

@@ -60,6 +60,7 @@ def test_keyboard_alone_uploads_corrects_labels_and_promotes(page: Page, styles:
     press("Enter")
     asked = page.locator(".label .text")
     expect(asked).to_have_text(Caption.objects.exclude(corrections__text="two dogs on a sofa").get().text)
+    page.wait_for_load_state()  # before its scripts are there, a key is not heard
     press("f")
     expect(page.get_by_role("heading", name="Nothing is left to label")).to_be_visible()
     assert Correction.objects.count() == 2

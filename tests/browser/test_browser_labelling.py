@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from captioner import services
 from captioner.models import Caption, Draft, DraftRequest, Poll, Style, Viewer, Worker
-from tests.browser.visits import PHOTOS, sign_in
+from tests.browser.visits import PHOTOS, press, sign_in
 from tests.people import member
 from training.models import Policy
 
@@ -62,7 +62,7 @@ def test_the_orders_are_chosen_and_the_pace_is_told(page: Page, captions: list[C
     order.get_by_role("link", name="Versions disagree").click()
     expect(asked).to_have_text("caption 5")
     expect(order.locator("[aria-current]")).to_have_text("Versions disagree")
-    page.keyboard.press("f")
+    press(page, "f")
     expect(page.get_by_role("heading", name="Versions disagree on none of them")).to_be_visible()
 
     order.get_by_role("link", name="Random").click()
@@ -72,7 +72,7 @@ def test_the_orders_are_chosen_and_the_pace_is_told(page: Page, captions: list[C
         seen.add(shown)
         if len(seen) == 8:
             break
-        page.keyboard.press("n")
+        press(page, "n")
         expect(asked).not_to_have_text(shown)
         expect(order.locator("[aria-current]")).to_have_text("Random")
     assert seen == {f"caption {place}" for place in range(9) if place != 5}
@@ -80,7 +80,7 @@ def test_the_orders_are_chosen_and_the_pace_is_told(page: Page, captions: list[C
     order.get_by_role("link", name="Least sure first").click()
     for place in (0, 1, 2, 3, 4):
         expect(asked).to_have_text(f"caption {place}")
-        page.keyboard.press("f")
+        press(page, "f")
     expect(page.locator(".done")).to_have_text(
         re.compile(r"6 labelled today, 3 left in Factual: \d+ an? (minute|hour), about \d+.minutes? left")
     )
@@ -124,7 +124,7 @@ def vote_blindly(page: Page, captions: list[Caption], styles: dict[str, Style], 
         expect(page.get_by_role("heading", name="Which caption is better?")).to_be_visible()
         left = page.get_by_role("button", name="Left is better")
         votes = page.locator(".done").inner_text()
-        page.keyboard.press("ArrowLeft" if winner in left.inner_text() else "ArrowRight")
+        press(page, "ArrowLeft" if winner in left.inner_text() else "ArrowRight")
         expect(page.locator(".done")).not_to_have_text(votes)
 
 

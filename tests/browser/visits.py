@@ -20,3 +20,9 @@ def sign_in(page: Page) -> None:
 def upload(page: Page, *photos: Path) -> None:
     page.goto("/")
     page.locator("#photos").set_input_files(photos)
+
+
+def press(page: Page, key: str) -> None:
+    """Press a key when the page listens: before its scripts are there, it is not heard."""
+    page.wait_for_load_state()
+    page.keyboard.press(key)
