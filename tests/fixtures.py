@@ -33,6 +33,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from captioner import services
+from captioner.inference.embeddings import EmbeddingAhead
 from captioner.inference.engine import CaptionEngine
 from captioner.models import MapperVersion, Style, Viewer
 from captioner.workers.breaker import Breaker
@@ -213,7 +214,7 @@ def engine(loaded_engine: CaptionEngine) -> CaptionEngine:
     loaded_engine.mappers.clear()
     loaded_engine._turn = 0
     loaded_engine.breaker = Breaker()
-    loaded_engine._unread.clear()
+    loaded_engine.ahead = EmbeddingAhead(loaded_engine.captioner, loaded_engine._let_pass)
     return loaded_engine
 
 

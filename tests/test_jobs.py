@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -20,15 +21,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from captioner.jobs import job
 from captioner.jobs.job import FINISHED, LONGEST_PAUSE, MAX_ATTEMPTS, Failure, Status
 from captioner.models import Caption, CaptionRequest, Image, Style
 
+pytestmark = pytest.mark.usefixtures("both_databases")
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
 class Clock:
-    """What Django takes for the time."""
+    """What Django and the queue take for the time, whichever database would tell it."""
 
     def __init__(self) -> None:
         self.now = NOON
@@ -40,10 +43,16 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
+@contextmanager
+def time_from(clock: Clock) -> Iterator[None]:
+    with mock.patch.object(timezone, "now", clock), mock.patch.object(job, "clock", lambda using: clock()):
+        yield
+
+
 @pytest.fixture
 def clock() -> Iterator[Clock]:
     clock = Clock()
-    with mock.patch.object(timezone, "now", clock):
+    with time_from(clock):
         yield clock
 
 
@@ -311,8 +320,8 @@ class Queue(RuleBasedStateMachine):
             model.objects.all().delete()
         make_table()
         self.clock = Clock()
-        self.patch = mock.patch.object(timezone, "now", self.clock)
-        self.patch.start()
+        self.time = ExitStack()
+        self.time.enter_context(time_from(self.clock))
         self.claims: list[list[Caption]] = []  # as the workers remember them, lost or not
         self.texts = (f"answer {number}" for number in count())
         self.ended: dict[uuid.UUID, tuple[str, str]] = {}
@@ -393,7 +402,7 @@ class Queue(RuleBasedStateMachine):
             assert not Caption.objects.unfinished().exists(), "every row ends"
             self.what_has_ended_never_changes()
         finally:
-            self.patch.stop()
+            self.time.close()
 
 
 def test_in_any_history_every_row_ends_once(db: None) -> None:

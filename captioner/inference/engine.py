@@ -8,40 +8,32 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from django.conf import settings
-from django.db import Error as DatabaseError
-from django.db import transaction
-from django.db.models import Exists, OuterRef
 from torch import Tensor
 
 from captioner.inference import belonging
+from captioner.inference.embeddings import Embedded, EmbeddingAhead, embed_images, embed_texts
 from captioner.inference.failures import (
     bisect_failures,
     failure_of,
-    is_out_of_memory,
-    storage_gives_others,
-    unread_failure,
 )
 from captioner.inference.model_cache import ModelCache, Writer
+from captioner.inference.recording import Row, Written, record_answers
 from captioner.jobs.job import Claim, Failure, JobQuerySet, clock
 from captioner.jobs.wakeup import WAKE_UP
-from captioner.models import BaseModels, Caption, Draft, Embedding, Image, Queue, TextEmbedding
-from captioner.reports import Alternative
+from captioner.models import BaseModels, Caption, Draft, Image, Queue, TextEmbedding
 from captioner.services import turns
 from captioner.workers.breaker import Breaker
 from captioner.workers.worker_process import retry_on_lost_database
 from clipcap.captioner import Captioner
 from clipcap.decoding.rerank import find_reranker
 from clipcap.encoder import Encoder
-from clipcap.image import ImageError
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper
 from clipcap.options import DecodingOptions
@@ -52,24 +44,8 @@ LONGEST_BATCH = timedelta(minutes=5)  # a batch that takes longer hangs: its lea
 DRAFTS_FIRST = 5  # one turn in so many begins with the drafts: captions pass them, but not for ever
 LOOK_AGAIN = timedelta(seconds=0.25)  # until rows are claimed again whose model could not be had yet
 WORDS_KEPT = 3  # of each prefix vector of a draft
-READ_AGAIN = 600.0  # seconds after which an image that the storage did not give is embedded ahead after all
-AHEAD = 8  # images embedded at a time while idle
 SEARCHES = 64  # texts embedded at a time
 PASSING = {"captions": 8, "times": 16}  # that pass a batch at most: so many at a time, and so often
-# A text tower knows captions, and a bare word is none: with an article, photos of 25 everyday things were found with a
-# mean average precision of 0.62 in place of 0.24 (models/base), and whole captions found their photos as before. CLIP's
-# authors embed names in several phrases too (Radford et al., 2021, section 3.1.4).
-PHRASES = ("a {}", "the {}")
-Row = Caption | Draft
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """What became of images, by id: embeddings (E,), the milliseconds that each took, and what went wrong."""
-
-    vectors: dict[uuid.UUID, Tensor]
-    took_ms: dict[uuid.UUID, float]
-    failures: dict[uuid.UUID, Failure]
 
 
 class CaptionEngine:
@@ -85,10 +61,7 @@ class CaptionEngine:
         self._flows: frozenset[str] | None = None  # of the batch that others may pass; None while nobody may
         self._passed = 0
         captioner.between = self._let_pass
-        self._embedded_until = datetime.min.replace(tzinfo=UTC)
-        self._unreadable: set[uuid.UUID] = set()
-        self._unread: dict[uuid.UUID, datetime] = {}  # images to read later, and when they came
-        self._read_again_at = 0.0
+        self.ahead = EmbeddingAhead(captioner, self._let_pass)
         self._look_again_at = 0.0  # at rows that were postponed
 
     @classmethod
@@ -141,9 +114,7 @@ class CaptionEngine:
             return 0
 
         def embed(part: list[TextEmbedding]) -> None:
-            phrased = encoder.encode_text([phrase.format(row.text) for row in part for phrase in PHRASES])  # (N * P, E)
-            units = phrased / phrased.norm(dim=1, keepdim=True).clamp_min(1e-12)
-            vectors = units.view(len(part), len(PHRASES), -1).mean(dim=1).numpy().astype("<f4")
+            vectors = embed_texts(encoder, [row.text for row in part])
 
             def record() -> None:
                 now = clock("default")
@@ -238,39 +209,16 @@ class CaptionEngine:
         return []
 
     def idle(self) -> int:
-        """With nothing else to do, embed a few images that came without a caption to write, those of a dataset say.
+        """With nothing else to do, embed a few images that came without a caption to write.
 
         Returns:
-            How many; all older images that can be read have their embedding when there are none. 1 too if rows were
-            postponed a moment ago: they can be claimed again now.
+            How many. 1 too if rows were postponed a moment ago: they can be claimed again now.
         """
         if (left := self._look_again_at - time.monotonic()) > 0:
             WAKE_UP.wait(left)
             return 1
-        identity = self.captioner.encoder.identity
-        now = clock("default")
-        if time.monotonic() > self._read_again_at:
-            self._unread.clear()
-        missing = (
-            Image.objects.filter(~Exists(Embedding.objects.filter(image=OuterRef("pk"), encoder=identity)))
-            .filter(created_at__gte=self._embedded_until)
-            .exclude(pk__in=self._unreadable | self._unread.keys())
-            .order_by("created_at")[:AHEAD]
-        )
-        images = list(missing)
-        if not images:
-            # Clocks of other machines may differ a little.
-            self._embedded_until = min([now - timedelta(minutes=10), *self._unread.values()])
-            return 0
         with self._letting_pass([]):
-            failures = self.embeddings(images).failures
-        self._unreadable |= {pk for pk, failure in failures.items() if failure.own}
-        for image in images:
-            if image.pk in failures.keys() - self._unreadable:
-                if not self._unread:
-                    self._read_again_at = time.monotonic() + READ_AGAIN
-                self._unread[image.pk] = image.created_at
-        return len(images)
+            return self.ahead.embed_some()
 
     def _process(self, rows: Sequence[Row]) -> None:
         images = Image.objects.in_bulk({row.image_id for row in rows})
@@ -313,61 +261,7 @@ class CaptionEngine:
 
     def embeddings(self, images: Sequence[Image]) -> Embedded:
         """The embeddings of images; those not known yet are computed and kept."""
-        encoder = self.captioner.encoder
-        stored = Embedding.objects.filter(image__in=[i.pk for i in images], encoder=encoder.identity)
-        vectors: dict[uuid.UUID, Tensor] = {
-            e.image_id: torch.from_numpy(np.frombuffer(bytes(e.vector), "<f4").copy()) for e in stored
-        }
-        took: dict[uuid.UUID, float] = dict.fromkeys(vectors, 0.0)
-        failures: dict[uuid.UUID, Failure] = {}
-        unread: dict[uuid.UUID, Exception] = {}
-        pixels: dict[uuid.UUID, Tensor] = {}
-        started = time.monotonic()
-        for image in images:
-            if image.pk in vectors:
-                continue
-            self._let_pass()
-            try:
-                with image.file.open("rb") as file:
-                    pixels[image.pk] = encoder.preprocess(file.read())
-            except ImageError as error:
-                if is_out_of_memory(error.__cause__):  # which decoders take for a damaged picture
-                    unread[image.pk] = MemoryError()
-                else:
-                    failures[image.pk] = Failure(f"image_{error.code}", str(error), own=True)
-            except Exception as error:  # whatever a storage raises
-                log.warning("an image cannot be read", extra={"image": image.pk, "error": error})
-                unread[image.pk] = error
-        if unread:
-            there = bool(pixels) or storage_gives_others(unread)
-            failures |= {pk: unread_failure(error, others_succeeded=there) for pk, error in unread.items()}
-
-        def encode(keys: list[uuid.UUID]) -> None:
-            for first in range(0, len(keys), encoder.together):
-                self._let_pass()
-                part = keys[first : first + encoder.together]
-                made = encoder.encode_pixels(torch.stack([pixels[k] for k in part]))
-                if not bool(made.isfinite().all()):
-                    raise ValueError(
-                        f"{encoder.identity} returns values that are not finite (NaN or infinity) for this image"
-                    )
-                vectors.update(zip(part, made, strict=True))
-
-        for keys, cause in bisect_failures(list(pixels), encode, self.captioner.backend.release):
-            for pk in keys:
-                failures[pk] = failure_of(cause, others_succeeded=any(key in vectors for key in pixels))
-        each = (time.monotonic() - started) * 1000 / max(1, len(pixels))
-        took.update(dict.fromkeys(pixels, each))
-        fresh = [
-            Embedding(image_id=pk, encoder=encoder.identity, vector=vectors[pk].numpy().astype("<f4").tobytes())
-            for pk in sorted(pixels)  # in one order, because each locks its image
-            if pk in vectors
-        ]
-        try:
-            retry_on_lost_database(lambda: Embedding.objects.bulk_create(fresh, ignore_conflicts=True))
-        except DatabaseError as error:  # an image deleted meanwhile; the embeddings were only to save time
-            log.info("embeddings were not stored", extra={"error": error})
-        return Embedded(vectors, took, failures)
+        return embed_images(self.captioner, images, self._let_pass)
 
     def _decode(self, items: list[tuple[Row, Writer]], embedded: Embedded) -> None:
         first, token = items[0][0], items[0][0].lease_token
@@ -385,38 +279,13 @@ class CaptionEngine:
                 [model for _, (_, model) in part],
                 options,
             )
-            prefixes = {
-                row.pk: self._prefix(model.mapper, vectors[row.image_id])
-                for row, (_, model) in part
-                if isinstance(row, Draft) and row.caption_id is None
-            }
             decode_ms = (time.monotonic() - started) * 1000
-            done = [(row, version, answer) for (row, (version, _)), answer in zip(part, answers, strict=True) if answer]
-
-            def record() -> None:
-                now = clock("default")
-                with transaction.atomic():
-                    rows = [row for row, _, _ in done]
-                    queue.filter(pk__in=[row.pk for row in rows]).lock()
-                    Caption.objects.filter(drafts__in=[row for row in rows if isinstance(row, Draft)]).lock()
-                    for row, version, (best, *others) in done:
-                        written = {
-                            "text": best.text,
-                            "confidence": best.confidence,
-                            "log_probability": best.log_probability,
-                            "alternatives": [
-                                Alternative(o.text, o.confidence, o.log_probability).to_json() for o in others
-                            ],
-                            "version": version,
-                            "encode_ms": embedded.took_ms[row.image_id],
-                            "decode_ms": decode_ms,
-                        }
-                        if isinstance(row, Draft):
-                            row.finish(now, written, **prefixes.get(row.pk, {}))
-                        else:
-                            row.succeed(now, **row.kept(written))
-
-            retry_on_lost_database(record)
+            done = [
+                Written(row, version, answer, self._prefix(row, model.mapper, vectors[row.image_id]))
+                for (row, (version, model)), answer in zip(part, answers, strict=True)
+                if answer
+            ]
+            retry_on_lost_database(lambda: record_answers(done, embedded.took_ms, decode_ms))
             for (row, (version, _)), answer in zip(part, answers, strict=True):
                 if not answer:
                     detail = f"{version} returns values that are not finite (NaN or infinity) for this image"
@@ -424,8 +293,8 @@ class CaptionEngine:
             log.info(
                 "captioned",
                 extra={
-                    "captions": [row.pk for row, _, _ in done],
-                    "requests": sorted({str(row.request_id) for row, _, _ in done}),
+                    "captions": [one.row.pk for one in done],
+                    "requests": sorted({str(one.row.request_id) for one in done}),
                     "decode_ms": round(decode_ms, 1),
                 },
             )
@@ -436,8 +305,10 @@ class CaptionEngine:
                 self._end(row, failure_of(error, others_succeeded=len(failed) < len(items)))
 
     @torch.inference_mode()
-    def _prefix(self, mapper: Mapper, vector: Tensor) -> dict[str, Any]:
-        """What a draft keeps of its prefix (K, D)."""
+    def _prefix(self, row: Row, mapper: Mapper, vector: Tensor) -> dict[str, Any]:
+        """What a draft keeps of its prefix (K, D); captions keep nothing, nor do drafts of their texts."""
+        if not isinstance(row, Draft) or row.caption_id is not None:
+            return {}
         lm = self.captioner.language_model
         (prefix,) = mapper(vector[None].to(lm.device, torch.float32))
         return {
