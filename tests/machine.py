@@ -6,6 +6,7 @@ import configparser
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,10 +133,20 @@ class Machine:
         return parsed_by_systemd(self.root / "etc/clipcap.env", self.root / "parser")
 
     @contextmanager
-    def service(self, unit: str) -> Iterator[subprocess.Popen[bytes]]:
+    def service(self, unit: str) -> Iterator[None]:
         """What a unit starts, as systemd starts it; at the end it is stopped in the same way."""
+        self._start(unit)
+        try:
+            yield
+            if unit in self.running:
+                self.stop(unit)
+        finally:
+            if unit in self.running:
+                self._kill(unit)
+
+    def _start(self, unit: str) -> None:
         service = unit_file(self.here(SNIPPETS[f"/etc/systemd/system/{unit}"]).replace("%i", "1"))["Service"]
-        process = subprocess.Popen(
+        self.running[unit] = subprocess.Popen(
             shlex.split(service["ExecStart"]),
             cwd=service["WorkingDirectory"],
             env={
@@ -147,15 +158,18 @@ class Machine:
                 **{"OMP_NUM_THREADS": "1", "PGAPPNAME": unit},
                 **self.environment,
             },
+            start_new_session=True,
         )
-        self.running[unit] = process
-        try:
-            yield process
-            if unit in self.running:
-                self.stop(unit)
-        finally:
-            process.kill()
-            process.wait()
+
+    def _kill(self, unit: str) -> None:
+        process = self.running.pop(unit)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def crash(self, unit: str) -> None:
+        """Kill all processes of a unit; systemd starts them again."""
+        self._kill(unit)
+        self._start(unit)
 
     def stop(self, unit: str) -> None:
         """As systemd does it."""

@@ -82,7 +82,7 @@ class Redis:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        self.stop()
 
     def start(self) -> None:
         """Start it, empty, on the port it had before."""
@@ -91,7 +91,8 @@ class Redis:
         self.process = subprocess.Popen([self.program, *options], stdout=subprocess.DEVNULL)
         wait_until(lambda: _listens(self.port), "Redis listens")
 
-    def kill(self) -> None:
+    def stop(self) -> None:
+        """End it at once, with all that it held."""
         self.process.kill()
         self.process.wait()
 

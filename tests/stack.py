@@ -95,7 +95,7 @@ class Stack:
     def lose_broker(self) -> None:
         """The broker is gone, and what it held."""
         if self.redis:
-            self.redis.kill()
+            self.redis.stop()
         else:
             shutil.rmtree(self.home / "broker")
 
@@ -110,7 +110,7 @@ class Stack:
             with Celery(broker=self.broker_url, set_as_current=False).connection_for_read() as broker:
                 length: int = broker.default_channel.client.llen("captions")
                 return length
-        return len(list((self.home / "broker").iterdir()))
+        return len(list((self.home / "broker").glob("*.msg")))
 
     @contextmanager
     def database_away(self) -> Iterator[None]:

@@ -45,7 +45,7 @@ class Clock:
 
 @contextmanager
 def time_from(clock: Clock) -> Iterator[None]:
-    with mock.patch.object(timezone, "now", clock), mock.patch.object(job, "clock", lambda using: clock()):
+    with mock.patch.object(timezone, "now", clock), mock.patch.object(job, "clock", side_effect=lambda using: clock()):
         yield
 
 

@@ -17,7 +17,9 @@ import ssl
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from captioner.api.base import LONGEST_WAIT
 from captioner.models import Image
 from tests.machine import GUIDE, HOST, PASSWORD, ROOT, SNIPPETS, Machine, Proxy, parsed_by_systemd
 from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, installed, wait_until
+from tests.test_faults import ENDINGS
 
 UNITS = [Path(title).name for title in SNIPPETS if title.startswith("/etc/systemd/system/")]
 THREADS = 2  # of a web process
@@ -58,7 +61,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         machine.write(
             "/etc/clipcap.env",
             machine.here(SNIPPETS["/etc/clipcap.env"]),
-            *("CLIPCAP_ANONYMOUS=1", "CLIPCAP_THROTTLE_ANONYMOUS=8/minute", f"CLIPCAP_WEB_THREADS={THREADS}"),
+            *(
+                "CLIPCAP_ANONYMOUS=1",
+                "CLIPCAP_THROTTLE_ANONYMOUS=8/minute",
+                f"CLIPCAP_WEB_THREADS={THREADS}",
+            ),
         )
         machine.do("Database", f"{PASSWORD}\n{PASSWORD}\n")
         said = machine.do("Set-up")
@@ -97,6 +104,12 @@ def test_the_database_belongs_to_the_services_and_takes_any_language(machine: Ma
     owner = "SELECT r.rolname, pg_encoding_to_char(encoding) FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba"
     assert machine.ask(f"{owner} WHERE datname = 'clipcap'") == [("clipcap", "UTF8")]
     assert machine.ask("SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = 'clipcap'") == [(False, False)]
+
+
+def test_behind_pgbouncer_the_role_has_what_connections_ask_for_otherwise(machine: Machine) -> None:
+    machine.do("Behind PgBouncer")
+    ((given,),) = machine.ask("SELECT rolconfig FROM pg_roles WHERE rolname = 'clipcap'")
+    assert given == ["idle_in_transaction_session_timeout=60s"]
 
 
 def test_systemd_and_the_shell_read_the_environment_alike(machine: Machine, tmp_path: Path) -> None:
@@ -366,3 +379,86 @@ def test_stopped_as_the_guide_says_the_site_is_idle_and_goes_on_later_where_it_w
         assert [name for (name,) in machine.ask(connected) if name.startswith("clipcap")] == []
     with machine.service(captions):
         wait_until(lambda: set(dict(machine.ask(by_status))) == {"succeeded"}, "all captions are written")
+
+
+@pytest.mark.parametrize("proxy", ["nginx"], indirect=True)
+def test_whatever_dies_behind_nginx_what_clients_repeat_until_it_is_answered_is_done_once(proxy: Proxy) -> None:
+    """Clients do as docs/client.md says: they repeat a call with its Idempotency-Key."""
+    machine, captions = proxy.machine, "clipcap-captions@.service"
+    photos = sorted((ROOT / "examples/coco_cc").glob("*.jpg"))
+    requests: dict[str, str] = {}  # ids by key
+    statuses: Counter[int] = Counter()
+    over = threading.Event()
+
+    def ask(status: int, *arguments: str, address: str) -> Any:
+        """What is answered with this status in the end; a client comes from an address of its own."""
+        while True:
+            got, _, body = proxy.call(*arguments, "--interface", address, "--max-time", "60")
+            statuses[got] += 1
+            if got == status:
+                return json.loads(body)
+            assert got in (0, 429, 502, 503, 504), body
+            time.sleep(1)  # as a client does
+
+    def send(client: int) -> None:
+        """Request captions and wait for them, again and again."""
+        for number in range(1, 255):
+            address, key = f"127.1.{client}.{number}", f"{client}-{number}"
+            photo = photos[(7 * client + number) % len(photos)]
+            call = ("--form", f"image=@{photo}", "--form", "style=all", "--header", f"Idempotency-Key: {key}")
+            made = ask(202, *call, f"https://{HOST}/api/captions/", address=address)
+            requests[key] = made["id"]
+            again = ask(202, *call, f"https://{HOST}/api/captions/", address=address)
+            assert again["id"] == made["id"], "as if the first answer had been lost"
+            while {caption["status"] for caption in made["captions"]} & {"queued", "running"}:
+                made = ask(200, made["url"], "--header", "Prefer: wait=30", address=address)
+            if over.is_set():
+                return
+
+    def endings() -> int:
+        return int(machine.ask("SELECT count(*) FROM endings")[0][0])
+
+    def captions_go_on() -> None:
+        some = endings() + 3
+        wait_until(lambda: endings() >= some or any(one.done() for one in sending), "captions are written")
+        assert not [one.result() for one in sending if one.done()], "clients go on until all is over"
+
+    def web_crashes() -> None:
+        machine.crash("clipcap-web.service")
+
+    def worker_crashes() -> None:
+        machine.crash(captions)
+
+    def database_is_away() -> None:
+        machine.postgresql.stop()
+        time.sleep(2)  # the fault itself
+        machine.postgresql.start()
+
+    def broker_and_cache_are_away() -> None:
+        machine.redis.stop()
+        time.sleep(2)
+        machine.redis.start()
+
+    sending: list[Future[None]] = []
+    machine.ask(ENDINGS["postgresql"])
+    with machine.service(captions), ThreadPoolExecutor() as clients:
+        sending += [clients.submit(send, client) for client in range(3)]
+        try:
+            for fault in (web_crashes, database_is_away, worker_crashes, broker_and_cache_are_away):
+                captions_go_on()
+                fault()
+                captions_go_on()
+        finally:
+            over.set()
+        for each in sending:
+            each.result(PATIENCE)
+        of_these = "FROM captioner_caption JOIN endings ON caption = id WHERE request_id IN ({})".format(
+            ", ".join(f"'{made}'" for made in requests.values())
+        )
+        unfinished = "SELECT count(*) FROM captioner_caption WHERE status IN ('queued', 'running')"
+        wait_until(lambda: machine.ask(unfinished) == [(0,)], "all captions are written")
+        print(f"{len(requests)} calls, answered with {dict(statuses)}")
+        assert machine.ask(f"SELECT count(*), count(DISTINCT id) {of_these} AND status = 'succeeded'") == [
+            (3 * len(requests), 3 * len(requests))
+        ]
+    machine.ask("DROP TRIGGER note_ending ON captioner_caption; DROP FUNCTION note_ending; DROP TABLE endings")
