@@ -1,9 +1,9 @@
 """Low-rank adapters (LoRA; Hu et al., arXiv 2106.09685): what a style adds to the projections of a language model that
 all styles share.
 
-Rows of a batch may have different adapters, or none. Rows of the same adapter are gathered, and each adapter is
-multiplied by its own rows only, all adapters in one batched product. Adapters are for projections of attention, of the
-MLP, or both; beside others, they add zeros where they have none.
+Rows of a batch may have different adapters, or none. Rows of the same adapter are gathered, unless they stand together
+already, and each adapter is multiplied by its own rows only, all adapters in one batched product. Adapters are for
+projections of attention, of the MLP, or both; beside others, they add zeros where they have none.
 
 Legend: L rows, T positions, I and O sizes of a projection, r rank, A different adapters, N rows of the commonest one.
 """
@@ -128,6 +128,8 @@ class Mixture:
         self.places = owners * most + seats  # of the adapted rows among the members
         self.members = torch.zeros(self.adapters * most, dtype=torch.long, device=self.rows.device)  # (A * N,)
         self.members[self.places] = self.adapted
+        # As many of each adapter, and one after the other: nothing needs to be gathered.
+        self.in_order = torch.equal(self.members, torch.arange(len(self.rows), device=self.rows.device))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -144,6 +146,10 @@ class Mixture:
 
     def _add(self, down: Tensor, up: Tensor, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """A projection's (..., O) with what the adapters add; some models flatten rows and positions in between."""
+        if self.in_order:
+            x = inputs[0].reshape(len(down), -1, down.shape[1])  # (A, N * T, I)
+            output.view(len(down), -1, up.shape[2]).add_(x.bmm(down).bmm(up))
+            return output
         x = inputs[0].reshape(len(self.rows), -1, down.shape[1])  # (L, T, I)
         grouped = x.index_select(0, self.members).view(len(down), -1, down.shape[1])  # (A, N * T, I)
         added = grouped.bmm(down).bmm(up).view(-1, x.shape[1], up.shape[2])  # (A * N, T, O)

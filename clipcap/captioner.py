@@ -246,6 +246,9 @@ class Captioner:
         hypotheses = sum(max(way.captions, way.beam_size or 1) for way in ways)
         found: list[list[Hypothesis]] = [[] for _ in models]
         for own, rows in rows_of.items():
+            # Those of one set of adapters stand together, which spares the LM gathering them at every projection.
+            order = [models[row].adapters for row in rows]
+            rows.sort(key=lambda row: order.index(models[row].adapters))
             backend = self._backend_for(own) if own else self.backend
             prefixes = self._prefixes(embeddings[rows], [models[row].mapper for row in rows])
             stops = [self.stop_id(models[row].mapper) for row in rows]
