@@ -142,8 +142,12 @@ def cancel_import(batch: Import) -> Import:
     Raises:
         Refused: it has finished.
     """
-    if not Import.objects.filter(pk=batch.pk).cancel():
-        raise Refused("already_finished", f"an import with the status {batch.status} cannot be canceled", status=409)
+    with transaction.atomic():
+        if not Import.objects.filter(pk=batch.pk).cancel():
+            raise Refused(
+                "already_finished", f"an import with the status {batch.status} cannot be canceled", status=409
+            )
+        audit.record(audit.Action.IMPORTED, f"examples for {batch.style}", f"{batch.name} canceled")
     batch.refresh_from_db()
     return batch
 
@@ -171,6 +175,7 @@ def resume_import(batch: Import, holder: str = "") -> Import:
     with transaction.atomic():
         captioner_services.check_not_archived(batch.style)
         queue_again(batch, "imports")
+        audit.record(audit.Action.IMPORTED, f"examples for {batch.style}", f"{batch.name} resumed")
         batch = _claimed(batch, holder)
     transaction.on_commit(wake_workers)
     batch.refresh_from_db()

@@ -159,10 +159,11 @@ def cancel_run(run: TrainingRun) -> TrainingRun:
     Raises:
         Refused: it has finished.
     """
-    if not TrainingRun.objects.filter(pk=run.pk).cancel():
-        raise Refused("already_finished", f"{run} cannot be canceled, its status is {run.status}", status=409)
-    RunEvent.objects.create(run=run, message="canceled")
-    audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} canceled")
+    with transaction.atomic():
+        if not TrainingRun.objects.filter(pk=run.pk).cancel():
+            raise Refused("already_finished", f"{run} cannot be canceled, its status is {run.status}", status=409)
+        RunEvent.objects.create(run=run, message="canceled")
+        audit.record(audit.Action.TRAINED, f"style {run.style}", f"{run} canceled")
     run.refresh_from_db()
     return run
 
