@@ -135,4 +135,4 @@ def test_in_any_history_every_caption_is_written_by_the_right_models(
     today: Base, tomorrow: Base, tmp_path: Path, photo: bytes
 ) -> None:
     Changes.pairs, Changes.folder, Changes.photo = [today, tomorrow], tmp_path, photo
-    run_state_machine_as_test(Changes, settings=hypothesis_settings(max_examples=10, stateful_step_count=20))
+    run_state_machine_as_test(Changes, settings=hypothesis_settings(max_examples=20, stateful_step_count=20))
