@@ -1,6 +1,7 @@
 """How the tests are run; what they share is in `fixtures.py`."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ os.environ |= {
     "CLIPCAP_HOME": HOME,
     "CLIPCAP_ANONYMOUS": "1",
     "CLIPCAP_JAVA_METRICS": "0",  # starting Java takes seconds; tests/test_evaluation.py does it
+    "OMP_NUM_THREADS": "1",  # of processes that tests start: beside other tests, threads wait for each other, and spin
 }
 os.environ.setdefault("CLIPCAP_TESTS_HOME", HOME)  # of the first process of a parallel run, for what all share
 os.mkdir(f"{HOME}/static")  # noqa: PTH102 (WhiteNoise warns where there is none)
@@ -71,6 +73,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first."""
     order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Let no garbage collection look through the libraries again: with torch and Django loaded, that is a quarter of
+    what tests of pages and migrations take."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

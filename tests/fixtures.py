@@ -96,16 +96,22 @@ def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def clip_sized_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, but for embeddings as long as those of CLIP: 512 numbers."""
+    return _clip_dir(tmp_path_factory, seed=2, embedding_size=512, context_length=8, vocab_size=8)
+
+
+@pytest.fixture(scope="session")
 def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a text tower that open_clip's tokenizer fits: text -> 16 numbers."""
     return _clip_dir(tmp_path_factory, seed=1, context_length=20, vocab_size=49408)
 
 
-def _clip_dir(tmp_path_factory: pytest.TempPathFactory, seed: int, **text: int) -> Path:
+def _clip_dir(tmp_path_factory: pytest.TempPathFactory, seed: int, embedding_size: int = 16, **text: int) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-clip"
     folder.mkdir()
     model = {
-        "embed_dim": 16,
+        "embed_dim": embedding_size,
         "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32},
         "text_cfg": {**text, "width": 8, "heads": 1, "layers": 1},
     }
@@ -208,9 +214,18 @@ def small_engine(tiny_encoder_dir: Path, tiny_lm: LanguageModel) -> CaptionEngin
     return CaptionEngine(Captioner(Encoder.load(f"local-dir:{tiny_encoder_dir}", device="cpu"), tiny_lm), "tests", 8)
 
 
+def wants_small_models(request: pytest.FixtureRequest) -> bool:
+    """Whether a test is marked `small_models`, and not itself `embedded_models` in a file or folder of such tests."""
+    marks = (mark.name for mark in request.node.iter_markers())  # the closest first
+    return next((name for name in marks if name in ("small_models", "embedded_models")), "") == "small_models"
+
+
 @pytest.fixture
-def engine(loaded_engine: CaptionEngine) -> CaptionEngine:
+def engine(request: pytest.FixtureRequest) -> CaptionEngine:
     """`engine.work()` captions one batch of what is queued. It knows nothing of what another test did with it."""
+    loaded_engine: CaptionEngine = request.getfixturevalue(
+        "small_engine" if wants_small_models(request) else "loaded_engine"
+    )
     loaded_engine.mappers.clear()
     loaded_engine._turn = 0
     loaded_engine.breaker = Breaker()
@@ -287,9 +302,9 @@ def small_shipped(
 
 
 @pytest.fixture
-def styles(db: None, media: Path, shipped: tuple[list[MapperVersion], Path]) -> dict[str, Style]:
-    """The three styles of the embedded bundle, in service, by slug; factual is the default."""
-    versions, folder = shipped
+def styles(db: None, media: Path, request: pytest.FixtureRequest) -> dict[str, Style]:
+    """The three styles of the embedded bundle, or of the small one, in service, by slug; factual is the default."""
+    versions, folder = request.getfixturevalue("small_shipped" if wants_small_models(request) else "shipped")
     shutil.copytree(folder, media, dirs_exist_ok=True)
     for version in deepcopy(versions):
         version.style.pk = version.pk = None

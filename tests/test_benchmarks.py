@@ -4,14 +4,16 @@ here."""
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from benchmarks import fairness, loading
+from benchmarks import fairness, loading, training
 from benchmarks.__main__ import main
 from benchmarks.comparisons import GROUPS, DisagreementError, ties_in_our_order
 from benchmarks.measuring import compare, peak_memory
@@ -20,6 +22,12 @@ from clipcap.decoding import Hypothesis
 
 ROOT = Path(__file__).parent.parent
 TINY = dataclasses.replace(QUICK, batch=3, peer_greedy=3, peer_beam=3, pairs=1, photo=(640, 480))
+
+
+@pytest.fixture
+def small_models(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are started take the small models."""
+    monkeypatch.setenv("CLIPCAP_MODELS", str(small_bundle))
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +78,17 @@ def test_memory_counts_at_least_the_models_weights(subject: RandomGPT2) -> None:
     assert peak_memory(subject, "greedy", 0, "ours") > weights
 
 
-def test_the_command_prints_a_row_of_each_group_and_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_row_of_each_group_and_the_machine(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.subjects.BASE", small_bundle)
     assert main(["--quick", "--device", "cpu", "--only", "greedy", "images"]) == 0
     printed = capsys.readouterr().out
     assert "torch" in printed
     assert "device cpu" in printed
     assert "greedy, batch 1 " in printed
     assert "JPEG to caption" in printed
+    assert {line.split("  ")[0] for line in printed.splitlines() if "greedy" in line} >= {"tiny models", "models/base"}
     assert "training step," not in printed
 
 
@@ -97,8 +109,11 @@ def test_a_wrong_number_of_threads_is_refused(threads: str, capsys: pytest.Captu
     assert "at least 1" in capsys.readouterr().err
 
 
-def test_the_lists_of_a_large_installation_are_all_answered_and_timed() -> None:
-    command = [sys.executable, "-P", "-m", "benchmarks", "large", "--captions", "300", "--examples", "500"]
+@pytest.mark.usefixtures("small_models")
+def test_the_lists_of_a_large_installation_are_all_answered_and_timed(tables: Path, tmp_path: Path) -> None:
+    database = shutil.copy(tables, tmp_path)
+    command = [sys.executable, "-P", "-m", "benchmarks", "large", "--database", f"sqlite:///{database}"]
+    command += ["--captions", "300", "--examples", "500"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -115,24 +130,20 @@ def test_what_a_load_keeps_captions_waiting_for_is_told_as_ratios_of_a_batch(
         assert re.search(rf"^longest batch {what} +\d+\.\d\dx a batch's time", printed, re.MULTILINE)
 
 
-def test_the_memory_of_a_training_is_reported_phase_by_phase() -> None:
-    command = [sys.executable, "-P", "-m", "benchmarks", "training", "--photos", "60"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "60 photos with 5 captions each" in done.stdout
-    assert " MB now: tokenized, trained for 3 steps, and the state stored\n" in done.stdout
+@pytest.mark.usefixtures("small_models")
+def test_the_memory_of_a_training_is_reported_phase_by_phase(capfd: pytest.CaptureFixture[str]) -> None:
+    with patch.dict(os.environ):  # what is added is for its own processes
+        assert training.main(["--photos", "60"]) == 0
+    printed = capfd.readouterr().out
+    assert "60 photos with 5 captions each" in printed
+    assert " MB now: tokenized, trained for 3 steps, and the state stored\n" in printed
 
 
+@pytest.mark.usefixtures("small_models")
 def test_the_benchmark_of_fairness_runs(
-    small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in {
-        "CLIPCAP_MODELS": small_bundle,
-        "CLIPCAP_ENCODER": f"local-dir:{small_bundle / 'encoder'}",
-        "CLIPCAP_LANGUAGE_MODEL": f"local-dir:{small_bundle / 'lm'}",
-    }.items():
-        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("CLIPCAP_DATABASE_URL", f"sqlite:///{shutil.copy(tables, tmp_path)}")
     fairness.main(["--queued", "150", "--single", "1"])
     printed = capsys.readouterr().out
     assert "ratio: " in printed

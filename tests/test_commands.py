@@ -17,7 +17,7 @@ from captioner.management.commands import caption_folder
 from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Style, Viewer, Worker
 from tests.engine_thread import EngineThread
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.small_models]
 PHOTOS = sorted((Path(__file__).parent.parent / "examples/coco_cc").glob("*.jpg"))
 
 
@@ -46,6 +46,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.embedded_models
 def test_a_folder_is_captioned_into_json_lines(working: None, folder: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "out.jsonl", io.StringIO()
     call_command("caption_folder", folder, "--style", "factual", "romantic", "--out", out, stderr=said)
@@ -59,6 +60,7 @@ def test_a_folder_is_captioned_into_json_lines(working: None, folder: Path, tmp_
     assert "3 photos, 0 of them done already; 1 other files skipped" in said.getvalue()
 
 
+@pytest.mark.embedded_models
 def test_what_the_models_are_less_sure_of_than_asked_has_a_line_without_words(
     working: None, folder: Path, tmp_path: Path
 ) -> None:
@@ -226,6 +228,7 @@ def test_pruning_refuses_what_is_no_age(days: str) -> None:
         call_command("prune", f"--older-than={days}")
 
 
+@pytest.mark.embedded_models
 def test_a_shipped_version_gives_way_to_a_newer_one_and_others_stay(styles: dict[str, Style]) -> None:
     MapperVersion.objects.update(sha256="0" * 64)  # as if filed from files of an earlier release
     styles["humorous"].versions.update(origin=MapperVersion.Origin.TRAINED)
@@ -234,6 +237,7 @@ def test_a_shipped_version_gives_way_to_a_newer_one_and_others_stay(styles: dict
     assert numbers == {"factual": 2, "humorous": 1, "romantic": 2}
 
 
+@pytest.mark.embedded_models
 def test_styles_that_are_installed_stay_as_they_are(styles: dict[str, Style]) -> None:
     said = io.StringIO()
     call_command("install_styles", stdout=said)

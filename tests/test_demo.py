@@ -24,7 +24,7 @@ from clipcap_site.supervisor import Child, Supervisor, readable
 from tests.servers import wait_until
 
 ROOT = Path(__file__).parent.parent
-PHOTOS = 12  # of its gallery, in place of 76
+PHOTOS = 4  # of its gallery, in place of 76
 ALL = 3 * PHOTOS  # captions, in three styles
 
 

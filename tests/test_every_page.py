@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,8 +26,7 @@ from tests.addresses import ADDRESSES, something_everywhere, url_of
 from tests.axe import OF_COLOURS, violations
 from tests.people import member, window_of
 
-ROOT = Path(__file__).parent.parent
-PHOTOS = sorted((ROOT / "examples" / "coco_cc").glob("*.jpg"))
+PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))
 LOOKS = (("light", 1440, 900), ("dark", 1440, 900), ("light", 390, 844), ("dark", 390, 844))
 HEAVIEST = 300_000  # bytes of a page as servers send it, compressed, besides photos
 LOADED = """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
@@ -225,17 +221,22 @@ def shown_to_all() -> Image:
     return found
 
 
-def test_the_command_keeps_pictures_of_each_width_and_mode(tmp_path: Path) -> None:
-    """With the arguments that `./run screenshots FOLDER home gallery` passes on (see tests/test_run_script.py)."""
-    arguments = ["--screenshots", str(tmp_path), "--page", "home", "--page", "gallery"]
-    test = f"{__file__}::test_every_page_is_for_everybody_and_fits[site]"
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", test, *arguments]
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("CLIPCAP_", "DJANGO_", "PYTEST_"))
-    }
-    done = subprocess.run(command, env=inherited, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout
-    taken = {path.name: path for path in tmp_path.iterdir()}
+@pytest.fixture
+def asked_for_pictures(pytestconfig: pytest.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if pytest had been called with what `./run screenshots FOLDER home gallery` passes on (see
+    tests/test_run_script.py)."""
+    arguments = ["--screenshots", str(tmp_path / "pictures"), "--page", "home", "--page", "gallery"]
+    given = pytestconfig._parser.parse_known_args(arguments)
+    for name in ("screenshots", "page"):
+        monkeypatch.setattr(pytestconfig.option, name, getattr(given, name))
+
+
+@pytest.mark.usefixtures("asked_for_pictures")
+def test_the_command_keeps_pictures_of_each_width_and_mode(
+    window: Page, things: dict[str, Any], folder: str, named: Callable[[str], bool]
+) -> None:
+    test_every_page_is_for_everybody_and_fits("site", window, things, folder, named)
+    taken = {path.name: path for path in Path(folder).iterdir()}
     assert set(taken) == {f"{name}-{scheme}-{width}.png" for name in ("home", "gallery") for scheme, width, _ in LOOKS}
     for name in ("home", "gallery"):
         for _, width, height in LOOKS[::2]:

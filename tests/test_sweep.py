@@ -18,6 +18,8 @@ from training import services
 
 COCO = Path(__file__).parent.parent / "examples" / "coco_cc"
 
+pytestmark = pytest.mark.small_models
+
 
 @pytest.fixture(autouse=True)
 def loaded(engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +99,7 @@ def test_the_sweep_reproduces_the_papers_ablation_in_one_table_and_plot(tmp_path
 def test_prefixes_prints_the_nearest_words_and_how_far_the_photos_are_apart() -> None:
     photos = [str(path) for path in sorted(COCO.glob("*.jpg"))[:2]]
     text = said("prefixes", "factual", *photos, "--words", "2")
-    assert len(re.findall(r"^ +\d+ +'.+' -?\d\.\d\d +'.+' -?\d\.\d\d$", text, re.MULTILINE)) == 16
+    assert len(re.findall(r"^ +\d+ +'.+' -?\d\.\d\d +'.+' -?\d\.\d\d$", text, re.MULTILINE)) == 8
     (distance,) = re.findall(r"prefixes: (\d\.\d+)", text)
     assert 0 < float(distance) < 1
 

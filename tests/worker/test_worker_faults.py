@@ -24,18 +24,7 @@ from captioner.workers.worker_process import WorkerProcess
 from clipcap.checkpoint import load_mapper, save_mapper
 from tests.worker.rows import GREEDY, PHOTOS, again, ask, causes, pause_is_over, statuses, stored
 
-pytestmark = pytest.mark.usefixtures("both_databases")
-
-
-@pytest.fixture
-def loaded_engine(small_engine: CaptionEngine) -> CaptionEngine:
-    """What is written is of no matter here."""
-    return small_engine
-
-
-@pytest.fixture
-def shipped(small_shipped: tuple[list[MapperVersion], Path]) -> tuple[list[MapperVersion], Path]:
-    return small_shipped
+pytestmark = [pytest.mark.usefixtures("both_databases"), pytest.mark.small_models]
 
 
 def test_a_bad_image_fails_alone(engine: CaptionEngine, media: Path) -> None:
