@@ -22,15 +22,10 @@ document.addEventListener("input", ({ target }) => {
   if (target.id !== "epoch") return;
   chosen = target.value === target.max ? undefined : target.value;
   step();
-  for (const item of document.querySelectorAll(".sample li[aria-current]")) {
-    const list = item.parentElement;
-    list.scrollTop += item.getBoundingClientRect().top - list.getBoundingClientRect().top;
-  }
 });
 
 const parts = () => [...document.querySelectorAll("#run .module")];
 const titled = (title) => parts().find((part) => part.querySelector("h2").textContent === title);
-const lists = () => [...document.querySelectorAll(".sample ol")];
 let kept;
 
 document.addEventListener("htmx:beforeSwap", (event) => {
@@ -44,20 +39,18 @@ document.addEventListener("htmx:beforeSwap", (event) => {
     title: read?.querySelector("h2").textContent,
     top: read?.getBoundingClientRect().top,
     across: parts().map((part) => [part.querySelector("h2").textContent, part.scrollLeft]),
-    down: lists().map((list) => [list.id, list.scrollTop]),
   };
 });
 
 document.addEventListener("htmx:afterSettle", () => {
   if (!kept) return;
-  const { focused, title, top, across, down } = kept;
+  const { focused, title, top, across } = kept;
   kept = undefined;
   const slider = document.getElementById("epoch");
   if (slider && chosen !== undefined) slider.value = chosen;
   step();
   if (document.activeElement === document.body) document.getElementById(focused)?.focus({ preventScroll: true });
   for (const [name, left] of across) if (titled(name)) titled(name).scrollLeft = left;
-  for (const [id, offset] of down) if (document.getElementById(id)) document.getElementById(id).scrollTop = offset;
   if (scrollY > 0 && titled(title)) scrollBy({ top: titled(title).getBoundingClientRect().top - top, behavior: "instant" });
 });
 

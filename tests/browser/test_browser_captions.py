@@ -28,7 +28,7 @@ def test_a_caption_is_corrected_where_it_stands(page: Page) -> None:
     card = page.locator(".caption.is-succeeded")
     expect(card).to_be_visible()
     machine = Caption.objects.get().text
-    card.get_by_text("Correct it").click()
+    card.get_by_text("Edit", exact=True).click()
     card.get_by_role("textbox").fill("A family & friends at a table")
     card.get_by_role("button", name="Save correction").click()
     expect(card.locator(".text")).to_have_text("A family & friends at a table")
@@ -47,9 +47,10 @@ def test_texts_are_copied_as_they_are_and_as_alt_attributes(context: BrowserCont
     caption = Caption.objects.get()
     caption.corrections.create(text='"A & B" <i>')
     page.reload()
-    page.get_by_role("button", name="Copy text").click()
+    page.get_by_role("button", name="Copy", exact=True).click()
     expect(page.locator("#toast")).to_contain_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == '"A & B" <i>'
+    page.get_by_text("More", exact=True).click()
     page.get_by_role("button", name="Copy as alt text").click()
     expect(page.locator("#toast")).to_contain_text("alt=")
     assert page.evaluate("navigator.clipboard.readText()") == 'alt="&quot;A &amp; B&quot; &lt;i>"'
@@ -84,6 +85,7 @@ def test_a_failed_caption_is_tried_again_and_a_deleted_one_leaves_the_page(page:
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".caption.is-succeeded")).to_be_visible()
     page.once("dialog", lambda dialog: dialog.dismiss())
+    page.get_by_text("More", exact=True).click()
     page.get_by_role("button", name="Delete").click()
     expect(page.locator(".caption")).to_be_visible()
     page.once("dialog", lambda dialog: dialog.accept())

@@ -198,7 +198,7 @@ def test_arrow_keys_lead_from_photo_to_photo(page: Page, five_photos: list[Image
     press(page, "ArrowLeft")  # there is none
     press(page, "ArrowRight")
     expect(page).to_have_url(re.compile(rf"/images/{before}/\?sort=oldest"))
-    page.get_by_text("Correct it").click()
+    page.get_by_text("Edit", exact=True).click()
     page.get_by_role("textbox").press("ArrowLeft")
     expect(page.get_by_role("textbox")).to_be_visible()
     page.locator("h1").click()

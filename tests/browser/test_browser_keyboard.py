@@ -46,7 +46,7 @@ def test_keyboard_alone_uploads_corrects_labels_and_promotes(page: Page, styles:
     expect(page.locator(".caption .text")).to_have_count(2)
 
     wrong = page.locator(".caption").first  # correct
-    reach(page, wrong.locator("summary", has_text="Correct it"))
+    reach(page, wrong.locator("summary", has_text="Edit"))
     press("Enter")
     reach(page, wrong.get_by_role("textbox"))
     press("ControlOrMeta+a")

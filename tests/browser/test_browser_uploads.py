@@ -248,6 +248,7 @@ def test_without_javascript_photos_are_captioned_too(
     page.get_by_role("button", name="Caption them").click()
     expect(page.get_by_text("notes.jpg: this is not a picture")).to_be_visible()
     expect(page.locator(".caption.is-succeeded")).to_have_count(4)
+    page.locator(".caption").first.get_by_text("More", exact=True).click()
     page.locator(".caption").first.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Delete it").click()
     expect(page.get_by_text("The caption was deleted.")).to_be_visible()

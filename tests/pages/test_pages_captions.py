@@ -157,7 +157,7 @@ def test_what_a_viewer_may_not_change_has_no_buttons_for_it(client: Client, styl
     finish(caption)
     page = body(client.get(f"/images/{caption.image_id}/"))
     assert "Delete" not in page
-    assert "Correct it" not in page
+    assert "<summary>Edit" not in page
     for action in ("delete", "correct", "retry", "cancel"):
         assert client.post(f"/captions/{caption.pk}/{action}/", {"confirmed": "1", "text": "x"}).status_code == 404
 
@@ -168,14 +168,12 @@ def test_what_a_viewer_may_not_change_has_no_buttons_for_it(client: Client, styl
 OTHERS = [{"text": "a red door", "confidence": 0.2, "log_probability": -0.7}]
 
 
-def test_a_caption_says_how_sure_it_is_and_keeps_its_alternatives_to_the_details(
-    signed_in: Client, caption: Caption
-) -> None:
+def test_a_caption_says_how_sure_it_is_and_folds_its_alternatives_away(signed_in: Client, caption: Caption) -> None:
     finish(caption, alternatives=OTHERS)
     page = body(signed_in.get(f"/requests/{caption.request_id}/"))
     assert "82 % sure" in page
     assert "Not sure about this one" not in page
-    assert page.index("<summary>Details") < page.index("a red door")
+    assert page.index("<summary>More") < page.index("a red door")
 
 
 def test_an_unsure_caption_says_so_beside_what_else_it_might_be(signed_in: Client, caption: Caption) -> None:
@@ -184,7 +182,7 @@ def test_an_unsure_caption_says_so_beside_what_else_it_might_be(signed_in: Clien
     assert "31 % sure" in page
     assert page.index("Not sure about this one: it might also be") < page.index("a red door")
     assert page.count("a red door") == 1
-    assert page.index("a red door") < page.index("<summary>Details")
+    assert page.index("a red door") < page.index("<summary>More")
     assert "not sure" in body(signed_in.get("/gallery/"))
     answer = signed_in.post("/progress/", {"waiting": f"{caption.pk}:queued"}, headers=HTMX)
     assert "Factual, not sure: a red wall." in body(answer)
