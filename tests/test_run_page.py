@@ -31,6 +31,13 @@ from training.options import RunOptions
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))[:12]
 SHIPPED = settings.MODELS / "styles" / "romantic.safetensors"
 WIDTH, HEIGHT = 1280, 900
+# What is wider or higher than the box that shows it, or begins beside the window.
+CUT_OFF = """() => [...document.querySelectorAll("#run, #run .module, #run .module *:not(svg *)")].filter((part) => {
+    const { scrollWidth, clientWidth, scrollHeight, clientHeight } = part;
+    const hidden = getComputedStyle(part).overflow !== "visible";
+    const right = part.getBoundingClientRect().right;
+    return right > innerWidth + 1 || (hidden && (scrollWidth > clientWidth + 1 || scrollHeight > clientHeight + 1));
+}).map((part) => `${part.localName}.${part.className}: ${part.textContent.slice(0, 60)}`)"""
 
 expect.set_options(timeout=30_000)
 
@@ -184,12 +191,3 @@ def test_every_caption_of_every_epoch_is_seen_whole(run: TrainingRun, page: Page
     expect(photo.locator("li")).to_have_count(12)
     expect(photo.get_by_text("reference: two dogs")).to_be_visible()
     assert page.evaluate(CUT_OFF) == []
-
-
-# What is wider or higher than the box that shows it, or begins beside the window.
-CUT_OFF = """() => [...document.querySelectorAll("#run, #run .module, #run .module *:not(svg *)")].filter((part) => {
-    const { scrollWidth, clientWidth, scrollHeight, clientHeight } = part;
-    const hidden = getComputedStyle(part).overflow !== "visible";
-    const right = part.getBoundingClientRect().right;
-    return right > innerWidth + 1 || (hidden && (scrollWidth > clientWidth + 1 || scrollHeight > clientHeight + 1));
-}).map((part) => `${part.localName}.${part.className}: ${part.textContent.slice(0, 60)}`)"""

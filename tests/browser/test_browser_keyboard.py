@@ -2,25 +2,14 @@
 
 import pytest
 from django.contrib.auth.models import User
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
 from captioner import services
 from captioner.models import Caption, Correction, MapperVersion, Style
 from tests.admin.rows import SHIPPED
-from tests.browser.visits import PHOTOS
-
-MOST = 150  # presses of Tab; no page has more to stop at on the way
+from tests.browser.visits import PHOTOS, reach
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def reach(page: Page, aim: Locator) -> None:
-    """Press Tab until it has the focus."""
-    for _ in range(MOST):
-        if aim.evaluate("one => one === document.activeElement"):
-            return
-        page.keyboard.press("Tab")
-    raise AssertionError(f"the focus does not get to {aim}")
 
 
 @pytest.mark.usefixtures("worker")

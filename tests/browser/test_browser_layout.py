@@ -12,8 +12,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 from captioner import services
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer
 from tests.axe import violations
-from tests.browser.test_browser_keyboard import reach
-from tests.browser.visits import PHOTOS, sign_in
+from tests.browser.visits import PHOTOS, reach, sign_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

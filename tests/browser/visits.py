@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 PHOTOS = sorted((Path(__file__).parents[2] / "examples" / "coco_cc").glob("*.jpg"))
 PATIENCE = 60_000  # ms; the machine may be busy
+MOST = 150  # presses of Tab; no page has more to stop at on the way
 OFFLINE = ("ERR_INTERNET_DISCONNECTED", "htmx:sendError", "htmx:afterRequest")
 
 
@@ -26,3 +27,12 @@ def press(page: Page, key: str) -> None:
     """Press a key when the page listens: before its scripts are there, it is not heard."""
     page.wait_for_load_state()
     page.keyboard.press(key)
+
+
+def reach(page: Page, aim: Locator) -> None:
+    """Press Tab until it has the focus."""
+    for _ in range(MOST):
+        if aim.evaluate("one => one === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"the focus does not get to {aim}")
