@@ -51,21 +51,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.import_plugin("tests.fixtures")
 
 
-# Files that take a minute or more, the longest first. A run in several processes begins with them, so that none of
-# these is left for one process while the others have nothing to do.
+# Files that take three quarters of a minute or more, the longest first. A run in several processes begins with them, so
+# that none of these is left for one process while the others have nothing to do.
 LONGEST = (
-    *("every_page", "faults", "hosts", "demo", "browser_captions", "production", "bundle", "releases", "training"),
-    *(
-        "in_the_browser",
-        "browser_uploads",
-        "admin_permissions",
-        "access",
-        "worker",
-        "api",
-        "admin_browser",
-        "browser_gallery",
-    ),
-    *("run_script", "migrations", "page_input", "web"),
+    *("every_page", "faults", "production", "demo", "admin_browser", "benchmarks", "hosts", "api_schema", "releases"),
+    *("page_input", "stored_pictures", "migrations", "run_script", "documents", "browser_captions", "training"),
+    *("worker_faults", "in_the_browser", "browser_admin", "datasets_interrupted", "trainer_in_processes", "bundle"),
 )
 
 

@@ -132,7 +132,7 @@ def captioned(log: Path) -> set[str]:
 
 
 def test_workers_of_both_releases_go_on_while_the_tables_change(
-    before: Path, tmp_path: Path, django_db_blocker: Any
+    before: Path, small_bundle: Path, tmp_path: Path, django_db_blocker: Any
 ) -> None:
     old_log, new_log, back_log = (tmp_path / f"{name}.log" for name in ("old", "new", "back"))
     with (
@@ -143,7 +143,7 @@ def test_workers_of_both_releases_go_on_while_the_tables_change(
     ):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CLIPCAP_")} | {
             **{"CLIPCAP_SECRET_KEY": "k" * 50, "CLIPCAP_ALLOWED_HOSTS": "x", "CLIPCAP_HOME": str(tmp_path)},
-            **{"CLIPCAP_DATABASE_URL": url, "CLIPCAP_MODELS": str(ROOT / "models/base")},
+            **{"CLIPCAP_DATABASE_URL": url, "CLIPCAP_MODELS": str(small_bundle)},
             **{"CLIPCAP_BATCH_SIZE": "1", "CLIPCAP_THREADS": "1", "OMP_NUM_THREADS": "1"},
             "DJANGO_SETTINGS_MODULE": "clipcap_site.settings",
         }
