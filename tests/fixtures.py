@@ -96,22 +96,16 @@ def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def clip_sized_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, but for embeddings as long as those of CLIP: 512 numbers."""
-    return _clip_dir(tmp_path_factory, seed=2, embedding_size=512, context_length=8, vocab_size=8)
-
-
-@pytest.fixture(scope="session")
 def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a text tower that open_clip's tokenizer fits: text -> 16 numbers."""
     return _clip_dir(tmp_path_factory, seed=1, context_length=20, vocab_size=49408)
 
 
-def _clip_dir(tmp_path_factory: pytest.TempPathFactory, seed: int, embedding_size: int = 16, **text: int) -> Path:
+def _clip_dir(tmp_path_factory: pytest.TempPathFactory, seed: int, **text: int) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-clip"
     folder.mkdir()
     model = {
-        "embed_dim": embedding_size,
+        "embed_dim": 16,
         "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32},
         "text_cfg": {**text, "width": 8, "heads": 1, "layers": 1},
     }

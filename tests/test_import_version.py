@@ -86,8 +86,8 @@ def test_captions_by_an_imported_gpt2_through_the_service_are_token_for_token_th
 
 
 @pytest.fixture
-def models_of_their_size(clip_sized_encoder_dir: Path, settings: Any, tmp_path: Path) -> CaptionEngine:
-    """A small encoder, whose embeddings have the size of CLIP's, and a GPT-2 of the sizes of that in the authors'
+def models_of_their_size(settings: Any, tmp_path: Path) -> CaptionEngine:
+    """The shipped encoder, whose embeddings have the size of CLIP's, and a GPT-2 of the sizes of that in the authors'
     checkpoints, whose tokens' texts are their numbers: so a caption's text tells its tokens."""
     folder = tmp_path / "gpt2"
     vocabulary = {"." if token == 13 else f"<{token}>": token for token in range(1000)}
@@ -98,7 +98,7 @@ def models_of_their_size(clip_sized_encoder_dir: Path, settings: Any, tmp_path: 
     config = GPT2Config(**json.loads((ORIGINAL / "mlp_k10_d512" / "gpt2_config.json").read_text()))
     torch.manual_seed(5)
     GPT2LMHeadModel(config).save_pretrained(folder)
-    settings.ENCODER, settings.LANGUAGE_MODEL = f"local-dir:{clip_sized_encoder_dir}", f"local-dir:{folder}"
+    settings.ENCODER, settings.LANGUAGE_MODEL = f"local-dir:{settings.MODELS / 'encoder'}", f"local-dir:{folder}"
     encoder = Encoder.load(settings.ENCODER, device="cpu")
     lm = LanguageModel.load(settings.LANGUAGE_MODEL, device="cpu")
     return CaptionEngine(Captioner(encoder, lm), "tests", 8)
