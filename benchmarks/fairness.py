@@ -26,6 +26,11 @@ from accounts.services import make_token
 print(make_token(get_user_model().objects.create_user("many"), name="benchmark")[1])
 """
 
+PAUSE = """
+from captioner import services
+services.pause_queue(name="captions", reason="what is queued now is to be canceled, and not written before")
+"""
+
 ADMIN = """
 import time
 from django.contrib.auth import get_user_model
@@ -63,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         queued = _fill(many, address, own, options.queued)
         loaded = [_one(one, address, photo) for photo in single[options.single :]]
         canceled, seconds = _cancel(many, address)
+        _shell(Path(home), PAUSE)
         _fill(many, address, own, options.queued)
         by_action, of_action = _in_admin(Path(home))
     before, after = statistics.median(idle), statistics.median(loaded)

@@ -447,7 +447,8 @@ def test_whatever_dies_behind_nginx_what_clients_repeat_until_it_is_answered_is_
     with machine.service(captions), ThreadPoolExecutor() as clients:
         sending += [clients.submit(send, client) for client in range(3)]
         try:
-            for fault in (web_crashes, database_is_away, worker_crashes, broker_and_cache_are_away):
+            # The first makes web processes go without throttles for a while, and the second ends them.
+            for fault in (broker_and_cache_are_away, web_crashes, database_is_away, worker_crashes):
                 captions_go_on()
                 fault()
                 captions_go_on()
