@@ -28,6 +28,7 @@ SNIPPETS: dict[str, str] = dict(re.findall(r'^```\w+ title="(.+?)"\n(.*?)^```$',
 PARSER = Path("/usr/lib/systemd/user-environment-generators/30-systemd-environment-d-generator")
 HOST = "captions.example.org"
 PASSWORD = "p#ss w/rd 100%"
+VISITING = ("curl", "--silent", "--header", f"Host: {HOST}", "--header", "X-Forwarded-Proto: https")  # as a proxy does
 SHIMS = {
     "sudo": '[ "$1" = -u ] && shift 2\nexec "$@"',
     "systemd-sysusers": 'exec /usr/bin/systemd-sysusers --root="$MACHINE"',
@@ -190,6 +191,11 @@ class Machine:
                 for unit in [unit for unit in self.running if fnmatch(unit.replace("@.", "@1."), f"{name}.service")]:
                     self.stop(unit)
 
+    def forget_throttles(self) -> None:
+        subprocess.run(
+            [*("redis-cli", "-p", str(self.redis.port), "-n", "1"), "flushdb"], check=True, capture_output=True
+        )
+
     def connections(self, unit: str) -> int:
         ((count,),) = self.ask(f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{unit}'")
         return int(count)
@@ -200,6 +206,30 @@ def unit_file(text: str) -> configparser.ConfigParser:
     unit.optionxform = str  # type: ignore[assignment, method-assign]  # as documented
     unit.read_string(text)
     return unit
+
+
+def ask(port: int, path: str) -> int:
+    """The status of an answer without a proxy; 0 if there is none."""
+    done = subprocess.run(
+        [*VISITING, "--output", "/dev/null", "--write-out", "%{http_code}", f"http://127.0.0.1:{port}{path}"],
+        capture_output=True,
+        text=True,
+    )
+    return int(done.stdout)
+
+
+def budget(process: str) -> int:
+    """How many connections a process may take, by the guide's table."""
+    found = re.search(rf"^\| {process} \| (?:`CLIPCAP_WEB_THREADS` \+ )?(\d+)", GUIDE, re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+def parsed_by_shell(file: Path) -> dict[str, str]:
+    done = subprocess.run(
+        ["/bin/sh", "-ec", 'set -a; . "$0"; env -0', file], env={}, capture_output=True, text=True, check=True
+    )
+    return dict(line.split("=", 1) for line in done.stdout.split("\0") if line and not line.startswith("PWD="))
 
 
 def parsed_by_systemd(file: Path, scratch: Path) -> dict[str, str]:

@@ -35,20 +35,25 @@ from django.test import override_settings
 from captioner import uploads
 from captioner.api.base import LONGEST_WAIT
 from captioner.models import Image
-from tests.machine import GUIDE, HOST, PASSWORD, ROOT, SNIPPETS, Machine, Proxy, parsed_by_systemd
+from tests.machine import (
+    GUIDE,
+    HOST,
+    PASSWORD,
+    ROOT,
+    SNIPPETS,
+    VISITING,
+    Machine,
+    Proxy,
+    ask,
+    budget,
+    parsed_by_shell,
+    parsed_by_systemd,
+)
 from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, installed, wait_until
 from tests.test_faults import ENDINGS
 
 UNITS = [Path(title).name for title in SNIPPETS if title.startswith("/etc/systemd/system/")]
 THREADS = 2  # of a web process
-VISITING = ("curl", "--silent", "--header", f"Host: {HOST}", "--header", "X-Forwarded-Proto: https")  # as a proxy does
-
-
-def parsed_by_shell(file: Path) -> dict[str, str]:
-    done = subprocess.run(
-        ["/bin/sh", "-ec", 'set -a; . "$0"; env -0', file], env={}, capture_output=True, text=True, check=True
-    )
-    return dict(line.split("=", 1) for line in done.stdout.split("\0") if line and not line.startswith("PWD="))
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +78,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         with machine.service("clipcap-web.service"):
             wait_until(lambda: ask(machine.port, "/api/health/live") == 200, "it answers")
             yield machine
-
-
-def ask(port: int, path: str) -> int:
-    """The status of an answer without a proxy; 0 if there is none."""
-    done = subprocess.run(
-        [*VISITING, "--output", "/dev/null", "--write-out", "%{http_code}", f"http://127.0.0.1:{port}{path}"],
-        capture_output=True,
-        text=True,
-    )
-    return int(done.stdout)
 
 
 def test_every_snippet_of_the_guide_is_run_here() -> None:
@@ -176,14 +171,8 @@ def proxy(
         process.wait(PATIENCE)
 
 
-def forget_throttles(machine: Machine) -> None:
-    subprocess.run(
-        [*("redis-cli", "-p", str(machine.redis.port), "-n", "1"), "flushdb"], check=True, capture_output=True
-    )
-
-
 def test_a_picture_goes_through_the_proxy_and_its_addresses_are_those_of_visitors(proxy: Proxy) -> None:
-    forget_throttles(proxy.machine)
+    proxy.machine.forget_throttles()
     photo = ROOT / "examples/coco_cc/000000000790.jpg"
     status, headers, body = proxy.call("--form", f"image=@{photo}", f"https://{HOST}/api/captions/")
     assert status == 202, body
@@ -206,7 +195,7 @@ def test_visitors_without_tls_are_sent_to_where_it_is(proxy: Proxy) -> None:
 
 
 def test_the_site_says_how_large_a_body_may_be_and_not_the_proxy(proxy: Proxy, tmp_path: Path) -> None:
-    forget_throttles(proxy.machine)
+    proxy.machine.forget_throttles()
     large = tmp_path / "large"
     for path, size, words in (
         ("/sign-in/", 3_000_000, "1,000,000 bytes"),
@@ -235,7 +224,7 @@ def test_a_body_is_passed_on_as_it_comes(proxy: Proxy) -> None:
 
 
 def test_nobody_chooses_the_address_by_which_he_is_throttled(proxy: Proxy) -> None:
-    forget_throttles(proxy.machine)
+    proxy.machine.forget_throttles()
     statuses = [
         proxy.call(
             *("--header", f"X-Forwarded-For: 198.51.100.{number}", "--json", "{}"), f"https://{HOST}/api/captions/"
@@ -255,13 +244,6 @@ def test_nginx_waits_as_long_as_an_answer_may_take() -> None:
     found = re.search(r"proxy_read_timeout (\d+)s", SNIPPETS["/etc/nginx/sites-available/clipcap"])
     assert found
     assert int(found[1]) > LONGEST_WAIT
-
-
-def budget(process: str) -> int:
-    """How many connections a process may take, by the guide's table."""
-    found = re.search(rf"^\| {process} \| (?:`CLIPCAP_WEB_THREADS` \+ )?(\d+)", GUIDE, re.MULTILINE)
-    assert found
-    return int(found[1])
 
 
 def test_a_web_process_takes_the_connections_it_was_given(machine: Machine) -> None:
@@ -286,7 +268,7 @@ def test_a_web_process_takes_the_connections_it_was_given(machine: Machine) -> N
 
 
 def test_workers_take_the_connections_they_were_given_and_write_what_was_asked(machine: Machine) -> None:
-    forget_throttles(machine)
+    machine.forget_throttles()
     captions, training = "clipcap-captions@.service", "clipcap-training.service"
     with machine.service(captions), machine.service(training):
         photo = ROOT / "examples/coco_cc/000000000790.jpg"
@@ -357,14 +339,14 @@ def test_sqlite_is_saved_while_it_is_written_to(machine: Machine) -> None:
 
 
 def test_stopped_as_the_guide_says_the_site_is_idle_and_goes_on_later_where_it_was(machine: Machine) -> None:
-    forget_throttles(machine)
+    machine.forget_throttles()
     captions, training = "clipcap-captions@.service", "clipcap-training.service"
     by_status = "SELECT status, count(*) FROM captioner_caption GROUP BY status"
     with machine.service(captions), machine.service(training):
         wait_until(lambda: ask(machine.port, "/api/health/ready") == 200, "the workers are there")
         before = dict(machine.ask(by_status))
         for photo in sorted((ROOT / "examples/coco_cc").glob("*.jpg"))[:8]:
-            forget_throttles(machine)
+            machine.forget_throttles()
             form = ["--form", f"image=@{photo}", "--form", "style=all"]
             sent = [*VISITING, "--fail", *form, f"http://127.0.0.1:{machine.port}/api/captions/"]
             subprocess.run(sent, check=True, capture_output=True)
@@ -392,7 +374,7 @@ def test_whatever_dies_behind_nginx_what_clients_repeat_until_it_is_answered_is_
     statuses: Counter[int] = Counter()
     over = threading.Event()
 
-    def ask(status: int, *arguments: str, address: str) -> Any:
+    def answer(status: int, *arguments: str, address: str) -> Any:
         """What is answered with this status in the end; a client comes from an address of its own."""
         while True:
             got, _, body = proxy.call(*arguments, "--interface", address, "--max-time", "60")
@@ -408,13 +390,13 @@ def test_whatever_dies_behind_nginx_what_clients_repeat_until_it_is_answered_is_
             address, key = f"127.1.{client}.{number}", f"{client}-{number}"
             photo = photos[(7 * client + number) % len(photos)]
             call = ("--form", f"image=@{photo}", "--form", "style=all", "--header", f"Idempotency-Key: {key}")
-            made = ask(202, *call, f"https://{HOST}/api/captions/", address=address)
+            made = answer(202, *call, f"https://{HOST}/api/captions/", address=address)
             requests[key] = made["id"]
-            again = ask(202, *call, f"https://{HOST}/api/captions/", address=address)
+            again = answer(202, *call, f"https://{HOST}/api/captions/", address=address)
             assert again["id"] == made["id"], "as if the first answer had been lost"
             while {caption["status"] for caption in made["captions"]} & {"queued", "running"}:
                 time.sleep(0.3)  # as a client does
-                made = ask(200, made["url"], address=address)
+                made = answer(200, made["url"], address=address)
             if over.is_set():
                 return
 
