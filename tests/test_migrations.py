@@ -173,6 +173,28 @@ def test_labellers_of_before_see_workers_no_longer(database: None) -> None:
     assert groups.get(name="Labellers").permissions.get().codename == "view_caption"
 
 
+def test_why_runs_were_refused_moves_into_a_table_of_its_own_and_back(database: None) -> None:
+    migrate("training", "0018_reports_of_runs")
+    apps = migrate("captioner", "0037_identities_as_reported")
+    for slug in ("factual", "romantic"):
+        apps.get_model("captioner", "Style").objects.create(slug=slug)
+    said = {"romantic": "it has too few examples", "gone": "of a style that was deleted"}
+    apps.get_model("captioner", "BaseModels").objects.create(encoder_source="a", refusals=said)
+    apps.get_model("captioner", "BaseModels").objects.create(encoder_source="b")
+
+    migrate("captioner", "0038_refusals_move")
+    apps = MigrationExecutor(connection).loader.project_state().apps
+    rows = apps.get_model("training", "RefusedRun").objects
+    assert list(rows.values_list("base_models__encoder_source", "style__slug", "detail")) == [
+        ("a", "romantic", "it has too few examples")
+    ]
+
+    migrate("training", "0018_reports_of_runs")
+    apps = MigrationExecutor(connection).loader.project_state([("captioner", "0037_identities_as_reported")]).apps
+    kept = dict(apps.get_model("captioner", "BaseModels").objects.values_list("encoder_source", "refusals"))
+    assert kept == {"a": {"romantic": "it has too few examples"}, "b": {}}
+
+
 def test_what_sqlite_knew_of_a_table_that_is_made_again_is_counted_again(database: None) -> None:
     if connection.vendor != "sqlite":  # PostgreSQL counts by itself
         return

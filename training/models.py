@@ -1,4 +1,4 @@
-"""The models of training: Example, Import, TrainingRun and what it leaves, Policy."""
+"""The models of training: Example, Import, TrainingRun and what it leaves, RefusedRun, Policy."""
 
 from __future__ import annotations
 
@@ -211,6 +211,20 @@ class EpochReport(models.Model):
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}: {self.validation_loss:.3f}"
+
+
+class RefusedRun(models.Model):
+    """A style that base models in preparation still need a run of, and why it could not be queued."""
+
+    base_models = models.ForeignKey(BaseModels, on_delete=models.CASCADE, related_name="refused_runs")
+    style = models.ForeignKey(Style, on_delete=models.CASCADE, related_name="refused_runs")
+    detail = models.TextField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["base_models", "style"], name="refused_runs_are_unique"),)
+
+    def __str__(self) -> str:
+        return f"{self.style.slug}: {self.detail}"
 
 
 class Policy(models.Model):

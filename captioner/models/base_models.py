@@ -39,9 +39,6 @@ class BaseModels(models.Model):
         max_length=200, blank=True, editable=False, help_text="its identity, as a worker reported it"
     )
     preparing = models.BooleanField(default=False, editable=False, help_text="styles are being retrained for it")
-    refusals = models.JSONField(
-        default=dict, editable=False, help_text="why no run could be queued for a style, by its slug"
-    )
     person = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+", editable=False
     )

@@ -152,6 +152,11 @@ def test_a_style_that_cannot_be_trained_is_shown_with_the_reason(plain: Style, t
     move = training_services.progress(base)
     assert "at least" in move.styles[0].detail
     assert move.missing == [plain]
+    training_services.advance_preparations()
+    assert base.refused_runs.get().detail == move.styles[0].detail, "said once, however often it is tried"
+    Style.objects.update(status=Style.Status.WITHDRAWN)
+    training_services.advance_preparations()
+    assert not base.refused_runs.exists(), "it needs no run any more"
 
 
 @pytest.mark.parametrize(("encoder", "message"), [(" ", "name the encoder"), ("x" * 501, "1 to 500 characters")])

@@ -14,7 +14,7 @@ from captioner import services as captioner_services
 from captioner.errors import Refused
 from captioner.jobs.job import UNFINISHED, Status
 from captioner.models import BaseModels, Embedding, MapperVersion, Style, Worker
-from training.models import Example, TrainingRun
+from training.models import Example, RefusedRun, TrainingRun
 from training.options import RunOptions
 from training.services.examples import dataset
 from training.services.runs import cancel_run, resume_run, start_run
@@ -142,7 +142,7 @@ def advance_preparations() -> int:
     """
     started = 0
     for base in BaseModels.objects.filter(preparing=True).exclude(encoder=""):
-        begun, refusals = _newest_runs(base), {}
+        begun, refused = _newest_runs(base), []
         for style in captioner_services.styles_without(base):
             today = style.version_in_service
             if style.pk in begun or today is None:
@@ -151,9 +151,18 @@ def advance_preparations() -> int:
                 _start(base, style, today)
                 started += 1
             except Refused as error:  # it is tried again
-                refusals[style.slug] = error.detail
-        BaseModels.objects.filter(pk=base.pk).update(refusals=refusals)
+                refused.append(RefusedRun(base_models=base, style=style, detail=error.detail))
+        _record(base, refused)
     return started
+
+
+def _record(base: BaseModels, refused: list[RefusedRun]) -> None:
+    """Let these be the refusals of the base models, also where another worker does the same at the same time."""
+    with transaction.atomic():
+        base.refused_runs.exclude(style__in=[run.style_id for run in refused]).delete()
+        RefusedRun.objects.bulk_create(
+            refused, update_conflicts=True, unique_fields=["base_models", "style"], update_fields=["detail"]
+        )
 
 
 def _start(base: BaseModels, style: Style, today: MapperVersion) -> None:
@@ -182,6 +191,7 @@ def progress(base: BaseModels) -> Preparation:
     runs = _newest_runs(base)
     in_service = {version.style_id: version for version in MapperVersion.objects.in_service().select_related("style")}
     new = {version.style_id: version for version in MapperVersion.objects.in_service(base).select_related("style")}
+    refusals = dict(base.refused_runs.values_list("style", "detail")) if base.pk else {}
     photos = Example.objects.filter(style__in=captioner_services.styles_in_service()).values("image")
     embedded = (
         Embedding.objects.filter(encoder=base.encoder, image__in=photos) if base.encoder else Embedding.objects.none()
@@ -197,7 +207,7 @@ def progress(base: BaseModels) -> Preparation:
                 in_service[style.pk],
                 new.get(style.pk),
                 runs.get(style.pk),
-                _told(base, style, new.get(style.pk), runs.get(style.pk)),
+                _told(base, new.get(style.pk), runs.get(style.pk), refusals.get(style.pk)),
             )
             for style in captioner_services.styles_in_service()
         ],
@@ -211,11 +221,11 @@ def _newest_runs(base: BaseModels) -> dict[int, TrainingRun]:
     return {run.style_id: run for run in rows.defer("curve", "comparison")}
 
 
-def _told(base: BaseModels, style: Style, new: MapperVersion | None, run: TrainingRun | None) -> str:
+def _told(base: BaseModels, new: MapperVersion | None, run: TrainingRun | None, refusal: str | None) -> str:
     if run and (run.status in UNFINISHED or not new):
         return f"{run}: {run.status}{f', {run.error_detail}' if run.error_detail else ''}"
     if new:
         return captioner_services.verdict_of(new)
     if not base.encoder:
         return "waits for a worker that loads these models"
-    return str(base.refusals.get(style.slug, "no run has been queued for it"))
+    return refusal or "no run has been queued for it"
