@@ -136,7 +136,6 @@ def _ask(times: int) -> int:
     from django.test import Client
 
     from captioner.models import Image
-    from clipcap_site import wsgi  # noqa: F401 (all that a web process loads)
 
     call_command("migrate", verbosity=0)  # a kept database may be an earlier release's
     settings.ALLOWED_HOSTS = ["testserver"]
@@ -177,7 +176,6 @@ def _memory() -> int:
 
 
 if __name__ == "__main__":
-    import django
+    from clipcap_site import wsgi  # noqa: F401 (all that a web process loads, as it loads it)
 
-    django.setup()
     sys.exit({"fill": _fill, "ask": _ask}[sys.argv[1]](int(sys.argv[2])))

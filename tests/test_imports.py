@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 WEB = """
-import json, sys, time
+import json, os, sys, time
 started = time.perf_counter()
 from clipcap_site.wsgi import application
 from django.test import RequestFactory
@@ -27,12 +27,17 @@ walk(get_resolver())
 answer = application(RequestFactory().get("/api/health/live").environ, lambda status, headers: print(status))
 seconds = time.perf_counter() - started
 memory = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
-print(json.dumps({"torch": "torch" in sys.modules, "kilobytes": int(memory[0]), "seconds": seconds}))
+
+import numpy
+
+numpy.ones((1000, 1000)) @ numpy.ones(1000)
+found = {"torch": "torch" in sys.modules, "kilobytes": int(memory[0]), "seconds": seconds}
+print(json.dumps(found | {"threads": len(os.listdir("/proc/self/task"))}))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process its peak memory")
-def test_the_web_process_loads_no_torch_and_stays_below_200_megabytes(
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process its peak memory and its threads")
+def test_the_web_process_loads_no_torch_stays_below_200_megabytes_and_computes_without_threads(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     environment = {
@@ -50,6 +55,7 @@ def test_the_web_process_loads_no_torch_and_stays_below_200_megabytes(
     assert status == "200 OK"
     assert not found["torch"]
     assert found["kilobytes"] < 200_000
+    assert found["threads"] == 1
 
 
 # From the bottom to the top: each may import what stands above it in this list, and nothing in its own line.
