@@ -33,7 +33,7 @@ class Site(admin.AdminSite):
 
     site_header = site_title = "ClipCap"
     index_title = "Dashboard"
-    index_template = "admin/dashboard.html"
+    index_template = "clipcap_site/dashboard.html"
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         """With the dashboard's fragment and the buttons of the queues."""
@@ -53,7 +53,7 @@ class Site(admin.AdminSite):
 
     def fragment(self, request: HttpRequest) -> HttpResponseBase:
         """What the dashboard shows now, to be swapped in."""
-        return TemplateResponse(request, "admin/dashboard_fragment.html", _numbers(request))
+        return TemplateResponse(request, "clipcap_site/dashboard_fragment.html", _numbers(request))
 
     def pause(self, request: HttpRequest, name: str) -> HttpResponseBase:
         """Let workers claim no more from a queue, after asking why."""

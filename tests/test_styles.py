@@ -6,14 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.admin import site
 from django.contrib.auth.models import Permission, User
 from django.core.files.base import ContentFile
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 from rest_framework.test import APIClient
 
 from captioner import services
+from captioner.admin.styles import StyleAdmin
 from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.models import AuditEntry, Caption, MapperVersion, Promotion, Style, Viewer
@@ -178,6 +180,18 @@ def test_the_admin_offers_what_can_be_done_next(plain: dict[str, Style], admin: 
     assert "Romantic is available" in press("restore")
     assert "cannot be deleted: it is needed by" in press("remove")
     assert Style.objects.filter(pk=style.pk).exists()
+
+
+def test_captioners_own_pages_of_a_style_need_nothing_that_training_adds(
+    plain: dict[str, Style], boss: APIClient, rf: RequestFactory
+) -> None:
+    own, request = StyleAdmin(Style, site), rf.get("/")
+    request.user = User.objects.get(username="boss")
+    page = own.change_view(request, str(plain["romantic"].pk)).render().content.decode()  # type: ignore[attr-defined]
+    assert "<h2>Service history</h2>" in page
+    assert "Next step" not in page
+    form = own.add_view(request).render().content.decode()  # type: ignore[attr-defined]
+    assert 'name="slug"' in form
 
 
 def test_several_are_withdrawn_from_the_list_and_the_default_one_says_why_not(

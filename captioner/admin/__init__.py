@@ -1,5 +1,5 @@
 """The admin's pages."""
 
-from captioner.admin import captions, drafts, images, operations, versions
+from captioner.admin import captions, drafts, images, operations, styles, versions
 
-__all__ = ["captions", "drafts", "images", "operations", "versions"]  # which register themselves
+__all__ = ["captions", "drafts", "images", "operations", "styles", "versions"]  # which register themselves

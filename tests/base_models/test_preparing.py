@@ -90,8 +90,8 @@ def test_a_style_of_ones_own_is_carried_over_to_the_base_models_of_a_new_release
     call_command("install_styles")
     base = BaseModels.objects.get(encoder=tomorrow.identities["encoder"])
     assert (
-        "this release has other base models than those in service, without a version of plain; change to them without "
-        f"a gap: ./run manage prepare_base --base {base.pk}"
+        "this release has other base models than those in service, without a version of plain; "
+        f"docs/guide/base-models.md says how to change to them without a gap: they are number {base.pk}"
     ) in capsys.readouterr().out
     assert (BaseModels.in_service(), dataset.version_in_service) == (today.starts(), own)
 
@@ -285,7 +285,7 @@ def test_the_base_models_of_a_new_release_come_into_service_at_once_only_where_t
     assert then.is_in_service != alive
     assert style.version_in_service == style.versions.get(number=1 if alive else 2)
     printed = capsys.readouterr().out
-    assert (f"./run manage prepare_base --base {then.pk}" in printed) == alive
+    assert (f"without a gap: they are number {then.pk}" in printed) == alive
     if not alive:
         services.cut_over(base=today.starts())
         call_command("install_styles")

@@ -83,7 +83,7 @@ def test_no_page_shows_a_moment_or_a_number_in_another_way() -> None:
         for way in others.findall(path.read_text(encoding="utf-8"))
     }
     assert found == {
-        ("admin/dashboard_fragment.html", "date"),  # the time of the day, by its clock
+        ("clipcap_site/dashboard_fragment.html", "date"),  # the time of the day, by its clock
         ("captioner/home.html", "floatformat"),  # a limit of a few megabytes
     }
 
