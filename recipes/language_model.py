@@ -15,9 +15,9 @@ which a linear map and the errors of that map on real pairs make look like a pic
 
 import argparse
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -35,8 +35,9 @@ from clipcap.encoder import Encoder
 from clipcap.mapper import MapperConfig, TransformerMapper
 from clipcap.training import standardize
 from clipcap.training.packing import pack
+from recipes import loop
 from recipes.photos import MANNERS, STARTS, Photo, load_photos, load_texts
-from recipes.schedule import Average, Optimizers, learning_rate
+from recipes.schedule import Optimizers
 from recipes.tokenizer import VOCABULARY, train_tokenizer
 
 WIDTH, LAYERS, HEADS, LENGTH = 320, 5, 5, 128
@@ -182,6 +183,20 @@ def rows_of(photos: list[Photo], tokenizer: PreTrainedTokenizerFast) -> dict[str
     return rows
 
 
+def losses_of(joint: Joint, embeddings: Tensor, pools: dict[str, Pool], rng: random.Random) -> Iterator[Tensor]:
+    """The losses of the tokens of one batch after the other, drawn from the pools without end."""
+    draws = {name: pool.draw(rng) for name, pool in pools.items()}
+    deviation = embeddings.std(0)
+    while True:
+        rows = [next(draws[name]) for name, share in SHARES.items() for _ in range(round(share * BATCH))]
+        rows = [Row(r.embedding, r.manner, rng.sample(r.captions, min(CAPTIONS, len(r.captions)))) for r in rows]
+        chosen = embeddings[[row.embedding for row in rows]]
+        chosen = chosen + NOISE * deviation * torch.randn_like(chosen)
+        with autocast(CPU):
+            losses = joint.losses(chosen, rows)
+        yield losses
+
+
 def train(joint: Joint, embeddings: Tensor, pools: dict[str, Pool], steps: int, peak: float, work: Path) -> Joint:
     """Train LM and mapper; goes on from the state in `work`, where there is one.
 
@@ -192,43 +207,17 @@ def train(joint: Joint, embeddings: Tensor, pools: dict[str, Pool], steps: int, 
         p for part in (joint.model.transformer.h, joint.mapper.blocks) for p in part.parameters() if p.ndim == 2
     ]
     parameters = [p for p in joint.parameters() if p.requires_grad]
-    optimizer = Optimizers(parameters, matrices, decay=0.05)
-    average = Average(joint, decay=0.998)
-    state_path, first = work / "language_model.pt", 0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        joint.load_state_dict(state["joint"])
-        average.module.load_state_dict(state["average"])
-        optimizer.load(state["optimizers"])
-        first = average.steps = state["step"]
-    rng = random.Random(first)
-    torch.manual_seed(first)
-    draws = {name: pool.draw(rng) for name, pool in pools.items()}
-    deviation = embeddings.std(0)
-    recent: list[tuple[float, int]] = []
-    started = time.monotonic()
-    joint.train()
-    for step in range(first, steps):
-        optimizer.set_learning_rate(learning_rate(step / steps, peak, 0.0, WARM_UP / steps))
-        rows = [next(draws[name]) for name, share in SHARES.items() for _ in range(round(share * BATCH))]
-        rows = [Row(r.embedding, r.manner, rng.sample(r.captions, min(CAPTIONS, len(r.captions)))) for r in rows]
-        chosen = embeddings[[row.embedding for row in rows]]
-        chosen = chosen + NOISE * deviation * torch.randn_like(chosen)
-        with autocast(CPU):
-            losses = joint.losses(chosen, rows)
-        optimizer.step(losses.mean())
-        average.update(joint)
-        recent.append((losses.sum().item(), len(losses)))
-        if (step + 1) % 50 == 0:
-            took = time.monotonic() - started
-            loss = sum(total for total, _ in recent) / sum(count for _, count in recent)
-            print(f"{step + 1}/{steps} loss {loss:.3f} {took / (step + 1 - first):.2f} s a step", flush=True)
-            recent = []
-        if (step + 1) % 250 == 0:
-            state = {"joint": joint.state_dict(), "average": average.module.state_dict(), "step": step + 1}
-            torch.save(state | {"optimizers": optimizer.state()}, state_path.with_suffix(".partial"))
-            state_path.with_suffix(".partial").replace(state_path)
-    return average.module
+    torch.manual_seed(0)
+    return loop.train(
+        joint,
+        partial(losses_of, joint, embeddings, pools),
+        Optimizers(parameters, matrices, decay=0.05),
+        steps=steps,
+        peak=peak,
+        warm_up=WARM_UP,
+        decay=0.998,
+        state_path=work / "language_model.pt",
+    )
 
 
 @torch.inference_mode()

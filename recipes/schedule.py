@@ -1,4 +1,4 @@
-"""What the recipes' training loops share."""
+"""What the recipes' training loop is made of: learning rate, optimizers, and the average of the weights."""
 
 import copy
 import math

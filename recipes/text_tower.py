@@ -1,6 +1,6 @@
 """Train the text tower: captions against the embeddings that CLIP's image tower made of their pictures.
 
-    python -m recipes.text_tower --data DATA --models models/base [--minutes 10]
+    python -m recipes.text_tower --data DATA --models models/base --work WORK
 
 A small Transformer on subwords (open_clip's own) learns to name, among all training pictures, the one that a caption
 is about, and among the captions of a batch the one that belongs to a picture (CLIP's loss, arXiv 2103.00020). The
@@ -10,7 +10,8 @@ image tower stands still, so its embeddings of all pictures are the negatives of
 import argparse
 import json
 import random
-import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import clipcap.torchvision_schemas  # noqa: F401 (before open_clip is imported)
@@ -24,8 +25,9 @@ from torch.nn import functional as F
 from clipcap.clip_folder import new_text_tower, read_config, save_text_tower, write_config
 from clipcap.device import autocast
 from clipcap.encoder import encode_tokens
+from recipes import loop
 from recipes.photos import Photo, load_photos, load_texts
-from recipes.schedule import Average, Optimizers, learning_rate
+from recipes.schedule import Optimizers
 from recipes.tokenizer import VOCABULARY, ending, train_tokenizer
 
 CPU = torch.device("cpu")
@@ -69,16 +71,59 @@ def report(tower: nn.Module, tokenize: open_clip.tokenizer.HFTokenizer, photos: 
     return "; ".join(parts)
 
 
+class Contrast(nn.Module):
+    """The text tower with a scale of its similarities to pictures, and CLIP's loss of them."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        self.scale = nn.Parameter(torch.tensor(20.0).log())
+
+    def loss(self, tokens: Tensor, own: Tensor, others: Tensor) -> Tensor:
+        """Of captions (B, T), those of like length next to each other, with their pictures (B, E) and others (O, E)."""
+        with autocast(CPU):
+            parts = [encode_tokens(self.tower, part) for part in tokens.split(PART)]
+            texts = F.normalize(torch.cat(parts).float(), dim=-1)
+            near = texts @ own.T
+            far = texts @ others.T
+        temperature = self.scale.exp().clamp(max=100)
+        target = torch.arange(len(tokens))
+        loss = F.cross_entropy(temperature * torch.cat([near, far], 1).float(), target)
+        return (loss + F.cross_entropy(temperature * near.T.float(), target)) / 2
+
+
+def losses_of(
+    contrast: Contrast, tokens: Tensor, captions: list[dict[str, list[int]]], images: Tensor, rng: random.Random
+) -> Iterator[Tensor]:
+    """The losses (1,) of one batch after the other: pictures, each once before any comes again, with one of their
+    captions, `tokens` of which each picture has some by manner."""
+    order: list[int] = []
+    while True:
+        if len(order) < BATCH:
+            order = rng.sample(range(len(captions)), len(captions))
+        chosen, order = order[:BATCH], order[BATCH:]
+        drawn = []
+        for i in chosen:
+            (manner,) = rng.choices(list(captions[i]), [WEIGHTS[manner] for manner in captions[i]])
+            drawn.append(rng.choice(captions[i][manner]))
+        others = torch.randint(len(captions), (OTHERS,))
+        others = others[~torch.isin(others, torch.tensor(chosen))]
+        by_length = sorted(range(BATCH), key=lambda i: int(tokens[drawn[i]].count_nonzero()))
+        chosen, drawn = [chosen[i] for i in by_length], [drawn[i] for i in by_length]
+        yield contrast.loss(tokens[drawn], images[chosen], images[others])[None]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
     parser.add_argument("--models", type=Path, required=True, help="holds encoder/, of which this makes the text half")
+    parser.add_argument("--work", type=Path, required=True, help="receives the state, to go on from")
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    rng = random.Random(0)
 
     photos = load_photos(arguments.data)
     learned = [photo for photo in photos if not photo.dev_set]
@@ -95,45 +140,22 @@ def main() -> None:
     tokens = tokenize(own)
     rows = iter(range(len(own)))
     captions = [{manner: [next(rows) for _ in found] for manner, found in p.captions.items()} for p in learned]
-    scale = nn.Parameter(torch.tensor(20.0).log())
+    contrast = Contrast(tower)
     matrices = [p for p in tower.transformer.parameters() if p.ndim == 2]
-    optimizer = Optimizers([*tower.parameters(), scale], matrices, decay=0.1)
-    average = Average(tower, decay=0.99)
-    started, recent = time.monotonic(), []
-    order: list[int] = []
-    for step in range(arguments.steps):
-        optimizer.set_learning_rate(learning_rate(step / arguments.steps, 3e-3, 0.0, 100 / arguments.steps))
-        if len(order) < BATCH:
-            order = rng.sample(range(len(learned)), len(learned))
-        chosen, order = order[:BATCH], order[BATCH:]
-        drawn = []
-        for i in chosen:
-            (manner,) = rng.choices(list(captions[i]), [WEIGHTS[manner] for manner in captions[i]])
-            drawn.append(rng.choice(captions[i][manner]))
-        others = torch.randint(len(learned), (OTHERS,))
-        others = others[~torch.isin(others, torch.tensor(chosen))]
-        by_length = sorted(range(BATCH), key=lambda i: int(tokens[drawn[i]].count_nonzero()))
-        chosen, drawn = [chosen[i] for i in by_length], [drawn[i] for i in by_length]
-        with autocast(CPU):
-            parts = [encode_tokens(tower, part) for part in tokens[drawn].split(PART)]
-            texts = F.normalize(torch.cat(parts).float(), dim=-1)
-            near = texts @ images[chosen].T
-            far = texts @ images[others].T
-        temperature = scale.exp().clamp(max=100)
-        target = torch.arange(BATCH)
-        loss = F.cross_entropy(temperature * torch.cat([near, far], 1).float(), target)
-        loss = (loss + F.cross_entropy(temperature * near.T.float(), target)) / 2
-        optimizer.step(loss)
-        average.update(tower)
-        recent.append(loss.item())
-        if (step + 1) % 50 == 0:
-            took = time.monotonic() - started
-            print(f"{step + 1}/{arguments.steps} loss {sum(recent) / len(recent):.3f} {took:.0f} s", flush=True)
-            recent = []
-        if (step + 1) % 350 == 0:
-            print(report(average.module, tokenize, photos), flush=True)
-    save_text_tower(average.module, folder)
-    print(json.dumps({"parameters": sum(p.numel() for p in tower.parameters()), "temperature": scale.exp().item()}))
+    average = loop.train(
+        contrast,
+        partial(losses_of, contrast, tokens, captions, images),
+        Optimizers([*tower.parameters(), contrast.scale], matrices, decay=0.1),
+        steps=arguments.steps,
+        peak=3e-3,
+        warm_up=100,
+        decay=0.99,
+        state_path=arguments.work / "text_tower.pt",
+    )
+    print(report(average.tower, tokenize, photos), flush=True)
+    save_text_tower(average.tower, folder)
+    temperature = contrast.scale.exp().item()
+    print(json.dumps({"parameters": sum(p.numel() for p in tower.parameters()), "temperature": temperature}))
 
 
 if __name__ == "__main__":
