@@ -60,6 +60,25 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def check_processes(processes: int, device: torch.device, option: str) -> None:
+    """Whether each of the processes has a GPU, or a core, of its own.
+
+    Args:
+        option: the name under which a person has set their number.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    what, there = {
+        "cuda": ("GPUs", torch.cuda.device_count()),
+        "cpu": ("cores", os.cpu_count() or 1),
+    }.get(device.type, ("GPUs", 1))
+    if not 0 < processes <= there:
+        raise ValueError(
+            f"{option} is {processes}, and there are {there} {what}, one for each at most; set it to 1 to {there}"
+        )
+
+
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype `name` stands for; `auto` is bfloat16 on CUDA cards that have it, else float32.
 

@@ -8,7 +8,6 @@ its folder, so whoever claims it next, after a crash or a cancel, goes on from t
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 import uuid
@@ -19,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 
@@ -33,13 +31,14 @@ from captioner.reports import VersionReport
 from captioner.workers.breaker import Breaker
 from captioner.workers.worker_process import WorkerProcess, capacity_of, retry_on_lost_database
 from clipcap.checkpoint import CheckpointError
-from clipcap.device import pick_device
+from clipcap.device import check_processes, pick_device
 from clipcap.model import ClipCaptionModel
 from clipcap.training import (
     STATE,
     CaptionedImages,
     EpochEnd,
     ForeignState,
+    Machines,
     Progress,
     TrainingCanceled,
     TrainingError,
@@ -70,9 +69,14 @@ class Stopped(Exception):
 class TrainingEngine:
     """The loaded models, and the run or import in hand."""
 
-    def __init__(self, models: CaptionEngine, stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        models: CaptionEngine,
+        stopping: Callable[[], bool] = lambda: False,
+        machines: Machines | None = None,
+    ) -> None:
         self.models, self.captioner, self.name = models, models.captioner, models.name
-        self.stopping = stopping
+        self.stopping, self.machines = stopping, machines
         self.report_every = REPORT_EVERY
         self.holding: Claim | None = None
         self.breaker = Breaker()
@@ -111,7 +115,7 @@ class TrainingEngine:
     def _run(self, run: TrainingRun, stopping: Callable[[], bool]) -> None:
         folder = services.run_folder(run)
         try:
-            _Training(self.models, run, folder, stopping, self.report_every).complete()
+            _Training(self.models, run, folder, stopping, self.report_every, self.machines).complete()
         except Stopped:
             if TrainingRun.objects.hand_back(_token(run)):
                 _log(run, "handed back: the worker is stopping; another one will continue from here")
@@ -144,10 +148,16 @@ class _Training:
     """One run, from its examples to the version that it files."""
 
     def __init__(
-        self, models: CaptionEngine, run: TrainingRun, folder: Path, stopping: Callable[[], bool], report_every: float
+        self,
+        models: CaptionEngine,
+        run: TrainingRun,
+        folder: Path,
+        stopping: Callable[[], bool],
+        report_every: float,
+        machines: Machines | None,
     ) -> None:
         self.models, self.captioner, self.lm = models, models.captioner, models.captioner.language_model
-        self.run, self.folder, self.stopping = run, folder, stopping
+        self.run, self.folder, self.stopping, self.machines = run, folder, stopping, machines
         self.options = run.chosen
         self.report_every, self.reported = report_every, 0.0
 
@@ -237,7 +247,9 @@ class _Training:
                 self._progress,
                 on_tokens=lambda done, images: self._goes_on("tokenizing", done, images),
                 on_epoch=epoch_ended,
+                on_message=partial(_log, self.run),
                 processes=settings.TRAINING_PROCESSES,
+                machines=self.machines,
             )
         except TrainingCanceled as error:
             raise Stopped from error
@@ -373,33 +385,17 @@ def _fail(run: TrainingRun, code: str, detail: str) -> None:
     log.warning("training run failed", extra={"run": run.pk, "code": code})
 
 
-def check_processes(processes: int, device: torch.device) -> None:
-    """Whether each of the processes has a GPU, or a core, of its own.
-
-    Raises:
-        ValueError: there are too few.
-    """
-    what, there = {
-        "cuda": ("GPUs", torch.cuda.device_count()),
-        "cpu": ("cores", os.cpu_count() or 1),
-    }.get(device.type, ("GPUs", 1))
-    if processes > there:
-        raise ValueError(
-            f"CLIPCAP_TRAINING_PROCESSES is {processes}, and there are {there} {what}, one for each at most; set it to "
-            f"{there} or less"
-        )
-
-
 def worker_process(name: str) -> WorkerProcess:
     """Load the models and put the threads around an engine.
 
     Raises:
-        ValueError: a model cannot be loaded, or there are too few GPUs or cores; the message names the cause and the
-            remedy.
+        ValueError: a model cannot be loaded, there are too few GPUs or cores, or it cannot listen for other machines;
+            the message names the cause and the remedy.
     """
     processes = settings.TRAINING_PROCESSES
-    check_processes(processes, pick_device(settings.DEVICE))
-    engine = TrainingEngine(CaptionEngine.load(name))
+    check_processes(processes, pick_device(settings.DEVICE), "CLIPCAP_TRAINING_PROCESSES")
+    machines = Machines(settings.TRAINING_ADDRESS, settings.TRAINING_KEY) if settings.TRAINING_ADDRESS else None
+    engine = TrainingEngine(CaptionEngine.load(name), machines=machines)
     chores = {"policies": services.start_due_runs, "base models": services.advance_preparations_each_minute}
     process = WorkerProcess(engine, "training", chores, (Import, TrainingRun), processes)
     engine.stopping = process.stopping.is_set

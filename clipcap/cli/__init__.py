@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from clipcap.cli import caption, evaluate, train
+from clipcap.cli import caption, evaluate, join, train
 
 COMMANDS = {
     "caption": (caption, "print a caption for each photo in each style"),
     "train": (train, "train your own style on captioned photos"),
     "evaluate": (evaluate, "compare a style's captions with reference captions"),
+    "join": (join, "train along with a training worker of another machine"),
 }
 
 

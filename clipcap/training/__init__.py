@@ -2,6 +2,7 @@
 
 from clipcap.training.data import CaptionedImages
 from clipcap.training.errors import ForeignState, TrainingCanceled, TrainingError
+from clipcap.training.machines import Machines
 from clipcap.training.options import TrainingOptions, for_trainer
 from clipcap.training.state import STATE
 from clipcap.training.steps import EpochEnd, Progress
@@ -18,6 +19,7 @@ __all__ = [
     "CaptionedImages",
     "EpochEnd",
     "ForeignState",
+    "Machines",
     "Progress",
     "TrainingCanceled",
     "TrainingError",

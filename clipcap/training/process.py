@@ -1,4 +1,4 @@
-"""One of the processes of a training: what `in_processes` lets torch's launcher start."""
+"""One of the processes of a training: what torch's launcher starts for `clipcap.training.processes`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from clipcap.training.state import trained_weights
 from clipcap.training.steps import EpochEnd, Progress, TrainingSetup, take_steps
 
 
-def main(handed: str, address: str) -> None:
+def main(handed: str, address: str, backend: str) -> None:
     """Take the steps of the job in a file, together with the others."""
     try:
         with Client(address, "AF_UNIX") as starter:
-            _take_part(handed, starter)
+            _take_part(handed, starter, backend)
     except (EOFError, ConnectionError, FileNotFoundError):  # nor will those find it that torch starts again
         sys.exit("the process that started the training has gone")
 
 
-def _take_part(handed: str, starter: Connection[Any, Any]) -> None:
-    def ask(message: Progress | EpochEnd | Exception) -> bool:
+def _take_part(handed: str, starter: Connection[Any, Any], backend: str) -> None:
+    def ask(message: Progress | EpochEnd | Exception | None) -> bool:
         starter.send(message)
         answer: bool = starter.recv()
         return answer
@@ -35,19 +35,23 @@ def _take_part(handed: str, starter: Connection[Any, Any]) -> None:
         torch.save(trained_weights(job.model), job.folder / EPOCH)
         ask(epoch)
 
+    number = int(os.environ["LOCAL_RANK"])
+    if backend == "nccl":
+        torch.cuda.set_device(number)
+    distributed.init_process_group(backend)
+    ask(None)  # it has met the others
     try:
-        job = _joined(handed)
+        job = _read(handed, number)
         take_steps(job, ask, tell_epoch)
     except ConnectionError:
         raise
-    # Others end this process, and torch starts all of them again: most come of another process's death.
+    # Others end this process, and all of them are started again: most come of another process's death.
     except (TrainingError, TrainingCanceled, OSError, MemoryError, torch.OutOfMemoryError) as error:
         ask(error)
 
 
-def _joined(handed: str) -> TrainingSetup:
-    """Join the process group and take the job from its file, to a GPU of this process's own where there are any."""
-    number = int(os.environ["LOCAL_RANK"])
+def _read(handed: str, number: int) -> TrainingSetup:
+    """The job in a file; what lay on a GPU comes to this process's own, of that number."""
 
     def place(storage: Any, where: str) -> Any:
         return storage if where == "cpu" else storage.cuda(number)
@@ -56,10 +60,6 @@ def _joined(handed: str) -> TrainingSetup:
     job: TrainingSetup = torch.load(handed, map_location=place, weights_only=False, mmap=True)
     for lm in filter(None, (job.lm, job.model.language_model)):
         lm.device = next(lm.model.parameters()).device
-    on_gpus = job.lm.device.type == "cuda"
-    if on_gpus:
-        torch.cuda.set_device(number)
-    distributed.init_process_group("nccl" if on_gpus else "gloo")
     return job
 
 

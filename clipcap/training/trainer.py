@@ -27,6 +27,7 @@ from clipcap.model import ClipCaptionModel
 from clipcap.options import TrainingChoices
 from clipcap.training.data import CaptionedImages, tokenized_rows
 from clipcap.training.group import Group
+from clipcap.training.machines import Machines
 from clipcap.training.options import TrainingOptions
 from clipcap.training.processes import in_processes
 from clipcap.training.state import run_identity, trained_weights
@@ -106,8 +107,10 @@ def train_mapper(
     *,
     on_tokens: Callable[[int, int], bool] = lambda done, images: True,
     on_epoch: Callable[[EpochEnd], None] = lambda epoch: None,
+    on_message: Callable[[str], None] = lambda message: None,
     state_every: int = 200,
     processes: int = 1,
+    machines: Machines | None = None,
 ) -> TrainingResult:
     """Train the mapper of `model` in place, and of its adapters or its own language model those weights that require a
     gradient (see `trainable`); go on from `folder` if it holds an interrupted run, from the weights stored there
@@ -122,8 +125,10 @@ def train_mapper(
         on_epoch: called after every epoch, before its state is stored, so after a crash it may be called again for the
             same one; `model` may be run but not changed.
         state_every: steps between the states that an interrupted run resumes from.
-        processes: that compute each step together, on GPUs one each; they take the same steps as one does, but for
-            rounding. The callbacks are called here.
+        on_message: told which machines train together, and what became of those that don't any more.
+        processes: of this machine that compute each step together, on GPUs one each; they take the same steps as one
+            does, but for rounding. The callbacks are called here.
+        machines: those that are there when the steps begin compute a part of each, too.
 
     Raises:
         TrainingError: nothing to train on.
@@ -151,8 +156,10 @@ def train_mapper(
         folder=folder,
         state_every=state_every,
     )
-    if processes > 1:
-        in_processes(job, processes, on_progress, on_epoch)  # to the last state, after which no step is left to take
+    if processes > 1 or (machines and machines.waiting()):
+        in_processes(
+            job, processes, machines, on_progress, on_epoch, on_message
+        )  # to the last state, after which no step is left to take
     state, best_weights = take_steps(job, on_progress, on_epoch)
     for name, tensor in trained_weights(model).items():
         tensor.copy_(best_weights[name])

@@ -9,10 +9,11 @@ import torch
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
 from captioner.models import Style
+from clipcap.device import check_processes
 from tests.runs.ended import work_and_cancel
 from training import services
 from training.models import TrainingRun
-from training.worker import TrainingEngine, check_processes, worker_process
+from training.worker import TrainingEngine, worker_process
 
 
 @pytest.mark.parametrize(("device", "what"), [("cuda", "2 GPUs"), ("cpu", "2 cores"), ("mps", "1 GPUs")])
@@ -22,9 +23,9 @@ def test_more_processes_than_there_are_gpus_or_cores_are_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     there = int(what[0])
-    check_processes(there, torch.device(device))
-    with pytest.raises(ValueError, match=f"CLIPCAP_TRAINING_PROCESSES is {there + 1}, and there are {what}"):
-        check_processes(there + 1, torch.device(device))
+    check_processes(there, torch.device(device), "--processes")
+    with pytest.raises(ValueError, match=f"--processes is {there + 1}, and there are {what}"):
+        check_processes(there + 1, torch.device(device), "--processes")
 
 
 def test_a_worker_with_too_many_processes_does_not_start(settings: Any) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from multiprocessing.connection import Listener
 from pathlib import Path
 
 import pytest
@@ -142,16 +141,31 @@ def test_two_machines_that_share_no_folder_learn_what_one_process_learns(
     assert sorted(written) == [[], ["mapper.safetensors", "state.pt"]], "one of them alone writes"
 
 
-def test_processes_that_keep_dying_are_an_error_that_says_where_to_look(tmp_path: Path) -> None:
-    with (
-        Listener(f"{tmp_path}/s", "AF_UNIX") as listener,
-        subprocess.Popen("false") as launcher,
-        pytest.raises(RuntimeError, match="died 4 times; the log"),
-    ):
-        training_processes._listen(listener, launcher, bool)
+def test_processes_that_keep_dying_are_an_error_that_says_where_to_look(
+    train: Train, tiny_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_processes, "RESTARTS", 0)
+    steps: list[int] = []
+
+    def kill_one(progress: Progress) -> bool:
+        steps.append(progress.step)
+        os.kill(started()[0], signal.SIGKILL)
+        return True
+
+    with pytest.raises(RuntimeError, match="died 1 times; the log"):
+        train(model=model_for(tiny_lm, "adapters"), options=TWICE, on_progress=kill_one, processes=2)
+    assert steps[0] == 1
 
 
 def test_a_process_whose_starter_has_gone_ends(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", training_processes.PROCESS, str(tmp_path / "job.pt"), str(tmp_path / "s")]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        training_processes.PROCESS,
+        str(tmp_path / "job.pt"),
+        str(tmp_path / "s"),
+        "gloo",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (1, "the process that started the training has gone\n")

@@ -1,0 +1,280 @@
+"""Training one style on several machines: here processes that come to one another by way of the network alone."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from clipcap import cli
+from clipcap.language_model import LanguageModel
+from clipcap.training import Machines, Progress
+from clipcap.training import machines as training_machines
+from clipcap.training import processes as training_processes
+from clipcap.training.channel import Channel
+from clipcap.training.join import join as join_training
+from clipcap.training.processes import PROCESS
+from tests.servers import PATIENCE, free_port, wait_until
+from tests.trainer.models import Train, model_for
+from tests.trainer.test_trainer_in_processes import TWICE, about, children, losses
+
+KEY = "a key that both machines know, and nobody else"
+HERE = socket.gethostname()
+
+
+class Joined:
+    """A machine that trains along: `clipcap join`, with what it prints."""
+
+    def __init__(self, port: int, out: Path, key: str = KEY) -> None:
+        self.out = out
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CLIPCAP_TRAINING_KEY": key}
+        command = [sys.executable, "-P", "-m", "clipcap", "join", f"127.0.0.1:{port}", "--threads", "1"]
+        with out.open("w") as stream:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=stream, stderr=subprocess.STDOUT, cwd=out.parent
+            )
+
+    def said(self) -> str:
+        return self.out.read_text()
+
+    def at_work(self) -> list[int]:
+        """Its training processes."""
+        found = [process for child in children(self.process.pid) for process in children(child)]
+        return [process for process in found if PROCESS in about(process, "cmdline").split("\0")]
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def machines() -> Iterator[Machines]:
+    found = Machines("127.0.0.1:0", KEY)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def join(machines: Machines, tmp_path: Path) -> Iterator[Callable[[], Joined]]:
+    """Let a machine join, and wait until it is there."""
+    with ExitStack() as resources:
+
+        def start() -> Joined:
+            before = len(machines.waiting())
+            joined = Joined(machines.port, tmp_path / f"joined-{before}.log")
+            resources.callback(joined.end)
+            wait_until(lambda: len(machines.waiting()) > before, "the machine is there")
+            return joined
+
+        yield start
+
+
+@pytest.fixture
+def alone(train: Train, tiny_lm: LanguageModel, tmp_path: Path) -> list[float]:
+    """The losses of a single process."""
+    return losses(train(model=model_for(tiny_lm, "adapters"), options=TWICE, folder=tmp_path / "alone"))
+
+
+@contextmanager
+def peer(machines: Machines, does: Callable[[Channel, Any], None]) -> Iterator[None]:
+    """A machine that has joined and does as it likes with each message that it gets."""
+    channel = Channel(socket.create_connection(("127.0.0.1", machines.port)))
+    channel.authenticate(KEY.encode(), first=False)
+    channel.send({"name": "other", "has_gpus": False, "versions": training_machines.versions()})
+    assert channel.receive() == ""
+
+    def listen() -> None:
+        with suppress(OSError, EOFError):
+            while True:
+                message = channel.receive()
+                if isinstance(message, training_machines.Job):
+                    channel.receive_file(Path(os.devnull))
+                does(channel, message)
+
+    wait_until(machines.waiting, "it is there")
+    thread = Thread(target=listen)
+    thread.start()
+    yield
+    channel.close()
+    thread.join()
+
+
+def test_a_machine_that_joins_takes_its_part_in_every_training_even_if_one_of_its_processes_is_killed(
+    train: Train, tiny_lm: LanguageModel, alone: list[float], tmp_path: Path
+) -> None:
+    port, said, steps = free_port(), list[str](), list[int]()
+    joined = Joined(port, tmp_path / "log")
+    wait_until(lambda: "cannot be reached" in joined.said(), "it says that nobody is there yet")
+    machines = Machines(f"127.0.0.1:{port}", KEY)
+    wait_until(machines.waiting, "it has joined")
+
+    def kill_it_in_the_fourth_step(progress: Progress) -> bool:
+        (process,) = joined.at_work()
+        steps.append(progress.step)
+        if steps == [1, 2, 3, 4]:
+            os.kill(process, signal.SIGKILL)
+        return True
+
+    for folder in ("first", "second"):
+        together = train(
+            model=model_for(tiny_lm, "adapters"),
+            options=TWICE,
+            folder=tmp_path / folder,
+            machines=machines,
+            on_progress=kill_it_in_the_fourth_step,
+            on_message=said.append,
+            state_every=2,
+        )
+        assert losses(together) == pytest.approx(alone, abs=1e-4)
+    # From the state of the second step, or of the fourth if the death took a moment.
+    first = steps[: steps.index(10) + 1]
+    assert {*first[4:]} in ({*range(3, 11)}, {*range(5, 11)})
+    assert said == [f"training together with {HERE}"] * 2
+    wait_until(lambda: joined.said().count("waiting for the next") == 3, "it waits again")
+    assert not joined.at_work()
+    written = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert written == ["alone", "first", "second"], "the machine that joined writes nothing"
+    joined.end()
+    assert joined.process.returncode == 0
+    wait_until(lambda: not machines.waiting(), "it is missed")
+    machines.close()
+
+
+def test_when_the_other_machine_is_lost_this_one_continues_alone(
+    train: Train, tiny_lm: LanguageModel, alone: list[float], machines: Machines, join: Callable[[], Joined]
+) -> None:
+    joined, steps, said = join(), list[int](), list[str]()
+    orphans: list[int] = []
+
+    def kill_it_in_the_fourth_step(progress: Progress) -> bool:
+        steps.append(progress.step)
+        if steps == [1, 2, 3, 4]:
+            orphans.extend(joined.at_work())
+            joined.process.kill()
+        return True
+
+    together = train(
+        model=model_for(tiny_lm, "adapters"),
+        options=TWICE,
+        machines=machines,
+        on_progress=kill_it_in_the_fourth_step,
+        on_message=said.append,
+        state_every=2,
+    )
+    assert losses(together) == pytest.approx(alone, abs=1e-4)
+    assert said == [
+        f"training together with {HERE}",
+        f"{HERE} was lost; continuing from the last state",
+        "training on this machine alone",
+    ]
+    assert orphans
+    wait_until(lambda: not any(PROCESS in about(orphan, "cmdline") for orphan in orphans), "what it started has ended")
+
+
+def test_a_machine_that_loses_the_training_worker_ends_its_processes_and_waits_for_it(
+    train: Train, tiny_lm: LanguageModel, machines: Machines, join: Callable[[], Joined]
+) -> None:
+    class Over(Exception):
+        pass
+
+    joined = join()
+
+    def lose_it(progress: Progress) -> bool:
+        machines.waiting()[0].drop()
+        wait_until(lambda: not joined.at_work(), "its processes have ended")
+        raise Over
+
+    with pytest.raises(Over):
+        train(model=model_for(tiny_lm, "adapters"), options=TWICE, machines=machines, on_progress=lose_it)
+    wait_until(lambda: len(machines.waiting()) == 1, "it is there again")
+    assert joined.said().count("connected with") == 2
+
+
+def test_an_error_on_another_machine_ends_the_training_with_it(
+    train: Train, tiny_lm: LanguageModel, machines: Machines
+) -> None:
+    def runs_full(channel: Channel, message: Any) -> None:
+        if isinstance(message, training_machines.Launch):
+            channel.send(training_machines.Raised(message.attempt, MemoryError("no memory left there")))
+
+    with peer(machines, runs_full), pytest.raises(MemoryError, match="no memory left there"):
+        train(model=model_for(tiny_lm, "adapters"), machines=machines)
+
+
+def test_machines_whose_processes_do_not_find_one_another_are_done_without(
+    train: Train, tiny_lm: LanguageModel, machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_processes, "_MEET", 1)
+    said: list[str] = []
+    with peer(machines, lambda channel, message: None):
+        result = train(model=model_for(tiny_lm, "adapters"), machines=machines, on_message=said.append)
+    assert len(result.history) == 3
+    assert "did not find one another within 1 s: all ports must be open" in said[1]
+    assert said[2] == "training on this machine alone"
+
+
+def test_who_does_not_know_the_key_is_refused_with_the_reason(machines: Machines) -> None:
+    with pytest.raises(ValueError, match="has another key; it must be the same on all machines"):
+        join_training(f"127.0.0.1:{machines.port}", "another key", 1, 1, print)
+    assert not machines.waiting()
+
+
+def test_a_machine_with_another_release_is_refused_with_the_reason(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = training_machines.versions()
+    monkeypatch.setattr(training_machines, "versions", lambda: mine | {"torch": "1.0"})
+    says = f"has torch {re.escape(mine['torch'])} and the training worker 1.0; install the same on both"
+    with pytest.raises(ValueError, match=says):
+        join_training(f"127.0.0.1:{machines.port}", KEY, 1, 1, print)
+
+
+def test_strangers_who_say_nothing_or_nonsense_keep_nobody_else_from_joining(machines: Machines) -> None:
+    silent = [socket.create_connection(("127.0.0.1", machines.port)) for _ in range(3)]
+    with socket.create_connection(("127.0.0.1", machines.port)) as loud:
+        loud.sendall(b"GET / HTTP/1.1\r\n\r\n" * 100)
+    with peer(machines, lambda channel, message: None):
+        assert len(machines.waiting()) == 1
+    for each in silent:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "processes", "says"),
+    [
+        (None, "1", "CLIPCAP_TRAINING_KEY is not set; set it to the same value"),
+        (KEY, "10000", "--processes is 10000, and there are"),
+    ],
+)
+def test_the_command_says_what_it_needs(
+    key: str | None, processes: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CLIPCAP_TRAINING_KEY", raising=False)
+    if key:
+        monkeypatch.setenv("CLIPCAP_TRAINING_KEY", key)
+    assert cli.main(["join", "127.0.0.1:1", "--processes", processes]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "key", "says"),
+    [
+        ("127.0.0.1", KEY, "'127.0.0.1' is not an address; write HOST:PORT"),
+        ("127.0.0.1:99999", KEY, "is not an address"),
+        ("127.0.0.1:0", "", "a key is needed"),
+        ("192.0.2.1:29400", KEY, r"cannot listen at 192.0.2.1:29400 \(.*\); name an address of this machine"),
+    ],
+)
+def test_an_address_or_key_that_cannot_be_used_is_an_error_that_says_what_to_do(
+    address: str, key: str, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        Machines(address, key)
