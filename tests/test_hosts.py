@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +27,7 @@ from captioner.jobs import wakeup
 from captioner.jobs.job import Status
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer, Worker
 from clipcap_site.settings import STORAGES
+from tests.hosts import Host, need_namespaces
 from tests.servers import PATIENCE, PostgreSQL, Redis, default_database, wait_until
 from tests.stack import LEASE, Stack
 from tests.test_faults import ENDINGS, check_that_all_end, photos
@@ -52,44 +51,10 @@ with transaction.atomic():
 """
 
 
-class Host:
-    """A host with a network of its own, whose only neighbour is this machine, and with workers."""
-
-    def __init__(self, number: int, resources: ExitStack) -> None:
-        self.name = f"clipcap{os.getpid()}-{number}"
-        self.link, peer = f"cc{os.getpid()}h{number}", f"cc{os.getpid()}p{number}"
-        network = f"10.{20 + os.getpid() % 200}.{number}"  # not that of another run, or of one that was killed
-        self.gateway = f"{network}.1"
-        ip("netns", "add", self.name)
-        resources.callback(ip, "netns", "del", self.name)
-        ip("link", "add", self.link, "type", "veth", "peer", "name", peer, "netns", self.name)
-        resources.callback(subprocess.run, ["ip", "link", "del", self.link], check=False)
-        ip("address", "add", f"{self.gateway}/24", "dev", self.link)
-        ip("link", "set", self.link, "up")
-        self.within("ip", "address", "add", f"{network}.2/24", "dev", peer)
-        self.within("ip", "link", "set", peer, "up")
-        self.within("ip", "link", "set", "lo", "up")
-
-    def within(self, *command: str) -> None:
-        """Run a command on the host."""
-        ip("netns", "exec", self.name, *command)
-
-    def cut_off(self) -> None:
-        ip("link", "set", self.link, "down")
-
-    def reconnect(self) -> None:
-        ip("link", "set", self.link, "up")
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
-
-
 @pytest.fixture
 def hosts(tmp_path: Path, django_db_blocker: Any, tables: Path) -> Iterator[list[tuple[Host, Stack]]]:
     """Two hosts with the processes that workers are forked from, on an installation with the shipped styles."""
-    if os.getuid() or not shutil.which("ip"):
-        pytest.skip("only root can make network namespaces, with ip; apt-get install iproute2")
+    need_namespaces()
     with ExitStack() as resources:
         resources.enter_context(django_db_blocker.unblock())
         networks = [Host(number, resources) for number in (1, 2)]

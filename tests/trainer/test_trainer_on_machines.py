@@ -17,26 +17,41 @@ import pytest
 from clipcap import cli
 from clipcap.language_model import LanguageModel
 from clipcap.training import Machines, Progress
+from clipcap.training import channel as training_channel
 from clipcap.training import machines as training_machines
 from clipcap.training import processes as training_processes
 from clipcap.training.channel import Channel
 from clipcap.training.join import join as join_training
 from clipcap.training.processes import PROCESS
+from tests.hosts import Host, need_namespaces
 from tests.servers import PATIENCE, free_port, wait_until
 from tests.trainer.models import Train, model_for
 from tests.trainer.test_trainer_in_processes import TWICE, about, children, losses
 
 KEY = "a key that both machines know, and nobody else"
+SILENCE = 8  # seconds, where either side of a cut network has to notice it
+PROGRAM = f"""
+import sys
+from clipcap.cli import main
+from clipcap.training import channel
+channel.SILENCE = {SILENCE}
+sys.exit(main())
+"""
 HERE = socket.gethostname()
 
 
 class Joined:
-    """A machine that trains along: `clipcap join`, with what it prints."""
+    """A machine that trains along: `clipcap join`, with what it prints.
 
-    def __init__(self, port: int, out: Path, key: str = KEY) -> None:
+    host: on which it is, if it is not this one.
+    """
+
+    def __init__(self, port: int, out: Path, host: Host | None = None) -> None:
         self.out = out
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CLIPCAP_TRAINING_KEY": key}
-        command = [sys.executable, "-P", "-m", "clipcap", "join", f"127.0.0.1:{port}", "--threads", "1"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CLIPCAP_TRAINING_KEY": KEY}
+        address = f"{host.gateway if host else '127.0.0.1'}:{port}"
+        within = ["ip", "netns", "exec", host.name] if host else []
+        command = [*within, sys.executable, "-P", "-c", PROGRAM, "join", address, "--threads", "1"]
         with out.open("w") as stream:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=stream, stderr=subprocess.STDOUT, cwd=out.parent
@@ -177,6 +192,45 @@ def test_when_the_other_machine_is_lost_this_one_continues_alone(
     ]
     assert orphans
     wait_until(lambda: not any(PROCESS in about(orphan, "cmdline") for orphan in orphans), "what it started has ended")
+
+
+def test_a_host_that_is_cut_off_is_done_without_and_takes_part_in_the_next_training(
+    train: Train, tiny_lm: LanguageModel, alone: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_namespaces()
+    monkeypatch.setattr(training_channel, "SILENCE", SILENCE)
+    steps, said = list[int](), list[str]()
+    with ExitStack() as resources:
+        host = Host(1, resources)
+        machines = Machines("0.0.0.0:0", KEY)
+        resources.callback(machines.close)
+        joined = Joined(machines.port, tmp_path / "log", host)
+        resources.callback(joined.end)
+        wait_until(machines.waiting, "it has joined")
+
+        def cut_it_off_in_the_fourth_step(progress: Progress) -> bool:
+            steps.append(progress.step)
+            if steps == [1, 2, 3, 4]:
+                assert joined.at_work()
+                host.cut_off()
+            return True
+
+        for folder in ("first", "second"):
+            together = train(
+                model=model_for(tiny_lm, "adapters"),
+                options=TWICE,
+                folder=tmp_path / folder,
+                machines=machines,
+                on_progress=cut_it_off_in_the_fourth_step,
+                on_message=said.append,
+                state_every=2,
+            )
+            assert losses(together) == pytest.approx(alone, abs=1e-4)
+            host.reconnect()
+            wait_until(lambda: machines.waiting() and not joined.at_work(), "it is there again, and free")
+    together_with = f"training together with {HERE}"
+    lost = f"{HERE} was lost; continuing from the last state"
+    assert said == [together_with, lost, "training on this machine alone", together_with]
 
 
 def test_a_machine_that_loses_the_training_worker_ends_its_processes_and_waits_for_it(
