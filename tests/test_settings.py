@@ -246,3 +246,12 @@ def test_numbers_that_would_stop_all_work_are_named(settings: Any) -> None:
         "CLIPCAP_LABELLED_TWICE",
     ]
     assert [error.msg.split()[0] for error in training_checks.nonsense()] == ["CLIPCAP_TRAINING_PROCESSES"]
+
+
+def test_an_address_for_other_machines_needs_a_key_that_nobody_guesses(settings: Any) -> None:
+    assert training_checks.unsafe_address() == []
+    settings.TRAINING_ADDRESS, settings.TRAINING_KEY = "10.0.0.5:29400", "short"
+    (error,) = training_checks.unsafe_address()
+    assert error.msg == "CLIPCAP_TRAINING_ADDRESS is set, and CLIPCAP_TRAINING_KEY has fewer than 32 characters"
+    settings.TRAINING_KEY = "x" * 32
+    assert training_checks.unsafe_address() == []

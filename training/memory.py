@@ -88,6 +88,6 @@ def megabytes(
     layers = row * size * capacity.lm_layers + lm if recompute else lm * capacity.lm_layers
     step: float = batch_size * (layers + logits + mapper) + PARAMETERS_KEPT * parameters
     floats = max(step, (PARAMETERS_KEPT + STATE_KEEPS) * parameters)
-    if capacity.processes > 1:  # a batch is divided among them; parameters are not, nor is the LM, which this one has
+    if capacity.processes > 1 or capacity.apart:  # they divide a batch, but not parameters or LM, which this one has
         floats += (capacity.processes - 1) * PARAMETERS_KEPT * parameters + capacity.processes * whole_lm + parameters
     return (floats + 2 * images * capacity.embedding_size) * FLOAT / 2**20

@@ -211,8 +211,8 @@ class _Training:
         return trainable(model, self.lm, self.options, further=False)
 
     def _train(self, model: ClipCaptionModel, training: CaptionedImages, held_out: CaptionedImages) -> Any:
-        capacity, images = capacity_of(self.captioner, settings.TRAINING_PROCESSES), len(training.names)
-        captions = sum(map(len, training.captions))
+        capacity = capacity_of(self.captioner, settings.TRAINING_PROCESSES, apart=self.machines is not None)
+        images, captions = len(training.names), sum(map(len, training.captions))
         short = memory.of_run(self.options, self.run.base, capacity, images, recompute=False) > capacity.memory_mb
         options = for_trainer(self.options, captions=captions, further=self.run.base is not None, short=short)
 
@@ -392,11 +392,11 @@ def worker_process(name: str) -> WorkerProcess:
         ValueError: a model cannot be loaded, there are too few GPUs or cores, or it cannot listen for other machines;
             the message names the cause and the remedy.
     """
-    processes = settings.TRAINING_PROCESSES
-    check_processes(processes, pick_device(settings.DEVICE), "CLIPCAP_TRAINING_PROCESSES")
+    check_processes(settings.TRAINING_PROCESSES, pick_device(settings.DEVICE), "CLIPCAP_TRAINING_PROCESSES")
     machines = Machines(settings.TRAINING_ADDRESS, settings.TRAINING_KEY) if settings.TRAINING_ADDRESS else None
     engine = TrainingEngine(CaptionEngine.load(name), machines=machines)
     chores = {"policies": services.start_due_runs, "base models": services.advance_preparations_each_minute}
-    process = WorkerProcess(engine, "training", chores, (Import, TrainingRun), processes)
+    processes, apart = settings.TRAINING_PROCESSES, machines is not None
+    process = WorkerProcess(engine, "training", chores, (Import, TrainingRun), processes, apart)
     engine.stopping = process.stopping.is_set
     return process

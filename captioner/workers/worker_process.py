@@ -61,7 +61,7 @@ class WorkerProcess:
     Args:
         chores: done every few seconds, each in a thread of its name; what returns something true is done again at once.
         jobs: the tables whose lost leases and missed deadlines are reaped.
-        processes: that compute together; each has a GPU of its own, where there are any.
+        processes, apart: see `capacity_of`.
     """
 
     def __init__(
@@ -71,11 +71,12 @@ class WorkerProcess:
         chores: Mapping[str, Callable[[], object]],
         jobs: Sequence[type[Job]],
         processes: int = 1,
+        apart: bool = False,
     ) -> None:
         self.engine, self.queue, self.jobs = engine, queue, jobs
         self.stopping, self.stopped = threading.Event(), threading.Event()
         self.started_at = timezone.now()
-        self.capacity = capacity_of(engine.captioner, processes)
+        self.capacity = capacity_of(engine.captioner, processes, apart)
         self.threads = [
             threading.Thread(target=self._forever, args=arguments, name=name, daemon=True)
             for name, arguments in {
@@ -178,8 +179,13 @@ class WorkerProcess:
         Worker.objects.filter(seen_at__lt=now - timedelta(days=1)).delete()
 
 
-def capacity_of(captioner: Captioner, processes: int = 1) -> Capacity:
-    """What a worker with these models has, where so many processes compute together."""
+def capacity_of(captioner: Captioner, processes: int = 1, apart: bool = False) -> Capacity:
+    """What a worker with these models has.
+
+    Args:
+        processes: that compute together; each has a GPU of its own, where there are any.
+        apart: whether they are others than the worker even where it is one alone.
+    """
     lm = captioner.language_model
     return Capacity(
         memory_mb=memory_mb(lm.device) * (processes if lm.device.type == "cuda" else 1),
@@ -189,6 +195,7 @@ def capacity_of(captioner: Captioner, processes: int = 1) -> Capacity:
         lm_heads=lm.heads,
         vocabulary=lm.vocabulary,
         processes=processes,
+        apart=apart,
     )
 
 

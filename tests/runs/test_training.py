@@ -245,6 +245,8 @@ def test_more_of_anything_is_estimated_to_take_more_memory(engine: CaptionEngine
     assert together == replace(capacity, processes=2), "on a CPU they share the memory"
     added = memory.megabytes(shape, 40, together, 1000) - needed()
     assert added > 2 * 8_175_616 * 4 / 2**20, "each process has an LM of its own"
+    apart = memory.megabytes(shape, 40, replace(capacity, apart=True), 1000) - needed()
+    assert 8_175_616 * 4 / 2**20 < apart < added, "beside other machines the worker has one more than its process"
     small = memory.megabytes(shape, 1, capacity, 1000, "finetuned")
     parameters = 8_175_616  # of the LM; weights, gradient, both moments and the best, and once more while it is stored
     assert small * 2**20 / 4 > 8 * parameters, "AdamW's state is counted, however small the batch"

@@ -1,6 +1,7 @@
 """A training worker whose runs are trained by several processes."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
 from captioner.models import Style
 from clipcap.device import check_processes
+from clipcap.training import Machines
 from tests.runs.ended import work_and_cancel
+from tests.servers import wait_until
+from tests.trainer.test_trainer_on_machines import HERE, KEY, Joined
 from training import services
 from training.models import TrainingRun
 from training.worker import TrainingEngine, worker_process
@@ -57,3 +61,26 @@ def test_a_run_in_two_processes_reports_its_progress_is_canceled_and_is_resumed_
     epochs = list(run.reports.order_by("epoch"))
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
     assert epochs[0].validation_loss == first.validation_loss, "it went on after the first, and did not start over"
+
+
+def test_a_run_is_shared_with_the_machines_that_have_joined_and_says_so(
+    factual: Style, engine: CaptionEngine, tmp_path: Path
+) -> None:
+    machines = Machines("127.0.0.1:0", KEY)
+    joined = Joined(machines.port, tmp_path / "log")
+    wait_until(machines.waiting, "it has joined")
+    options = {"start": "scratch", "prefix_length": 3, "layers": 1, "epochs": 1, "batch_size": 20}
+    run = services.start_run(style=factual, options=options)
+    TrainingEngine(engine, machines=machines).work()
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    assert f"training together with {HERE}" in [event.message for event in run.events.all()]
+    assert "training on 2 machines" in joined.said()
+    joined.end()
+    machines.close()
+
+
+def test_a_worker_whose_address_cannot_be_listened_at_does_not_start(settings: Any) -> None:
+    settings.TRAINING_ADDRESS, settings.TRAINING_KEY = "192.0.2.1:29400", KEY
+    with pytest.raises(ValueError, match=r"cannot listen at 192\.0\.2\.1:29400"):
+        worker_process("trainer")
