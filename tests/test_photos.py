@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from captioner import services
@@ -18,6 +20,7 @@ from captioner.models import (
     Caption,
     CaptionRequest,
     Correction,
+    DiscardedFile,
     Draft,
     Embedding,
     Image,
@@ -25,6 +28,8 @@ from captioner.models import (
     Viewer,
 )
 from captioner.search.vectors import VectorFile
+from captioner.services import photos
+from tests.pages.captions import jpeg
 from tests.people import client_of, program_of
 from training.models import Example
 
@@ -245,6 +250,32 @@ def test_staff_take_several_down_from_the_list(staff: Client, image: Image, othe
     assert "2 photos were deleted." in done.content.decode()
     assert not Image.objects.exists()
     assert AuditEntry.objects.filter(action="deleted", detail__startswith="asked to").count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_are_deleted_in_a_few_transactions_and_what_is_needed_stays_with_all_of_its_own(
+    viewer: Viewer, styles: dict[str, Style], monkeypatch: pytest.MonkeyPatch, media: Path
+) -> None:
+    def sent(colour: str) -> Image:
+        upload = services.Upload(jpeg(colour=colour).read())
+        return services.request_captions(viewer=viewer, images=[upload], styles=["factual"]).captions.get().image
+
+    images = [sent(f"#{number}00") for number in range(5)]
+    services.request_captions(viewer=viewer, images=images, styles=["factual"])
+    learn_from(images[2], styles["factual"])
+    gone = [image for image in images if image != images[2]]
+    monkeypatch.setattr(photos, "BATCH", 2)
+    with CaptureQueriesContext(connection) as asked:
+        (refused,) = services.delete_photos(viewer, [image.pk for image in images] * 2)
+    written = [query for query in asked if 'DELETE FROM "captioner_image"' in query["sql"]]
+    assert len(written) <= 3  # of five photos; what stays may have been the only one in its transaction
+    assert refused.code == "photo_in_use"
+    assert list(Image.objects.all()) == [images[2]]
+    assert Caption.objects.filter(image=images[2]).count() == Caption.objects.count() == 2
+    assert CaptionRequest.objects.count() == 2
+    assert files_of(images[2]) == [True, True]
+    assert [files_of(image) for image in gone] == [[False, False]] * 4
+    assert not DiscardedFile.objects.exists()
 
 
 def addresses(image: Image, kind: str) -> list[str]:

@@ -293,16 +293,31 @@ def thumbnail(image: Image | None, size: int = 64) -> SafeString:
 
 def each(request: HttpRequest, rows: Sequence[Any] | QuerySet[Any], action: Callable[[Any], object], done: str) -> None:
     """Apply an action to each row, and report how many succeeded and why others did not."""
+
+    def one_by_one(chosen: list[Any]) -> list[Refused]:
+        refused: list[Refused] = []
+        for row in chosen:
+            try:
+                action(row)
+            except Refused as error:
+                refused.append(error)
+        return refused
+
+    together(request, rows, one_by_one, done)
+
+
+def together(
+    request: HttpRequest,
+    rows: Sequence[Any] | QuerySet[Any],
+    action: Callable[[list[Any]], list[Refused]],
+    done: str,
+) -> None:
+    """Apply an action to all rows, which returns why it did not succeed with some, and report that as `each` does."""
     chosen = list(rows[: MOST_AT_ONCE + 1])
     if len(chosen) > MOST_AT_ONCE:
         messages.error(request, f"More than {MOST_AT_ONCE:,} rows are selected; narrow the list first.")
         return
-    refused: list[Refused] = []
-    for row in chosen:
-        try:
-            action(row)
-        except Refused as error:
-            refused.append(error)
+    refused = action(chosen)
     if count := len(chosen) - len(refused):
         messages.success(request, f"{count:,} {done}.")
     if refused:

@@ -19,7 +19,7 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_safe
 
 from captioner import services
-from captioner.admin.base import BigTable, Empty, ReadOnly, counted, each, page_status, so_many, thumbnail
+from captioner.admin.base import BigTable, Empty, ReadOnly, counted, page_status, so_many, thumbnail, together
 from captioner.admin.parameters import as_uuid
 from captioner.errors import Refused
 from captioner.models import Caption, Image, Viewer
@@ -138,5 +138,9 @@ class ImageAdmin(BigTable, ReadOnly):
                 text="Their captions, corrections, examples and files are deleted too. This cannot be undone.",
             )
         viewer, reason = Viewer(request.user), form.cleaned_data["reason"]
-        each(request, queryset, lambda image: services.delete_image(viewer, image.pk, reason), "photos were deleted")
+
+        def delete(images: list[Image]) -> list[Refused]:
+            return services.delete_photos(viewer, [image.pk for image in images], reason)
+
+        together(request, queryset, delete, "photos were deleted")
         return None

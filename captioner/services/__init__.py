@@ -85,6 +85,7 @@ from captioner.services.photos import (
     LONGEST_REASON,
     Deletion,
     delete_image,
+    delete_photos,
     deletion,
 )
 from captioner.services.queues import (
@@ -231,6 +232,7 @@ __all__ = [
     "delete_album",
     "delete_caption",
     "delete_image",
+    "delete_photos",
     "delete_style",
     "delete_version",
     "deletion",

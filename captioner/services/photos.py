@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from captioner.services.retention import delete_images, lock_captions
 from captioner.services.visibility import get_image, not_found, own_images
 
 LONGEST_REASON = 500
+BATCH = 50  # photos deleted in one transaction: on SQLite, nobody else writes for its part of a second
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class Deletion:
     captions: int
     needed_by: str
     takedown: bool
+
+    @property
+    def went(self) -> str:
+        """What goes with the photo, for the audit log."""
+        captions = f"{self.captions} caption{'' if self.captions == 1 else 's'}"
+        return f"(with {', '.join(filter(None, (captions, self.needed_by)))})"
 
 
 def deletion(viewer: Viewer, pk: uuid.UUID) -> Deletion:
@@ -77,35 +85,70 @@ def delete_image(viewer: Viewer, pk: uuid.UUID, reason: str = "") -> None:
         Refused: there is none, or not for this viewer; it is needed, and the viewer may not take photos down; or it
             takes a reason.
     """
-    reason = " ".join(reason.replace("\0", "").split())
+    if refused := delete_photos(viewer, [pk], reason):
+        raise refused[0]
+
+
+def delete_photos(viewer: Viewer, pks: Collection[uuid.UUID], reason: str = "") -> list[Refused]:
+    """Delete photos as `delete_image` does, many in one transaction. What cannot be deleted keeps none of the others.
+
+    Returns:
+        Why some were not deleted: one error for each of them.
+    """
+    refused: list[Refused] = []
+    ordered = sorted(set(pks))
+    for start in range(0, len(ordered), BATCH):
+        refused += _delete_batch(viewer, ordered[start : start + BATCH], " ".join(reason.replace("\0", "").split()))
+    return refused
+
+
+def _delete_batch(viewer: Viewer, pks: Sequence[uuid.UUID], reason: str) -> list[Refused]:
+    going: list[Deletion] = []
+    refused: list[Refused] = []
+    with turn_to_write(), transaction.atomic():
+        Image.lock(pks)  # nobody queues captions of them meanwhile
+        for pk in pks:
+            try:
+                going.append(_deletion_for(viewer, pk, reason))
+            except Refused as error:
+                refused.append(error)
+        if reason and viewer.takes_down:  # of their own photos too: the admin asks for one and says that it is kept
+            for found in going:
+                audit.record(audit.Action.DELETED, f"photo {found.image.pk}", f"{reason} {found.went}", viewer.user)
+        images = [found.image.pk for found in going]
+        captions, drafts = Caption.objects.filter(image__in=images), Draft.objects.filter(image__in=images)
+        requests = list(captions.order_by().values_list("request", flat=True).distinct())
+        drafts.lock()
+        lock_captions(captions)
+        drafts.delete()
+        for found in going:
+            for rows in _needing(found.image):
+                rows.delete()
+        captions.delete()
+        CaptionRequest.objects.filter(pk__in=requests, captions=None).delete()
+        delete_images(Image.objects.filter(pk__in=images))
+    return refused
+
+
+def _deletion_for(viewer: Viewer, pk: uuid.UUID, reason: str) -> Deletion:
+    """What deleting a photo for this reason means.
+
+    Raises:
+        Refused: it may not be deleted, or not for this reason.
+    """
     if len(reason) > LONGEST_REASON:
         raise Refused(
             "invalid_reason", f"a reason can have at most {LONGEST_REASON} characters", status=422, field="reason"
         )
-    with turn_to_write(), transaction.atomic():
-        Image.lock([pk])  # nobody queues captions of it meanwhile
-        found = deletion(viewer, pk)
-        if found.takedown and not reason:
-            raise Refused(
-                "reason_required",
-                "to delete this photo, give a reason; the reason is kept in the audit log",
-                status=422,
-                field="reason",
-            )
-        if reason and viewer.takes_down:  # of their own photos too: the admin asks for one and says that it is kept
-            went = ", ".join(
-                filter(None, (f"{found.captions} caption{'' if found.captions == 1 else 's'}", found.needed_by))
-            )
-            audit.record(audit.Action.DELETED, f"photo {pk}", f"{reason} (with {went})", viewer.user)
-        requests = list(found.image.captions.order_by().values_list("request", flat=True).distinct())
-        Draft.objects.filter(image=pk).lock()
-        lock_captions(Caption.objects.filter(image=pk))
-        Draft.objects.filter(image=pk).delete()
-        for rows in _needing(found.image):
-            rows.delete()
-        Caption.objects.filter(image=pk).delete()
-        CaptionRequest.objects.filter(pk__in=requests, captions=None).delete()
-        delete_images(Image.objects.filter(pk=pk))
+    found = deletion(viewer, pk)
+    if found.takedown and not reason:
+        raise Refused(
+            "reason_required",
+            "to delete this photo, give a reason; the reason is kept in the audit log",
+            status=422,
+            field="reason",
+        )
+    return found
 
 
 def _needing(image: Image) -> list[QuerySet[Any]]:

@@ -39,12 +39,7 @@ def delete(request: HttpRequest, viewer: Viewer) -> HttpResponse:
             "longest": services.LONGEST_REASON,
         }
         return render(request, "captioner/delete_photos.html", context)
-    refused: list[str] = []
-    for pk in pks:
-        try:
-            services.delete_image(viewer, pk, request.POST.get("reason", ""))
-        except Refused as error:
-            refused.append(error.detail)
+    refused = [error.detail for error in services.delete_photos(viewer, pks, request.POST.get("reason", ""))]
     if count := len(pks) - len(refused):
         messages.success(request, f"{_photos(count)} deleted.")
     for cause in dict.fromkeys(refused):
