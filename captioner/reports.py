@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from clipcap.evaluation.comparison import Difference
+from clipcap.evaluation.names import metric_name
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class VersionReport(Report):
         if stored.get("difference"):
             parts["difference"] = Difference(**stored["difference"])
         return super().read({**stored, **parts})
+
+    @property
+    def metric_name(self) -> str:
+        """What people call the metric that the verdict is about."""
+        return metric_name(self.metric or "")
 
     def score(self, metric: str) -> float | None:
         """The version's own, where it was computed."""

@@ -25,6 +25,7 @@ from clipcap.captioner import Caption, Captioner
 from clipcap.encoder import Encoder
 from clipcap.evaluation.calibration import Bin, calibration_bins, expected_calibration_error, rank_correlation
 from clipcap.evaluation.metrics import Evaluation, commonest_phrase, evaluate
+from clipcap.evaluation.names import NAMES
 from clipcap.evaluation.objects import is_right, object_figures, objects_named
 from clipcap.evaluation.retrieval import recall_at
 from clipcap.evaluation.style_classifier import StyleClassifier
@@ -34,9 +35,8 @@ from clipcap.progress import ProgressBar
 from recipes.photos import DEV_SETS, STYLES, Photo, load_photos
 
 PHOTOS_AT_ONCE = 16
-METRICS = ("CIDEr", "Bleu_4", "ROUGE_L", "METEOR", "SPICE")
 LABELS = {
-    **{metric: metric for metric in METRICS},
+    **NAMES,
     "captions_wrong": "captions that name what is not there (CHAIRs)",
     "objects_wrong": "objects named that are not there (CHAIRi)",
     "recall": "recall of objects",
@@ -178,7 +178,7 @@ def _people(
         texts = {name: captions[0] for name, captions in own.items()}
         true = {name: facts[name] for name in own}
         figures = _figures(texts, evaluate(texts, true, java_metrics=False), true, style, classifier)
-        return {name: figure for name, figure in figures.items() if name not in METRICS}  # those are of the same style
+        return {name: figure for name, figure in figures.items() if name not in NAMES}  # those are of the same style
     rounds = []
     for turn in range(max(map(len, facts.values()))):
         texts = {name: captions[turn] for name, captions in facts.items() if len(captions) > max(turn, 1)}
@@ -196,7 +196,7 @@ def _figures(
     classifier: StyleClassifier,
 ) -> dict[str, float]:
     captions = list(texts.values())
-    figures = {metric: found.scores[metric] for metric in METRICS if metric in found.scores}
+    figures = {metric: found.scores[metric] for metric in NAMES if metric in found.scores}
     figures |= asdict(object_figures(captions, [facts[name] for name in texts]))
     figures["classified"] = classifier.share(captions, style)
     figures["distinct"] = found.distinct

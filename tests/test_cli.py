@@ -55,7 +55,7 @@ def test_a_style_is_trained_and_evaluated_from_the_command_line(
 
     assert main(["evaluate", *common, "--mapper", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "CIDEr" in said
+    assert [line.split()[0] for line in said.splitlines()] == ["BLEU-4", "ROUGE-L", "CIDEr", "10"]
     assert "10 photos" in said
     assert main(["evaluate", *common, "--mapper", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

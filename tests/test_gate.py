@@ -34,6 +34,10 @@ def report(mean: float, low: float, high: float, images: int = 312, **other: Any
     ("found", "says"),
     [
         (report(0.04, 0.01, 0.07), "v3 is better than v2: CIDEr +0.04, 95 % interval 0.01 to 0.07, on 312 photos"),
+        (
+            report(0.04, 0.01, 0.07, metric="Bleu_4"),
+            "v3 is better than v2: BLEU-4 +0.04, 95 % interval 0.01 to 0.07, on 312 photos",
+        ),
         (report(-0.2, -0.3, -0.1), "v3 is worse than v2: CIDEr −0.20, 95 % interval −0.30 to −0.10, on 312 photos"),  # noqa: RUF001
         (
             report(0.02, -0.02, 0.06, images=100),

@@ -26,6 +26,7 @@ from captioner.workers.worker_process import retry_on_lost_database
 from clipcap.checkpoint import CheckpointError
 from clipcap.evaluation.comparison import LEAST_JUDGED, paired_bootstrap, verdict
 from clipcap.evaluation.metrics import Evaluation, evaluate
+from clipcap.evaluation.names import metric_name
 from clipcap.model import ClipCaptionModel
 from clipcap.training import CaptionedImages
 from training.examples import Unavailable, captions_of
@@ -129,7 +130,7 @@ def compare(
     ]
     judgement = TrainingRun.Verdict(verdict(difference, policy.margin, len(references)))
     if not judged:
-        warn(f"{policy.metric} was not computed, so the gate cannot judge")
+        warn(f"{metric_name(policy.metric)} was not computed, so the gate cannot judge")
         judgement = TrainingRun.Verdict.UNCLEAR
     elif len(references) < LEAST_JUDGED:
         warn(captioner_services.too_few(len(references)))

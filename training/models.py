@@ -15,6 +15,7 @@ from captioner.jobs.job import JobQuerySet, OrderedJob
 from captioner.models import BaseModels, Correction, Image, MapperVersion, Style
 from captioner.reports import VersionReport
 from clipcap.evaluation.comparison import HELD_OUT_SHARE
+from clipcap.evaluation.names import metric_name
 from training.datasets.keys import LONGEST_KEY, Keys
 from training.options import RunOptions
 from training.reports import LossCurve
@@ -238,7 +239,7 @@ class Policy(models.Model):
     METRICS = ("CIDEr", "Bleu_4", "ROUGE_L", "METEOR")
 
     style = models.OneToOneField(Style, on_delete=models.CASCADE, related_name="policy")
-    metric = models.CharField(max_length=10, choices=[(m, m) for m in METRICS], default="CIDEr")
+    metric = models.CharField(max_length=10, choices=[(m, metric_name(m)) for m in METRICS], default="CIDEr")
     margin = models.FloatField(
         default=0.0,
         validators=[MinValueValidator(0)],

@@ -14,10 +14,10 @@ from captioner.admin import dashboard
 from captioner.admin.plots import COLOURS, heat_map, score_bars
 from captioner.jobs.job import UNFINISHED, Status
 from captioner.models import Caption, Draft, DraftRequest, Image, MapperVersion
+from clipcap.evaluation.names import NAMES
 from clipcap.prefixes import distances, mean_distance
 
 LOOKED_THROUGH = 1_000  # captions of each version that is compared
-METRICS = ("CIDEr", "Bleu_4", "ROUGE_L", "METEOR", "SPICE")
 
 
 def colours_of(versions: Iterable[MapperVersion]) -> dict[str, int]:
@@ -39,8 +39,8 @@ def scores_drawn(versions: list[MapperVersion]) -> SafeString:
 
 
 def scores_of(versions: list[MapperVersion]) -> dict[str, dict[str, float]]:
-    """The versions' scores by metric, then by version; without those that were not computed."""
-    found = {metric: {str(v): dashboard.score(v, metric) for v in versions} for metric in METRICS}
+    """The versions' scores by the metric's name, then by version; without those that were not computed."""
+    found = {name: {str(v): dashboard.score(v, metric) for v in versions} for metric, name in NAMES.items()}
     known = {m: {v: s for v, s in scores.items() if s is not None} for m, scores in found.items()}
     return {metric: scores for metric, scores in known.items() if scores}
 

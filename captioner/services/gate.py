@@ -48,7 +48,7 @@ def verdict_sentence(name: str, report: VersionReport) -> str:
         return too_few(report.images, name)
     difference, margin = report.difference, report.margin or 0.0
     numbers = (
-        f"{report.metric} {decimal(difference.mean, signed=True)}, 95 % interval {decimal(difference.low)} to "
+        f"{report.metric_name} {decimal(difference.mean, signed=True)}, 95 % interval {decimal(difference.low)} to "
         f"{decimal(difference.high)}, on {photos}"
     )
     if report.verdict != verdict(difference, margin, report.images):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from clipcap.cli.captioned_photos import add_data, embedded, read_captions
 from clipcap.cli.models import add_models, set_threads, style_files
+from clipcap.evaluation.names import metric_name
 from clipcap.progress import ProgressBar
 
 BATCH = 32
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"scores": found.scores, "captions": texts, "per_photo": found.per_item}, ensure_ascii=False))
         return 0
-    for name in SHOWN:
-        print(f"{name:<8} {found.scores[name]:.3f}")
+    for metric in SHOWN:
+        print(f"{metric_name(metric):<8} {found.scores[metric]:.3f}")
     print(f"{len(texts)} photos, {found.distinct:.0%} of the captions distinct, {found.mean_length:.1f} words each")
     return 0

@@ -83,7 +83,7 @@ def test_a_finished_run_shows_its_verdict_and_the_photos_that_differ_most(
         "candidate": scores(0.5),
         "active": scores(0.4),
         "active_version": "humorous v1",
-        "metric": "CIDEr",
+        "metric": "Bleu_4",
         "margin": 0.0,
         "difference": {"mean": 0.1, "low": 0.05, "high": 0.15},
     }
@@ -95,14 +95,18 @@ def test_a_finished_run_shows_its_verdict_and_the_photos_that_differ_most(
     for text in (
         "Better",
         '<td class="number">0.400</td>',
-        "0.100, 95 % from 0.050 to 0.150",
+        '<tr><th scope="row">BLEU-4</th>',
+        "Difference in BLEU-4: 0.100, 95 % from 0.050 to 0.150",
         "Promote humorous v2",
         "new",
         "old",
         "ours",
     ):
         assert text in page
-    assert "v2 is better than v1: CIDEr +0.10, 95 % interval 0.05 to 0.15, on 20 photos." in page
+    assert "v2 is better than v1: BLEU-4 +0.10, 95 % interval 0.05 to 0.15, on 20 photos." in page
+    assert "Bleu_4" not in page
+    policy = text_of(boss.get(reverse("admin:captioner_style_change", args=[run.style_id])))
+    assert '<option value="Bleu_4">BLEU-4</option>' in policy
 
 
 def test_options_without_sense_are_refused_beside_their_field(style: Style, images: list[Image], boss: Client) -> None:

@@ -22,6 +22,7 @@ from captioner.admin.versions import MapperVersionAdmin
 from captioner.jobs.job import Status
 from captioner.models import MapperVersion
 from captioner.services import verdict_sentence
+from clipcap.evaluation.names import NAMES
 from training import services
 from training.admin.loss import loss_curves
 from training.dashboard import standing
@@ -98,10 +99,13 @@ def _run_context(run: TrainingRun) -> dict[str, Any]:
     candidate, baseline = (found.scores if found else {} for found in (report.candidate, report.active))
     baseline_name = report.active_version or "in service"
     candidate_name = str(run.version or "candidate")
-    names = [name for name in candidate if not name.startswith("Bleu") or name == "Bleu_4"]
+    shown = {metric: name for metric, name in NAMES.items() if metric in candidate}
     title, colours = "Scores on the held-out images", _colours(run, baseline_name, candidate_name)
     both = {candidate_name: candidate, baseline_name: baseline}
-    drawn = {name: {who: scores[name] for who, scores in both.items() if name in scores} for name in names}
+    drawn = {
+        name: {who: scores[metric] for who, scores in both.items() if metric in scores}
+        for metric, name in shown.items()
+    }
     return {
         "run": run,
         "report": report,
@@ -114,7 +118,7 @@ def _run_context(run: TrainingRun) -> dict[str, Any]:
         "kept": min(reports, key=lambda r: (r.validation_loss, r.epoch)).epoch if reports else None,
         "samples": _samples(reports),
         "events": run.events.order_by("-pk")[:30],
-        "scores": [(name, candidate[name], baseline.get(name)) for name in names],
+        "scores": [(name, candidate[metric], baseline.get(metric)) for metric, name in shown.items()],
         "bars": score_bars(drawn, title, colours) if drawn else "",
         "baseline_name": baseline_name,
         "options": _options(run),

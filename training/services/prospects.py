@@ -60,5 +60,5 @@ def _visible(style: Style, held_out: int) -> str:
         if report.difference and report.metric and (report.images or 0) >= LEAST_JUDGED:
             half = (report.difference.high - report.difference.low) / 2
             smallest = half * math.sqrt((report.images or 0) / held_out) + (report.margin or 0.0)
-            return f", if they differ by about {report.metric} {decimal(math.ceil(100 * smallest) / 100)} or more"
+            return f", if they differ by about {report.metric_name} {decimal(math.ceil(100 * smallest) / 100)} or more"
     return ""
