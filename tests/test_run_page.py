@@ -105,6 +105,21 @@ def test_the_learning_rate_is_drawn_apart_from_the_losses() -> None:
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("person", "reason", "says"),
+    [("ada", "", "examples, ada, "), (None, "every week", "examples, every week, "), (None, "", "examples, <time")],
+)
+def test_the_page_says_who_or_what_started_the_run_if_that_is_known(
+    person: str | None, reason: str, says: str, run: TrainingRun, admin_client: Client
+) -> None:
+    run.person = User.objects.create_user(person) if person else None
+    run.reason = reason
+    run.save()
+    page = admin_client.get(reverse("admin:training_trainingrun_change", args=[run.pk])).content.decode()
+    assert says in page
+
+
+@pytest.mark.django_db
 def test_a_version_has_the_same_colour_in_every_drawing(style: Style, run: TrainingRun, admin_client: Client) -> None:
     first, second = make_version(style, 0.3), make_version(style, 0.5)
     run.version = second
