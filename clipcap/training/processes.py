@@ -27,7 +27,7 @@ from clipcap.training.network import interface_of
 from clipcap.training.state import trained_weights
 from clipcap.training.steps import EpochEnd, Progress, TrainingSetup
 
-PROCESS = "clipcap.training.process"
+LAUNCHER, PROCESS = "clipcap.training.launcher", "clipcap.training.process"
 RESTARTS = 3  # after which something else is wrong than a process that was killed
 _LOOK = 1.0  # seconds between two looks whether the launcher is still there
 _ENDS = 10.0  # seconds that it has for ending its processes
@@ -63,7 +63,7 @@ class Processes:
             f"--master-port={launch.port}",
             "--max-restarts=0",  # whoever started the training starts all of them again, on all machines
         )
-        command = [sys.executable, "-P", "-m", "torch.distributed.run", *options, "-m", PROCESS]
+        command = [sys.executable, "-P", "-m", LAUNCHER, *options, "-m", PROCESS]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # they import what this process does
             "PYTHONSAFEPATH": "1",

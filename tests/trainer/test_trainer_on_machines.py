@@ -250,6 +250,7 @@ def test_a_machine_that_loses_the_training_worker_ends_its_processes_and_waits_f
         train(model=model_for(tiny_lm, "adapters"), options=TWICE, machines=machines, on_progress=lose_it)
     wait_until(lambda: len(machines.waiting()) == 1, "it is there again")
     assert joined.said().count("connected with") == 2
+    assert "Traceback" not in joined.said()
 
 
 def test_an_error_on_another_machine_ends_the_training_with_it(
