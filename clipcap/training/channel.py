@@ -19,7 +19,10 @@ _CHUNK = 2**20  # bytes
 
 
 class Channel:
-    """One end. Threads may send at the same time; one receives."""
+    """One end. Threads may send at the same time; one receives.
+
+    local_address: the IP address under which the other end knows this one.
+    """
 
     def __init__(self, connected: socket.socket) -> None:
         waits = struct.pack("ll", int(SILENCE), 0)
@@ -28,13 +31,9 @@ class Channel:
             connected.setsockopt(socket.SOL_SOCKET, option, waits)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connected
+        self.local_address: str = connected.getsockname()[0]
         self.connection: Connection[Any, Any] = Connection(os.dup(connected.fileno()))
         self._sending = threading.Lock()
-
-    @property
-    def local_address(self) -> str:
-        """The IP address under which the other end knows this one."""
-        return str(self._socket.getsockname()[0])
 
     def authenticate(self, key: bytes, *, first: bool) -> None:
         """Prove to the other end that this one knows the key, and let it prove the same.

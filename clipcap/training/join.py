@@ -40,16 +40,29 @@ def join(address: str, key: str, processes: int, threads: int, say: Callable[[st
             channel = _connected(host, port, key.encode())
         except OSError as error:
             if not waiting:
-                say(f"{address} cannot be reached ({error.strerror or error}); trying until it can be")
+                say(f"{address} cannot be reached ({_cause(error)}); trying until it can be")
             waiting = True
             time.sleep(_AGAIN)
             continue
         waiting = False
         say(f"connected with {address}; waiting for a training run")
-        with suppress(OSError, EOFError):
+        try:
             _train_along(channel, host, processes, threads, say)
-        channel.close()
-        say(f"lost the connection with {address}")
+        except (OSError, EOFError) as error:  # a disk that is full, too
+            say(f"the connection with {address} has ended ({_cause(error)})")
+        finally:
+            channel.close()
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, and with which file if it was one, in a few words."""
+    if isinstance(error, BlockingIOError):  # what a socket says after its time-out
+        return f"nothing was heard for {SILENCE:.0f} s"
+    if isinstance(error, EOFError):
+        return "the other side closed it"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
 
 
 def _connected(host: str, port: int, key: bytes) -> Channel:
@@ -117,7 +130,7 @@ def _until_stopped(channel: Channel, launch: Launch, processes: Processes) -> No
                 return
             heard = time.monotonic()
         if time.monotonic() - heard > SILENCE:
-            raise TimeoutError("the other machine has fallen silent")
+            raise TimeoutError(f"nothing was heard for {SILENCE:.0f} s")
     channel.send(Ended(launch.attempt, processes.ended))
 
 

@@ -110,9 +110,9 @@ def peer(machines: Machines, does: Callable[[Channel, Any], None]) -> Iterator[N
         with suppress(OSError, EOFError):
             while True:
                 message = channel.receive()
+                does(channel, message)
                 if isinstance(message, training_machines.Job):
                     channel.receive_file(Path(os.devnull))
-                does(channel, message)
 
     wait_until(machines.waiting, "it is there")
     thread = Thread(target=listen)
@@ -262,6 +262,19 @@ def test_an_error_on_another_machine_ends_the_training_with_it(
 
     with peer(machines, runs_full), pytest.raises(MemoryError, match="no memory left there"):
         train(model=model_for(tiny_lm, "adapters"), machines=machines)
+
+
+def test_a_machine_that_is_lost_before_it_has_the_job_is_done_without(
+    train: Train, tiny_lm: LanguageModel, machines: Machines
+) -> None:
+    said: list[str] = []
+
+    def hangs_up(channel: Channel, message: Any) -> None:
+        channel.close()
+
+    with peer(machines, hangs_up):
+        train(model=model_for(tiny_lm, "adapters"), machines=machines, on_message=said.append)
+    assert said[1:] == ["other was lost; continuing from the last state", "training on this machine alone"]
 
 
 def test_machines_whose_processes_do_not_find_one_another_are_done_without(
