@@ -90,8 +90,8 @@ def test_a_style_of_ones_own_is_carried_over_to_the_base_models_of_a_new_release
     call_command("install_styles")
     base = BaseModels.objects.get(encoder=tomorrow.identities["encoder"])
     assert (
-        "this release has other base models than those in service, without a version of plain; "
-        f"docs/guide/base-models.md says how to change to them without a gap: they are number {base.pk}"
+        f"this release has other base models (number {base.pk}) than those in service, without a version of plain; "
+        "docs/guide/base-models.md says how to change to them without a gap"
     ) in capsys.readouterr().out
     assert (BaseModels.in_service(), dataset.version_in_service) == (today.starts(), own)
 

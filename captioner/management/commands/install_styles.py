@@ -82,8 +82,8 @@ class Command(BaseCommand):
         if missing or Worker.objects.alive("captions").exists():
             without = f", without a version of {missing}" if missing else ""
             self.stdout.write(
-                f"this release has other base models than those in service{without}; docs/guide/base-models.md says "
-                f"how to change to them without a gap: they are number {base.pk}"
+                f"this release has other base models (number {base.pk}) than those in service{without}; "
+                "docs/guide/base-models.md says how to change to them without a gap"
             )
         else:
             services.cut_over(base=base, reason="shipped with the software")
