@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).parent.parent
 SIZE, CLUSTERS, PART = 512, 300, 2_000
 TEXTS = {"dog": "in a sixth of the captions", "zebra": "in one of 5,000", "xylophone": "in none"}
@@ -63,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fill(count: int) -> int:
+    import numpy as np
     from django.contrib.auth import get_user_model
     from django.core.management import call_command
     from django.utils import timezone
@@ -130,6 +129,7 @@ def _fill(count: int) -> int:
 
 
 def _ask(times: int) -> int:
+    import numpy as np  # not before what a web process loads, which sets it up
     from django.conf import settings
     from django.contrib.auth import get_user_model
     from django.core.management import call_command

@@ -53,7 +53,9 @@ class Example(models.Model):
         constraints = (models.UniqueConstraint(fields=["style", "image", "text"], name="examples_are_unique"),)
         indexes = (
             models.Index(fields=["style", "held_out", "id"], name="example_split"),
-            models.Index(fields=["style", "source"], name="example_source"),
+            # The photos of a dataset, counted from the index alone.
+            models.Index(fields=["style", "held_out", "image"], name="example_images_by_split"),
+            models.Index(fields=["style", "source", "image"], name="example_images_by_source"),
             models.Index(fields=["-created_at", "-id"], name="example_newest"),
             models.Index(fields=["style", "-created_at", "-id"], name="example_of_style"),
         )

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.core.cache import cache
-from django.db.models import Count
-from django.db.models.functions import TruncHour
+from django.db.models import Case, Count, Q, Value, When
 from django.utils import timezone
 
 from captioner.admin.base import counted, many, since
@@ -112,20 +111,17 @@ def failed_captions() -> list[Caption]:
 def _count_hours() -> list[Hour]:
     now = timezone.now().replace(minute=0, second=0, microsecond=0)
     hours = [now - timedelta(hours=HOURS - 1 - i) for i in range(HOURS)]
-    rows = (
-        Caption.objects.filter(created_at__gte=hours[0])
-        .order_by()
-        .annotate(hour=TruncHour("created_at"))
-        .values_list("hour", "status")
-        .annotate(count=Count("pk"))
+    # By comparisons, since SQLite calls Python to truncate a time; and by the hour alone, or it would read all captions
+    # in the order of an index of statuses.
+    hour = Case(
+        *(When(created_at__lt=end, then=Value(number)) for number, end in enumerate(hours[1:])),
+        default=Value(HOURS - 1),
     )
-    counts = {(hour, status): count for hour, status, count in rows}
+    captions = Caption.objects.filter(created_at__gte=hours[0]).order_by().values_list(hour)
+    of_status = {status: Count("pk", filter=Q(status=status)) for status in (Status.SUCCEEDED, Status.FAILED)}
+    rows = {row[0]: row[1:] for row in captions.annotate(**of_status, all=Count("pk"))}
+    counts = [rows.get(number, (0, 0, 0)) for number in range(HOURS)]
     return [
-        Hour(
-            hour,
-            counts.get((hour, Status.SUCCEEDED), 0),
-            counts.get((hour, Status.FAILED), 0),
-            sum(counts.get((hour, status), 0) for status in (Status.QUEUED, Status.RUNNING, Status.CANCELED)),
-        )
-        for hour in hours
+        Hour(begins, done, failed, every - done - failed)
+        for begins, (done, failed, every) in zip(hours, counts, strict=True)
     ]

@@ -2,7 +2,7 @@ from typing import Any
 
 from django.db import migrations
 
-NAME = "caption_words"
+NAME = "caption_newest_words"
 
 
 def add(apps: Any, schema_editor: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from django.apps import apps
@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from captioner import services
 from captioner.admin import base as admin_base
+from captioner.admin import dashboard
 from captioner.admin import scores as version_scores
 from captioner.jobs.job import Status
 from captioner.models import (
@@ -30,6 +31,7 @@ from captioner.models import (
     Worker,
 )
 from tests.admin.rows import make_captions, make_run, make_version, text_of
+from tests.captions import finished
 from training import services as training_services
 from training.models import Import
 
@@ -187,6 +189,23 @@ def populate(style: Style, images: list[Image], count: int) -> None:
         )
     Worker.objects.bulk_create(Worker(name=str(uuid.uuid4()), queue="captions") for _ in range(count))
     Style.objects.bulk_create(Style(slug=str(uuid.uuid4()), name="another") for _ in range(count))
+
+
+def test_the_dashboard_counts_the_captions_of_a_day_by_the_hour_and_reads_no_older_ones(
+    style: Style, images: list[Image], boss: Client
+) -> None:
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    for minutes in (-1, -59, -60, -61, -24 * 60):
+        finished(images[0], style, created_at=hour + timedelta(minutes=minutes))
+    failed = {"status": Status.FAILED, "error_code": "internal_error"}
+    finished(images[0], style, created_at=hour - timedelta(minutes=30), **failed)
+    finished(images[0], style, created_at=hour, status=Status.CANCELED)
+    services.prune()
+    cache.clear()
+    (plan,) = [plan for sql, plan in plans(reverse("admin:index"), boss, "captioner_caption") if "FILTER" in sql]
+    assert "created_at>?" in plan
+    counted = [(one.succeeded, one.failed, one.other) for one in dashboard.captions_per_hour()]
+    assert counted == [*[(0, 0, 0)] * 21, (1, 0, 0), (3, 1, 0), (0, 0, 1)]
 
 
 def test_no_list_makes_more_queries_for_more_rows(style: Style, images: list[Image], boss: Client) -> None:

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from django.db.models import Count, QuerySet, Sum
-from django.db.models.functions import Coalesce
+from django.db.models import Count, QuerySet
 
 from captioner.models import Style
 from training.models import Example
 
-SAMPLES, MOST = 12, 50  # examples and words shown of a dataset
+SAMPLES, MOST, MOST_REPEATED = 12, 50, 10  # examples, words and texts shown of a dataset
+PART = 5000  # examples read at a time
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
@@ -31,7 +31,7 @@ def statistics(style: Style) -> dict[str, Any]:
     words: Counter[str] = Counter()
     chance = random.Random(0)
     samples: list[int] = []
-    for place, (key, text) in enumerate(dataset.order_by("pk").values_list("pk", "text").iterator(5000)):
+    for place, (key, text) in enumerate(dataset.order_by("pk").values_list("pk", "text").iterator(PART)):
         found = _WORD.findall(text.lower())
         words.update(found)
         lengths[len(found)] += 1
@@ -42,6 +42,12 @@ def statistics(style: Style) -> dict[str, Any]:
     count = lengths.total()
     by_length = sorted(lengths.items())
     texts = dataset.order_by().values("text").annotate(images=Count("pk")).filter(images__gt=1)
+    repeated: list[int] = []  # how many images have each of these texts, the most frequent first
+    most: list[dict[str, Any]] = []
+    for row in texts.order_by("-images", "text").iterator(PART):
+        repeated.append(row["images"])
+        if len(most) < MOST_REPEATED:
+            most.append(dict(row))
     split = {row["held_out"]: row for row in _counted(dataset, "held_out")}
     nothing = {"examples": 0, "images": 0}
     return {
@@ -59,10 +65,7 @@ def statistics(style: Style) -> dict[str, Any]:
             "longest": by_length[-1][0] if count else 0,
             "histogram": by_length,
         },
-        "duplicates": {
-            **texts.aggregate(texts=Count("text"), examples=Coalesce(Sum("images"), 0)),
-            "most": list(texts.order_by("-images", "text")[:10]),
-        },
+        "duplicates": {"texts": len(repeated), "examples": sum(repeated), "most": most},
         "vocabulary": {"words": len(words), "running": words.total(), "most": words.most_common(MOST)},
         "samples": list(dataset.filter(pk__in=samples).select_related("image").order_by("pk")),
     }

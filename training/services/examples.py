@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Count, Exists, OuterRef, QuerySet
 
 from captioner import services as captioner_services
 from captioner.errors import Refused
@@ -41,10 +41,9 @@ class Photos:
 
 def count_photos(examples: QuerySet[Example]) -> Photos:
     """The photos of some examples, by split."""
-    training, held_out = (
-        examples.filter(held_out=part).order_by().values("image").distinct().count() for part in (False, True)
-    )
-    return Photos(training, held_out)
+    images = Count("image", distinct=True)
+    photos = dict(examples.order_by().values_list("held_out").annotate(images=images))
+    return Photos(photos.get(False, 0), photos.get(True, 0))
 
 
 def add_example(
