@@ -98,6 +98,12 @@ def alone(train: Train, tiny_lm: LanguageModel, tmp_path: Path) -> list[float]:
     return losses(train(model=model_for(tiny_lm, "adapters"), options=TWICE, folder=tmp_path / "alone"))
 
 
+def trained_together(train: Train, lm: LanguageModel, machines: Machines, **changes: Any) -> list[float]:
+    """The losses of the same training on these machines, whose state is kept every second step."""
+    model = model_for(lm, "adapters")
+    return losses(train(model=model, options=TWICE, machines=machines, state_every=2, **changes))
+
+
 @contextmanager
 def peer(machines: Machines, does: Callable[[Channel, Any], None]) -> Iterator[None]:
     """A machine that has joined and does as it likes with each message that it gets."""
@@ -139,16 +145,8 @@ def test_a_machine_that_joins_takes_its_part_in_every_training_even_if_one_of_it
         return True
 
     for folder in ("first", "second"):
-        together = train(
-            model=model_for(tiny_lm, "adapters"),
-            options=TWICE,
-            folder=tmp_path / folder,
-            machines=machines,
-            on_progress=kill_it_in_the_fourth_step,
-            on_message=said.append,
-            state_every=2,
-        )
-        assert losses(together) == pytest.approx(alone, abs=1e-4)
+        changes = {"on_progress": kill_it_in_the_fourth_step, "on_message": said.append, "folder": tmp_path / folder}
+        assert trained_together(train, tiny_lm, machines, **changes) == pytest.approx(alone, abs=1e-4)
     # From the state of the second step, or of the fourth if the death took a moment.
     first = steps[: steps.index(10) + 1]
     assert {*first[4:]} in ({*range(3, 11)}, {*range(5, 11)})
@@ -176,15 +174,8 @@ def test_when_the_other_machine_is_lost_this_one_continues_alone(
             joined.process.kill()
         return True
 
-    together = train(
-        model=model_for(tiny_lm, "adapters"),
-        options=TWICE,
-        machines=machines,
-        on_progress=kill_it_in_the_fourth_step,
-        on_message=said.append,
-        state_every=2,
-    )
-    assert losses(together) == pytest.approx(alone, abs=1e-4)
+    changes = {"on_progress": kill_it_in_the_fourth_step, "on_message": said.append}
+    assert trained_together(train, tiny_lm, machines, **changes) == pytest.approx(alone, abs=1e-4)
     assert said == [
         f"training together with {HERE}",
         f"{HERE} was lost; continuing from the last state",
@@ -216,16 +207,12 @@ def test_a_host_that_is_cut_off_is_done_without_and_takes_part_in_the_next_train
             return True
 
         for folder in ("first", "second"):
-            together = train(
-                model=model_for(tiny_lm, "adapters"),
-                options=TWICE,
-                folder=tmp_path / folder,
-                machines=machines,
-                on_progress=cut_it_off_in_the_fourth_step,
-                on_message=said.append,
-                state_every=2,
-            )
-            assert losses(together) == pytest.approx(alone, abs=1e-4)
+            changes = {
+                "on_progress": cut_it_off_in_the_fourth_step,
+                "on_message": said.append,
+                "folder": tmp_path / folder,
+            }
+            assert trained_together(train, tiny_lm, machines, **changes) == pytest.approx(alone, abs=1e-4)
             host.reconnect()
             wait_until(lambda: machines.waiting() and not joined.at_work(), "it is there again, and free")
     together_with = f"training together with {HERE}"
@@ -247,7 +234,7 @@ def test_a_machine_that_loses_the_training_worker_ends_its_processes_and_waits_f
         raise Over
 
     with pytest.raises(Over):
-        train(model=model_for(tiny_lm, "adapters"), options=TWICE, machines=machines, on_progress=lose_it)
+        trained_together(train, tiny_lm, machines, on_progress=lose_it)
     wait_until(lambda: len(machines.waiting()) == 1, "it is there again")
     assert joined.said().count("connected with") == 2
     assert "Traceback" not in joined.said()
