@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import uuid
 from collections.abc import Iterator
@@ -206,3 +207,22 @@ def test_every_caption_of_every_epoch_is_seen_whole(run: TrainingRun, page: Page
     expect(photo.locator("li")).to_have_count(12)
     expect(photo.get_by_text("reference: two dogs")).to_be_visible()
     assert page.evaluate(CUT_OFF) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_drawn_can_be_read_on_a_phone(run: TrainingRun, page: Page) -> None:
+    run.curve = [[step, 5 - step / 10, 4e-4] for step in range(1, 31)]
+    run.save()
+    page.set_viewport_size({"width": 390, "height": HEIGHT})
+    page.goto(reverse("admin:training_trainingrun_change", args=[run.pk]))
+    labels = page.locator("svg.plot text")
+    assert labels.count() > 8
+    drawing = page.locator("svg.plot").first.bounding_box()
+    assert drawing
+    boxes = [box for label in labels.all() if (box := label.bounding_box())]
+    assert min(box["height"] for box in boxes) > 9
+    assert min(box["x"] for box in boxes) >= drawing["x"]
+    assert max(box["x"] + box["width"] for box in boxes) <= drawing["x"] + drawing["width"] + 1
+    for left, right in itertools.pairwise(sorted(boxes, key=lambda box: (round(box["y"]), box["x"]))):
+        apart = left["x"] + left["width"] <= right["x"] or abs(left["y"] - right["y"]) > left["height"] / 2
+        assert apart, "two labels lie on one another"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from django.utils.html import escape, format_html, format_html_join
 from django.utils.safestring import SafeString
 
-WIDTH, LEFT, TOP, BOTTOM = 720, 48, 12, 30
+WIDTH, LEFT, TOP, BOTTOM = 720, 72, 12, 30  # LEFT is room for six digits in a phone's larger letters
 COLOURS = 6  # of series in the style sheet
 
 Point = tuple[float, float]
@@ -154,10 +154,11 @@ def as_file(drawing: SafeString) -> str:
 
 
 def svg(height: int, parts: Sequence[SafeString], title: str, width: int = WIDTH) -> SafeString:
-    """The parts as one picture."""
+    """The parts as one picture. What is wide becomes small on a phone: the style sheet has larger letters for it."""
     inside = format_html_join("", "{}", ((part,) for part in parts))
+    kind = "plot wide" if width == WIDTH else "plot"
     return format_html(
-        '<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>', width, height, title, inside
+        '<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>', kind, width, height, title, inside
     )
 
 
