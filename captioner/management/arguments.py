@@ -1,10 +1,22 @@
-"""What the commands' arguments name: a style and a user, found or refused in the same words."""
+"""Arguments that several commands take, a style and a user, and what they name, found or refused in the same words."""
+
+from argparse import ArgumentParser
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.core.management.base import CommandError
 
 from captioner.models import Style
+
+
+def add_style(parser: ArgumentParser) -> None:
+    """STYLE, for `named_style`."""
+    parser.add_argument("style", metavar="STYLE", help="slug of the style")
+
+
+def add_user(parser: ArgumentParser) -> None:
+    """--user, for `named_user`."""
+    parser.add_argument("--user", metavar="NAME", help="user name to record")
 
 
 def named_style(slug: str) -> Style:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from captioner import services
 from captioner.errors import Refused
 from captioner.management.arguments import named_user
+from captioner.management.command import ServiceCommand
 from captioner.models import SILENCE, Caption, Viewer, Worker, probability
 from clipcap import jsonl
 from clipcap.image import SUFFIXES
@@ -25,7 +26,7 @@ BEGINNING = b'{"image": "'  # of every line
 AHEAD = 128  # photos that wait in the queue at a time: enough for full batches of several workers
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "Caption all photos below a folder in one or more styles, with one JSON line for each photo and style. With "
         "--out, an interrupted command continues where it stopped when it is run again: what has a line is "
@@ -55,10 +56,7 @@ class Command(BaseCommand):
         if least is not None and not 0 <= least <= 1:
             raise CommandError(f"--min-confidence must be from 0 to 1, not {least:g}")
         viewer = Viewer(named_user(options["user"]))
-        try:
-            styles = [style.slug for style in services.choose_styles(options["style"])]
-        except Refused as error:
-            raise CommandError(error.detail) from error
+        styles = [style.slug for style in services.choose_styles(options["style"])]
         photos, others = jsonl.photos_in(folder)
         if not photos:
             raise CommandError(f"{folder} contains no photos ({', '.join(SUFFIXES)})")

@@ -3,14 +3,12 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-
 from captioner import services
-from captioner.errors import Refused
-from captioner.management.arguments import named_user
+from captioner.management.arguments import add_user, named_user
+from captioner.management.command import ServiceCommand
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = "Put other base models in service. To go back, give the number of the previous base models."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -19,14 +17,11 @@ class Command(BaseCommand):
             "--leave-out", nargs="*", default=[], metavar="STYLE", help="styles that may go out of service with it"
         )
         parser.add_argument("--reason", default="", help="recorded in the audit log")
-        parser.add_argument("--user", metavar="NAME", help="user name to record")
+        add_user(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         person = named_user(options["user"])
-        try:
-            base = services.find_base_models(options["base"])
-            left_out = [services.find_style(slug) for slug in options["leave_out"]]
-            services.cut_over(base=base, leave_out=left_out, person=person, reason=options["reason"])
-        except Refused as error:
-            raise CommandError(error.detail) from error
+        base = services.find_base_models(options["base"])
+        left_out = [services.find_style(slug) for slug in options["leave_out"]]
+        services.cut_over(base=base, leave_out=left_out, person=person, reason=options["reason"])
         self.stdout.write(f"{base} are in service")

@@ -5,22 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from django.core.files import File
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from captioner import services
-from captioner.errors import Refused
-from captioner.management.arguments import named_style, named_user
+from captioner.management.arguments import add_style, add_user, named_style, named_user
+from captioner.management.command import ServiceCommand
 from captioner.management.commands.check_mapper import add_unrecorded
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "File a mapper, with its language model if it has one of its own, as the next version of a style. It is not "
         "used until it is promoted."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("style", metavar="STYLE", help="slug of the style")
+        add_style(parser)
         parser.add_argument(
             "file",
             type=Path,
@@ -31,7 +31,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--base", type=int, metavar="N", help="number of the base models it is for; those in service if left out"
         )
-        parser.add_argument("--user", metavar="NAME", help="user name to record")
+        add_user(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         style = named_style(options["style"])
@@ -49,8 +49,6 @@ class Command(BaseCommand):
                 )
         except OSError as error:
             raise CommandError(f"{path} cannot be read: {error.strerror}") from error
-        except Refused as error:
-            raise CommandError(error.detail) from error
         trained_on = version.mapper.trained_on
         self.stdout.write(
             f"filed as {version}: {version.brings}{f'; trained on {trained_on}' if trained_on else ''}. Promote it to "

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from captioner import services
-from captioner.errors import Refused
+from captioner.management.command import ServiceCommand
 from captioner.models import BaseModels, MapperVersion, Style, Worker
 from clipcap.fingerprint import file_sha256
 
@@ -19,7 +19,7 @@ DESCRIPTIONS = {
 }
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "File each mapper of a folder as a style of its name and put it in service; styles that exist are left alone."
     )
@@ -50,10 +50,7 @@ class Command(BaseCommand):
             known = style.versions.filter(sha256=file_sha256(path)).exists()
             if in_service is None or (outdated and not known):
                 if not own:  # the software's own were tried by its tests
-                    try:
-                        services.check_mapper(path, str(path))
-                    except Refused as error:
-                        raise CommandError(error.detail) from error
+                    services.check_mapper(path, str(path))
                 version = services.register_version(style=style, path=path, origin=MapperVersion.Origin.SHIPPED)
                 if own:
                     self._record_models(version)

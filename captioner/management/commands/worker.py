@@ -6,17 +6,16 @@ from typing import Any
 
 from celery.bin.celery import celery
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
 
 from captioner import services
 from captioner.checks import TAG
-from captioner.errors import Refused
 from captioner.jobs.registry import QUEUES
+from captioner.management.command import ServiceCommand
 
 log = logging.getLogger(__name__)
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = "Process a queue until SIGTERM or Ctrl-C; work in progress is finished first. One process per GPU."
     requires_system_checks = (TAG,)  # the others load the web process's modules
 
@@ -48,10 +47,7 @@ class Command(BaseCommand):
         if base is None:
             chosen = retry_on_lost_database(services.sources_here, seconds=300)
         else:
-            try:
-                models = services.find_base_models(base)
-            except Refused as error:
-                raise CommandError(error.detail) from error
+            models = services.find_base_models(base)
             chosen = models.encoder_source, models.language_model_source
         settings.ENCODER, settings.LANGUAGE_MODEL = chosen
         if base is None and chosen != named:

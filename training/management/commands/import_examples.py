@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from django.core.files import File
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from captioner import services as captioner_services
-from captioner.errors import Refused
 from captioner.jobs.job import Claim, Status
-from captioner.management.arguments import named_style, named_user
+from captioner.management.arguments import add_user, named_style, named_user
+from captioner.management.command import ServiceCommand
 from clipcap.progress import ProgressBar
 from training import services
 from training.datasets.annotations import ACCEPTED
@@ -27,7 +27,7 @@ HOLDER = "command"
 LOOK, BEAT = 0.5, 5.0  # seconds between two looks at the progress, and two renewals of the lease
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         f"Add captioned images to a style's dataset from {ACCEPTED}: in a zip or folder with the images, or alone, "
         f"about images stored already. Ctrl-C stops between two rows, and --resume continues from there."
@@ -38,16 +38,13 @@ class Command(BaseCommand):
         parser.add_argument("path", metavar="FILE_OR_FOLDER", nargs="?", type=Path)
         parser.add_argument("--picture-column", metavar="NAME", default="", help="column or key of the file name")
         parser.add_argument("--caption-column", metavar="NAME", default="", help="column or key of the caption")
-        parser.add_argument("--user", metavar="NAME", help="user name to record")
+        add_user(parser)
         parser.add_argument("--resume", metavar="IMPORT_ID", type=int, help="resume a stopped import")
         # --refused is what 0.2.0 called it.
         parser.add_argument("--rejected", "--refused", metavar="FILE.csv", type=Path, help="CSV file for rejected rows")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            batch = _resumed(options["resume"]) if options["resume"] is not None else _started(options)
-        except Refused as error:
-            raise CommandError(error.detail) from error
+        batch = _resumed(options["resume"]) if options["resume"] is not None else _started(options)
         with ProgressBar("row", done=batch.rows, file=self.stderr) as progress:
             follower = _Follower(batch, progress)
             before = signal.signal(signal.SIGINT, follower.interrupt)

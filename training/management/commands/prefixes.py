@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from captioner.management.arguments import named_style
+from captioner.management.arguments import add_style, named_style
 
 
 class Command(BaseCommand):
@@ -16,7 +16,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("style", metavar="STYLE", help="slug of the style")
+        add_style(parser)
         parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
         parser.add_argument("--number", type=int, help="version number; the one in service if left out")
         parser.add_argument("--words", type=int, default=5, help="number of words per vector (5)")

@@ -3,16 +3,16 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from captioner import services as captioner_services
-from captioner.errors import Refused
-from captioner.management.arguments import named_user
+from captioner.management.arguments import add_user, named_user
+from captioner.management.command import ServiceCommand
 from captioner.models import BaseModels
 from training import services
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = (
         "Prepare other base models: once workers have loaded them, every style in service is retrained for them, while "
         "captions go on with those in service. Called again, it goes on from there and shows how far it is."
@@ -26,24 +26,21 @@ class Command(BaseCommand):
         parser.add_argument("--base", type=int, metavar="N", help="instead of names: the number of those on record")
         parser.add_argument("--show", action="store_true", help="only show how far it is")
         parser.add_argument("--cancel", action="store_true", help="stop it; what is done is kept")
-        parser.add_argument("--user", metavar="NAME", help="user name to record")
+        add_user(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         person = named_user(options["user"])
-        try:
-            if options["base"] is not None:
-                base = captioner_services.find_base_models(options["base"])
-                if options["cancel"]:
-                    services.cancel_preparation(base=base, person=person)
-                elif not options["show"]:
-                    services.resume_preparation(base=base, person=person)
-            elif options["show"] or options["cancel"]:
-                raise CommandError("say which: --base N")
-            else:
-                names = {name: options[name] or "" for name in ("encoder", "language_model")}
-                base = services.prepare_base(**names, person=person)
-        except Refused as error:
-            raise CommandError(error.detail) from error
+        if options["base"] is not None:
+            base = captioner_services.find_base_models(options["base"])
+            if options["cancel"]:
+                services.cancel_preparation(base=base, person=person)
+            elif not options["show"]:
+                services.resume_preparation(base=base, person=person)
+        elif options["show"] or options["cancel"]:
+            raise CommandError("say which: --base N")
+        else:
+            names = {name: options[name] or "" for name in ("encoder", "language_model")}
+            base = services.prepare_base(**names, person=person)
         self._show(base)
 
     def _show(self, base: BaseModels) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from captioner.management.arguments import named_style
+from captioner.management.arguments import add_style, named_style
 from clipcap.choices import OptionError, add_arguments, chosen, options_of
 from clipcap.options import TrainingChoices
 
@@ -35,7 +35,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("style", metavar="STYLE", help="slug of the style")
+        add_style(parser)
         parser.add_argument("--prefix-lengths", nargs="+", type=int, default=[1, 5, 10, 20], metavar="K")
         parser.add_argument("--mappers", nargs="+", choices=KINDS, default=KINDS)
         parser.add_argument(

@@ -4,10 +4,10 @@ import time
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
-from captioner.errors import Refused
-from captioner.management.arguments import named_style, named_user
+from captioner.management.arguments import add_style, add_user, named_style, named_user
+from captioner.management.command import ServiceCommand
 from captioner.models import Worker
 from clipcap.choices import add_arguments, chosen
 from clipcap.progress import ProgressBar
@@ -16,22 +16,19 @@ from training.options import RunOptions
 from training.reports import RunProgress
 
 
-class Command(BaseCommand):
+class Command(ServiceCommand):
     help = "Retrain a style on its examples; a training worker does it. Ctrl-C leaves the run going."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("style", metavar="STYLE", help="slug of the style")
+        add_style(parser)
         add_arguments(parser, RunOptions)
-        parser.add_argument("--user", metavar="NAME", help="user name to record")
+        add_user(parser)
         parser.add_argument("--no-wait", action="store_true", help="queue the run and exit")
 
     def handle(self, *args: Any, **options: Any) -> None:
         style = named_style(options["style"])
         person = named_user(options["user"])
-        try:
-            run = services.start_run(style=style, person=person, options=chosen(RunOptions, options))
-        except Refused as error:
-            raise CommandError(error.detail) from error
+        run = services.start_run(style=style, person=person, options=chosen(RunOptions, options))
         self.stdout.write(f"{run} is queued")
         if options["no_wait"]:
             return
