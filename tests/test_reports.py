@@ -30,6 +30,7 @@ SIZES = {
     "lm_heads": 5,
     "vocabulary": 6,
     "processes": 1,
+    "apart": False,
 }
 
 
