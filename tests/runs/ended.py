@@ -23,6 +23,13 @@ def trained(style: Style, engine: CaptionEngine, options: dict[str, Any]) -> Tra
     return run
 
 
+def succeeds(run: TrainingRun, engine: CaptionEngine) -> None:
+    """Work on a run that ends well."""
+    TrainingEngine(engine).work()
+    run.refresh_from_db()
+    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+
+
 def end(run: TrainingRun) -> None:
     TrainingRun.objects.filter(pk=run.pk).update(status=Status.FAILED, finished_at=timezone.now())
 

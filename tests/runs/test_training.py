@@ -24,7 +24,7 @@ from captioner.workers.worker_process import WorkerProcess, capacity_of
 from clipcap.checkpoint import load_mapper, save_mapper
 from clipcap.language_model import LanguageModel
 from clipcap.training.recomputing import recomputed
-from tests.runs.ended import QUICK, trained, work_and_cancel
+from tests.runs.ended import QUICK, succeeds, trained, work_and_cancel
 from tests.runs.photos import caption
 from training import memory, reports, services
 from training.examples import captioned_images
@@ -97,9 +97,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(
     run.refresh_from_db()
     assert (run.status, run.attempts) == (Status.QUEUED, 0)  # handed back
     assert services.run_folder(run).exists() == begun
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
-    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    succeeds(run, engine)
     assert run.version is not None
     assert whole.version is not None
     assert run.version.sha256 == whole.version.sha256
@@ -114,9 +112,7 @@ def test_cancelling_is_heard_in_every_phase_and_the_run_can_be_resumed(
     work_and_cancel(run, engine, TrainingRun.objects.filter(pk=run.pk, progress__phase=phase).exists)
     assert run.version is None
     services.resume_run(run)
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
-    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    succeeds(run, engine)
 
 
 def test_only_one_run_of_a_style_is_unfinished_at_a_time(factual: Style) -> None:

@@ -16,7 +16,7 @@ from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
 from captioner.models import Image, MapperVersion, Style
-from tests.runs.ended import QUICK, trained, work_and_cancel
+from tests.runs.ended import QUICK, succeeds, trained, work_and_cancel
 from tests.servers import small_disk
 from training import services
 from training.models import Example, RunEvent, TrainingRun
@@ -42,9 +42,7 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_keeps_what_it_had(
     assert (services.run_folder(run) / "mapper.safetensors").exists()
     monkeypatch.setattr(captioner_services, "stored_version", real)
     services.resume_run(run)
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
-    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    succeeds(run, engine)
 
 
 @pytest.mark.embedded_models
@@ -68,9 +66,7 @@ def test_a_run_whose_folder_or_temporary_files_find_no_room_says_so_without_a_pa
         assert run.error_detail.startswith("No space left on device")
         assert "/" not in run.error_detail
     services.resume_run(active)
-    TrainingEngine(engine).work()
-    active.refresh_from_db()
-    assert (active.status, active.error_detail) == (Status.SUCCEEDED, "")
+    succeeds(active, engine)
 
 
 @pytest.mark.embedded_models
@@ -86,9 +82,7 @@ def test_a_run_whose_photos_cannot_be_read_for_a_while_waits_and_leaves_none_out
     assert TrainingEngine(engine).work() == 0, "not at once"
     media.with_name("away").rename(media)
     TrainingRun.objects.update(ready_at=None)
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
-    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    succeeds(run, engine)
     assert not RunEvent.objects.filter(run=run, message__contains="left out").exists()
 
 
@@ -195,9 +189,7 @@ def test_a_run_whose_state_was_pruned_starts_over_and_shows_nothing_of_before(
     assert services.prune(timedelta(0))["run folders"] == 1
     run.reports.update(training_loss=99.0)
     services.resume_run(run)
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
-    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    succeeds(run, engine)
     assert run.curve[0][0] == 1
     assert not run.reports.filter(training_loss=99.0).exists()
     assert [report.epoch for report in run.reports.all()] == [1, 2, 3]
@@ -219,9 +211,7 @@ def test_a_resumed_run_whose_examples_were_deleted_starts_over(factual: Style, e
     TrainingEngine(engine, stopping=run.reports.exists).work()
     assert (services.run_folder(run) / "state.pt").exists()
     Example.objects.filter(style=factual, held_out=False)[:1].get().delete()
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
-    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    succeeds(run, engine)
     assert run.events.filter(message__contains="starting over").exists()
     assert [report.epoch for report in run.reports.all()] == [1, 2]
 

@@ -12,7 +12,7 @@ from captioner.jobs.job import Status
 from captioner.models import Style
 from clipcap.device import check_processes
 from clipcap.training import Machines
-from tests.runs.ended import work_and_cancel
+from tests.runs.ended import succeeds, work_and_cancel
 from tests.servers import wait_until
 from tests.trainer.test_trainer_on_machines import HERE, KEY, Joined
 from training import services
@@ -54,9 +54,7 @@ def test_a_run_in_two_processes_reports_its_progress_is_canceled_and_is_resumed_
 
     settings.TRAINING_PROCESSES = 1
     services.resume_run(run)
-    TrainingEngine(engine).work()
-    run.refresh_from_db()
-    assert (run.status, run.error_detail) == (Status.SUCCEEDED, "")
+    succeeds(run, engine)
     assert run.version is not None
     epochs = list(run.reports.order_by("epoch"))
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
