@@ -27,7 +27,7 @@ from training.worker import TrainingEngine
 COCO = Path(__file__).parent.parent / "examples" / "coco_cc"
 
 expect.set_options(timeout=PATIENCE)
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.small_models]
 
 
 @pytest.fixture
@@ -88,6 +88,7 @@ def shot(page: Page, name: str) -> None:
         page.set_viewport_size({"width": 1280, "height": 900})
 
 
+@pytest.mark.embedded_models
 @pytest.mark.usefixtures("training_worker")
 def test_a_style_is_fed_retrained_promoted_and_rolled_back_without_a_terminal(
     page: Page, tmp_path: Path, photo: bytes, engine: CaptionEngine
@@ -189,6 +190,7 @@ def test_a_style_comes_from_nothing_into_service_by_one_button_after_the_other(
     expect(page.get_by_role("button", name="Fine as it is")).to_be_visible()
 
 
+@pytest.mark.embedded_models
 def test_versions_are_compared_on_a_chosen_and_an_uploaded_photo_and_captions_regenerated(
     page: Page, photo: bytes, engine: CaptionEngine, styles: dict[str, Style]
 ) -> None:

@@ -19,7 +19,7 @@ from tests.dataset_files import packed, picture, processed
 from training.models import Example, Import, TrainingRun
 from training.options import RunOptions
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.small_models]
 
 
 @pytest.fixture

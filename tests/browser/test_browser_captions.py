@@ -18,7 +18,7 @@ from captioner.inference.engine import CaptionEngine
 from captioner.models import Caption, Correction, Image, Style, Viewer
 from tests.browser.visits import PHOTOS, press, sign_in, upload
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.small_models]
 
 
 @pytest.mark.usefixtures("worker", "ada")
@@ -226,6 +226,7 @@ LOW_CONTRAST = """() => {
 }"""
 
 
+@pytest.mark.embedded_models
 @pytest.mark.usefixtures("ada")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_fit_a_phone_and_have_enough_contrast(

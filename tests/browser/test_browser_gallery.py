@@ -16,7 +16,7 @@ from captioner.inference.engine import CaptionEngine
 from captioner.models import EVERYBODY, Caption, Embedding, Image, Style, Viewer, Worker
 from tests.browser.visits import PHOTOS, press, sign_in
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.small_models]
 
 
 def test_the_gallery_is_searched_while_typing_and_goes_on_while_scrolling(

@@ -9,7 +9,7 @@ from captioner.models import Caption, Correction, MapperVersion, Style
 from tests.admin.rows import SHIPPED
 from tests.browser.visits import PHOTOS, reach
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.small_models]
 
 
 @pytest.mark.usefixtures("worker")

@@ -14,7 +14,7 @@ from tests.browser.visits import PHOTOS, press, sign_in
 from tests.people import member
 from training.models import Policy
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.small_models]
 
 
 @pytest.fixture

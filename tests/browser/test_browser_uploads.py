@@ -14,7 +14,7 @@ from captioner.models import Caption, Image
 from tests.browser.visits import OFFLINE, PHOTOS, upload
 from tests.pictures import FILES
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.small_models]
 
 
 def bad_file(folder: Path) -> Path:
@@ -34,6 +34,7 @@ def transfer_of(page: Page, photo: Path, name: str) -> JSHandle:
     return page.evaluate_handle(make, [base64.b64encode(photo.read_bytes()).decode(), name])
 
 
+@pytest.mark.embedded_models
 @pytest.mark.usefixtures("worker")
 def test_a_pasted_picture_is_captioned(page: Page) -> None:
     page.goto("/")
@@ -65,6 +66,7 @@ def test_a_dropped_photo_is_captioned_in_three_styles_without_reloading(page: Pa
     expect(page.locator(".caption.is-succeeded")).to_have_count(3)
 
 
+@pytest.mark.embedded_models
 @pytest.mark.usefixtures("worker")
 def test_a_phones_photo_in_heic_is_captioned_and_shown(page: Page) -> None:
     upload(page, FILES / "phone.heic")
