@@ -1,6 +1,8 @@
 """Migrations that move data, on both databases."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from django.utils import timezone
 
 from tests.servers import PostgreSQL, default_database
 
+Migrate = Callable[[str, str], Any]
+
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest) -> Iterator[PostgreSQL | None]:
@@ -27,12 +31,51 @@ def server(request: pytest.FixtureRequest) -> Iterator[PostgreSQL | None]:
             yield server
 
 
+class Databases:
+    """Databases that are migrated as far as tests begin. Each is a copy of the one that came closest, migrated on:
+    otherwise, every test would run all migrations."""
+
+    def __init__(self, server: PostgreSQL | None, folder: Path) -> None:
+        self.server, self.folder = server, folder
+        self.made: dict[str, frozenset[tuple[str, str]]] = {}  # the migrations that were run, by name
+
+    def at(self, app: str, name: str, copy: str) -> str:
+        """The address of a new database, called `copy`, that is migrated as far as `name`, with what that needs."""
+        wanted = frozenset(MigrationLoader(None).graph.forwards_plan((app, name)))
+        if wanted not in self.made.values():
+            closest = max((made for made in self.made if self.made[made] < wanted), key=self._steps, default="")
+            with default_database(self._create(name, closest)):
+                call_command("migrate", app, name, verbosity=0)
+            self.made[name] = wanted
+        return self._create(copy, next(made for made in self.made if self.made[made] == wanted))
+
+    def _steps(self, made: str) -> int:
+        return len(self.made[made])
+
+    def _create(self, name: str, like: str) -> str:
+        if self.server:
+            return self.server.create_database(name, like or "template1")
+        if like:
+            shutil.copy(self.folder / like, self.folder / name)
+        return f"sqlite:///{self.folder / name}"
+
+
+@pytest.fixture(scope="module")
+def databases(server: PostgreSQL | None, tmp_path_factory: pytest.TempPathFactory) -> Databases:
+    return Databases(server, tmp_path_factory.mktemp("databases"))
+
+
 @pytest.fixture
-def database(server: PostgreSQL | None, tmp_path: Path, django_db_blocker: Any) -> Iterator[None]:
-    """An empty database of its own."""
-    url = server.create_database(tmp_path.name) if server else f"sqlite:///{tmp_path / 'db.sqlite3'}"
-    with django_db_blocker.unblock(), default_database(url):
-        yield
+def begin_at(databases: Databases, tmp_path: Path, django_db_blocker: Any) -> Iterator[Migrate]:
+    """Gives a test a database of its own, migrated as far as a name; returns the models as they are then."""
+    with ExitStack() as resources:
+
+        def begin(app: str, name: str) -> Any:
+            resources.enter_context(default_database(databases.at(app, name, tmp_path.name)))
+            return MigrationExecutor(connection).loader.project_state([(app, name)]).apps
+
+        resources.enter_context(django_db_blocker.unblock())
+        yield begin
 
 
 def migrate(app: str, name: str) -> Any:
@@ -41,8 +84,8 @@ def migrate(app: str, name: str) -> Any:
     return MigrationExecutor(connection).loader.project_state([(app, name)]).apps
 
 
-def test_numbers_that_were_called_confidence_become_log_probabilities(database: None) -> None:
-    apps = migrate("captioner", "0009_rewritings_listed")
+def test_numbers_that_were_called_confidence_become_log_probabilities(begin_at: Migrate) -> None:
+    apps = begin_at("captioner", "0009_rewritings_listed")
     now = timezone.now()
     style = apps.get_model("captioner", "Style").objects.create(slug="factual")
     image = apps.get_model("captioner", "Image").objects.create(sha256="0" * 64, width=1, height=1, size=1)
@@ -82,8 +125,8 @@ def test_numbers_that_were_called_confidence_become_log_probabilities(database: 
     assert apps.get_model("captioner", "Caption").objects.get(pk=done.pk).confidence == -0.25
 
 
-def test_mappers_of_the_authors_that_were_imported_before_say_how_workers_take_them(database: None) -> None:
-    apps = migrate("captioner", "0017_failures_of_rows")
+def test_mappers_of_the_authors_that_were_imported_before_say_how_workers_take_them(begin_at: Migrate) -> None:
+    apps = begin_at("captioner", "0017_failures_of_rows")
     style = apps.get_model("captioner", "Style").objects.create(slug="factual")
     filed = {
         1: ("mappers/a.pt", "", {"kind": "transformer", "normalize": False}),
@@ -119,8 +162,8 @@ def test_what_is_said_of_them_is_what_they_are_read_as(name: str) -> None:
     assert migration.TRAINED_ON[config["kind"]] == (config["normalize"], config["trained_on"])
 
 
-def test_renamed_models_keep_their_rows_and_who_may_see_them(database: None) -> None:
-    apps = migrate("training", "0010_defaults_of_the_database")
+def test_renamed_models_keep_their_rows_and_who_may_see_them(begin_at: Migrate) -> None:
+    apps = begin_at("training", "0010_defaults_of_the_database")
     style = apps.get_model("captioner", "Style").objects.create(slug="factual")
     batch = apps.get_model("training", "Import").objects.create(style=style, deadline_at=timezone.now())
     apps.get_model("training", "RefusedRow").objects.create(batch=batch, file="a.csv", line=3, reason="no caption")
@@ -144,8 +187,8 @@ def test_renamed_models_keep_their_rows_and_who_may_see_them(database: None) -> 
     assert held(apps) == {("view_refusedrow", "refusedrow"), ("view_checkpoint", "checkpoint")}
 
 
-def test_groups_that_may_see_versions_may_see_base_models(database: None) -> None:
-    apps = migrate("training", "0014_base_models_of_runs")
+def test_groups_that_may_see_versions_may_see_base_models(begin_at: Migrate) -> None:
+    apps = begin_at("training", "0014_base_models_of_runs")
     types, permissions = apps.get_model("contenttypes", "ContentType"), apps.get_model("auth", "Permission").objects
     groups = apps.get_model("auth", "Group").objects
     of, _ = types.objects.get_or_create(app_label="captioner", model="mapperversion")
@@ -159,8 +202,8 @@ def test_groups_that_may_see_versions_may_see_base_models(database: None) -> Non
     assert "Nobody" not in seen.values_list("name", flat=True)
 
 
-def test_labellers_of_before_see_workers_no_longer(database: None) -> None:
-    apps = migrate("training", "0015_who_sees_versions_sees_base_models")
+def test_labellers_of_before_see_workers_no_longer(begin_at: Migrate) -> None:
+    apps = begin_at("training", "0015_who_sees_versions_sees_base_models")
     call_command("migrate", verbosity=0)  # makes the permissions and the groups
     permissions, groups = apps.get_model("auth", "Permission").objects, apps.get_model("auth", "Group").objects
     migrate("training", "0015_who_sees_versions_sees_base_models")
@@ -173,8 +216,8 @@ def test_labellers_of_before_see_workers_no_longer(database: None) -> None:
     assert groups.get(name="Labellers").permissions.get().codename == "view_caption"
 
 
-def test_why_runs_were_refused_moves_into_a_table_of_its_own_and_back(database: None) -> None:
-    migrate("training", "0018_reports_of_runs")
+def test_why_runs_were_refused_moves_into_a_table_of_its_own_and_back(begin_at: Migrate) -> None:
+    begin_at("training", "0018_reports_of_runs")
     apps = migrate("captioner", "0037_identities_as_reported")
     for slug in ("factual", "romantic"):
         apps.get_model("captioner", "Style").objects.create(slug=slug)
@@ -195,10 +238,12 @@ def test_why_runs_were_refused_moves_into_a_table_of_its_own_and_back(database: 
     assert kept == {"a": {"romantic": "it has too few examples"}, "b": {}}
 
 
-def test_what_sqlite_knew_of_a_table_that_is_made_again_is_counted_again(database: None) -> None:
-    if connection.vendor != "sqlite":  # PostgreSQL counts by itself
+def test_what_sqlite_knew_of_a_table_that_is_made_again_is_counted_again(
+    server: PostgreSQL | None, begin_at: Migrate
+) -> None:
+    if server:  # PostgreSQL counts by itself
         return
-    apps = migrate("captioner", "0028_labelled_captions")
+    apps = begin_at("captioner", "0028_labelled_captions")
     apps.get_model("captioner", "Image").objects.create(sha256="0" * 64, width=1, height=1, size=1)
     migrate("captioner", "0029_unfinished_of_owner")
     with connection.cursor() as cursor:
