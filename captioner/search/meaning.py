@@ -218,13 +218,13 @@ def _add(index: VectorFile, pks: list[int]) -> None:
 
 
 class _Joined(Aggregate):
-    """All different values of a column in one text, with commas: a hundred thousand rows take as long to be fetched as
-    to be found."""
+    """All different ids of a column in one text, as hexadecimal digits with commas: a hundred thousand rows take as
+    long to be fetched as to be found."""
 
     function, template, output_field = "GROUP_CONCAT", "%(function)s(DISTINCT %(expressions)s)", TextField()
 
     def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        template = "STRING_AGG(DISTINCT %(expressions)s::text, ',')"
+        template = "STRING_AGG(DISTINCT ENCODE(UUID_SEND(%(expressions)s), 'hex'), ',')"
         return self.as_sql(compiler, connection, template=template, **context)
 
 
@@ -232,7 +232,7 @@ def _first_halves(captions: Iterable[QuerySet[Caption]]) -> NDArray[np.uint64]:
     """The first halves of the ids of the images that captions are of, in order. Two images that share theirs are as
     unlikely as two that share the whole, and whoever shows images asks the database for them anyway."""
     texts = [rows.order_by().aggregate(images=_Joined("image_id"))["images"] or "" for rows in captions]
-    ids = bytes.fromhex("".join(texts).replace(",", "").replace("-", ""))
+    ids = b"".join(bytes.fromhex(text.replace(",", "")) for text in texts)
     return np.sort(np.frombuffer(ids, "<u8")[::2])
 
 
@@ -240,8 +240,11 @@ def _among(values: NDArray[np.uint64], sorted_: NDArray[np.uint64]) -> NDArray[n
     """Which of the values are among those that are in order."""
     if not len(sorted_):
         return np.zeros(len(values), bool)
-    places = np.minimum(np.searchsorted(sorted_, values), len(sorted_) - 1)
-    found: NDArray[np.bool_] = sorted_[places] == values
+    order = np.argsort(values)  # looked up in order, they are found in half the time
+    ordered = values[order]
+    places = np.minimum(np.searchsorted(sorted_, ordered), len(sorted_) - 1)
+    found = np.empty(len(values), bool)
+    found[order] = sorted_[places] == ordered
     return found
 
 
