@@ -21,12 +21,13 @@ from captioner.models import SILENCE, Caption, CaptionRequest, Image, Style, Vie
 from clipcap.options import UNSURE_BELOW
 from tests.api.asking import URL, all_pages, another, ask, problem, solid, upload
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.small_models]
 
 
 # From upload to caption
 
 
+@pytest.mark.embedded_models
 def test_an_uploaded_photo_is_captioned_in_every_style(
     client: Client, styles: dict[str, Style], engine: CaptionEngine, photo: bytes
 ) -> None:

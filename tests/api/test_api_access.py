@@ -8,7 +8,7 @@ from django.test import Client
 from captioner.models import CaptionRequest, Style, Viewer
 from tests.api.asking import URL, ask, problem, upload
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.small_models]
 
 
 def test_a_token_signs_in(client: Client, token: dict[str, str], styles: dict[str, Style], photo: bytes) -> None:

@@ -22,7 +22,7 @@ from captioner.models import Caption, Image, Style, Viewer
 from clipcap import strict_json
 from tests.api.asking import URL, all_pages, ask, ids, problem
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.small_models]
 
 
 # What can be done with a caption
@@ -97,6 +97,7 @@ def test_what_the_models_are_not_sure_about_is_marked_and_found(
     assert ids(as_ada, unsure="true") == {sure, doubtful}
 
 
+@pytest.mark.embedded_models
 def test_a_caption_less_sure_than_asked_is_withheld_and_says_why(
     client: Client, styles: dict[str, Style], engine: CaptionEngine, photo: bytes
 ) -> None:
