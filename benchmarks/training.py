@@ -1,8 +1,8 @@
 """`./run bench training`: the memory that a training worker takes for a dataset as large as people have.
 
-A database of its own (SQLite in a temporary folder) gets photos without files, random embeddings of the shipped
-encoder's size and five short captions each; then a process of its own does with them what a training worker does before
-the first step, and some steps.
+A database of its own (SQLite in a temporary folder, or the empty one that `--database` names) gets photos without
+files, random embeddings of the shipped encoder's size and five short captions each; then a process of its own does with
+them what a training worker does before the first step, and some steps.
 """
 
 import argparse
@@ -47,12 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="run bench training", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--photos", type=int, default=120_000, metavar="N", help=f"{EACH} captions each")
+    parser.add_argument("--database", default="", metavar="URL", help="an empty database (SQLite)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="clipcap-bench-") as home:
         os.environ |= {
             "CLIPCAP_HOME": home,
             "CLIPCAP_DEVELOPMENT": "1",
-            "CLIPCAP_DATABASE_URL": f"sqlite:///{home}/db.sqlite3",
+            "CLIPCAP_DATABASE_URL": options.database or f"sqlite:///{home}/db.sqlite3",
             "CLIPCAP_LOG_LEVEL": "ERROR",
             "DJANGO_SETTINGS_MODULE": "clipcap_site.settings",
         }

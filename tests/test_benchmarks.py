@@ -131,9 +131,12 @@ def test_what_a_load_keeps_captions_waiting_for_is_told_as_ratios_of_a_batch(
 
 
 @pytest.mark.usefixtures("small_models")
-def test_the_memory_of_a_training_is_reported_phase_by_phase(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_memory_of_a_training_is_reported_phase_by_phase(
+    tables: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    database = f"sqlite:///{shutil.copy(tables, tmp_path)}"
     with patch.dict(os.environ):  # what is added is for its own processes
-        assert training.main(["--photos", "60"]) == 0
+        assert training.main(["--photos", "60", "--database", database]) == 0
     printed = capfd.readouterr().out
     assert "60 photos with 5 captions each" in printed
     assert " MB now: tokenized, trained for 3 steps, and the state stored\n" in printed

@@ -27,7 +27,6 @@ from captioner.inference.engine import CaptionEngine
 from captioner.models import Caption, Embedding, Image, MapperVersion, Style, Viewer, Worker
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import load_mapper, read_original
-from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import MapperConfig, build_mapper
 from tests.people import client_of
@@ -85,11 +84,11 @@ def test_captions_by_an_imported_gpt2_through_the_service_are_token_for_token_th
         assert row.text == tiny_lm.decode(expected)
 
 
-@pytest.fixture
-def models_of_their_size(settings: Any, tmp_path: Path) -> CaptionEngine:
-    """The shipped encoder, whose embeddings have the size of CLIP's, and a GPT-2 of the sizes of that in the authors'
-    checkpoints, whose tokens' texts are their numbers: so a caption's text tells its tokens."""
-    folder = tmp_path / "gpt2"
+@pytest.fixture(scope="module")
+def lm_of_their_size(tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModel, str]:
+    """A GPT-2 of the sizes of that in the authors' checkpoints, whose tokens' texts are their numbers: so a caption's
+    text tells its tokens. And where it comes from."""
+    folder = tmp_path_factory.mktemp("gpt2")
     vocabulary = {"." if token == 13 else f"<{token}>": token for token in range(1000)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE(vocab=vocabulary, merges=[])))
     tokenizer.backend_tokenizer.decoder = Fuse()
@@ -98,10 +97,17 @@ def models_of_their_size(settings: Any, tmp_path: Path) -> CaptionEngine:
     config = GPT2Config(**json.loads((ORIGINAL / "mlp_k10_d512" / "gpt2_config.json").read_text()))
     torch.manual_seed(5)
     GPT2LMHeadModel(config).save_pretrained(folder)
-    settings.ENCODER, settings.LANGUAGE_MODEL = f"local-dir:{settings.MODELS / 'encoder'}", f"local-dir:{folder}"
-    encoder = Encoder.load(settings.ENCODER, device="cpu")
-    lm = LanguageModel.load(settings.LANGUAGE_MODEL, device="cpu")
-    return CaptionEngine(Captioner(encoder, lm), "tests", 8)
+    return LanguageModel.load(f"local-dir:{folder}", device="cpu"), f"local-dir:{folder}"
+
+
+@pytest.fixture
+def models_of_their_size(
+    settings: Any, loaded_engine: CaptionEngine, lm_of_their_size: tuple[LanguageModel, str]
+) -> CaptionEngine:
+    """That GPT-2 and the shipped encoder, whose embeddings have the size of CLIP's."""
+    lm, source = lm_of_their_size
+    settings.ENCODER, settings.LANGUAGE_MODEL = f"local-dir:{settings.MODELS / 'encoder'}", source
+    return CaptionEngine(Captioner(loaded_engine.captioner.encoder, lm), "tests", 8)
 
 
 def written_in_both_ways(
