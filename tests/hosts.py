@@ -21,14 +21,14 @@ class Host:
         self.name = f"clipcap{os.getpid()}-{number}"
         self.link, peer = f"cc{os.getpid()}h{number}", f"cc{os.getpid()}p{number}"
         network = f"10.{20 + os.getpid() % 200}.{number}"  # not that of another run, or of one that was killed
-        self.gateway = f"{network}.1"
+        self.gateway, self.address = f"{network}.1", f"{network}.2"
         ip("netns", "add", self.name)
         resources.callback(ip, "netns", "del", self.name)
         ip("link", "add", self.link, "type", "veth", "peer", "name", peer, "netns", self.name)
         resources.callback(subprocess.run, ["ip", "link", "del", self.link], check=False)
         ip("address", "add", f"{self.gateway}/24", "dev", self.link)
         ip("link", "set", self.link, "up")
-        self.within("ip", "address", "add", f"{network}.2/24", "dev", peer)
+        self.within("ip", "address", "add", f"{self.address}/24", "dev", peer)
         self.within("ip", "link", "set", peer, "up")
         self.within("ip", "link", "set", "lo", "up")
 

@@ -248,6 +248,7 @@ class _Training:
                 on_tokens=lambda done, images: self._goes_on("tokenizing", done, images),
                 on_epoch=epoch_ended,
                 on_message=partial(_log, self.run),
+                on_wait=self._is_ours,
                 processes=settings.TRAINING_PROCESSES,
                 machines=self.machines,
             )
@@ -270,6 +271,16 @@ class _Training:
         except Stopped:
             return False
         return True
+
+    def _is_ours(self) -> bool:
+        """Whether to go on, as `_report` finds out, where there is nothing to report."""
+        if self.stopping():
+            return False
+        try:
+            return bool(TrainingRun.objects.held(_token(self.run)).exists())
+        except DatabaseError:
+            connection.close()
+            return True
 
     def _phase(self, phase: str, done: int, total: int) -> None:
         """As `_report`, of a phase that is counted in steps."""

@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     processes = (torch.cuda.device_count() or 1) if options.processes is None else options.processes
     check_processes(processes, pick_device("auto"), "--processes")
     threads = options.threads or max(1, (os.cpu_count() or 1) // (2 * processes))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for ends in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ends, lambda *_: sys.exit(0))
     join(options.address, key, processes, threads, lambda message: print(message, flush=True))
     return 0

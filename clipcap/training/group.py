@@ -9,6 +9,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+TOLD = "in the first process of the group"  # a note of what the others raise because it did
 
 
 class Group:
@@ -34,6 +35,8 @@ class Group:
                 outcome[1] = error
         distributed.broadcast_object_list(outcome)
         if outcome[1]:
+            if self.rank:
+                outcome[1].add_note(TOLD)
             raise outcome[1]
         value: T = outcome[0]
         return value

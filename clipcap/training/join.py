@@ -4,16 +4,16 @@ import socket
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import AuthenticationError
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clipcap.training.channel import BEAT, SILENCE, Channel
-from clipcap.training.machines import Ended, Job, Launch, Raised, Stop, parsed, versions
+from clipcap.training.channel import BEAT, SILENCE, Channel, WrongKey
+from clipcap.training.machines import Ended, Job, Launch, Raised, Stop, as_bytes, parsed, versions
 from clipcap.training.processes import Processes
 
 _AGAIN = 2.0  # seconds between two tries to reach the other machine
@@ -34,24 +34,30 @@ def join(address: str, key: str, processes: int, threads: int, say: Callable[[st
         ValueError: it doesn't take this machine; the message says why.
     """
     host, port = parsed(address)
+    hello = {
+        "name": socket.gethostname(),
+        "identity": uuid.uuid4().hex,
+        "has_gpus": torch.cuda.is_available(),
+        "versions": versions(),
+    }
     waiting = False
     while True:
         try:
-            channel = _connected(host, port, key.encode())
+            channel = _connected(host, port, as_bytes(key), hello)
         except OSError as error:
             if not waiting:
                 say(f"{address} cannot be reached ({_cause(error)}); trying until it can be")
             waiting = True
-            time.sleep(_AGAIN)
-            continue
-        waiting = False
-        say(f"connected with {address}; waiting for a training run")
-        try:
-            _train_along(channel, host, processes, threads, say)
-        except (OSError, EOFError) as error:  # a disk that is full, too
-            say(f"the connection with {address} has ended ({_cause(error)})")
-        finally:
-            channel.close()
+        else:
+            waiting = False
+            say(f"connected with {address}; waiting for a training run")
+            try:
+                _train_along(channel, host, processes, threads, say)
+            except (OSError, EOFError) as error:  # a disk that is full, too
+                say(f"the connection with {address} has ended ({_cause(error)})")
+            finally:
+                channel.close()
+        time.sleep(_AGAIN)
 
 
 def _cause(error: Exception) -> str:
@@ -65,24 +71,24 @@ def _cause(error: Exception) -> str:
     return str(error)
 
 
-def _connected(host: str, port: int, key: bytes) -> Channel:
+def _connected(host: str, port: int, key: bytes, hello: dict[str, Any]) -> Channel:
     """A connection with the process that trains, which has taken this machine.
 
     Raises:
-        ValueError: it doesn't.
+        ValueError: it doesn't, or there is no such host.
         OSError: it cannot be reached.
     """
-    channel = Channel(socket.create_connection((host, port), _CONNECTS))
     try:
-        channel.authenticate(key, first=False)
-        hello = {"name": socket.gethostname(), "has_gpus": torch.cuda.is_available(), "versions": versions()}
-        channel.send(hello)
-        refusal = channel.receive()
-    except AuthenticationError as error:
-        channel.close()
+        channel = Channel(socket.create_connection((host, port), _CONNECTS), key, first=False)
+    except WrongKey as error:
         raise ValueError(
             f"the process at {host}:{port} has another key; it must be the same on all machines"
         ) from error
+    except UnicodeError as error:
+        raise ValueError(f"{host!r} is not the name of a host") from error
+    try:
+        channel.send(hello)
+        refusal = channel.receive()
     except EOFError as error:
         channel.close()
         raise ConnectionResetError(f"{host}:{port} hung up") from error
@@ -110,7 +116,11 @@ def _train_along(channel: Channel, host: str, processes: int, threads: int, say:
                 with Processes(
                     job, processes, message, master=host, local_address=channel.local_address, threads=threads
                 ) as started:
-                    _until_stopped(channel, message, started)
+                    try:
+                        _until_stopped(channel, message, started)
+                    except (SystemExit, KeyboardInterrupt):
+                        channel.close()  # at once: that the processes end is then no failure of theirs
+                        raise
                 say("the processes here have ended; waiting for the next training run")
 
 

@@ -1,5 +1,6 @@
 """torch's launcher, whose end is told in a line where it isn't its own fault."""
 
+import signal
 import sys
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -12,5 +13,6 @@ if __name__ == "__main__":
     except SignalException:
         sys.exit(1)  # whoever started it has ended it
     except ChildFailedError as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway
         _, failure = error.get_first_failure()
         sys.exit(f"a process of the training on this machine has ended with exit code {failure.exitcode}")

@@ -7,16 +7,18 @@ import logging
 import platform
 import socket
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from multiprocessing import AuthenticationError, Pipe
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import clipcap
-from clipcap.training.channel import Channel
+from clipcap.training.channel import Channel, WrongKey
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +34,12 @@ class Job:
 class Launch:
     """Start your processes.
 
-    job: the file that was sent last, for those that hold it already.
     attempt: what `Stop` and answers name it by.
     nodes, rank: how many machines there are, and which this one is.
     port: where the processes find one another, on the machine of the process that trains.
     backend: of torch's process group.
     """
 
-    job: str
     attempt: str
     nodes: int
     rank: int
@@ -87,25 +87,39 @@ def versions() -> dict[str, str]:
 class Machine:
     """A machine that waits for a job, or has one.
 
+    identity: of the process there, which it keeps when it comes again.
     inbox: where what it says comes out: `Ended`, `Raised` or `Lost`.
     """
 
-    def __init__(self, channel: Channel, name: str, has_gpus: bool) -> None:
-        self.channel, self.name, self.has_gpus = channel, name, has_gpus
+    def __init__(self, channel: Channel, name: str, identity: str, has_gpus: bool) -> None:
+        self.channel, self.identity, self.has_gpus = channel, identity, has_gpus
+        self.name = f"{name} ({channel.address})"
         self.inbox: Connection[Any, Any]
         self.inbox, self._heard = Pipe(duplex=False)
         self._holds: str | None = None
 
-    def launch(self, launch: Launch, job: Path) -> None:
-        """Let it start its processes, with the job if it doesn't hold it yet. If it is lost, its inbox will say so."""
+    def take(self, name: str, job: Path, goes_on: Callable[[], None]) -> None:
+        """Let it have a job, if it doesn't hold it yet. If it is lost, its inbox will say so.
+
+        Args:
+            name: of the job.
+            goes_on: called from time to time; what it raises ends this, and the connection.
+        """
+        if self._holds == name:
+            return
         try:
-            if self._holds != launch.job:
-                self.channel.send(Job())
-                self.channel.send_file(job)
-                self._holds = launch.job
-            self.channel.send(launch)
+            self.channel.send_file(job, Job(), goes_on)
+            self._holds = name
         except OSError:
-            self.drop()  # in the midst of a file, nothing else could be sent
+            self.drop()
+        except BaseException:
+            self.drop()
+            raise
+
+    def launch(self, launch: Launch) -> None:
+        """Let it start its processes. If it is lost, its inbox will say so."""
+        with suppress(OSError):
+            self.channel.send(launch)
 
     def stop(self, attempt: str) -> None:
         """Let it end its processes."""
@@ -148,17 +162,18 @@ class Machines:
             raise ValueError(
                 "a key is needed for machines that train along: the same long random string on all of them"
             )
-        self._key = key.encode()
+        self._key = as_bytes(key)
+        self._closed = False
         self._here: list[Machine] = []
         self._lock = threading.Lock()
         self._greeting = threading.BoundedSemaphore(_GREETED_AT_ONCE)
         host, port = parsed(address)
         try:
             self._server = socket.create_server((host, port), family=_family(host, port))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            cause = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise ValueError(
-                f"cannot listen at {address} ({error.strerror or error}); name an address of this machine and a free "
-                "port"
+                f"cannot listen at {address} ({cause}); name an address of this machine and a free port"
             ) from error
         threading.Thread(target=self._accept, name="machines", daemon=True).start()
 
@@ -174,6 +189,8 @@ class Machines:
 
     def close(self) -> None:
         """Listen no more, and let go of all that are there."""
+        with self._lock:
+            self._closed = True
         with suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)  # which wakes whoever accepts
         self._server.close()
@@ -181,50 +198,61 @@ class Machines:
             machine.drop()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed:
             try:
                 connected, (host, *_) = self._server.accept()
-            except OSError:  # closed
-                return
-            if not self._greeting.acquire(blocking=False):
-                connected.close()
-                continue
-            threading.Thread(target=self._greet, args=(connected, host), name=f"machine {host}", daemon=True).start()
+                if not self._greeting.acquire(blocking=False):
+                    connected.close()
+                    continue
+                threading.Thread(target=self._greet, args=(connected, host), daemon=True).start()
+            except (OSError, RuntimeError) as error:  # closed, or too many files or threads, for a while
+                if not self._closed:
+                    log.warning("no machine can join at the moment (%s)", error)
+                    time.sleep(1.0)
 
     def _greet(self, connected: socket.socket, host: str) -> None:
         try:
-            channel = Channel(connected)
-            machine = self._authenticated(channel)
-        except AuthenticationError:
+            channel = Channel(connected, self._key, first=True)
+        except WrongKey:
             log.warning("a machine at %s does not know the key", host)
             return
-        except (OSError, EOFError) as error:
-            log.warning("a machine at %s left before it had said who it is (%s)", host, error or "it hung up")
+        except OSError as error:
+            log.warning("a machine at %s left before it had said who it is (%s)", host, error)
             return
         finally:
             self._greeting.release()
-        if machine:
-            with self._lock:
-                self._here.append(machine)
-            machine.listen()
-            with self._lock:  # before its loss is known: nobody starts anything with it afterwards
-                self._here.remove(machine)
-            machine.give_up()
+        with suppress(OSError, EOFError):
+            if machine := self._welcomed(channel):
+                self._keep(machine)
         channel.close()
 
-    def _authenticated(self, channel: Channel) -> Machine | None:
+    def _welcomed(self, channel: Channel) -> Machine | None:
         """The machine at the other end, unless it is told why it cannot train along.
 
         What is said before both know that they have the same release is made of strings, numbers and dicts alone.
         """
-        channel.authenticate(self._key, first=True)
         hello = channel.receive()
         for name, mine in versions().items():
-            if (its := hello["versions"].get(name, "none")) != mine:
+            if (its := hello.get("versions", {}).get(name, "none")) != mine:
                 channel.send(f"this machine has {name} {its} and the training worker {mine}; install the same on both")
                 return None
         channel.send("")
-        return Machine(channel, hello["name"], hello["has_gpus"])
+        return Machine(channel, hello["name"], hello["identity"], hello["has_gpus"])
+
+    def _keep(self, machine: Machine) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._here.append(machine)
+        machine.listen()
+        with self._lock:  # before its loss is known: nobody starts anything with it afterwards
+            self._here.remove(machine)
+        machine.give_up()
+
+
+def as_bytes(key: str) -> bytes:
+    """A key from the environment, whatever bytes it was."""
+    return key.encode(errors="surrogateescape")
 
 
 def parsed(address: str) -> tuple[str, int]:
@@ -235,6 +263,8 @@ def parsed(address: str) -> tuple[str, int]:
     """
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
+    if "%" in host:
+        raise ValueError(f"{address!r} is of one link only, where torch's processes cannot meet; name another address")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{address!r} is not an address; write HOST:PORT, such as 10.0.0.5:29400")
     return host, int(port)

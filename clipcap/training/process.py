@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 
 from clipcap.training.errors import TrainingCanceled, TrainingError
+from clipcap.training.group import TOLD
 from clipcap.training.processes import EPOCH
 from clipcap.training.state import trained_weights
 from clipcap.training.steps import EpochEnd, Progress, TrainingSetup, take_steps
@@ -36,9 +37,12 @@ def _take_part(handed: str, starter: Connection[Any, Any], backend: str) -> None
         ask(epoch)
 
     number = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cpu")
     if backend == "nccl":
-        torch.cuda.set_device(number)
+        device = torch.device("cuda", number)
+        torch.cuda.set_device(device)
     distributed.init_process_group(backend)
+    distributed.all_reduce(torch.zeros(1, device=device))  # nccl connects no sooner
     ask(None)  # it has met the others
     try:
         job = _read(handed, number)
@@ -47,7 +51,8 @@ def _take_part(handed: str, starter: Connection[Any, Any], backend: str) -> None
         raise
     # Others end this process, and all of them are started again: most come of another process's death.
     except (TrainingError, TrainingCanceled, OSError, MemoryError, torch.OutOfMemoryError) as error:
-        ask(error)
+        if TOLD not in getattr(error, "__notes__", ()):
+            ask(error)
 
 
 def _read(handed: str, number: int) -> TrainingSetup:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, Listener, wait
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from clipcap.training.errors import TrainingCanceled, TrainingError
 from clipcap.training.machines import Ended, Launch, Lost, Machine, Machines, Raised
 from clipcap.training.network import interface_of
 from clipcap.training.state import trained_weights
@@ -31,6 +32,7 @@ LAUNCHER, PROCESS = "clipcap.training.launcher", "clipcap.training.process"
 RESTARTS = 3  # after which something else is wrong than a process that was killed
 _LOOK = 1.0  # seconds between two looks whether the launcher is still there
 _ENDS = 10.0  # seconds that it has for ending its processes
+_GOES = 2.0  # seconds that a machine which is going may take to be missed once its processes are
 _MEET = 180.0  # seconds that processes of several machines have for starting and finding one another
 EPOCH, _JOB = "epoch.pt", "job.pt"  # in the folder: the weights at an epoch's end; what is to be done
 
@@ -61,6 +63,7 @@ class Processes:
             f"--nproc-per-node={count}",
             f"--master-addr={master}",
             f"--master-port={launch.port}",
+            f"--rdzv-conf=timeout={_MEET:.0f}",
             "--max-restarts=0",  # whoever started the training starts all of them again, on all machines
         )
         command = [sys.executable, "-P", "-m", LAUNCHER, *options, "-m", PROCESS]
@@ -88,6 +91,8 @@ class Processes:
         except subprocess.TimeoutExpired:
             self._launcher.kill()  # those that it has started will find nobody to ask, and end
             self._launcher.wait()
+        for caller in self._callers:
+            caller.close()
         self._listener.close()
         self._private.cleanup()
 
@@ -109,11 +114,25 @@ class Processes:
         return found
 
     def answer(self, caller: Connection[Any, Any], answer: Callable[[Any], bool]) -> None:
-        """Answer one of the processes."""
+        """Answer one of the processes.
+
+        Raises:
+            Exception: whatever `answer` raises.
+        """
         try:
-            caller.send(answer(caller.recv()))
-        except (EOFError, ConnectionError):  # it has done its part or died, and the launcher knows which
-            self._callers.remove(caller)
+            message = caller.recv()
+        except (EOFError, OSError):  # it has done its part or died, and the launcher knows which
+            self._drop(caller)
+            return
+        answered = answer(message)
+        try:
+            caller.send(answered)
+        except OSError:
+            self._drop(caller)
+
+    def _drop(self, caller: Connection[Any, Any]) -> None:
+        self._callers.remove(caller)
+        caller.close()
 
 
 class _MachinesLost(Exception):
@@ -131,6 +150,7 @@ def in_processes(
     on_progress: Callable[[Progress], bool],
     on_epoch: Callable[[EpochEnd], None],
     on_message: Callable[[str], None],
+    on_wait: Callable[[], bool],
 ) -> None:
     """Take all steps of a job in `count` processes here and in those of the machines that are there when they start.
 
@@ -155,10 +175,24 @@ def in_processes(
     handed = job.folder / _JOB
     try:
         torch.save(job, handed)
-        _until_done(job, handed, count, machines, answer, on_message)
+        _until_done(job, handed, count, machines, answer, on_message, _at_times(on_wait))
     finally:
         for name in (_JOB, EPOCH):
             (job.folder / name).unlink(missing_ok=True)
+
+
+def _at_times(on_wait: Callable[[], bool]) -> Callable[[], None]:
+    """Ask whether to go on, once a second at most; a false answer raises TrainingCanceled."""
+    asked = time.monotonic()
+
+    def ask() -> None:
+        nonlocal asked
+        if time.monotonic() - asked >= _LOOK:
+            asked = time.monotonic()
+            if not on_wait():
+                raise TrainingCanceled("canceled while waiting for processes; call again to resume")
+
+    return ask
 
 
 def _until_done(
@@ -168,21 +202,28 @@ def _until_done(
     machines: Machines | None,
     answer: Callable[[Any], bool],
     on_message: Callable[[str], None],
+    goes_on: Callable[[], None],
 ) -> None:
     on_gpus, name = job.lm.device.type == "cuda", uuid.uuid4().hex
     deaths, before, lost = 0, list[str](), set[str]()
     while True:
-        there = machines.waiting() if machines else []
-        others = [machine for machine in there if machine.name not in lost and (machine.has_gpus or not on_gpus)]
+        others = [machine for machine in (machines.waiting() if machines else []) if machine.identity not in lost]
+        for machine in others:
+            if on_gpus and not machine.has_gpus:
+                on_message(f"{machine.name} has no GPU and is left out")
+                lost.add(machine.identity)
+        others = [machine for machine in others if machine.identity not in lost]
         names = [machine.name for machine in others]
         if names != before:
             on_message(f"training together with {', '.join(names)}" if names else "training on this machine alone")
         before = names
         try:
-            if _attempt(handed, name, count, others, "nccl" if on_gpus else "gloo", answer):
+            for machine in others:
+                machine.take(name, handed, goes_on)
+            if _attempt(handed, count, others, "nccl" if on_gpus else "gloo", answer, goes_on):
                 return
         except _MachinesLost as error:
-            lost.update(machine.name for machine in error.machines)  # when they come again, until the next training
+            lost.update(machine.identity for machine in error.machines)  # until the next training
             on_message(f"{error}; continuing from the last state")
             continue
         deaths += 1
@@ -193,7 +234,12 @@ def _until_done(
 
 
 def _attempt(
-    handed: Path, job: str, count: int, others: list[Machine], backend: str, answer: Callable[[Any], bool]
+    handed: Path,
+    count: int,
+    others: list[Machine],
+    backend: str,
+    answer: Callable[[Any], bool],
+    goes_on: Callable[[], None],
 ) -> bool:
     """Start the processes everywhere and answer them, until they are through.
 
@@ -204,30 +250,26 @@ def _attempt(
         _MachinesLost: the next attempt will do without some machines.
     """
     attempt, port = uuid.uuid4().hex, _free_port()
-    launches = [Launch(job, attempt, len(others) + 1, rank, port, backend) for rank in range(len(others) + 1)]
+    launches = [Launch(attempt, len(others) + 1, rank, port, backend) for rank in range(len(others) + 1)]
     for machine, launch in zip(others, launches[1:], strict=True):
-        machine.launch(launch, handed)
+        machine.launch(launch)
     inboxes = {machine.inbox: machine for machine in others}
-    local_address = others[0].channel.local_address if others else ""
     threads = torch.get_num_threads()
     try:
         with Processes(
-            handed, count, launches[0], master="127.0.0.1", local_address=local_address, threads=threads
+            handed, count, launches[0], master="127.0.0.1", local_address=_reached_at(others), threads=threads
         ) as processes:
             started, met = time.monotonic(), not others
             while processes.ended is None:
-                for ready in processes.ready([*inboxes]):
-                    if ready not in inboxes:
+                ready = processes.ready([*inboxes])
+                for each in ready:
+                    if each not in inboxes:
                         met = True
-                        processes.answer(ready, answer)
-                        continue
-                    machine, message = inboxes[ready], ready.recv()
-                    if isinstance(message, Lost):
-                        raise _MachinesLost([machine], f"{machine.name} was lost")
-                    if message.attempt == attempt and isinstance(message, Raised):
-                        answer(message.error)
-                    if message == Ended(attempt, well=False):
-                        return False
+                        processes.answer(each, answer)
+                    elif not _well(inboxes[each], each.recv(), attempt):
+                        return _nobody_lost(inboxes)
+                if not ready:
+                    goes_on()
                 if not met and time.monotonic() - started > _MEET:
                     for machine in others:
                         machine.drop()
@@ -236,10 +278,48 @@ def _attempt(
                         f"the processes of {', '.join(machine.name for machine in others)} and of this machine did not "
                         f"find one another within {_MEET:.0f} s: all ports must be open between the machines",
                     )
-            return bool(processes.ended)
+            return processes.ended or _nobody_lost(inboxes)
     finally:
         for machine in others:
             machine.stop(attempt)
+
+
+def _well(machine: Machine, message: Any, attempt: str) -> bool:
+    """Whether what a machine says is no reason to start all processes again.
+
+    Raises:
+        _MachinesLost: the training goes on without it.
+        TrainingError, TrainingCanceled: it says so.
+    """
+    if isinstance(message, Lost):
+        raise _MachinesLost([machine], f"{machine.name} was lost")
+    if isinstance(message, Raised) and message.attempt == attempt:
+        if isinstance(message.error, (TrainingError, TrainingCanceled)):  # the same everywhere
+            raise message.error
+        raise _MachinesLost([machine], f"{machine.name} cannot train along ({message.error or 'out of memory'})")
+    return not (isinstance(message, Ended) and message.attempt == attempt and not message.well)
+
+
+def _nobody_lost(inboxes: Mapping[Connection[Any, Any], Machine]) -> bool:
+    """False, once it is clear that processes did not end because a machine was lost.
+
+    Raises:
+        _MachinesLost: one was.
+    """
+    until = time.monotonic() + _GOES
+    while (left := until - time.monotonic()) > 0:
+        for ready in wait([*inboxes], left):
+            assert isinstance(ready, Connection)
+            if isinstance(ready.recv(), Lost):
+                raise _MachinesLost([inboxes[ready]], f"{inboxes[ready].name} was lost")
+    return False
+
+
+def _reached_at(others: list[Machine]) -> str:
+    """The address of this machine under which others reach it; empty if there are none."""
+    addresses = [machine.channel.local_address for machine in others]
+    elsewhere = [address for address in addresses if not address.startswith("127.") and address != "::1"]
+    return next(iter(elsewhere or addresses), "")
 
 
 def _free_port() -> int:

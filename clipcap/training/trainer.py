@@ -108,6 +108,7 @@ def train_mapper(
     on_tokens: Callable[[int, int], bool] = lambda done, images: True,
     on_epoch: Callable[[EpochEnd], None] = lambda epoch: None,
     on_message: Callable[[str], None] = lambda message: None,
+    on_wait: Callable[[], bool] = lambda: True,
     state_every: int = 200,
     processes: int = 1,
     machines: Machines | None = None,
@@ -126,6 +127,7 @@ def train_mapper(
             same one; `model` may be run but not changed.
         state_every: steps between the states that an interrupted run resumes from.
         on_message: told which machines train together, and what became of those that don't any more.
+        on_wait: called about once a second while processes start or none of them says anything; a false answer cancels.
         processes: of this machine that compute each step together, on GPUs one each; they take the same steps as one
             does, but for rounding. The callbacks are called here.
         machines: those that are there when the steps begin compute a part of each, too.
@@ -157,9 +159,8 @@ def train_mapper(
         state_every=state_every,
     )
     if processes > 1 or (machines and machines.waiting()):
-        in_processes(
-            job, processes, machines, on_progress, on_epoch, on_message
-        )  # to the last state, after which no step is left to take
+        # To the last state, after which no step is left to take.
+        in_processes(job, processes, machines, on_progress, on_epoch, on_message, on_wait)
     state, best_weights = take_steps(job, on_progress, on_epoch)
     for name, tensor in trained_weights(model).items():
         tensor.copy_(best_weights[name])

@@ -1,13 +1,15 @@
 """Training one style on several machines: here processes that come to one another by way of the network alone."""
 
 import os
+import pickle
 import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,11 +18,11 @@ import pytest
 
 from clipcap import cli
 from clipcap.language_model import LanguageModel
-from clipcap.training import Machines, Progress
+from clipcap.training import Machines, Progress, TrainingCanceled, TrainingError
 from clipcap.training import channel as training_channel
 from clipcap.training import machines as training_machines
 from clipcap.training import processes as training_processes
-from clipcap.training.channel import Channel
+from clipcap.training.channel import Channel, WrongKey
 from clipcap.training.join import join as join_training
 from clipcap.training.processes import PROCESS
 from tests.hosts import Host, need_namespaces
@@ -37,7 +39,7 @@ from clipcap.training import channel
 channel.SILENCE = {SILENCE}
 sys.exit(main())
 """
-HERE = socket.gethostname()
+HERE = f"{socket.gethostname()} (127.0.0.1)"
 
 
 class Joined:
@@ -107,9 +109,9 @@ def trained_together(train: Train, lm: LanguageModel, machines: Machines, **chan
 @contextmanager
 def peer(machines: Machines, does: Callable[[Channel, Any], None]) -> Iterator[None]:
     """A machine that has joined and does as it likes with each message that it gets."""
-    channel = Channel(socket.create_connection(("127.0.0.1", machines.port)))
-    channel.authenticate(KEY.encode(), first=False)
-    channel.send({"name": "other", "has_gpus": False, "versions": training_machines.versions()})
+    channel = Channel(socket.create_connection(("127.0.0.1", machines.port)), KEY.encode(), first=False)
+    hello = {"name": "other", "identity": "1", "has_gpus": False, "versions": training_machines.versions()}
+    channel.send(hello)
     assert channel.receive() == ""
 
     def listen() -> None:
@@ -215,8 +217,9 @@ def test_a_host_that_is_cut_off_is_done_without_and_takes_part_in_the_next_train
             assert trained_together(train, tiny_lm, machines, **changes) == pytest.approx(alone, abs=1e-4)
             host.reconnect()
             wait_until(lambda: machines.waiting() and not joined.at_work(), "it is there again, and free")
-    together_with = f"training together with {HERE}"
-    lost = f"{HERE} was lost; continuing from the last state"
+    there = f"{socket.gethostname()} ({host.address})"
+    together_with = f"training together with {there}"
+    lost = f"{there} was lost; continuing from the last state"
     assert said == [together_with, lost, "training on this machine alone", together_with]
 
 
@@ -240,15 +243,37 @@ def test_a_machine_that_loses_the_training_worker_ends_its_processes_and_waits_f
     assert "Traceback" not in joined.said()
 
 
-def test_an_error_on_another_machine_ends_the_training_with_it(
+@pytest.mark.parametrize("error", [MemoryError("no memory left there"), TrainingError("nothing can be learned")])
+def test_a_machine_that_cannot_train_along_is_done_without_and_what_nobody_can_train_ends_the_training(
+    error: Exception, train: Train, tiny_lm: LanguageModel, machines: Machines
+) -> None:
+    def fails(channel: Channel, message: Any) -> None:
+        if isinstance(message, training_machines.Launch):
+            channel.send(training_machines.Raised(message.attempt, error))
+
+    said: list[str] = []
+    everybodys = isinstance(error, TrainingError)
+    with peer(machines, fails), pytest.raises(TrainingError, match=str(error)) if everybodys else nullcontext():
+        train(model=model_for(tiny_lm, "adapters"), machines=machines, on_message=said.append)
+    says = "other (127.0.0.1) cannot train along (no memory left there); continuing from the last state"
+    assert said[1:] == ([] if everybodys else [says, "training on this machine alone"])
+
+
+def test_a_training_that_waits_for_processes_is_canceled_all_the_same(
     train: Train, tiny_lm: LanguageModel, machines: Machines
 ) -> None:
-    def runs_full(channel: Channel, message: Any) -> None:
-        if isinstance(message, training_machines.Launch):
-            channel.send(training_machines.Raised(message.attempt, MemoryError("no memory left there")))
+    with peer(machines, lambda channel, message: None), pytest.raises(TrainingCanceled):
+        train(model=model_for(tiny_lm, "adapters"), machines=machines, on_wait=lambda: False)
 
-    with peer(machines, runs_full), pytest.raises(MemoryError, match="no memory left there"):
-        train(model=model_for(tiny_lm, "adapters"), machines=machines)
+
+def test_an_error_of_a_callback_is_no_death_of_a_process(
+    train: Train, tiny_lm: LanguageModel, machines: Machines
+) -> None:
+    def no_connection(progress: Progress) -> bool:
+        raise ConnectionResetError("to something else")
+
+    with pytest.raises(ConnectionResetError, match="to something else"):
+        train(model=model_for(tiny_lm, "adapters"), on_progress=no_connection, processes=2)
 
 
 def test_a_machine_that_is_lost_before_it_has_the_job_is_done_without(
@@ -261,7 +286,7 @@ def test_a_machine_that_is_lost_before_it_has_the_job_is_done_without(
 
     with peer(machines, hangs_up):
         train(model=model_for(tiny_lm, "adapters"), machines=machines, on_message=said.append)
-    assert said[1:] == ["other was lost; continuing from the last state", "training on this machine alone"]
+    assert said[1:] == ["other (127.0.0.1) was lost; continuing from the last state", "training on this machine alone"]
 
 
 def test_machines_whose_processes_do_not_find_one_another_are_done_without(
@@ -300,6 +325,57 @@ def test_strangers_who_say_nothing_or_nonsense_keep_nobody_else_from_joining(mac
         assert len(machines.waiting()) == 1
     for each in silent:
         each.close()
+
+
+@contextmanager
+def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a connection."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as one,
+        server.accept()[0] as other,
+    ):
+        yield one, other
+
+
+def test_an_answer_of_one_machine_is_of_no_use_to_who_asks_another(machines: Machines) -> None:
+    """Who has no key gets none from machines that have: each proves who it is, not only what it knows."""
+    refused: list[Exception] = []
+
+    def greeted(end: socket.socket, first: bool) -> None:
+        try:
+            Channel(end, KEY.encode(), first=first)
+        except (WrongKey, OSError) as error:
+            refused.append(error)
+
+    # Between two that join stands somebody who passes on what each says to the other.
+    with connected() as (one, to_one), connected() as (other, to_other):
+        threads = [Thread(target=greeted, args=(end, False)) for end in (one, other)]
+        for thread in threads:
+            thread.start()
+        for source, target in ((to_one, to_other), (to_other, to_one)) * 2:
+            target.sendall(source.recv(64))
+        for thread in threads:
+            thread.join()
+    assert [type(error) for error in refused] == [WrongKey, WrongKey]
+
+
+def test_what_somebody_else_puts_in_between_is_not_unpickled(machines: Machines) -> None:
+    class Dangerous:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return pytest.fail, ("it was unpickled",)
+
+    with connected() as ends, ThreadPoolExecutor(2) as pool:
+        roles = zip(ends, (True, False), strict=True)
+        made = [pool.submit(Channel, end, KEY.encode(), first=first) for end, first in roles]
+        here, there = (each.result() for each in made)
+    here.send("hello")
+    assert there.receive() == "hello"
+    here.connection.send_bytes(bytes(32) + pickle.dumps(Dangerous()))
+    with pytest.raises(ConnectionAbortedError, match="was not sent by the other side"):
+        there.receive()
+    here.close()
+    there.close()
 
 
 @pytest.mark.parametrize(
