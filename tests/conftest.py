@@ -57,6 +57,7 @@ LONGEST = (
     *("every_page", "faults", "production", "demo", "admin_browser", "benchmarks", "hosts", "api_schema", "releases"),
     *("page_input", "stored_pictures", "migrations", "run_script", "documents", "browser_captions", "training"),
     *("worker_faults", "in_the_browser", "browser_admin", "datasets_interrupted", "trainer_in_processes", "bundle"),
+    "trainer_on_machines",
 )
 
 

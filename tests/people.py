@@ -7,10 +7,11 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import Group, User
 from django.test import Client
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from rest_framework.test import APIClient
 
 PATIENCE = 120_000  # ms; the machine may be busy
+expect.set_options(timeout=PATIENCE)  # for all of a process: set in several files, the last one read would win
 
 
 def member(name: str, *groups: str, **fields: Any) -> User:

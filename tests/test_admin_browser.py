@@ -20,13 +20,12 @@ from captioner import services
 from captioner.inference.engine import CaptionEngine
 from captioner.models import Caption, MapperVersion, Style, Viewer
 from tests.engine_thread import EngineThread
-from tests.people import PATIENCE, window_of
+from tests.people import window_of
 from training.models import Import, TrainingRun
 from training.worker import TrainingEngine
 
 COCO = Path(__file__).parent.parent / "examples" / "coco_cc"
 
-expect.set_options(timeout=PATIENCE)
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.small_models]
 
 

@@ -24,8 +24,6 @@ from tests.people import client_of
 DOCS = "/api/docs/"
 PHOTO = min((Path(__file__).parent.parent / "examples" / "coco_cc").glob("*.jpg"))
 
-expect.set_options(timeout=30_000)
-
 
 @pytest.fixture
 def page(browser: Browser, live_server: Any) -> Iterator[Page]:

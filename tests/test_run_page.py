@@ -40,8 +40,6 @@ CUT_OFF = """() => [...document.querySelectorAll("#run, #run .module, #run .modu
     return right > innerWidth + 1 || (hidden && (scrollWidth > clientWidth + 1 || scrollHeight > clientHeight + 1));
 }).map((part) => `${part.localName}.${part.className}: ${part.textContent.slice(0, 60)}`)"""
 
-expect.set_options(timeout=30_000)
-
 
 @pytest.fixture
 def style(styles: dict[str, Style]) -> Style:

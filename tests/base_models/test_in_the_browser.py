@@ -27,7 +27,7 @@ from clipcap.evaluation.comparison import LEAST_JUDGED
 from clipcap.options import DecodingOptions
 from tests.base_models import pair as small
 from tests.engine_thread import EngineThread
-from tests.people import PATIENCE, window_of
+from tests.people import window_of
 from tests.servers import wait_until
 from tests.stack import Stack
 from training import examples as training_examples
@@ -37,7 +37,6 @@ from training.models import Example, TrainingRun
 from training.options import RunOptions
 from training.worker import TrainingEngine
 
-expect.set_options(timeout=PATIENCE)
 # What random models write is worse than the shipped models' captions wherever there are enough photos to tell by.
 TOO_FEW = "2 held-out photos are too few to judge v2 by; 20 are needed: add about 180 captioned photos"
 VERDICTS = {

@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from captioner import services
 from captioner.inference.engine import CaptionEngine
 from captioner.models import EVERYBODY, Caption, Image, Style, Viewer
-from tests.browser.visits import PATIENCE, PHOTOS
+from tests.browser.visits import PHOTOS
 from tests.engine_thread import EngineThread
-
-expect.set_options(timeout=PATIENCE)
+from tests.people import PATIENCE
 
 
 @pytest.fixture

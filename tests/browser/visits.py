@@ -5,7 +5,6 @@ from pathlib import Path
 from playwright.sync_api import Locator, Page, expect
 
 PHOTOS = sorted((Path(__file__).parents[2] / "examples" / "coco_cc").glob("*.jpg"))
-PATIENCE = 60_000  # ms; the machine may be busy
 MOST = 150  # presses of Tab; no page has more to stop at on the way
 OFFLINE = ("ERR_INTERNET_DISCONNECTED", "htmx:sendError", "htmx:afterRequest")
 
