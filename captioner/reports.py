@@ -142,8 +142,8 @@ class FailedAttempt(Report):
 @dataclass(frozen=True)
 class Capacity(Report):
     """What a worker has: the memory of its device, or its devices together, in MiB, and the sizes of its models
-    (`Worker.capacity`); how many processes train with it, and whether even a single one is
-    another than the worker, which then has a model besides."""
+    (`Worker.capacity`); how many processes train with it, and whether even a single one is another than the worker,
+    which then has a model besides."""
 
     memory_mb: int
     embedding_size: int

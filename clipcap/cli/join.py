@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 
+from clipcap.cli.models import set_threads
+
 KEY = "CLIPCAP_TRAINING_KEY"
 
 
@@ -36,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{KEY} is not set; set it to the same value as on the machine of the training worker")
     processes = (torch.cuda.device_count() or 1) if options.processes is None else options.processes
     check_processes(processes, pick_device("auto"), "--processes")
+    if options.threads is not None:
+        set_threads(options)  # which checks it
     threads = options.threads or max(1, (os.cpu_count() or 1) // (2 * processes))
     for ends in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ends, lambda *_: sys.exit(0))

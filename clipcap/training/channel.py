@@ -50,6 +50,7 @@ class Channel:
         self.local_address: str = connected.getsockname()[0]
         self.address: str = connected.getpeername()[0]
         late = threading.Timer(_GREETING, self.close)
+        late.daemon = True
         late.start()
         try:
             self._mine, self._theirs = self._authenticated(key, first)

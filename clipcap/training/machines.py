@@ -64,7 +64,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Raised:
-    """An error of one of the processes, which ends the training."""
+    """An error with which one of the processes could not go on."""
 
     attempt: str
     error: Exception

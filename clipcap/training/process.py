@@ -22,7 +22,7 @@ def main(handed: str, address: str, backend: str) -> None:
     try:
         with Client(address, "AF_UNIX") as starter:
             _take_part(handed, starter, backend)
-    except (EOFError, ConnectionError, FileNotFoundError):  # nor will those find it that torch starts again
+    except (EOFError, ConnectionError, FileNotFoundError):
         sys.exit("the process that started the training has gone")
 
 

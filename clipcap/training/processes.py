@@ -267,7 +267,7 @@ def _attempt(
                         met = True
                         processes.answer(each, answer)
                     elif not _well(inboxes[each], each.recv(), attempt):
-                        return _nobody_lost(inboxes)
+                        return _nobody_lost(inboxes, attempt)
                 if not ready:
                     goes_on()
                 if not met and time.monotonic() - started > _MEET:
@@ -278,7 +278,7 @@ def _attempt(
                         f"the processes of {', '.join(machine.name for machine in others)} and of this machine did not "
                         f"find one another within {_MEET:.0f} s: all ports must be open between the machines",
                     )
-            return processes.ended or _nobody_lost(inboxes)
+            return processes.ended or _nobody_lost(inboxes, attempt)
     finally:
         for machine in others:
             machine.stop(attempt)
@@ -300,18 +300,17 @@ def _well(machine: Machine, message: Any, attempt: str) -> bool:
     return not (isinstance(message, Ended) and message.attempt == attempt and not message.well)
 
 
-def _nobody_lost(inboxes: Mapping[Connection[Any, Any], Machine]) -> bool:
+def _nobody_lost(inboxes: Mapping[Connection[Any, Any], Machine], attempt: str) -> bool:
     """False, once it is clear that processes did not end because a machine was lost.
 
     Raises:
-        _MachinesLost: one was.
+        As `_well`.
     """
     until = time.monotonic() + _GOES
-    while (left := until - time.monotonic()) > 0:
+    while inboxes and (left := until - time.monotonic()) > 0:
         for ready in wait([*inboxes], left):
             assert isinstance(ready, Connection)
-            if isinstance(ready.recv(), Lost):
-                raise _MachinesLost([inboxes[ready]], f"{inboxes[ready].name} was lost")
+            _well(inboxes[ready], ready.recv(), attempt)
     return False
 
 

@@ -107,10 +107,11 @@ def trained_together(train: Train, lm: LanguageModel, machines: Machines, **chan
 
 
 @contextmanager
-def peer(machines: Machines, does: Callable[[Channel, Any], None]) -> Iterator[None]:
+def peer(machines: Machines, does: Callable[[Channel, Any], None], identity: str = "1") -> Iterator[None]:
     """A machine that has joined and does as it likes with each message that it gets."""
+    before = len(machines.waiting())
     channel = Channel(socket.create_connection(("127.0.0.1", machines.port)), KEY.encode(), first=False)
-    hello = {"name": "other", "identity": "1", "has_gpus": False, "versions": training_machines.versions()}
+    hello = {"name": "other", "identity": identity, "has_gpus": False, "versions": training_machines.versions()}
     channel.send(hello)
     assert channel.receive() == ""
 
@@ -122,7 +123,7 @@ def peer(machines: Machines, does: Callable[[Channel, Any], None]) -> Iterator[N
                 if isinstance(message, training_machines.Job):
                     channel.receive_file(Path(os.devnull))
 
-    wait_until(machines.waiting, "it is there")
+    wait_until(lambda: len(machines.waiting()) > before, "it is there")
     thread = Thread(target=listen)
     thread.start()
     yield
@@ -239,6 +240,48 @@ def test_a_machine_that_loses_the_training_worker_ends_its_processes_and_waits_f
     wait_until(lambda: len(machines.waiting()) == 1, "it is there again")
     assert joined.said().count("connected with") == 2
     assert "Traceback" not in joined.said()
+
+
+def test_a_machine_that_goes_is_no_death_of_a_process_even_if_its_processes_end_first(
+    train: Train, tiny_lm: LanguageModel, machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_processes, "RESTARTS", 0)
+
+    def goes(channel: Channel, message: Any) -> None:
+        if isinstance(message, training_machines.Launch):
+            channel.send(training_machines.Ended(message.attempt, well=False))
+            channel.close()
+
+    said: list[str] = []
+    with peer(machines, goes):
+        train(model=model_for(tiny_lm, "adapters"), machines=machines, on_message=said.append)
+    assert said[1:] == ["other (127.0.0.1) was lost; continuing from the last state", "training on this machine alone"]
+
+
+def test_of_two_machines_with_the_same_name_the_one_that_is_there_is_not_done_without(
+    train: Train, tiny_lm: LanguageModel, machines: Machines
+) -> None:
+    def hangs_up(channel: Channel, message: Any) -> None:
+        channel.close()
+
+    said: list[str] = []
+    with (
+        peer(machines, hangs_up),
+        peer(machines, lambda channel, message: None, identity="2"),
+        pytest.raises(TrainingCanceled),
+    ):
+        train(
+            model=model_for(tiny_lm, "adapters"),
+            machines=machines,
+            on_message=said.append,
+            on_wait=lambda: len(said) < 3,
+        )
+    other = "other (127.0.0.1)"
+    assert said == [
+        f"training together with {other}, {other}",
+        f"{other} was lost; continuing from the last state",
+        f"training together with {other}",
+    ]
 
 
 @pytest.mark.parametrize("error", [MemoryError("no memory left there"), TrainingError("nothing can be learned")])
