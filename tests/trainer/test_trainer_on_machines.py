@@ -1,14 +1,12 @@
 """Training one style on several machines: here processes that come to one another by way of the network alone."""
 
 import os
-import pickle
 import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Thread
@@ -22,7 +20,7 @@ from clipcap.training import Machines, Progress, TrainingCanceled, TrainingError
 from clipcap.training import channel as training_channel
 from clipcap.training import machines as training_machines
 from clipcap.training import processes as training_processes
-from clipcap.training.channel import Channel, WrongKey
+from clipcap.training.channel import Channel
 from clipcap.training.join import join as join_training
 from clipcap.training.processes import PROCESS
 from tests.hosts import Host, need_namespaces
@@ -366,57 +364,6 @@ def test_strangers_who_say_nothing_or_nonsense_keep_nobody_else_from_joining(mac
         assert len(machines.waiting()) == 1
     for each in silent:
         each.close()
-
-
-@contextmanager
-def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Two ends of a connection."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname()) as one,
-        server.accept()[0] as other,
-    ):
-        yield one, other
-
-
-def test_an_answer_of_one_machine_is_of_no_use_to_who_asks_another(machines: Machines) -> None:
-    """Who has no key gets none from machines that have: each proves who it is, not only what it knows."""
-    refused: list[Exception] = []
-
-    def greeted(end: socket.socket, first: bool) -> None:
-        try:
-            Channel(end, KEY.encode(), first=first)
-        except (WrongKey, OSError) as error:
-            refused.append(error)
-
-    # Between two that join stands somebody who passes on what each says to the other.
-    with connected() as (one, to_one), connected() as (other, to_other):
-        threads = [Thread(target=greeted, args=(end, False)) for end in (one, other)]
-        for thread in threads:
-            thread.start()
-        for source, target in ((to_one, to_other), (to_other, to_one)) * 2:
-            target.sendall(source.recv(64))
-        for thread in threads:
-            thread.join()
-    assert [type(error) for error in refused] == [WrongKey, WrongKey]
-
-
-def test_what_somebody_else_puts_in_between_is_not_unpickled(machines: Machines) -> None:
-    class Dangerous:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return pytest.fail, ("it was unpickled",)
-
-    with connected() as ends, ThreadPoolExecutor(2) as pool:
-        roles = zip(ends, (True, False), strict=True)
-        made = [pool.submit(Channel, end, KEY.encode(), first=first) for end, first in roles]
-        here, there = (each.result() for each in made)
-    here.send("hello")
-    assert there.receive() == "hello"
-    here.connection.send_bytes(bytes(32) + pickle.dumps(Dangerous()))
-    with pytest.raises(ConnectionAbortedError, match="was not sent by the other side"):
-        there.receive()
-    here.close()
-    there.close()
 
 
 @pytest.mark.parametrize(
