@@ -49,7 +49,7 @@ class Machine:
     def __post_init__(self) -> None:
         maker = re.findall(r"^# (python3 -c .+)$", SNIPPETS["/etc/clipcap.env"], re.MULTILINE)
         self.key = subprocess.check_output(["/bin/sh", "-c", *maker], text=True).strip()
-        for folder in ("etc/systemd/system", "srv/clipcap", "usr/local/bin", "var/lib", "var/backups/clipcap/media"):
+        for folder in ("etc/systemd/system", "srv/clipcap", "tmp", "var/backups/clipcap/media", "var/lib"):
             (self.root / folder).mkdir(parents=True)
         for name, script in SHIMS.items():
             self.write(f"/usr/local/bin/{name}", f"#!/bin/sh\n{script}\n")
@@ -110,6 +110,7 @@ class Machine:
             env={
                 "PATH": f"{self.root}/usr/local/bin:{self.postgresql.programs}:/usr/sbin:/usr/bin:/sbin:/bin",
                 "HOME": str(self.root),
+                "TMPDIR": f"{self.root}/tmp",  # what is swept there is this machine's
                 "MACHINE": str(self.root),
                 "PGHOST": "127.0.0.1",
                 "PGPORT": str(self.postgresql.port),
