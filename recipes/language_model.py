@@ -15,7 +15,7 @@ which a linear map and the errors of that map on real pairs make look like a pic
 
 import argparse
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -33,17 +33,18 @@ from clipcap.checkpoint import MapperCheckpoint, load_mapper, save_mapper
 from clipcap.device import autocast
 from clipcap.encoder import Encoder
 from clipcap.mapper import MapperConfig, TransformerMapper
-from clipcap.training import standardize
+from clipcap.training import TrainingOptions, standardize
+from clipcap.training.loop import Computed
 from clipcap.training.packing import pack
-from recipes import loop
+from recipes.averaged import Averaged, Optimizers, train
 from recipes.photos import MANNERS, STARTS, Photo, load_photos, load_texts
-from recipes.schedule import Optimizers
 from recipes.tokenizer import VOCABULARY, train_tokenizer
 
 WIDTH, LAYERS, HEADS, LENGTH = 320, 5, 5, 128
 CPU = torch.device("cpu")
 MAPPER = MapperConfig("transformer", embedding_size=512, lm_size=WIDTH, prefix_length=8, clip_length=4, layers=3)
-PEAK, WARM_UP = 2e-3, 150
+PEAK, WARM_UP = 2e-3, 150  # of the learning rate; steps
+EPOCHS, EPOCH = 9, 300  # and steps of each: pools are drawn from without end
 BATCH = 96  # rows a step: a picture in one manner with up to CAPTIONS captions
 CAPTIONS = 3
 LONGEST = 48  # tokens of a caption that is learned from
@@ -138,14 +139,16 @@ class Joint(nn.Module):
 
 @dataclass(frozen=True)
 class Pool:
-    """Rows to draw from, each once before any comes again."""
+    """Rows to draw from without end, each once before any comes again."""
 
     rows: list[Row]
 
-    def draw(self, rng: random.Random) -> Iterator[Row]:
-        """Rows without end."""
-        while True:
-            yield from rng.sample(self.rows, len(self.rows))
+    def drawn(self, first: int, count: int) -> list[Row]:
+        """Of what is drawn, `count` rows behind the first so many."""
+        size = len(self.rows)
+        turns = range(first // size, (first + count - 1) // size + 1)
+        order = [row for turn in turns for row in random.Random(turn).sample(self.rows, size)]
+        return order[first % size :][:count]
 
 
 def pictures_of(encoder: Encoder, texts: list[str], photos: list[Photo], seed: int) -> Tensor:
@@ -183,41 +186,51 @@ def rows_of(photos: list[Photo], tokenizer: PreTrainedTokenizerFast) -> dict[str
     return rows
 
 
-def losses_of(joint: Joint, embeddings: Tensor, pools: dict[str, Pool], rng: random.Random) -> Iterator[Tensor]:
-    """The losses of the tokens of one batch after the other, drawn from the pools without end."""
-    draws = {name: pool.draw(rng) for name, pool in pools.items()}
-    deviation = embeddings.std(0)
-    while True:
-        rows = [next(draws[name]) for name, share in SHARES.items() for _ in range(round(share * BATCH))]
-        rows = [Row(r.embedding, r.manner, rng.sample(r.captions, min(CAPTIONS, len(r.captions)))) for r in rows]
-        chosen = embeddings[[row.embedding for row in rows]]
-        chosen = chosen + NOISE * deviation * torch.randn_like(chosen)
+class Task(Averaged[Joint]):
+    """What the library's loop trains: LM and mapper on rows of the pools, by their `embeddings` (N, E)."""
+
+    def __init__(
+        self,
+        optimizer: Optimizers[Joint],
+        embeddings: Tensor,
+        pools: dict[str, Pool],
+        validate: Callable[[Joint], dict[str, float]],
+        *described: object,
+    ) -> None:
+        """
+        Args:
+            validate: says the losses on dev.
+        """
+        rows = {name: pool.rows for name, pool in pools.items()}
+        super().__init__(optimizer, MAPPER, BATCH, CAPTIONS, EPOCH, SHARES, NOISE, rows, *described)
+        self.embeddings, self.pools, self.losses_on_dev = embeddings, pools, validate
+        self.deviation = embeddings.std(0)
+
+    def batches(self, epoch: int) -> list[list[Row]]:
+        rng = random.Random(epoch)
+        parts = []
+        for name, share in SHARES.items():
+            count = round(share * BATCH)
+            drawn = self.pools[name].drawn(epoch * EPOCH * count, EPOCH * count)
+            some = [Row(r.embedding, r.manner, rng.sample(r.captions, min(CAPTIONS, len(r.captions)))) for r in drawn]
+            parts.append([some[first : first + count] for first in range(0, len(some), count)])
+        return [[row for rows in batch for row in rows] for batch in zip(*parts, strict=True)]
+
+    def compute_gradients(self, batch: list[Row], step: int) -> Computed:
+        self.module.train()
+        chosen = self.embeddings[[row.embedding for row in batch]]
+        noise = torch.randn(chosen.shape, generator=torch.Generator().manual_seed(step))
         with autocast(CPU):
-            losses = joint.losses(chosen, rows)
-        yield losses
+            losses = self.module.losses(chosen + NOISE * self.deviation * noise, batch)
+        loss = losses.mean()
+        loss.backward()
+        return Computed(loss.item(), len(losses), sum(len(row.captions) for row in batch))
 
-
-def train(joint: Joint, embeddings: Tensor, pools: dict[str, Pool], steps: int, peak: float, work: Path) -> Joint:
-    """Train LM and mapper; goes on from the state in `work`, where there is one.
-
-    Returns:
-        The running average of the weights.
-    """
-    matrices = [
-        p for part in (joint.model.transformer.h, joint.mapper.blocks) for p in part.parameters() if p.ndim == 2
-    ]
-    parameters = [p for p in joint.parameters() if p.requires_grad]
-    torch.manual_seed(0)
-    return loop.train(
-        joint,
-        partial(losses_of, joint, embeddings, pools),
-        Optimizers(parameters, matrices, decay=0.05),
-        steps=steps,
-        peak=peak,
-        warm_up=WARM_UP,
-        decay=0.998,
-        state_path=work / "language_model.pt",
-    )
+    def validate(self, on_batch: Callable[[], None]) -> float:
+        on_batch()
+        found = self.losses_on_dev(self.optimizer.average)
+        print("on dev:", found, flush=True)
+        return sum(found.values()) / len(found)
 
 
 @torch.inference_mode()
@@ -249,7 +262,7 @@ def main() -> None:
         "--work", type=Path, required=True, help="receives the state, and what recipes.mappers starts from"
     )
     parser.add_argument("--start", type=Path, help="a folder of models of this architecture to go on from")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of {EPOCH} steps (default: %(default)s)")
     parser.add_argument("--peak", type=float, default=PEAK, help="the highest learning rate (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -273,11 +286,22 @@ def main() -> None:
     )
     print({name: len(pool.rows) for name, pool in pools.items()}, flush=True)
     joint = Joint(new_model(), real)
+    validate = partial(dev_losses, photos=photos, tokenizer=tokenizer)
     if arguments.start:
         joint.start_from(arguments.start)
-        print("on dev, before:", dev_losses(joint, photos, tokenizer), flush=True)
-    joint = train(joint, embeddings, pools, arguments.steps, arguments.peak, arguments.work)
-    print("on dev:", dev_losses(joint, photos, tokenizer), flush=True)
+        print("on dev, before:", validate(joint), flush=True)
+    options = TrainingOptions(
+        epochs=arguments.epochs,
+        learning_rate=arguments.peak,
+        warmup=WARM_UP / (EPOCH * arguments.epochs),
+        patience=arguments.epochs,
+    )
+    matrices = [
+        p for part in (joint.model.transformer.h, joint.mapper.blocks) for p in part.parameters() if p.ndim == 2
+    ]
+    optimizer = Optimizers(joint, matrices, peak=options.learning_rate, weight_decay=0.05, average_decay=0.998)
+    task = Task(optimizer, embeddings, pools, validate, options, str(arguments.start))
+    joint = train(task, optimizer.average, options, arguments.work / "language_model.pt")
     save_lm(joint.model, tokenizer, arguments.models / "lm")
     for manner in MANNERS:
         checkpoint = MapperCheckpoint(joint.export(manner), None, None)

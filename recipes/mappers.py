@@ -27,7 +27,8 @@ from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.model import ClipCaptionModel
 from clipcap.options import TrainingChoices
-from clipcap.training import CaptionedImages, Progress, TrainingOptions, train_mapper, trainable
+from clipcap.training import CaptionedImages, TrainingOptions, train_mapper, trainable
+from recipes.averaged import report
 from recipes.photos import STARTS, STYLES, Photo, load_photos
 from recipes.views import views_at_hand
 
@@ -50,17 +51,6 @@ def images_of(photos: list[Photo], captions: dict[str, list[str]], views: Mappin
     given = [torch.from_numpy(photo.embedding).float() for photo in found]
     pairs = [torch.stack([one, views.get(photo.name, one)]) for photo, one in zip(found, given, strict=True)]
     return CaptionedImages([p.name for p in found], torch.stack(pairs), [captions[p.name] for p in found])
-
-
-def report(progress: Progress) -> bool:
-    """Print every fiftieth step."""
-    if progress.step % 50 == 0:
-        print(
-            f"{progress.step}/{progress.steps} loss {progress.train_loss:.3f} validation {progress.validation_loss} "
-            f"{progress.samples_per_second:.0f} captions/s, {progress.eta_seconds:.0f} s left",
-            flush=True,
-        )
-    return True
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ image tower stands still, so its embeddings of all pictures are the negatives of
 import argparse
 import json
 import random
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import clipcap.torchvision_schemas  # noqa: F401 (before open_clip is imported)
@@ -25,9 +25,10 @@ from torch.nn import functional as F
 from clipcap.clip_folder import new_text_tower, read_config, save_text_tower, write_config
 from clipcap.device import autocast
 from clipcap.encoder import encode_tokens
-from recipes import loop
+from clipcap.training import TrainingOptions
+from clipcap.training.loop import Computed
+from recipes.averaged import Averaged, Optimizers, train
 from recipes.photos import Photo, load_photos, load_texts
-from recipes.schedule import Optimizers
 from recipes.tokenizer import VOCABULARY, ending, train_tokenizer
 
 CPU = torch.device("cpu")
@@ -43,6 +44,7 @@ TEXT = {
     "pad_id": 0,
     "eos_id": 0,
 }
+EPOCHS, WARM_UP = 12, 1.75  # the second of the learning rate, in epochs
 BATCH, OTHERS = 512, 6144  # captions a step; pictures besides their own that they are told from
 PART = 64  # captions of like length that are computed together, so that little is padding
 # Styled captions leave out what is there, and names of products say little: they are drawn less often.
@@ -92,25 +94,64 @@ class Contrast(nn.Module):
         return (loss + F.cross_entropy(temperature * near.T.float(), target)) / 2
 
 
-def losses_of(
-    contrast: Contrast, tokens: Tensor, captions: list[dict[str, list[int]]], images: Tensor, rng: random.Random
-) -> Iterator[Tensor]:
-    """The losses (1,) of one batch after the other: pictures, each once before any comes again, with one of their
-    captions, `tokens` of which each picture has some by manner."""
-    order: list[int] = []
-    while True:
-        if len(order) < BATCH:
-            order = rng.sample(range(len(captions)), len(captions))
-        chosen, order = order[:BATCH], order[BATCH:]
-        drawn = []
+@dataclass(frozen=True)
+class Captioned:
+    """Pictures' embeddings (N, E) of length 1, and of each by manner which of the rows of `tokens` are its captions."""
+
+    images: Tensor
+    captions: list[dict[str, list[int]]]
+    tokens: Tensor
+
+    @classmethod
+    def of(cls, photos: list[Photo], tokenize: open_clip.tokenizer.HFTokenizer) -> "Captioned":
+        images = F.normalize(torch.stack([torch.from_numpy(photo.embedding).float() for photo in photos]), dim=-1)
+        texts = [c for photo in photos for captions in photo.captions.values() for c in captions]
+        rows = iter(range(len(texts)))
+        captions = [{manner: [next(rows) for _ in found] for manner, found in p.captions.items()} for p in photos]
+        return cls(images, captions, tokenize(texts))
+
+    def drawn(self, chosen: list[int], rng: random.Random) -> list[tuple[int, int]]:
+        """Of each of these pictures its number and that of one of its captions, those of like length together."""
+        pairs = []
         for i in chosen:
-            (manner,) = rng.choices(list(captions[i]), [WEIGHTS[manner] for manner in captions[i]])
-            drawn.append(rng.choice(captions[i][manner]))
-        others = torch.randint(len(captions), (OTHERS,))
-        others = others[~torch.isin(others, torch.tensor(chosen))]
-        by_length = sorted(range(BATCH), key=lambda i: int(tokens[drawn[i]].count_nonzero()))
-        chosen, drawn = [chosen[i] for i in by_length], [drawn[i] for i in by_length]
-        yield contrast.loss(tokens[drawn], images[chosen], images[others])[None]
+            (manner,) = rng.choices(list(self.captions[i]), [WEIGHTS[manner] for manner in self.captions[i]])
+            pairs.append((i, rng.choice(self.captions[i][manner])))
+        return sorted(pairs, key=lambda pair: int(self.tokens[pair[1]].count_nonzero()))
+
+
+class Task(Averaged[Contrast]):
+    """What the library's loop trains: the tower on captioned pictures, an epoch of which has each once."""
+
+    def __init__(
+        self, optimizer: Optimizers[Contrast], learned: Captioned, checked: Captioned, *described: object
+    ) -> None:
+        super().__init__(optimizer, TEXT, BATCH, OTHERS, WEIGHTS, learned.tokens.tolist(), *described)
+        self.learned = learned
+        pairs = checked.drawn(list(range(len(checked.captions))), random.Random(0))
+        self.checked_tokens = checked.tokens[[caption for _, caption in pairs]]
+        self.checked_images = checked.images[[image for image, _ in pairs]]
+
+    def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
+        rng, count = random.Random(epoch), len(self.learned.captions)
+        order = rng.sample(range(count), count)
+        return [self.learned.drawn(order[first : first + BATCH], rng) for first in range(0, count - BATCH + 1, BATCH)]
+
+    def compute_gradients(self, batch: list[tuple[int, int]], step: int) -> Computed:
+        self.module.train()
+        chosen = torch.tensor([image for image, _ in batch])
+        generator = torch.Generator().manual_seed(step)
+        others = torch.randint(len(self.learned.captions), (OTHERS,), generator=generator)
+        others = others[~torch.isin(others, chosen)]
+        tokens, images = self.learned.tokens[[caption for _, caption in batch]], self.learned.images
+        loss = self.module.loss(tokens, images[chosen], images[others])
+        loss.backward()
+        return Computed(loss.item(), len(batch), len(batch))
+
+    @torch.no_grad()
+    def validate(self, on_batch: Callable[[], None]) -> float:
+        on_batch()
+        images = self.checked_images
+        return self.optimizer.average.loss(self.checked_tokens, images, images[:0]).item()
 
 
 def main() -> None:
@@ -118,7 +159,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
     parser.add_argument("--models", type=Path, required=True, help="holds encoder/, of which this makes the text half")
     parser.add_argument("--work", type=Path, required=True, help="receives the state, to go on from")
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -136,25 +177,17 @@ def main() -> None:
     tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
     tower = new_text_tower(config)
 
-    images = F.normalize(torch.stack([torch.from_numpy(photo.embedding).float() for photo in learned]), dim=-1)
-    tokens = tokenize(own)
-    rows = iter(range(len(own)))
-    captions = [{manner: [next(rows) for _ in found] for manner, found in p.captions.items()} for p in learned]
-    contrast = Contrast(tower)
-    matrices = [p for p in tower.transformer.parameters() if p.ndim == 2]
-    average = loop.train(
-        contrast,
-        partial(losses_of, contrast, tokens, captions, images),
-        Optimizers([*tower.parameters(), contrast.scale], matrices, decay=0.1),
-        steps=arguments.steps,
-        peak=3e-3,
-        warm_up=100,
-        decay=0.99,
-        state_path=arguments.work / "text_tower.pt",
+    options = TrainingOptions(
+        epochs=arguments.epochs, learning_rate=3e-3, warmup=WARM_UP / arguments.epochs, patience=arguments.epochs
     )
+    matrices = [p for p in tower.transformer.parameters() if p.ndim == 2]
+    optimizer = Optimizers(Contrast(tower), matrices, peak=options.learning_rate, weight_decay=0.1, average_decay=0.99)
+    checked = Captioned.of([photo for photo in photos if photo.split == "dev"], tokenize)
+    task = Task(optimizer, Captioned.of(learned, tokenize), checked, options)
+    average = train(task, optimizer.average, options, arguments.work / "text_tower.pt")
     print(report(average.tower, tokenize, photos), flush=True)
     save_text_tower(average.tower, folder)
-    temperature = contrast.scale.exp().item()
+    temperature = average.scale.exp().item()
     print(json.dumps({"parameters": sum(p.numel() for p in tower.parameters()), "temperature": temperature}))
 
 

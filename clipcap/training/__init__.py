@@ -2,10 +2,10 @@
 
 from clipcap.training.data import CaptionedImages
 from clipcap.training.errors import ForeignState, TrainingCanceled, TrainingError
+from clipcap.training.loop import EpochEnd, Progress
 from clipcap.training.machines import Machines
 from clipcap.training.options import TrainingOptions, for_trainer
 from clipcap.training.state import STATE
-from clipcap.training.steps import EpochEnd, Progress
 from clipcap.training.trainer import (
     TrainingResult,
     new_mapper,

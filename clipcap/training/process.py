@@ -12,9 +12,10 @@ from torch import distributed
 
 from clipcap.training.errors import TrainingCanceled, TrainingError
 from clipcap.training.group import TOLD
+from clipcap.training.loop import EpochEnd, Progress
 from clipcap.training.processes import EPOCH
 from clipcap.training.state import trained_weights
-from clipcap.training.steps import EpochEnd, Progress, TrainingSetup, take_steps
+from clipcap.training.steps import TrainingSetup, take_steps
 
 
 def main(handed: str, address: str, backend: str) -> None:

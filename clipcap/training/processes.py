@@ -23,10 +23,11 @@ from typing import Any
 import torch
 
 from clipcap.training.errors import TrainingCanceled, TrainingError
+from clipcap.training.loop import EpochEnd, Progress
 from clipcap.training.machines import Ended, Launch, Lost, Machine, Machines, Raised
 from clipcap.training.network import interface_of
 from clipcap.training.state import trained_weights
-from clipcap.training.steps import EpochEnd, Progress, TrainingSetup
+from clipcap.training.steps import TrainingSetup
 
 LAUNCHER, PROCESS = "clipcap.training.launcher", "clipcap.training.process"
 RESTARTS = 3  # after which something else is wrong than a process that was killed

@@ -65,15 +65,21 @@ def save_state(
     run: str,
     state: State,
     weights: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: dict[str, Any],
     best: dict[str, Tensor],
 ) -> None:
-    """Write a run's state and weights to `path`, in one file that is there whole or not at all."""
+    """Write a run's state and weights to `path`, in one file that is there whole or not at all.
+
+    Args:
+        weights: those that are trained.
+        optimizer: its `state_dict()`.
+        best: those that were best so far.
+    """
     stored = {
         "run": run,
         "state": dataclasses.asdict(state),
         "weights": weights,
-        "optimizer": optimizer.state_dict(),
+        "optimizer": optimizer,
         "best": best,
     }
     buffer = io.BytesIO()
@@ -111,17 +117,14 @@ def read_state(path: Path, run: str) -> dict[str, Any]:
     return stored
 
 
-def restore_state(
-    stored: dict[str, Any], weights: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> tuple[State, dict[str, Tensor]]:
-    """Go on from a stored state.
+def restore_state(stored: dict[str, Any], weights: dict[str, Tensor]) -> tuple[State, dict[str, Tensor]]:
+    """Give the weights, and in what is returned the rest, what they had in a stored state.
 
     Returns:
         It, and the best weights so far.
     """
     for name, tensor in weights.items():
         tensor.copy_(stored["weights"][name])
-    optimizer.load_state_dict(stored["optimizer"])
     state = State(**stored["state"])
     state.history = [(training, validation) for training, validation in state.history]
     return state, stored["best"]

@@ -27,11 +27,12 @@ from clipcap.model import ClipCaptionModel
 from clipcap.options import TrainingChoices
 from clipcap.training.data import CaptionedImages, tokenized_rows
 from clipcap.training.group import Group
+from clipcap.training.loop import EpochEnd, Progress
 from clipcap.training.machines import Machines
 from clipcap.training.options import TrainingOptions
 from clipcap.training.processes import in_processes
 from clipcap.training.state import run_identity, trained_weights
-from clipcap.training.steps import EpochEnd, Progress, TrainingSetup, take_steps
+from clipcap.training.steps import TrainingSetup, take_steps
 
 
 @dataclass(frozen=True)
