@@ -27,9 +27,7 @@ class IdentityAdmin(AdminWithPages):
     """Which account belongs to whom at the site through which people sign in; here accounts are connected by hand."""
 
     when_empty = Empty(
-        "Nobody has signed in through another site yet: that connects an account, or ",
-        "connect one",
-        " by hand.",
+        "Nobody has signed in through another site yet: that connects an account, or [connect one] by hand.",
         "admin:accounts_identity_add",
         "accounts.add_identity",
     )
@@ -72,7 +70,7 @@ class IdentityAdmin(AdminWithPages):
 class TokenAdmin(ReadOnly):
     """Tokens, to be looked at and deleted."""
 
-    when_empty = Empty("No API tokens yet: ", "create one", " for a program of yours; only its hash is kept.", "tokens")
+    when_empty = Empty("No API tokens yet: [create one] for a program of yours; only its hash is kept.", "tokens")
     list_display = ("name", "user", "good_for", "created", "last_used_at", "expiry")
     list_filter = ("last_used_at", "expiry")
     search_fields = ("name", "user__username")
@@ -117,9 +115,7 @@ class GroupsAdmin(GroupAdmin):
     """The same."""
 
     when_empty = Empty(
-        "No groups yet: ",
-        "add one",
-        " with the permissions that its people are to have.",
+        "No groups yet: [add one] with the permissions that its people are to have.",
         "admin:auth_group_add",
         "auth.add_group",
     )
@@ -131,7 +127,7 @@ class DeviceAdmin(AsOnPages, TOTPDeviceAdmin):  # type: ignore[misc]  # the libr
     """The library's own; when a wrong code was typed is not written by hand, and deletions are in the audit log."""
 
     when_empty = Empty(
-        "Nobody has two-factor authentication yet: ", "set it up", " for your own account first.", "second-factor"
+        "Nobody has two-factor authentication yet: [set it up] for your own account first.", "second-factor"
     )
     readonly_fields = (*TOTPDeviceAdmin.readonly_fields, "throttling_failure_timestamp")
 

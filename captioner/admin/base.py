@@ -11,20 +11,23 @@ from django.apps import apps
 from django.contrib import admin, messages
 from django.core.exceptions import FieldDoesNotExist, PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import DateTimeField, Model, QuerySet
+from django.db.models import DateTimeField, Model, QuerySet, UUIDField
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.decorators import method_decorator
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
+from django.views.decorators.http import require_safe
 
 from captioner import audit
+from captioner.admin.parameters import as_int, as_uuid
 from captioner.errors import Refused
 from captioner.models import Image
 from captioner.templatetags.captions import number, when
@@ -37,6 +40,8 @@ else:
 COUNTED = 10_000  # rows of a list that are counted and paged through; what is further away is reached by narrowing
 SEARCHED = 100_000  # newest rows that a search reads
 MOST_AT_ONCE = 1_000  # rows of an action
+# Lists that others lead to, by the names of their addresses.
+STYLES, VERSIONS = "admin:captioner_style_changelist", "admin:captioner_mapperversion_changelist"
 STATES = ("status", "verdict")  # columns whose values are coloured; the style sheet has a colour for each
 
 
@@ -85,13 +90,16 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic for type
 
 
 class Empty(NamedTuple):
-    """What a list says that has no rows yet: a sentence about what to do, with a link to where that is done."""
+    """What a list says that has no rows yet: a sentence about what to do, with [a link] to where that is done."""
 
-    before: str
-    link: str
-    after: str
-    address: str  # by its name
+    sentence: str
+    address: str  # of the link, by its name
     takes: str = ""  # permission; who lacks it reads the same without the link
+
+    @property
+    def parts(self) -> list[str]:
+        """What is before the link, the link's text, and what is behind it."""
+        return self.sentence.replace("]", "[").split("[")
 
 
 class AsOnPages(ModelAdmin):
@@ -187,6 +195,22 @@ class ReadOnly(AdminWithPages):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+class OwnPage(ReadOnly):
+    """Read-only rows, each shown by a page of our own in place of Django's form."""
+
+    @method_decorator(require_safe)
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """What `show` makes."""
+        key = as_uuid if isinstance(self.opts.pk, UUIDField) else as_int
+        return self.show(request, key(object_id))
+
+    def show(self, request: HttpRequest, pk: Any) -> HttpResponse:
+        """The page of a row."""
+        raise NotImplementedError
 
 
 class BigTable(AdminWithPages):

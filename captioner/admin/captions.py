@@ -10,13 +10,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern
-from django.utils.decorators import method_decorator
 from django.utils.safestring import SafeString
-from django.views.decorators.http import require_safe
 
 from captioner import services
-from captioner.admin.base import BigTable, Empty, ReadOnly, each, thumbnail
-from captioner.admin.parameters import as_uuid
+from captioner.admin.base import BigTable, Empty, OwnPage, ReadOnly, each, thumbnail
 from captioner.jobs.job import Status
 from captioner.models import Caption, CaptionQuerySet, Viewer
 from captioner.templatetags.captions import percent
@@ -38,10 +35,10 @@ class UnsureFilter(admin.SimpleListFilter):
 
 
 @admin.register(Caption)
-class CaptionAdmin(BigTable, ReadOnly):
+class CaptionAdmin(BigTable, OwnPage):
     """Captions, with what a person can do about them."""
 
-    when_empty = Empty("No captions yet: ", "upload photos", " on the site, and workers write them.", "home")
+    when_empty = Empty("No captions yet: [upload photos] on the site, and workers write them.", "home")
     list_display = ("picture", "words", "style", "status", "sure", "by", "created_at")
     list_display_links = ("words",)
     list_filter = ("status", "style", UnsureFilter)
@@ -100,14 +97,11 @@ class CaptionAdmin(BigTable, ReadOnly):
             *super().get_urls(),
         ]
 
-    @method_decorator(require_safe)
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         """The caption beside its picture, with everything known about it."""
         parts = ("image", "style", "version__style", "owner")
         queryset = Caption.objects.select_related(*parts).prefetch_related("corrections__author")
-        caption = self.viewed(request, as_uuid(object_id), queryset)
+        caption = self.viewed(request, pk, queryset)
         return self.page(
             request,
             "admin/captioner/caption.html",

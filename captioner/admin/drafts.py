@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import uuid
 from itertools import combinations
-from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern
-from django.utils.decorators import method_decorator
-from django.views.decorators.http import require_safe
 
 from captioner import services
-from captioner.admin.base import BigTable, Empty, ReadOnly
-from captioner.admin.parameters import as_uuid
+from captioner.admin.base import VERSIONS, BigTable, Empty, OwnPage
 from captioner.admin.scores import standing
 from captioner.models import DraftRequest, MapperVersion
 
 
 @admin.register(DraftRequest)
-class DraftRequestAdmin(BigTable, ReadOnly):
+class DraftRequestAdmin(BigTable, OwnPage):
     """Drafts of versions: comparisons on photos, and regenerated captions of a style. Updated live."""
 
-    when_empty = Empty(
-        "No comparisons yet: ",
-        "choose two versions",
-        " and have them caption the same photos.",
-        "admin:captioner_mapperversion_changelist",
-    )
+    when_empty = Empty("No comparisons yet: [choose two versions] and have them caption the same photos.", VERSIONS)
     list_display = ("__str__", "style", "person", "created_at")
     list_select_related = ("style", "person")
 
@@ -42,12 +33,9 @@ class DraftRequestAdmin(BigTable, ReadOnly):
             *super().get_urls(),
         ]
 
-    @method_decorator(require_safe)
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         """Photos and what each version writes about them, or how far a style's captions are."""
-        drafts = self.viewed(request, as_uuid(object_id))
+        drafts = self.viewed(request, pk)
         title = f"Captions of {drafts.style}, regenerated" if drafts.style else "Versions compared on photos"
         found = standing(drafts)
         return self.page(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -14,13 +13,10 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern
-from django.utils.decorators import method_decorator
 from django.utils.safestring import SafeString
-from django.views.decorators.http import require_safe
 
 from captioner import services
-from captioner.admin.base import BigTable, Empty, ReadOnly, counted, page_status, so_many, thumbnail, together
-from captioner.admin.parameters import as_uuid
+from captioner.admin.base import BigTable, Empty, OwnPage, counted, page_status, so_many, thumbnail, together
 from captioner.errors import Refused
 from captioner.models import Caption, Image, Viewer
 
@@ -53,10 +49,10 @@ def what_goes(found: services.Deletion) -> str:
 
 
 @admin.register(Image)
-class ImageAdmin(BigTable, ReadOnly):
+class ImageAdmin(BigTable, OwnPage):
     """Stored pictures."""
 
-    when_empty = Empty("No photos yet: ", "upload some", " on the site.", "home")
+    when_empty = Empty("No photos yet: [upload some] on the site.", "home")
     list_display = ("picture", "__str__", "kilobytes", "credit", "created_at")
     list_display_links = ("__str__",)
     search_fields = ("sha256__startswith", "credit")
@@ -76,12 +72,9 @@ class ImageAdmin(BigTable, ReadOnly):
         remove = self.route("<uuid:pk>/remove/", self.remove, "remove", DELETE, "GET", "POST")
         return [remove, *super().get_urls()]
 
-    @method_decorator(require_safe)
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         """The picture and what was written about it."""
-        image = self.viewed(request, as_uuid(object_id))
+        image = self.viewed(request, pk)
         captions = Caption.objects.none()
         if request.user.has_perm("captioner.view_caption"):
             captions = image.captions.select_related("style", "version__style").prefetch_related("corrections")

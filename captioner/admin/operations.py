@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.utils.text import Truncator
 
 from captioner import services
-from captioner.admin.base import BigTable, Empty, ReadOnly, duration, since
+from captioner.admin.base import VERSIONS, BigTable, Empty, ReadOnly, duration, since
 from captioner.admin.dashboard import tell_duties
 from captioner.models import AuditEntry, DeliveryAttempt, Promotion, WebhookDelivery, WebhookHost, Worker
 
@@ -20,9 +20,7 @@ from captioner.models import AuditEntry, DeliveryAttempt, Promotion, WebhookDeli
 class PromotionAdmin(ReadOnly):
     """The history of what was in service. It is never rewritten."""
 
-    when_empty = Empty(
-        "No version is in service yet: ", "open one", " and promote it.", "admin:captioner_mapperversion_changelist"
-    )
+    when_empty = Empty("No version is in service yet: [open one] and promote it.", VERSIONS)
     list_display = ("version", "style", "person", "reason", "created_at")
     list_filter = ("style",)
     list_select_related = ("version__style", "style", "person")
@@ -41,9 +39,8 @@ class WorkerAdmin(ReadOnly):
     """Worker processes."""
 
     when_empty = Empty(
-        "No worker has reported yet: start one with “./run worker captions”, and ",
-        "the dashboard",
-        " shows what waits for it.",
+        "No worker has reported yet: start one with “./run worker captions”, and [the dashboard] shows what waits for "
+        "it.",
         "admin:index",
     )
     list_display = ("name", "queue", "device", "models_loaded", "duty", "memory", "running_for", "heard_from")
@@ -95,9 +92,8 @@ class WebhookDeliveryAdmin(BigTable, ReadOnly):
     """Messages to clients, with the result of each attempt."""
 
     when_empty = Empty(
-        "No webhooks yet: a request for captions with “webhook_url” has its result sent there, as ",
-        "the documents of the API",
-        " describe.",
+        "No webhooks yet: a request for captions with “webhook_url” has its result sent there, as [the documents of "
+        "the API] describe.",
         "v1:docs",
     )
     list_display = ("url", "status", "failed_tries", "error_detail", "created_at")
@@ -121,10 +117,7 @@ class WebhookHostAdmin(ReadOnly):
     """Hosts that did not respond recently, and how long they are skipped."""
 
     when_empty = Empty(
-        "All hosts respond; see ",
-        "the deliveries",
-        " for what was sent.",
-        "admin:captioner_webhookdelivery_changelist",
+        "All hosts respond; see [the deliveries] for what was sent.", "admin:captioner_webhookdelivery_changelist"
     )
     list_display = ("host", "failures", "open_until", "error")
 
@@ -134,10 +127,7 @@ class AuditEntryAdmin(BigTable, ReadOnly):
     """What staff and trainers did."""
 
     when_empty = Empty(
-        "Nothing was recorded yet: ",
-        "promote a version",
-        ", for example: this list then shows who did it and why.",
-        "admin:captioner_mapperversion_changelist",
+        "Nothing was recorded yet: [promote a version], for example: this list then shows who did it and why.", VERSIONS
     )
     list_display = ("created_at", "who", "action", "subject", "shortened", "address")
     list_filter = ("action",)

@@ -16,7 +16,7 @@ from django.urls import URLPattern, reverse
 
 from captioner import services
 from captioner.admin import dashboard
-from captioner.admin.base import AdminWithPages, Empty, counted, each, so_many
+from captioner.admin.base import STYLES, AdminWithPages, Empty, counted, each, so_many
 from captioner.admin.parameters import as_int
 from captioner.models import MapperVersion, Style
 from captioner.reports import VersionReport
@@ -29,13 +29,7 @@ SERVE = "captioner.add_promotion"  # whoever may put a version in service may al
 class StyleAdmin(AdminWithPages):
     """Styles: what they are, and what is in service."""
 
-    when_empty = Empty(
-        "No styles yet: ",
-        "make the first one",
-        ".",
-        "admin:captioner_style_add",
-        "captioner.add_style",
-    )
+    when_empty = Empty("No styles yet: [make the first one].", "admin:captioner_style_add", "captioner.add_style")
     list_display = ("name", "slug", "status", "is_default", "in_service", "cider", "created_at")
     list_filter = ("status",)
     fields = ("name", "slug", "description", "starts_from", "is_default")
@@ -157,7 +151,7 @@ class StyleAdmin(AdminWithPages):
         if request.method == "POST":
             services.delete_style(style, request.user)
             messages.success(request, f"{style} was deleted.")
-            return redirect("admin:captioner_style_changelist")
+            return redirect(STYLES)
         return self.page(
             request,
             "admin/form_page.html",

@@ -16,13 +16,11 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
 from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern, reverse
-from django.utils.decorators import method_decorator
 from django.utils.http import urlencode
-from django.views.decorators.http import require_safe
 
 from captioner import audit, services
 from captioner.admin import dashboard
-from captioner.admin.base import Empty, ReadOnly, page_status
+from captioner.admin.base import STYLES, Empty, OwnPage, page_status
 from captioner.admin.parameters import as_int, as_uuid
 from captioner.admin.scores import scores_drawn, written_by
 from captioner.errors import Refused
@@ -92,12 +90,10 @@ class PromoteForm(forms.Form):
 
 
 @admin.register(MapperVersion)
-class MapperVersionAdmin(ReadOnly):
+class MapperVersionAdmin(OwnPage):
     """Trained mappers: compare, promote, roll back, download, import, delete."""
 
-    when_empty = Empty(
-        "No versions yet: ", "choose a style", " to train, or import a mapper.", "admin:captioner_style_changelist"
-    )
+    when_empty = Empty("No versions yet: [choose a style] to train, or import a mapper.", STYLES)
     list_display = ("__str__", "in_service", "origin", "cider", "verdict", "megabytes", "created_by", "created_at")
     list_filter = ("style", "origin")
     list_select_related = ("style", "created_by")
@@ -149,12 +145,9 @@ class MapperVersionAdmin(ReadOnly):
             *super().get_urls(),
         ]
 
-    @method_decorator(require_safe)
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, pk: int) -> HttpResponse:
         """What a version is, where it came from, its scores, and when it was in service."""
-        version = self.viewed(request, as_int(object_id))
+        version = self.viewed(request, pk)
         report = version.report
         return self.page(
             request,

@@ -11,12 +11,9 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import URLPattern
-from django.utils.decorators import method_decorator
-from django.views.decorators.http import require_safe
 
 from captioner import services as captioner_services
-from captioner.admin.base import Empty, ReadOnly, page_status
-from captioner.admin.parameters import as_int
+from captioner.admin.base import Empty, OwnPage, page_status
 from captioner.errors import Refused
 from captioner.models import BaseModels, Style
 from training import services
@@ -63,13 +60,11 @@ class CutOverForm(forms.Form):
 
 
 @admin.register(BaseModels)
-class BaseModelsAdmin(ReadOnly):
+class BaseModelsAdmin(OwnPage):
     """Base models: those in service, and those that are prepared."""
 
     when_empty = Empty(
-        "No base models yet: a worker records its own when it starts; then ",
-        "prepare others",
-        " here.",
+        "No base models yet: a worker records its own when it starts; then [prepare others] here.",
         "admin:captioner_basemodels_add",
         "training.add_trainingrun",
     )
@@ -122,12 +117,9 @@ class BaseModelsAdmin(ReadOnly):
             button="Prepare",
         )
 
-    @method_decorator(require_safe)
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, pk: int) -> HttpResponse:
         """How far they are prepared: every style, its version in service and the one that would take its place."""
-        base = self.viewed(request, as_int(object_id), ROWS)
+        base = self.viewed(request, pk, ROWS)
         return self.page(request, "admin/training/base_models.html", str(base), **_context(base))
 
     def live(self, request: HttpRequest, pk: int) -> HttpResponseBase:

@@ -20,7 +20,7 @@ from django.utils.safestring import SafeString
 
 from captioner import services as captioner_services
 from captioner.admin import images
-from captioner.admin.base import COUNTED, MOST_AT_ONCE, BigTable, Empty, ReadOnly, each, sentence, thumbnail
+from captioner.admin.base import COUNTED, MOST_AT_ONCE, STYLES, BigTable, Empty, ReadOnly, each, sentence, thumbnail
 from captioner.admin.parameters import as_int
 from captioner.errors import Refused
 from captioner.models import Caption, Correction, Image, Style
@@ -72,12 +72,7 @@ images.links.append(_link)
 class ExampleAdmin(BigTable):
     """What styles learn from. Files come in through a style's page; here a stored photo can be added by hand."""
 
-    when_empty = Empty(
-        "No examples yet: ",
-        "choose a style",
-        " and import a file, or add a photo with its caption.",
-        "admin:captioner_style_changelist",
-    )
+    when_empty = Empty("No examples yet: [choose a style] and import a file, or add a photo with its caption.", STYLES)
     list_display = ("picture", "text", "style", "source", "held_out", "created_at")
     list_display_links = ("text",)
     list_filter = ("style", "source", "held_out")
@@ -173,7 +168,7 @@ class TakenFilter(admin.SimpleListFilter):
 class CorrectionAdmin(BigTable, ReadOnly):
     """What people wrote in place of captions, to be taken into datasets."""
 
-    when_empty = Empty("No corrections yet: ", "label captions", ", and the edited ones appear here.", "label")
+    when_empty = Empty("No corrections yet: [label captions], and the edited ones appear here.", "label")
     list_display = ("picture", "text", "instead_of", "style", "author", "taken", "created_at")
     list_display_links = ("text",)
     list_filter = (TakenFilter, OfStyle)

@@ -8,12 +8,9 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern
-from django.utils.decorators import method_decorator
-from django.views.decorators.http import require_safe
 
 from captioner import audit
-from captioner.admin.base import Empty, ReadOnly
-from captioner.admin.parameters import as_int
+from captioner.admin.base import STYLES, Empty, OwnPage
 from captioner.jobs.job import Status
 from training import services
 from training.datasets.importer import rejected_csv
@@ -23,15 +20,10 @@ REJECTED_SHOWN = 50
 
 
 @admin.register(Import)
-class ImportAdmin(ReadOnly):
+class ImportAdmin(OwnPage):
     """Imports of examples, live."""
 
-    when_empty = Empty(
-        "No files were imported yet: ",
-        "choose a style",
-        " and import its examples.",
-        "admin:captioner_style_changelist",
-    )
+    when_empty = Empty("No files were imported yet: [choose a style] and import its examples.", STYLES)
     list_display = ("name", "style", "status", "rows", "accepted", "duplicates", "person", "created_at")
     list_filter = ("status", "style")
     list_select_related = ("style", "person")
@@ -51,12 +43,9 @@ class ImportAdmin(ReadOnly):
         """Queue a stopped import again, to go on behind its last row."""
         return self.done(request, services.resume_import(self.viewed(request, pk)), "the import was queued again")
 
-    @method_decorator(require_safe)
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, pk: int) -> HttpResponse:
         """How far an import is, and what of it was rejected."""
-        batch = self.viewed(request, as_int(object_id))
+        batch = self.viewed(request, pk)
         return self.page(request, "admin/training/import.html", str(batch), up=batch.style, **self._standing(batch))
 
     def live(self, request: HttpRequest, pk: int) -> HttpResponseBase:

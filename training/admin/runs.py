@@ -10,12 +10,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, reverse
-from django.utils.decorators import method_decorator
 from django.utils.html import format_html
-from django.views.decorators.http import require_safe
 
-from captioner.admin.base import Empty, ReadOnly, each
-from captioner.admin.parameters import as_int
+from captioner.admin.base import STYLES, Empty, OwnPage, each
 from captioner.admin.plots import COLOURS, score_bars
 from captioner.admin.scores import colours_of
 from captioner.admin.versions import MapperVersionAdmin
@@ -31,12 +28,10 @@ from training.options import OF_A_NEW_MAPPER
 
 
 @admin.register(TrainingRun)
-class TrainingRunAdmin(ReadOnly):
+class TrainingRunAdmin(OwnPage):
     """Retrainings, live."""
 
-    when_empty = Empty(
-        "No runs yet: ", "choose a style", " that has examples, and train it.", "admin:captioner_style_changelist"
-    )
+    when_empty = Empty("No runs yet: [choose a style] that has examples, and train it.", STYLES)
     list_display = ("__str__", "style", "status", "verdict", "version", "examples", "person", "created_at")
     list_filter = ("status", "verdict", "style")
     list_select_related = ("style", "person", "version__style")
@@ -62,12 +57,9 @@ class TrainingRunAdmin(ReadOnly):
             *super().get_urls(),
         ]
 
-    @method_decorator(require_safe)
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, pk: int) -> HttpResponse:
         """A run from its queueing to its verdict."""
-        run = self.viewed(request, as_int(object_id), RUNS)
+        run = self.viewed(request, pk, RUNS)
         title = f"Run {run.pk} of {run.style}"
         return self.page(request, "admin/training/run.html", title, up=run.style, **_run_context(run))
 

@@ -38,7 +38,9 @@ class PolicyInline(StackedInline):
 class TrainedStyleAdmin(SentencePages, RetrainingPages, DatasetPages, StyleAdmin):
     """Styles: what they are, what is in service, what they learn from."""
 
-    when_empty = StyleAdmin.when_empty._replace(after=" of a few example sentences.")
+    when_empty = StyleAdmin.when_empty._replace(
+        sentence="No styles yet: [make the first one] of a few example sentences."
+    )
     inlines = (PolicyInline,)
     actions = ("retrain_chosen", *StyleAdmin.actions)
     change_form_template = "admin/training/style.html"
