@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from captioner.jobs import job
-from captioner.jobs.job import FINISHED, LONGEST_PAUSE, MAX_ATTEMPTS, Failure, Status
+from captioner.jobs.job import FINISHED, LONGEST_PAUSE, MAX_ATTEMPTS, Failure, Status, queued_at
 from captioner.models import Caption, CaptionRequest, Image, Style
 
 pytestmark = pytest.mark.usefixtures("both_databases")
@@ -75,9 +75,7 @@ def queue(rank: float = 0, deadline: timedelta = HOUR) -> Caption:
         request=CaptionRequest.objects.get(),
         image=Image.objects.get(),
         style=Style.objects.get(),
-        created_at=now,
-        rank_at=now + timedelta(seconds=rank),
-        deadline_at=now + deadline,
+        **queued_at(now, now + deadline, rank=now + timedelta(seconds=rank)),
     )
 
 

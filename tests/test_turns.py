@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from captioner import services
 from captioner.errors import Refused
 from captioner.http.viewer import viewer_of
-from captioner.jobs.job import Status
+from captioner.jobs.job import Status, queued_at
 from captioner.models import Caption, CaptionRequest, Image, Style, Viewer
 from captioner.services import turns
 from tests.servers import PostgreSQL, default_database
@@ -62,20 +62,12 @@ def queue(database: str) -> str:
 
 def ask(flow: str, count: int = 1, *, bulk: bool = False) -> list[Caption]:
     """So many queued captions of a flow."""
-    now, image, style, request = timezone.now(), Image.objects.get(), Style.objects.get(), CaptionRequest.objects.get()
+    image, style, request = Image.objects.get(), Style.objects.get(), CaptionRequest.objects.get()
+    now = timezone.now()
+    times = queued_at(now, now + LATER)
     with transaction.atomic():
         return Caption.objects.bulk_create(
-            Caption(
-                request=request,
-                image=image,
-                style=style,
-                flow=flow,
-                bulk=bulk,
-                turn=turn,
-                created_at=now,
-                rank_at=now,
-                deadline_at=now + LATER,
-            )
+            Caption(request=request, image=image, style=style, flow=flow, bulk=bulk, turn=turn, **times)
             for turn in turns.take(flow, count, bulk=bulk)
         )
 

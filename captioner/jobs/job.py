@@ -384,6 +384,16 @@ class OrderedJob(Job):
         )
 
 
+def queued_at(now: datetime, until: datetime, *, rank: datetime | None = None) -> dict[str, datetime]:
+    """The columns of a new `OrderedJob` that say when.
+
+    Args:
+        until: it fails if it is still queued then.
+        rank: earlier ones go first; now, if left out.
+    """
+    return {"created_at": now, "rank_at": rank or now, "deadline_at": until}
+
+
 QUEUED_AGAIN: dict[str, Any] = {
     "status": Status.QUEUED,
     "lease_token": None,

@@ -21,7 +21,7 @@ from django.conf import settings
 from django.db.models import Aggregate, QuerySet, TextField
 from numpy.typing import NDArray
 
-from captioner.jobs.job import Status, clock
+from captioner.jobs.job import Status, clock, queued_at
 from captioner.models import BaseModels, Caption, Embedding, TextEmbedding
 from captioner.search.vectors import BrokenIndex, Images, VectorFile, Vectors
 
@@ -56,9 +56,9 @@ def known_text(encoder: str, text: str) -> TextEmbedding | None:
 def queue_text(encoder: str, text: str) -> TextEmbedding:
     """Queue a text to be embedded by the next free worker."""
     now = clock("default")
-    fresh = {"created_at": now, "rank_at": now, "deadline_at": now + LOOKED_UP}
-    row, made = TextEmbedding.objects.get_or_create(encoder=encoder, text=text, defaults=fresh)
-    if not made and row.retry(now + LOOKED_UP):
+    until = now + LOOKED_UP
+    row, made = TextEmbedding.objects.get_or_create(encoder=encoder, text=text, defaults=queued_at(now, until))
+    if not made and row.retry(until):
         row.refresh_from_db()
     return row
 

@@ -17,7 +17,7 @@ from django.db.models import Model
 from captioner import audit, uploads
 from captioner.errors import Refused
 from captioner.jobs.database import turn_to_write
-from captioner.jobs.job import clock
+from captioner.jobs.job import clock, queued_at
 from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, CaptionQuerySet, CaptionRequest, Correction, Image, Viewer, WebhookDelivery
 from captioner.services import turns
@@ -167,12 +167,10 @@ def request_captions(
                     place=place,
                     options=decoding,
                     min_confidence=min_confidence,
-                    created_at=now,
-                    rank_at=now,
-                    deadline_at=ends,
                     flow=viewer.flow,
                     bulk=bulk,
                     **owner,
+                    **queued_at(now, ends),
                 )
                 for index, (image, name) in zip(indices, stored, strict=True)
                 for place, style in enumerate(chosen)

@@ -14,7 +14,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from captioner import audit, uploads
 from captioner.errors import Refused
-from captioner.jobs.job import UNFINISHED, Status, clock
+from captioner.jobs.job import UNFINISHED, Status, clock, queued_at
 from captioner.jobs.wakeup import wake_workers
 from captioner.models import Caption, Draft, DraftRequest, Image, MapperVersion, Style, Viewer
 from captioner.services.captions import Upload, kept_options, lock_images, stored_image
@@ -49,7 +49,7 @@ def compare_versions(
     with transaction.atomic():
         lock_images(set(stored))
         request = DraftRequest.objects.create(person=person, created_at=now)
-        _queue(request, product(stored, versions), rank_at=now, deadline_at=now + settings.DEADLINE)
+        _queue(request, product(stored, versions), queued_at(now, now + settings.DEADLINE))
         transaction.on_commit(wake_workers)
     return request
 
@@ -60,20 +60,22 @@ def ask_for_drafts(*, version: MapperVersion, images: Sequence[uuid.UUID], perso
     known = drafted(version, images, unfinished=True)
     missing = [image for image in images if image not in known]
     now = clock("default")
+    times = queued_at(now, now + REWRITING, rank=now + REWRITING)
     request: DraftRequest | None = None
     for first in range(0, len(missing), PART):
         stored = Image.lock(missing[first : first + PART])
         if stored:
             request = request or DraftRequest.objects.create(person=person, created_at=now)
-            _queue(request, product(stored, [version]), rank_at=now + REWRITING, deadline_at=now + REWRITING)
+            _queue(request, product(stored, [version]), times)
     transaction.on_commit(wake_workers)
 
 
-def _queue(request: DraftRequest, wanted: Iterable[tuple[uuid.UUID, MapperVersion]], **times: datetime) -> None:
+def _queue(
+    request: DraftRequest, wanted: Iterable[tuple[uuid.UUID, MapperVersion]], times: dict[str, datetime]
+) -> None:
     options = kept_options(DecodingOptions())
-    at = {"created_at": request.created_at, **times}
     Draft.objects.bulk_create(
-        Draft(request=request, image_id=image, version=version, options=options, **at) for image, version in wanted
+        Draft(request=request, image_id=image, version=version, options=options, **times) for image, version in wanted
     )
 
 
@@ -142,6 +144,8 @@ def list_rewritings() -> int:
         # Locked, so that none is deleted before its draft refers to it; in one order, against deadlocks.
         chosen = [pk for pk, _ in left.values_list("pk", "created_at")[:PART]]
         captions = list(Caption.objects.select_for_update().filter(pk__in=chosen).order_by("pk"))
+        ends = request.created_at + REWRITING
+        times = queued_at(request.created_at, ends, rank=ends)
         Draft.objects.bulk_create(
             [
                 Draft(
@@ -150,9 +154,7 @@ def list_rewritings() -> int:
                     version=request.version,
                     caption=caption,
                     options=caption.options,
-                    created_at=request.created_at,
-                    rank_at=request.created_at + REWRITING,
-                    deadline_at=request.created_at + REWRITING,
+                    **times,
                 )
                 for caption in captions
             ],

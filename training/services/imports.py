@@ -14,7 +14,7 @@ from django.db import transaction
 from captioner import audit
 from captioner import services as captioner_services
 from captioner.errors import Refused
-from captioner.jobs.job import Status, clock
+from captioner.jobs.job import Status, clock, queued_at
 from captioner.models import Style
 from training.datasets.importer import DAMAGE
 from training.datasets.keys import LONGEST_KEY, Keys
@@ -125,9 +125,7 @@ def _import(style: Style, name: str, keys: Keys, person: Any) -> Import:
     if any(len(column) > LONGEST_KEY for column in columns.values()):
         raise Refused("bad_column", f"the name of a column can have at most {LONGEST_KEY} characters", status=422)
     now = clock("default")
-    return Import(
-        style=style, name=name, person=person, created_at=now, rank_at=now, deadline_at=now + RUN_DEADLINE, **columns
-    )
+    return Import(style=style, name=name, person=person, **columns, **queued_at(now, now + RUN_DEADLINE))
 
 
 def _claimed(batch: Import, holder: str) -> Import:

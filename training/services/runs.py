@@ -11,7 +11,7 @@ from django.db.models import Max
 from captioner import audit
 from captioner import services as captioner_services
 from captioner.errors import Refused
-from captioner.jobs.job import clock
+from captioner.jobs.job import clock, queued_at
 from captioner.models import BaseModels, MapperVersion, Style, Worker
 from captioner.reports import Capacity
 from clipcap.choices import OptionError
@@ -102,9 +102,7 @@ def start_run(
                 person=person,
                 reason=reason,
                 idempotency_key=idempotency_key,
-                created_at=now,
-                rank_at=now,
-                deadline_at=now + RUN_DEADLINE,
+                **queued_at(now, now + RUN_DEADLINE),
             )
             RunEvent.objects.create(run=run, message=f"queued with {run.examples} examples")
             audit.record(audit.Action.TRAINED, f"style {style}", f"{run} started {reason}".strip(), person)
