@@ -14,20 +14,23 @@ class Option:
     """An option of a dataclass, which is named and has its default there.
 
     help: a sentence for whoever chooses.
-    kind: of a number, `int` or `float`, from `least` to `most`.
+    within: the least and the most of a number, which is whole where these are.
     choices: what each of the texts that it may be is called; `several` of them, if that is set.
     automatic: what None, the default then, stands for; None is not a choice where this is empty.
     """
 
     help: str
-    kind: type[int] | type[float] | type[str] = str
-    least: float = 0
-    most: float = 0
+    within: tuple[int, int] | tuple[float, float] = (0, 0)
     choices: Mapping[str, str] = field(default_factory=dict)
     several: bool = False
     automatic: str = ""
     name: str = ""
     default: Any = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether a number is to be whole."""
+        return isinstance(self.within[0], int)
 
     @property
     def full_help(self) -> str:
@@ -49,14 +52,14 @@ class Option:
             if value not in self.choices:
                 raise OptionError(self.name, f"must be {' or '.join(map(repr, self.choices))}, not {value!r}")
         else:
-            whole = self.kind is int
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            least, most = self.within
+            if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
                 in_range = False
             else:
-                in_range = self.least <= value <= self.most
+                in_range = least <= value <= most
             if not in_range:
-                kind = "a whole number" if whole else "a number"
-                raise OptionError(self.name, f"must be {kind} from {self.least:,} to {self.most:,}, not {value!r}")
+                kind = "a whole number" if self.whole else "a number"
+                raise OptionError(self.name, f"must be {kind} from {least:,} to {most:,}, not {value!r}")
 
 
 class OptionError(ValueError):
@@ -110,8 +113,8 @@ def add_arguments(
             many: dict[str, Any] = {"nargs": "+"} if declared.several else {}
             parser.add_argument(flag, choices=tuple(declared.choices), default=default, help=said, **many)
         else:
-            metavar = "N" if declared.kind is int else "X"
-            parser.add_argument(flag, type=declared.kind, default=default, metavar=metavar, help=said)
+            kind, metavar = (int, "N") if declared.whole else (float, "X")
+            parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=said)
 
 
 def chosen(kind: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,33 +52,25 @@ class TrainingChoices:
     epochs: int | None = option(
         None,
         "Maximum number of passes over the examples.",
-        kind=int,
-        least=1,
-        most=200,
+        within=(1, 200),
         automatic="until the loss on the held-out photos stops improving",
     )
     learning_rate: float | None = option(
         None,
         "Lower it if the loss jumps.",
-        kind=float,
-        least=1e-9,
-        most=1.0,
+        within=(1e-9, 1.0),
         automatic="0.001 for a new mapper, 0.0003 for one that is trained further",
     )
     batch_size: int | None = option(
         None,
         "Captions per step.",
-        kind=int,
-        least=1,
-        most=1024,
+        within=(1, 1024),
         automatic=f"{MOST_CAPTIONS}, or a tenth of the captions where there are few",
     )
     accumulation: int = option(
         1,
         "Parts that a step is computed in, one after the other: more of them take less memory and more time.",
-        kind=int,
-        least=1,
-        most=64,
+        within=(1, 64),
     )
     recompute: Literal["yes", "no"] | None = option(
         None,
@@ -88,15 +80,9 @@ class TrainingChoices:
         automatic="only where memory would not suffice otherwise",
     )
     noise: float = option(
-        0.25,
-        "Noise added to the photo embeddings, against overfitting on few examples; 0 for none.",
-        kind=float,
-        least=0.0,
-        most=2.0,
+        0.25, "Noise added to the photo embeddings, against overfitting on few examples; 0 for none.", within=(0.0, 2.0)
     )
-    seed: int = option(
-        0, "The same seed, options and examples give the same mapper.", kind=int, least=0, most=2**31 - 1
-    )
+    seed: int = option(0, "The same seed, options and examples give the same mapper.", within=(0, 2**31 - 1))
     mapper: Literal["transformer", "mlp"] = option(
         "transformer", "From scratch only: kind of network.", choices={"transformer": "Transformer", "mlp": "MLP"}
     )
@@ -107,7 +93,7 @@ class TrainingChoices:
         choices={"frozen": "frozen", "adapters": "adapters", "finetuned": "fine-tuned"},
         automatic="as before if a style is trained further; else frozen with a Transformer, fine-tuned with an MLP",
     )
-    rank: int = option(8, "Adapters only: their rank.", kind=int, least=1, most=64)
+    rank: int = option(8, "Adapters only: their rank.", within=(1, 64))
     targets: Literal["both", "attention", "mlp"] = option(
         "both",
         "Adapters only: which parts of the language model's layers get them. Fewer make a style smaller.",
@@ -116,15 +102,11 @@ class TrainingChoices:
     language_model_learning_rate: float | None = option(
         None,
         "Of adapters or a fine-tuned language model.",
-        kind=float,
-        least=1e-9,
-        most=1.0,
+        within=(1e-9, 1.0),
         automatic="0.00002 for a fine-tuned language model, 0.0005 for adapters",
     )
-    prefix_length: int = option(
-        10, "From scratch only: number of vectors given to the language model.", kind=int, least=1, most=64
-    )
-    layers: int = option(4, "From scratch only: layers of a Transformer.", kind=int, least=1, most=16)
+    prefix_length: int = option(10, "From scratch only: number of vectors given to the language model.", within=(1, 64))
+    layers: int = option(4, "From scratch only: layers of a Transformer.", within=(1, 16))
 
     def __post_init__(self) -> None:
         check_options(self)

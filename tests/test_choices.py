@@ -115,5 +115,5 @@ def test_an_option_without_sense_is_named(wrong: dict[str, Any], says: str) -> N
 def test_the_api_tells_the_bounds_that_are_checked(name: str) -> None:
     field, declared = RunOptionsSerializer().fields[name], options_of(RunOptions)[name]
     assert isinstance(field, serializers.IntegerField)
-    assert (field.min_value, field.max_value) == (declared.least, declared.most)
+    assert (field.min_value, field.max_value) == declared.within
     assert inspect.signature(RunOptions).parameters[name].default == declared.default

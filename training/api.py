@@ -63,8 +63,9 @@ def _field(declared: Option) -> serializers.Field[Any, Any, Any, Any]:
         return serializers.ListField(child=child, min_length=1, **shown)
     if declared.choices:
         return serializers.ChoiceField(tuple(declared.choices), allow_null=bool(declared.automatic), **shown)
-    number = serializers.IntegerField if declared.kind is int else serializers.FloatField
-    return number(min_value=declared.least, max_value=declared.most, allow_null=bool(declared.automatic), **shown)
+    number = serializers.IntegerField if declared.whole else serializers.FloatField
+    least, most = declared.within
+    return number(min_value=least, max_value=most, allow_null=bool(declared.automatic), **shown)
 
 
 class SentenceSerializer(Strict):

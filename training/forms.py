@@ -56,7 +56,7 @@ def _field(declared: Option) -> forms.Field:
                 choices=[("", "automatic"), *choices], required=False, empty_value=None, **shown
             )
         return forms.ChoiceField(choices=choices, **shown)
-    number = forms.IntegerField if declared.kind is int else forms.FloatField
+    number = forms.IntegerField if declared.whole else forms.FloatField
     return number(required=not declared.automatic, **shown)
 
 
