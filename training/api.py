@@ -19,7 +19,7 @@ from captioner import services as captioner_services
 from captioner.api.base import PROBLEM, ApiViewSet, idempotency_key
 from captioner.api.permissions import Scope
 from captioner.api.serializers import StyleSerializer
-from captioner.api.serializers.fields import Strict
+from captioner.api.serializers.fields import ReadOnly, Strict
 from captioner.api.styles import StyleViewSet as StylesInService
 from captioner.api.styles import check_permission
 from captioner.models import Style
@@ -99,7 +99,7 @@ class ProspectSerializer(serializers.Serializer[services.Prospect]):
     detail = serializers.CharField(help_text="the same in words, with what is missing")
 
 
-class RunSerializer(serializers.ModelSerializer[TrainingRun]):
+class RunSerializer(ReadOnly[TrainingRun]):
     style = serializers.SlugRelatedField[Style](slug_field="slug", read_only=True)
     options = RunOptionsSerializer(source="chosen", read_only=True)
     version = serializers.IntegerField(source="version.number", default=None, allow_null=True, read_only=True)
@@ -133,7 +133,6 @@ class RunSerializer(serializers.ModelSerializer[TrainingRun]):
             "started_at",
             "finished_at",
         )
-        read_only_fields = fields
 
     def get_verdict_detail(self, run: TrainingRun) -> str:
         name = f"v{run.version.number}" if run.version else "its version"
@@ -143,18 +142,16 @@ class RunSerializer(serializers.ModelSerializer[TrainingRun]):
         return {"code": run.error_code, "detail": run.error_detail} if run.error_code else None
 
 
-class EventSerializer(serializers.ModelSerializer[RunEvent]):
+class EventSerializer(ReadOnly[RunEvent]):
     class Meta:
         model = RunEvent
         fields = ("id", "level", "message", "created_at")
-        read_only_fields = fields
 
 
-class EpochReportSerializer(serializers.ModelSerializer[EpochReport]):
+class EpochReportSerializer(ReadOnly[EpochReport]):
     class Meta:
         model = EpochReport
         fields = ("epoch", "step", "training_loss", "validation_loss", "samples", "created_at")
-        read_only_fields = fields
 
 
 class StyleViewSet(StylesInService):

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from captioner import services as captioner_services
 from captioner.api.base import PROBLEM, ApiViewSet
 from captioner.api.permissions import Scope
-from captioner.api.serializers.fields import Strict
+from captioner.api.serializers.fields import ReadOnly, Strict
 from captioner.api.styles import SERVE, check_permission
 from captioner.models import BaseModels, CutOver
 from training import services
@@ -45,7 +45,7 @@ class CutOverOrderSerializer(Strict):
     reason = serializers.CharField(required=False, allow_blank=True, max_length=1000)
 
 
-class BaseModelsSerializer(serializers.ModelSerializer[BaseModels]):
+class BaseModelsSerializer(ReadOnly[BaseModels]):
     """An encoder and a language model; their identities are empty until a worker has loaded them."""
 
     status = serializers.ChoiceField(BaseModels.Status.choices, read_only=True)
@@ -61,7 +61,6 @@ class BaseModelsSerializer(serializers.ModelSerializer[BaseModels]):
             "language_model",
             "created_at",
         )
-        read_only_fields = fields
 
 
 class StyleMoveSerializer(serializers.Serializer[services.StyleMove]):
@@ -93,11 +92,10 @@ class WorkersSerializer(serializers.Serializer[dict[str, int]]):
     training = serializers.IntegerField()
 
 
-class CutOverSerializer(serializers.ModelSerializer[CutOver]):
+class CutOverSerializer(ReadOnly[CutOver]):
     class Meta:
         model = CutOver
         fields = ("number", "left_out", "reason", "created_at")
-        read_only_fields = fields
 
 
 class MoveSerializer(BaseModelsSerializer):
@@ -111,16 +109,7 @@ class MoveSerializer(BaseModelsSerializer):
     cut_overs = CutOverSerializer(many=True, read_only=True, help_text="when they came into service, newest first")
 
     class Meta(BaseModelsSerializer.Meta):
-        fields = (
-            *BaseModelsSerializer.Meta.fields,
-            "workers",
-            "photos",
-            "embedded",
-            "styles",
-            "missing",
-            "cut_overs",
-        )
-        read_only_fields = fields
+        fields = (*BaseModelsSerializer.Meta.fields, "workers", "photos", "embedded", "styles", "missing", "cut_overs")
 
     def to_representation(self, instance: BaseModels) -> Any:
         self.move = services.progress(instance)

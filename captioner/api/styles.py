@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from django.apps import apps
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
@@ -55,17 +58,13 @@ class StyleViewSet(ApiViewSet):
         Captions that were requested before are still generated, and all its captions can still be read. The default
         style cannot be withdrawn. This takes the permission "Can add promotion".
         """
-        style = _managed(request, slug, SERVE)
-        services.withdraw_style(style, request.user)
-        return Response(self.get_serializer(style).data)
+        return self._change(request, slug, services.withdraw_style)
 
     @extend_schema(request=None, responses={200: StyleSerializer, 409: PROBLEM})
     @action(detail=True, methods=["post"])
     def restore(self, request: Request, slug: str) -> Response:
         """Make a withdrawn or archived style available again. This takes the permission "Can add promotion"."""
-        style = _managed(request, slug, SERVE)
-        services.restore_style(style, request.user)
-        return Response(self.get_serializer(style).data)
+        return self._change(request, slug, services.restore_style)
 
     @extend_schema(request=None, responses={200: StyleSerializer, 409: PROBLEM})
     @action(detail=True, methods=["post"])
@@ -74,9 +73,7 @@ class StyleViewSet(ApiViewSet):
 
         This takes the permission "Can add promotion".
         """
-        style = _managed(request, slug, SERVE)
-        services.archive_style(style, request.user)
-        return Response(self.get_serializer(style).data)
+        return self._change(request, slug, services.archive_style)
 
     @extend_schema(responses={204: None, 409: PROBLEM})
     def destroy(self, request: Request, slug: str) -> Response:
@@ -86,6 +83,11 @@ class StyleViewSet(ApiViewSet):
         """
         services.delete_style(_managed(request, slug, "captioner.delete_style"), request.user)
         return Response(status=204)
+
+    def _change(self, request: Request, slug: str, change: Callable[[Style, Any], object]) -> Response:
+        style = _managed(request, slug, SERVE)
+        change(style, request.user)
+        return Response(self.get_serializer(style).data)
 
 
 def _managed(request: Request, slug: str, permission: str) -> Style:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from captioner.api.serializers.fields import CONFIDENCE, LOG_PROBABILITY, Address, ProbabilityField
+from captioner.api.serializers.fields import CONFIDENCE, LOG_PROBABILITY, Address, ProbabilityField, ReadOnly
 from captioner.jobs.job import Status
 from captioner.models import Album, Caption, CaptionRequest, Correction, Image, Poll, Style, WebhookDelivery
 from captioner.models.styles import BRINGS
@@ -64,7 +64,7 @@ class AlternativeSerializer(serializers.Serializer[Any]):
     log_probability = serializers.FloatField(allow_null=True, default=None, help_text=LOG_PROBABILITY)
 
 
-class CorrectionSerializer(serializers.ModelSerializer[Correction]):
+class CorrectionSerializer(ReadOnly[Correction]):
     """What a person says a caption should be; with `confirms`, it was right as it was."""
 
     author = serializers.CharField(
@@ -74,10 +74,9 @@ class CorrectionSerializer(serializers.ModelSerializer[Correction]):
     class Meta:
         model = Correction
         fields = ("text", "confirms", "author", "created_at")
-        read_only_fields = fields
 
 
-class CaptionSerializer(serializers.ModelSerializer[Caption]):
+class CaptionSerializer(ReadOnly[Caption]):
     url = Address("caption-detail")
     request_url = Address("request-detail", source="request_id")
     image_url = Address("image-detail", source="image_id")
@@ -134,7 +133,6 @@ class CaptionSerializer(serializers.ModelSerializer[Caption]):
             "started_at",
             "finished_at",
         )
-        read_only_fields = fields
 
     @extend_schema_field(
         {"type": ["integer", "null"], "description": "the number of the style's version that wrote it"}
@@ -160,16 +158,15 @@ class CanceledSerializer(serializers.Serializer[Any]):
     canceled = serializers.IntegerField(help_text="number of captions canceled; finished captions stay")
 
 
-class WebhookSerializer(serializers.ModelSerializer[WebhookDelivery]):
+class WebhookSerializer(ReadOnly[WebhookDelivery]):
     url = serializers.CharField(read_only=True)
 
     class Meta:
         model = WebhookDelivery
         fields = ("url", "secret")
-        read_only_fields = fields
 
 
-class RequestSerializer(serializers.ModelSerializer[CaptionRequest]):
+class RequestSerializer(ReadOnly[CaptionRequest]):
     url = Address("request-detail")
     status = serializers.ChoiceField(choices=Status.choices, read_only=True)
     captions = CaptionSerializer(many=True, read_only=True)
@@ -177,7 +174,6 @@ class RequestSerializer(serializers.ModelSerializer[CaptionRequest]):
     class Meta:
         model = CaptionRequest
         fields: tuple[str, ...] = ("id", "url", "status", "created_at", "captions")
-        read_only_fields: tuple[str, ...] = fields
 
 
 class AnswerSerializer(RequestSerializer):
@@ -187,7 +183,6 @@ class AnswerSerializer(RequestSerializer):
 
     class Meta(RequestSerializer.Meta):
         fields = (*RequestSerializer.Meta.fields, "webhook")
-        read_only_fields = fields
 
 
 class TrySerializer(serializers.Serializer[Any]):
@@ -197,7 +192,7 @@ class TrySerializer(serializers.Serializer[Any]):
     ms = serializers.IntegerField(allow_null=True, help_text="null if there was no response")
 
 
-class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
+class DeliverySerializer(ReadOnly[WebhookDelivery]):
     """A webhook delivery."""
 
     url = serializers.CharField(read_only=True)
@@ -207,13 +202,12 @@ class DeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
     class Meta:
         model = WebhookDelivery
         fields = ("id", "url", "status", "created_at", "finished_at", "next_try_at", "log")
-        read_only_fields = fields
 
     def get_next_try_at(self, delivery: WebhookDelivery) -> datetime | None:
         return None if delivery.finished else delivery.not_before
 
 
-class StyleSerializer(serializers.ModelSerializer[Style]):
+class StyleSerializer(ReadOnly[Style]):
     url = Address("style-detail", source="slug", lookup="slug")
     version = serializers.IntegerField(
         source="version_in_service.number",
@@ -235,10 +229,9 @@ class StyleSerializer(serializers.ModelSerializer[Style]):
     class Meta:
         model = Style
         fields = ("slug", "url", "name", "description", "is_default", "status", "version", "language_model")
-        read_only_fields = fields
 
 
-class PollSerializer(serializers.ModelSerializer[Poll]):
+class PollSerializer(ReadOnly[Poll]):
     """Blind votes between two versions of a style."""
 
     candidate = serializers.IntegerField(source="candidate.number", read_only=True, help_text="a version's number")
@@ -263,7 +256,6 @@ class PollSerializer(serializers.ModelSerializer[Poll]):
             "created_at",
             "ended_at",
         )
-        read_only_fields = fields
 
     def get_votes(self, poll: Poll) -> int:
         return standing(poll).votes
@@ -305,7 +297,7 @@ class PollSerializer(serializers.ModelSerializer[Poll]):
         return poll_sentence(poll)
 
 
-class ImageSerializer(serializers.ModelSerializer[Image]):
+class ImageSerializer(ReadOnly[Image]):
     url = Address("image-detail")
     captions_url = Address("image-captions")
     file_url = Address("image-file")
@@ -327,17 +319,15 @@ class ImageSerializer(serializers.ModelSerializer[Image]):
             "credit_url",
             "created_at",
         )
-        read_only_fields: tuple[str, ...] = fields
 
 
-class AlbumSerializer(serializers.ModelSerializer[Album]):
+class AlbumSerializer(ReadOnly[Album]):
     url = Address("album-detail")
     photos = serializers.IntegerField(source="photos.count", read_only=True, help_text="number of photos in it")
 
     class Meta:
         model = Album
         fields = ("id", "url", "name", "photos", "created_at")
-        read_only_fields = fields
 
 
 class FoundImageSerializer(ImageSerializer):
@@ -351,7 +341,6 @@ class FoundImageSerializer(ImageSerializer):
 
     class Meta(ImageSerializer.Meta):
         fields = (*ImageSerializer.Meta.fields, "matched")
-        read_only_fields = fields
 
 
 class SimilarImageSerializer(ImageSerializer):
@@ -359,7 +348,6 @@ class SimilarImageSerializer(ImageSerializer):
 
     class Meta(ImageSerializer.Meta):
         fields = (*ImageSerializer.Meta.fields, "similarity")
-        read_only_fields = fields
 
 
 def _ms(start: datetime, end: datetime | None) -> float | None:

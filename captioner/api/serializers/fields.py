@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from django.db.models import Model
 from django.urls import reverse
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -14,6 +15,8 @@ from rest_framework import serializers
 from captioner.models import probability
 from captioner.services import Upload
 from captioner.uploads import check_size
+
+M = TypeVar("M", bound=Model)
 
 
 @extend_schema_field({"type": "string", "format": "uri-reference"})
@@ -51,6 +54,12 @@ class Strict(serializers.Serializer[Any]):
                     {str(unknown[0]): [f"unknown field; the fields are {', '.join(self.fields)}"]}, code="unknown"
                 )
         return super().to_internal_value(data)
+
+
+# A row as it is shown: nothing can be written. The schema would repeat a docstring with every object that has none.
+class ReadOnly(serializers.ModelSerializer[M]):
+    def get_extra_kwargs(self) -> dict[str, Any]:
+        return {name: {"read_only": True} for name in self.Meta.fields}
 
 
 class OneOrMore(serializers.ListField):
