@@ -8,15 +8,15 @@ shared, since lists show one page of them at a time, however many there are.
 import argparse
 import io
 import json
-import os
 import resource
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from benchmarks.database import add_database, own_database
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT / "examples" / "coco_cc"
@@ -32,16 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="run bench large", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--captions", type=int, default=1_000_000, metavar="N")
     parser.add_argument("--examples", type=int, default=100_000, metavar="N", help="five an image")
-    parser.add_argument("--database", default="", metavar="URL", help="an empty database (SQLite)")
+    add_database(parser)
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="clipcap-bench-") as home:
-        os.environ |= {
-            "CLIPCAP_HOME": home,
-            "CLIPCAP_DEVELOPMENT": "1",
-            "CLIPCAP_DATABASE_URL": options.database or f"sqlite:///{home}/db.sqlite3",
-            "CLIPCAP_LOG_LEVEL": "ERROR",
-            "DJANGO_SETTINGS_MODULE": "clipcap_site.settings",
-        }
+    with own_database(options.database):
         import django
 
         django.setup()
@@ -73,6 +66,7 @@ def _fill_captions(count: int) -> None:
     from django.utils import timezone
 
     from captioner import uploads
+    from captioner.jobs.job import queued_at
     from captioner.models import Caption, CaptionRequest, Correction, Style
 
     images = [uploads.store(path.read_bytes()) for path in sorted(PHOTOS.glob("*.jpg"))]
@@ -95,13 +89,11 @@ def _fill_captions(count: int) -> None:
                 text="" if failed else f"A man with {number} dogs walks along the beach.",
                 confidence=None if failed else number % 100 / 100,
                 log_probability=None if failed else -1.0,
-                created_at=at,
-                rank_at=at,
-                deadline_at=at + timedelta(hours=1),
                 started_at=at,
                 finished_at=at + timedelta(seconds=2),
                 encode_ms=20.0,
                 decode_ms=80.0,
+                **queued_at(at, at + timedelta(hours=1)),
             )
 
     for part in _parts(rows()):

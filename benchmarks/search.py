@@ -32,25 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 if a search was not answered.
     """
+    from benchmarks.database import add_database, settings_of  # its package loads torch, as said below
+
     parser = argparse.ArgumentParser(prog="run bench search", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--photos", type=int, default=100_000, metavar="N")
     parser.add_argument("--searches", type=int, default=100, metavar="N", help="of each kind (100)")
-    parser.add_argument("--database", default="", metavar="URL", help="an empty database (SQLite)")
+    add_database(parser)
     parser.add_argument(
         "--home", default="", metavar="FOLDER", help="keep the database there; one that is there is used"
     )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="clipcap-bench-") as folder:
         home = Path(options.home or folder).resolve()
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "CLIPCAP_HOME": str(home),
-            "CLIPCAP_DEVELOPMENT": "1",
-            "CLIPCAP_DATABASE_URL": options.database or f"sqlite:///{home}/db.sqlite3",
-            "CLIPCAP_LOG_LEVEL": "ERROR",
-            "DJANGO_SETTINGS_MODULE": "clipcap_site.settings",
-        }
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings_of(str(home), options.database)}
         here = [sys.executable, "-P", __file__]  # not as a module: its package loads torch, which no web process does
         steps = [] if (home / "index").exists() else [["fill", str(options.photos)]]
         for step in [*steps, ["ask", str(options.searches)]]:

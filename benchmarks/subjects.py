@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +34,17 @@ BASE = Path(__file__).parent.parent / "models" / "base"
 WEIGHT_SETS = 8  # mappers in memory at once; eight of true size are 1.3 GB, more than any cache holds
 
 
+class Shape(NamedTuple):
+    """The shape of a Transformer."""
+
+    size: int
+    layers: int
+    heads: int
+
+
+BASE_SHAPE = Shape(768, 12, 12)  # of GPT-2 and of ViT-B
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How much is measured; the defaults are the true shapes.
@@ -48,11 +60,8 @@ class Sizes:
     pairs: int = 3
     photo: tuple[int, int] = (4000, 3000)
     vocabulary: int = 50257
-    lm_size: int = 768
-    lm_layers: int = 12
-    lm_heads: int = 12
-    vision_size: int = 768
-    vision_layers: int = 12
+    lm: Shape = BASE_SHAPE
+    vision: Shape = BASE_SHAPE
     embedding_size: int = 512
     mapper_layers: int = 8
 
@@ -63,11 +72,8 @@ QUICK = Sizes(
     pairs=2,
     photo=(1200, 900),
     vocabulary=2000,
-    lm_size=64,
-    lm_layers=2,
-    lm_heads=4,
-    vision_size=64,
-    vision_layers=2,
+    lm=Shape(64, 2, 4),
+    vision=Shape(64, 2, 1),
     embedding_size=32,
     mapper_layers=2,
 )
@@ -154,9 +160,9 @@ class RandomGPT2(Subject):
         tower = VisionTransformer(
             image_size=224,
             patch_size=32,
-            width=sizes.vision_size,
-            layers=sizes.vision_layers,
-            heads=sizes.vision_size // 64,
+            width=sizes.vision.size,
+            layers=sizes.vision.layers,
+            heads=sizes.vision.heads,
             mlp_ratio=4.0,
             output_dim=sizes.embedding_size,
         )
@@ -173,9 +179,9 @@ class RandomGPT2(Subject):
         end = sizes.vocabulary - 1
         config = GPT2Config(
             vocab_size=sizes.vocabulary,
-            n_embd=sizes.lm_size,
-            n_layer=sizes.lm_layers,
-            n_head=sizes.lm_heads,
+            n_embd=sizes.lm.size,
+            n_layer=sizes.lm.layers,
+            n_head=sizes.lm.heads,
             initializer_range=0.1,
             bos_token_id=end,
             eos_token_id=end,

@@ -6,7 +6,6 @@ them what a training worker does before the first step, and some steps.
 """
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.database import add_database, own_database
 
 EACH = 5  # captions a photo
 PART = 2_000  # photos written at once
@@ -47,16 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="run bench training", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--photos", type=int, default=120_000, metavar="N", help=f"{EACH} captions each")
-    parser.add_argument("--database", default="", metavar="URL", help="an empty database (SQLite)")
+    add_database(parser)
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="clipcap-bench-") as home:
-        os.environ |= {
-            "CLIPCAP_HOME": home,
-            "CLIPCAP_DEVELOPMENT": "1",
-            "CLIPCAP_DATABASE_URL": options.database or f"sqlite:///{home}/db.sqlite3",
-            "CLIPCAP_LOG_LEVEL": "ERROR",
-            "DJANGO_SETTINGS_MODULE": "clipcap_site.settings",
-        }
+    with own_database(options.database):
         for work in (_fill, _train):  # each in a process of its own: what the first one needed is not the second one's
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 pool.submit(work, options.photos).result()
