@@ -36,19 +36,11 @@ TEMPORARY = ("tmp*.upload*", "clipcap-mapper-*", "clipcap-import-*")
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A row whose file is not in the storage."""
-
-    row: str
-    name: str
-
-
-@dataclass(frozen=True)
 class Findings:
     """What a check of the storage found; of the orphans and temporary files those that were old enough."""
 
     files: int  # named by rows
-    missing: Sequence[Missing]
+    missing: Sequence[str]  # of them are not there; each with its row
     orphans: Sequence[str]
     temporary: Sequence[Path]
     waiting: Sequence[DiscardedFile]  # to be deleted, which failed so far
@@ -100,7 +92,7 @@ def check(older_than: timedelta, *, sweep: bool = False) -> Findings:
             files += 1
             unnamed.discard(name)
             if name not in there and not default_storage.exists(name) and rows.filter(pk=pk).exists():
-                missing.append(Missing(f"{model._meta.verbose_name} {pk}", name))
+                missing.append(f"{name} ({model._meta.verbose_name} {pk})")
     unnamed -= set(DiscardedFile.objects.values_list("name", flat=True))
     orphans = sorted(name for name in unnamed if _modified(name) < before)
     temporary = sorted(path for path in _temporary() if _changed(path) < before)

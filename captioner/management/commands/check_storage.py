@@ -36,8 +36,8 @@ class Command(BaseCommand):
             raise CommandError(f"the storage cannot be checked: {error}") from error
         say = self.stdout.write
         say(f"{found.files} files belong to rows, {len(found.missing)} of them are missing")
-        for missing in found.missing:
-            say(f"  {missing.name} ({missing.row})")
+        for name in found.missing:
+            say(f"  {name}")
         swept = ", swept" if sweep else ""
         say(f"{len(found.orphans)} files have no row{swept}")
         for name in found.orphans:
