@@ -12,20 +12,8 @@ from captioner import uploads
 from captioner.jobs.job import Status
 from captioner.models import Image, Style
 from clipcap.evaluation.metrics import evaluate
-from tests.dataset_files import (
-    FORMATS,
-    assert_consistent,
-    examples,
-    expected,
-    imported,
-    json_lines,
-    packed,
-    pairs,
-    picture,
-    pictures,
-    reasons,
-    said_of,
-)
+from tests.dataset_files import FORMATS, expected, json_lines, packed, pairs, picture, pictures
+from tests.importing import assert_consistent, examples, imported, reasons, said_of
 from training.models import Example, is_held_out
 
 DATA = Path(__file__).parent / "data/datasets"

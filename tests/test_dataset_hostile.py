@@ -13,19 +13,8 @@ from hypothesis import strategies as st
 from captioner import uploads
 from captioner.jobs.job import Status
 from captioner.models import Style
-from tests.dataset_files import (
-    assert_consistent,
-    imported,
-    json_lines,
-    packed,
-    pairs,
-    picture,
-    pictures,
-    processed,
-    queued,
-    reasons,
-    stop_after,
-)
+from tests.dataset_files import json_lines, packed, pairs, picture, pictures
+from tests.importing import assert_consistent, imported, processed, queued, reasons, stop_after
 from training.datasets import annotations, files, refusals
 from training.models import Import
 

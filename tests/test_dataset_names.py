@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from captioner.errors import Refused
 from captioner.jobs.job import Status
 from captioner.models import Style
-from tests.dataset_files import imported, json_lines, packed, picture, pictures, processed, reasons, said_of
+from tests.dataset_files import json_lines, packed, picture, pictures
+from tests.importing import imported, processed, reasons, said_of
 from training import services
 from training.datasets.names import DatasetNames
 

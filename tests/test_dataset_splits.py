@@ -8,7 +8,8 @@ import pytest
 
 from captioner import uploads
 from captioner.models import Style
-from tests.dataset_files import imported, json_lines, packed, pictures
+from tests.dataset_files import json_lines, packed, pictures
+from tests.importing import imported
 from training import services
 from training.models import Example, is_held_out
 

@@ -17,21 +17,8 @@ from captioner import uploads
 from captioner.errors import Refused
 from captioner.jobs.job import Status
 from captioner.models import Image, Style
-from tests.dataset_files import (
-    assert_consistent,
-    examples,
-    expected,
-    imported,
-    json_lines,
-    packed,
-    pairs,
-    picture,
-    pictures,
-    processed,
-    queued,
-    reasons,
-    run_command,
-)
+from tests.dataset_files import expected, json_lines, packed, pairs, picture, pictures
+from tests.importing import assert_consistent, examples, imported, processed, queued, reasons, run_command
 from training import services
 from training.datasets.importer import rejected_csv
 from training.datasets.statistics import statistics

@@ -19,22 +19,8 @@ from django.utils import timezone
 from captioner.errors import Refused
 from captioner.jobs.job import Status
 from captioner.models import Style
-from tests.dataset_files import (
-    FORMATS,
-    assert_consistent,
-    examples,
-    expected,
-    json_lines,
-    packed,
-    pairs,
-    picture,
-    pictures,
-    processed,
-    queued,
-    reasons,
-    run_command,
-    stop_after,
-)
+from tests.dataset_files import FORMATS, expected, json_lines, packed, pairs, picture, pictures
+from tests.importing import assert_consistent, examples, processed, queued, reasons, run_command, stop_after
 from tests.people import client_of
 from tests.servers import wait_until
 from training import services

@@ -18,8 +18,9 @@ from captioner.uploads import store
 from clipcap import heif as reader
 from clipcap.colour import profile_of
 from clipcap.image import MAX_PIXELS, ImageError, open_image, pixels_to_decode
-from tests.dataset_files import imported, packed
+from tests.dataset_files import packed
 from tests.heif_files import Item, box, coded, extent, full_box, grid, heif, mirrored, nclx, overlay, turned
+from tests.importing import imported
 from tests.memory import peak_growth
 from tests.pictures import FILES, Pixels, noise, saved, smooth
 

@@ -16,7 +16,8 @@ from PIL import Image as Pillow
 from captioner import uploads
 from captioner.errors import Refused
 from captioner.models import Image, Style
-from tests.dataset_files import examples, imported, packed, picture, pictures, processed, reasons, run_command
+from tests.dataset_files import packed, picture, pictures
+from tests.importing import examples, imported, processed, reasons, run_command
 from training import services
 from training.admin.datasets import SAMPLES
 from training.datasets import preview as previews

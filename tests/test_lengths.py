@@ -8,7 +8,8 @@ import pytest
 
 from captioner.inference.engine import CaptionEngine
 from captioner.models import MapperVersion, Style
-from tests.dataset_files import json_lines, packed, picture, pictures, queued, reasons, run_command
+from tests.dataset_files import json_lines, packed, picture, pictures
+from tests.importing import queued, reasons, run_command
 from training.lengths import too_long
 from training.models import Import
 from training.worker import TrainingEngine

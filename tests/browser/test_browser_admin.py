@@ -15,7 +15,8 @@ from captioner.models import AuditEntry, Caption, Image, MapperVersion, Style, V
 from captioner.reports import VersionReport
 from tests.axe import violations
 from tests.browser.visits import PHOTOS, sign_in
-from tests.dataset_files import packed, picture, processed
+from tests.dataset_files import packed, picture
+from tests.importing import processed
 from training.models import Example, Import, TrainingRun
 from training.options import RunOptions
 
