@@ -1,5 +1,6 @@
 """The language model: any causal LM of Hugging Face, loaded from a folder, frozen."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,8 +243,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_damaged_weights_are_an_error_that_says_so(tiny_lm_dir: Path, tmp_path: Path) -> None:
-    for path in tiny_lm_dir.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(tiny_lm_dir, tmp_path, dirs_exist_ok=True)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(LanguageModelError, match="cannot be loaded"):
@@ -251,8 +251,7 @@ def test_damaged_weights_are_an_error_that_says_so(tiny_lm_dir: Path, tmp_path: 
 
 
 def test_weights_that_lack_a_layer_are_refused_by_its_name(tiny_lm_dir: Path, tmp_path: Path) -> None:
-    for path in tiny_lm_dir.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(tiny_lm_dir, tmp_path, dirs_exist_ok=True)
     weights = tmp_path / "model.safetensors"
     whole = load_file(weights)
     layer = [name for name in whole if "h.0." in name]

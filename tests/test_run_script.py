@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,14 +89,8 @@ class Repository:
             start_new_session=True,  # so that a test can kill the script and all that it started
         )
 
-    def run(
-        self,
-        *arguments: str,
-        program: Path | None = None,
-        cwd: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments, program=program, cwd=cwd, environment=environment)
+    def run(self, *arguments: str, **started: Any) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **started)
         stdout, stderr = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 

@@ -35,11 +35,12 @@ from tests.people import client_of, program_of
 pytestmark = pytest.mark.usefixtures("both_databases")
 
 OLD, NEW = (f"whsec_{base64.b64encode(bytes([letter]) * 24).decode()}" for letter in b"on")
+Due = Callable[..., WebhookDelivery]
 Sent = list[str]
 
 
 @pytest.fixture
-def due(db: None) -> Callable[..., WebhookDelivery]:
+def due(db: None) -> Due:
     """A delivery whose time has come."""
     image = Image.objects.create(sha256="0" * 64, file="images/a.jpg", thumbnail="a.jpg", width=1, height=1, size=1)
     style = Style.objects.create(slug="factual", name="Factual")
@@ -92,7 +93,7 @@ def everything_is_due() -> None:
     WebhookDelivery.objects.filter(status="queued").update(not_before=timezone.now())
 
 
-def test_one_delivery_of_a_host_is_under_way_at_a_time(due: Callable[..., WebhookDelivery], sent: Sent) -> None:
+def test_one_delivery_of_a_host_is_under_way_at_a_time(due: Due, sent: Sent) -> None:
     for _ in range(3):
         due("https://slow.example.org/hook")
     other = due("https://other.example.org/")
@@ -103,9 +104,7 @@ def test_one_delivery_of_a_host_is_under_way_at_a_time(due: Callable[..., Webhoo
     assert other.status == "succeeded"
 
 
-def test_a_host_without_an_answer_is_left_alone_with_all_that_is_due_to_it(
-    due: Callable[..., WebhookDelivery], sent: Sent
-) -> None:
+def test_a_host_without_an_answer_is_left_alone_with_all_that_is_due_to_it(due: Due, sent: Sent) -> None:
     for _ in range(20):
         due("https://dead.example.org/")
     work()
@@ -128,9 +127,7 @@ def test_a_host_without_an_answer_is_left_alone_with_all_that_is_due_to_it(
     assert WebhookHost.objects.get().open_until <= timezone.now() + most * (1 + webhooks.JITTER)
 
 
-def test_a_host_that_is_back_gets_all_that_has_waited(
-    due: Callable[..., WebhookDelivery], sent: Sent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_host_that_is_back_gets_all_that_has_waited(due: Due, sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(6):
         due("https://dead.example.org/")
     work()
@@ -142,9 +139,7 @@ def test_a_host_that_is_back_gets_all_that_has_waited(
     assert set(WebhookDelivery.objects.values_list("status", flat=True)) == {"succeeded"}
 
 
-def test_a_host_that_answers_whatever_it_says_is_not_left_alone(
-    due: Callable[..., WebhookDelivery], sent: Sent
-) -> None:
+def test_a_host_that_answers_whatever_it_says_is_not_left_alone(due: Due, sent: Sent) -> None:
     """Its other addresses may be good."""
     for _ in range(5):
         due("https://broken.example.org/")
@@ -153,9 +148,7 @@ def test_a_host_that_answers_whatever_it_says_is_not_left_alone(
     assert not WebhookHost.objects.exists()
 
 
-def test_one_delivery_calls_only_those_that_have_answered_recently(
-    due: Callable[..., WebhookDelivery], sent: Sent
-) -> None:
+def test_one_delivery_calls_only_those_that_have_answered_recently(due: Due, sent: Sent) -> None:
     for number in range(10):
         due(f"https://dead-{number}.example.org/")
     work()
@@ -167,9 +160,7 @@ def test_one_delivery_calls_only_those_that_have_answered_recently(
     assert sent == ["good.example.org"]
 
 
-def test_a_name_that_is_long_looked_up_is_given_up_in_time(
-    due: Callable[..., WebhookDelivery], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_is_long_looked_up_is_given_up_in_time(due: Due, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: done.wait(60) and [])
     monkeypatch.setattr(webhooks, "TIMEOUT", 0.1)
@@ -179,9 +170,7 @@ def test_a_name_that_is_long_looked_up_is_given_up_in_time(
     assert "could not be resolved within" in delivery.every_try[0]["error"]
 
 
-def test_the_lease_of_what_a_delivery_has_in_hand_is_renewed(
-    due: Callable[..., WebhookDelivery], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lease_of_what_a_delivery_has_in_hand_is_renewed(due: Due, monkeypatch: pytest.MonkeyPatch) -> None:
     leases: list[Any] = []
 
     def post(*_: object) -> int:
@@ -199,9 +188,7 @@ def test_the_lease_of_what_a_delivery_has_in_hand_is_renewed(
     assert WebhookDelivery.objects.get().status == "succeeded"
 
 
-def test_a_try_is_written_down_before_it_is_made(
-    due: Callable[..., WebhookDelivery], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_try_is_written_down_before_it_is_made(due: Due, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         pass
 
@@ -217,9 +204,7 @@ def test_a_try_is_written_down_before_it_is_made(
     assert "its worker was lost" in entry["error"]
 
 
-def test_tries_of_an_earlier_release_are_listed_before_the_others(
-    due: Callable[..., WebhookDelivery], sent: Sent, viewer: Viewer
-) -> None:
+def test_tries_of_an_earlier_release_are_listed_before_the_others(due: Due, sent: Sent, viewer: Viewer) -> None:
     delivery = due("https://example.org/", viewer.user)
     WebhookDelivery.objects.update(log=[{"at": "2030-01-01T00:00:00+00:00", "status": 503, "error": "it", "ms": 5}])
     work()
@@ -230,9 +215,7 @@ def test_tries_of_an_earlier_release_are_listed_before_the_others(
 
 
 @pytest.mark.parametrize("host", ["example.org", "broken.example.org"])
-def test_a_webhook_is_sent_again_whether_it_arrived_or_not(
-    due: Callable[..., WebhookDelivery], sent: Sent, viewer: Viewer, host: str
-) -> None:
+def test_a_webhook_is_sent_again_whether_it_arrived_or_not(due: Due, sent: Sent, viewer: Viewer, host: str) -> None:
     delivery = due(f"https://{host}/", viewer.user)
     work()
     client = program_of(viewer.user)
@@ -243,9 +226,7 @@ def test_a_webhook_is_sent_again_whether_it_arrived_or_not(
     assert len(delivery.every_try) == 2
 
 
-def test_what_is_being_sent_is_not_sent_again_and_nobody_sends_anothers(
-    due: Callable[..., WebhookDelivery], viewer: Viewer
-) -> None:
+def test_what_is_being_sent_is_not_sent_again_and_nobody_sends_anothers(due: Due, viewer: Viewer) -> None:
     delivery = due("https://example.org/", viewer.user)
     with pytest.raises(Refused) as refused:
         services.redeliver(Viewer(), delivery.request_id)
@@ -256,7 +237,7 @@ def test_what_is_being_sent_is_not_sent_again_and_nobody_sends_anothers(
     assert refused.value.code == "being_sent"
 
 
-def test_administrators_send_again_and_see_every_try(due: Callable[..., WebhookDelivery], sent: Sent) -> None:
+def test_administrators_send_again_and_see_every_try(due: Due, sent: Sent) -> None:
     delivery = due("https://broken.example.org/")
     work()
     client = client_of(get_user_model().objects.create_superuser("root"))
@@ -272,9 +253,7 @@ def test_administrators_send_again_and_see_every_try(due: Callable[..., WebhookD
     assert "dead.example.org" in client.get(reverse("admin:captioner_webhookhost_changelist")).content.decode()
 
 
-def test_while_secrets_are_changed_both_sign(
-    due: Callable[..., WebhookDelivery], viewer: Viewer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_secrets_are_changed_both_sign(due: Due, viewer: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
     received: list[tuple[bytes, dict[str, str]]] = []
 
     def post(parts: Any, body: bytes, headers: dict[str, str]) -> int:

@@ -22,16 +22,7 @@ from captioner import services
 from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import MAX_ATTEMPTS
-from captioner.models import (
-    EVERYBODY,
-    Caption,
-    Embedding,
-    Image,
-    Style,
-    TextEmbedding,
-    Viewer,
-    Worker,
-)
+from captioner.models import EVERYBODY, Caption, Embedding, Image, Style, TextEmbedding, Viewer, Worker
 from tests.search.rows import PHOTOS, VISITOR, by, crowd, direction, known, photo, search
 
 pytestmark = pytest.mark.django_db
