@@ -61,6 +61,13 @@ SIZES: dict[str, Any] = {
 }
 
 
+def stored(model: PreTrainedModel, tiny_lm_dir: Path, folder: Path) -> str:
+    """The source of a model that is stored in this folder, beside the tokenizer of the small one."""
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_lm_dir).save_pretrained(folder)
+    return f"local-dir:{folder}"
+
+
 def test_no_parameter_takes_a_gradient_and_the_mode_is_evaluation(tiny_lm: LanguageModel) -> None:
     assert not any(p.requires_grad for p in tiny_lm.model.parameters())
     assert not any(module.training for module in tiny_lm.model.modules())
@@ -83,13 +90,8 @@ def test_a_text_ends_at_the_end_token_wherever_decoding_stopped(tiny_lm: Languag
 
 def test_another_architecture_of_the_auto_classes_trains_and_decodes(tiny_lm_dir: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        **SIZES,
-        initializer_range=0.3,
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
-    AutoTokenizer.from_pretrained(tiny_lm_dir).save_pretrained(tmp_path / "llama")
-    lm = LanguageModel.load(f"local-dir:{tmp_path / 'llama'}", device="cpu")
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, initializer_range=0.3))
+    lm = LanguageModel.load(stored(model, tiny_lm_dir, tmp_path), device="cpu")
     mapper = build_mapper(MapperConfig("mlp", embedding_size=8, lm_size=lm.size, prefix_length=4))
 
     embeddings = torch.randn(2, 8)
@@ -128,9 +130,7 @@ def test_models_of_other_makes_write_in_a_batch_what_they_write_alone(
     build: Callable[[], PreTrainedModel], tiny_lm_dir: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    build().save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_lm_dir).save_pretrained(tmp_path)
-    lm = LanguageModel.load(f"local-dir:{tmp_path}", device="cpu")
+    lm = LanguageModel.load(stored(build(), tiny_lm_dir, tmp_path), device="cpu")
     prefixes = list(torch.randn(2, 5, lm.size))
     options = DecodingOptions("beam", max_length=8)
     together = decode(EagerBackend(lm), prefixes, options, [299, 299])
@@ -155,10 +155,9 @@ def test_a_model_that_cannot_be_decoded_as_it_reads_is_refused_when_it_is_loaded
     build: Callable[[], PreTrainedModel], tiny_lm_dir: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    build().save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_lm_dir).save_pretrained(tmp_path)
+    source = stored(build(), tiny_lm_dir, tmp_path)
     with pytest.raises(LanguageModelError, match=r"cannot be decoded correctly: .*Choose one that attends"):
-        LanguageModel.load(f"local-dir:{tmp_path}", device="cpu")
+        LanguageModel.load(source, device="cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -186,12 +185,7 @@ def test_a_model_without_an_opinion_is_not_refused(tiny_lm: LanguageModel) -> No
 
 
 def mistral(sliding_window: int | None) -> MistralForCausalLM:
-    config = MistralConfig(
-        **SIZES,
-        initializer_range=0.3,
-        sliding_window=sliding_window,
-    )
-    return MistralForCausalLM(config)
+    return MistralForCausalLM(MistralConfig(**SIZES, initializer_range=0.3, sliding_window=sliding_window))
 
 
 @pytest.mark.parametrize(
@@ -208,9 +202,7 @@ def test_where_masks_are_not_heeded_each_caption_is_trained_in_a_row_of_its_own(
     build: Callable[[], PreTrainedModel], packed: bool, tiny_lm_dir: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    build().save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_lm_dir).save_pretrained(tmp_path)
-    lm = LanguageModel.load(f"local-dir:{tmp_path}", device="cpu")
+    lm = LanguageModel.load(stored(build(), tiny_lm_dir, tmp_path), device="cpu")
     assert lm.heeds_masks == packed
     mapper = build_mapper(MapperConfig("mlp", embedding_size=8, lm_size=lm.size, prefix_length=4))
     embeddings = torch.randn(2, 8)
