@@ -13,7 +13,6 @@ which a linear map and the errors of that map on real pairs make look like a pic
 2211.00575).
 """
 
-import argparse
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from clipcap.training import TrainingOptions, standardize
 from clipcap.training.loop import Computed
 from clipcap.training.packing import pack
 from recipes.averaged import Averaged, Optimizers, train
+from recipes.command import new_parser, parsed
 from recipes.photos import MANNERS, STARTS, Photo, load_photos, load_texts
 from recipes.tokenizer import VOCABULARY, train_tokenizer
 
@@ -255,19 +255,15 @@ def save_lm(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
-    parser.add_argument("--models", type=Path, required=True, help="holds encoder/ with both halves; receives lm/")
-    parser.add_argument(
-        "--work", type=Path, required=True, help="receives the state, and what recipes.mappers starts from"
+    parser = new_parser(
+        __doc__,
+        models="holds encoder/ with both halves; receives lm/",
+        work="receives the state, and what recipes.mappers starts from",
     )
     parser.add_argument("--start", type=Path, help="a folder of models of this architecture to go on from")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of {EPOCH} steps (default: %(default)s)")
     parser.add_argument("--peak", type=float, default=PEAK, help="the highest learning rate (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    arguments = parsed(parser)
     torch.manual_seed(0)
     photos = load_photos(arguments.data)
     learned = [photo for photo in photos if not photo.dev_set]

@@ -13,7 +13,6 @@ original. The data's embeddings are those of originals, while what people upload
 the pictures that are there, Flickr8k's at 224 pixels, are embedded too, and each is learned from in both views.
 """
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,6 +28,7 @@ from clipcap.model import ClipCaptionModel
 from clipcap.options import TrainingChoices
 from clipcap.training import CaptionedImages, TrainingOptions, train_mapper, trainable
 from recipes.averaged import report
+from recipes.command import new_parser, parsed
 from recipes.photos import STARTS, STYLES, Photo, load_photos
 from recipes.views import views_at_hand
 
@@ -54,19 +54,16 @@ def images_of(photos: list[Photo], captions: dict[str, list[str]], views: Mappin
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
-    parser.add_argument("--models", type=Path, required=True, help="holds encoder/ and lm/, receives styles/")
-    parser.add_argument("--work", type=Path, required=True, help="where recipes.language_model left its mappers")
+    parser = new_parser(
+        __doc__, models="holds encoder/ and lm/, receives styles/", work="where recipes.language_model left its mappers"
+    )
     parser.add_argument("--style", action="append", choices=STYLES, help="only this one (may be repeated)")
     parser.add_argument(
         "--language-model", choices=("frozen", "adapters", "finetuned"), default="frozen", help="frozen is what ships"
     )
     parser.add_argument("--epochs", type=int, default=OPTIONS.epochs)
     parser.add_argument("--out", type=Path, help="receives the styles in place of models/styles")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     photos = load_photos(arguments.data)
     lm = LanguageModel.load(f"local-dir:{arguments.models / 'lm'}", device="cpu")
     encoder = Encoder.load(f"local-dir:{arguments.models / 'encoder'}", device="cpu")

@@ -17,7 +17,6 @@ What is printed was fitted on one half of the photos and measured on the other, 
 all. The sets count alike, whatever their size, and so do the styles.
 """
 
-import argparse
 import json
 import math
 import random
@@ -43,6 +42,7 @@ from clipcap.evaluation.style_classifier import StyleClassifier
 from clipcap.fingerprint import file_sha256
 from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
+from recipes.command import new_parser, parsed
 from recipes.photos import STYLES, Photo, load_photos
 from recipes.views import views_at_hand
 
@@ -341,18 +341,15 @@ def _embeddings(photos: list[Photo]) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
-    parser.add_argument("--models", type=Path, required=True, help="encoder/, lm/ and styles/; gets reranking.json")
-    parser.add_argument("--work", type=Path, required=True, help="where candidates are kept")
+    parser = new_parser(
+        __doc__, models="encoder/, lm/ and styles/; gets reranking.json", work="where candidates are kept"
+    )
     parser.add_argument(
         "--keep-choice",
         action="store_true",
         help="fit only the confidence of what the weights of the models choose, as after a mapper was trained again",
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     everything = load_photos(arguments.data)
     learned = [photo for photo in everything if not photo.dev_set]
     of_set = [[photo for photo in everything if photo.dev_set == name] for name in SETS]

@@ -7,12 +7,10 @@ is about, and among the captions of a batch the one that belongs to a picture (C
 image tower stands still, so its embeddings of all pictures are the negatives of every step.
 """
 
-import argparse
 import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import clipcap.torchvision_schemas  # noqa: F401 (before open_clip is imported)
 
@@ -28,6 +26,7 @@ from clipcap.encoder import encode_tokens
 from clipcap.training import TrainingOptions
 from clipcap.training.loop import Computed
 from recipes.averaged import Averaged, Optimizers, train
+from recipes.command import new_parser, parsed
 from recipes.photos import Photo, load_photos, load_texts
 from recipes.tokenizer import VOCABULARY, ending, train_tokenizer
 
@@ -155,15 +154,11 @@ class Task(Averaged[Contrast]):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="see recipes/photos.py")
-    parser.add_argument("--models", type=Path, required=True, help="holds encoder/, of which this makes the text half")
-    parser.add_argument("--work", type=Path, required=True, help="receives the state, to go on from")
+    parser = new_parser(
+        __doc__, models="holds encoder/, of which this makes the text half", work="receives the state, to go on from"
+    )
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    arguments = parsed(parser)
     torch.manual_seed(0)
 
     photos = load_photos(arguments.data)
