@@ -79,9 +79,10 @@ class Row:
         return self.style, self.photo.dev_set or ""
 
     @property
-    def whole(self) -> Tensor:
-        found = torch.tensor([candidate.whole for candidate in self.candidates])
-        return found if bool(found.any()) else torch.ones_like(found)
+    def eligible(self) -> Tensor:
+        """Those that may be taken: all whose flaws are the least."""
+        flaws = torch.tensor([candidate.flaw for candidate in self.candidates])
+        return flaws == flaws.min()
 
 
 def write(
@@ -217,7 +218,7 @@ def fit_choice(rows: list[Row]) -> dict[str, float]:
             for row in rows
         ]
     )
-    out = padded([(~row.whole).double() for row in rows], fill=1.0).bool()
+    out = padded([(~row.eligible).double() for row in rows], fill=1.0).bool()
     share = torch.tensor([1 / sizes[row.group] for row in rows], dtype=torch.float64)
     share /= share.sum()
     weights = torch.ones(len(OF_CAPTION), dtype=torch.float64, requires_grad=True)
@@ -236,7 +237,7 @@ def fit_choice(rows: list[Row]) -> dict[str, float]:
 
 def chosen(rows: list[Row], reranker: Reranker) -> list[int]:
     """The place of the candidate that is taken, row by row."""
-    return [int(reranker.scores(row.table).masked_fill(~row.whole, -torch.inf).argmax()) for row in rows]
+    return [int(reranker.scores(row.table).masked_fill(~row.eligible, -torch.inf).argmax()) for row in rows]
 
 
 def fit_confidence(rows: list[Row], reranker: Reranker) -> tuple[dict[str, float], float]:

@@ -53,6 +53,7 @@ OF_PHOTO = (
 FEATURES = OF_CAPTION + OF_PHOTO
 LONGEST_SEQUENCE = 4  # words, as in CIDEr
 PHRASE = 5  # words of a stock phrase
+TWICE = re.compile(r"\b(\w+) \1\b", re.IGNORECASE)  # the same word, one after the other
 
 T = TypeVar("T")
 
@@ -72,6 +73,11 @@ class Candidate:
     log_probability: float
     count: int = 1
     whole: bool = True
+
+    @property
+    def flaw(self) -> int:
+        """How bad the text is by itself: 2 if it is not whole, 1 if it says a word twice in a row, else 0."""
+        return 2 if not self.whole else int(bool(TWICE.search(self.text)))
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class Reranker:
         return [replace(way, beam_size=size, captions=size) if way.method == "beam" else way for way in ways]
 
     def judge(self, photo: Tensor, candidates: Sequence[Candidate], texts: Tensor) -> list[Judgement]:
-        """The candidates of one photo, the best first; those that are not whole come last.
+        """The candidates of one photo, the best first; those with a flaw come last.
 
         Args:
             photo: (E,) embedding.
@@ -141,7 +147,7 @@ class Reranker:
         table = self.features(photo, candidates, texts)
         scores, confidences = self.scores(table).tolist(), self.confidences(table).tolist()
         similarities = table[:, FEATURES.index("similarity")].tolist()
-        order = sorted(range(len(candidates)), key=lambda place: (not candidates[place].whole, -scores[place]))
+        order = sorted(range(len(candidates)), key=lambda place: (candidates[place].flaw, -scores[place]))
         return [Judgement(place, similarities[place], confidences[place]) for place in order]
 
     def scores(self, table: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """Small models of both halves with weights for choosing, and photos for them."""
 
+import clipcap.torchvision_schemas  # noqa: F401 (before open_clip is imported)
+
+# isort: split
 import json
 from pathlib import Path
 

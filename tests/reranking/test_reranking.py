@@ -142,9 +142,7 @@ def test_no_photos_get_no_captions(captioner: Captioner, photos: Tensor) -> None
     texts=st.lists(st.text(max_size=20), min_size=1, max_size=6, unique=True),
     values=st.data(),
 )
-def test_any_texts_can_be_judged_and_those_that_are_not_whole_come_last(
-    texts: list[str], values: st.DataObject
-) -> None:
+def test_any_texts_can_be_judged_and_those_with_a_flaw_come_last(texts: list[str], values: st.DataObject) -> None:
     candidates = [
         Candidate(
             text,
@@ -158,8 +156,8 @@ def test_any_texts_can_be_judged_and_those_that_are_not_whole_come_last(
     vectors = torch.randn(len(texts), SIZE, generator=generator) * values.draw(st.sampled_from([0.0, 1.0]))
     judged = reranker().judge(torch.randn(SIZE, generator=generator), candidates, vectors)
     assert sorted(judgement.place for judgement in judged) == list(range(len(texts)))
-    whole = [candidates[judgement.place].whole for judgement in judged]
-    assert whole == sorted(whole, reverse=True)
+    flaws = [candidates[judgement.place].flaw for judgement in judged]
+    assert flaws == sorted(flaws)
     assert all(math.isfinite(j.similarity) and 0 <= j.confidence <= 1 for j in judged)
 
 
@@ -184,6 +182,13 @@ def test_a_caption_with_words_that_these_models_often_say_gives_way_to_one_of_it
     assert table[:, FEATURES.index("stock")].tolist() == [0.25, 0.0]
     judged = own.judge(torch.ones(SIZE), [Candidate(text, -1.0) for text in texts], torch.ones(2, SIZE))
     assert [judgement.place for judgement in judged] == [1, 0]
+
+
+def test_a_caption_that_says_a_word_twice_in_a_row_gives_way_to_any_that_is_whole() -> None:
+    texts = ["The Door door to a train.", "A man walks by a door, door after door.", "A man opens a"]
+    candidates = [Candidate(text, -1.0 - 9 * place, whole=place < 2) for place, text in enumerate(texts)]
+    judged = reranker(choice={"log_probability": 1.0}).judge(torch.ones(SIZE), candidates, torch.ones(3, SIZE))
+    assert [judgement.place for judgement in judged] == [1, 0, 2]
 
 
 def test_a_text_that_was_written_often_agrees_with_itself() -> None:
