@@ -40,7 +40,7 @@ class Findings:
     """What a check of the storage found; of the orphans and temporary files those that were old enough."""
 
     files: int  # named by rows
-    missing: Sequence[str]  # of them are not there; each with its row
+    missing: Sequence[str]  # those that are not in the storage, each with the row that names it
     orphans: Sequence[str]
     temporary: Sequence[Path]
     waiting: Sequence[DiscardedFile]  # to be deleted, which failed so far

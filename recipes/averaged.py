@@ -1,4 +1,4 @@
-"""What is trained from nothing, for the library's loop: two optimizers, and the running average of the weights."""
+"""Training from nothing with the library's loop: two optimizers, and a running average of the weights they make."""
 
 import copy
 import hashlib
@@ -9,9 +9,12 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from clipcap.training import Progress, TrainingOptions, loop
-from clipcap.training.loop import EpochEnd, Task
+from clipcap.training import loop
+from clipcap.training.loop import Task
+from clipcap.training.options import Schedule
+from recipes.report import Report, report_epoch
 
+STATE_EVERY = 250  # steps
 B = TypeVar("B")
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,6 +30,7 @@ class Optimizers(Generic[M]):
         self, module: M, matrices: Sequence[nn.Parameter], *, peak: float, weight_decay: float, average_decay: float
     ) -> None:
         self.module, self.average, self.average_decay = module, copy.deepcopy(module).eval(), average_decay
+        self.settings = (peak, weight_decay, average_decay)
         self.steps = 0
         inside = {id(p) for p in matrices}
         rest = [p for p in module.parameters() if p.requires_grad and id(p) not in inside]
@@ -80,50 +84,43 @@ def fill(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 class Averaged(Generic[M]):
-    """What tasks have in common whose outcome is the running average of a module's weights."""
+    """What tasks have in common whose result is the running average of a module's weights."""
 
     def __init__(self, optimizer: Optimizers[M], *described: object) -> None:
         """
         Args:
-            described: all that the outcome depends on, which a state file and a run must agree on.
+            described: all that the result depends on besides the optimizer and the weights that training begins with.
         """
         self.optimizer, self.module = optimizer, optimizer.module
         self.weights, self.validated = weights_of(optimizer.module), weights_of(optimizer.average)
-        self.identity = hashlib.sha256(repr(described).encode()).hexdigest()
+        self.identity = _digest(optimizer.settings, *self.weights.values(), *described)
 
     def keep(self, loss: float) -> None:
-        """The loop keeps the best weights; of what came before the last of them, no file is made."""
+        """Nothing: the loop holds the best weights, and a file is made of them at the end."""
 
 
-def train(task: Task[B], average: M, options: TrainingOptions, state_path: Path) -> M:
+def train(task: Task[B], average: M, schedule: Schedule, state_path: Path) -> M:
     """Train with the library's loop.
 
     Args:
         average: of the task's optimizer.
-        state_path: goes on from there, if the file is there.
+        state_path: a file; if it is there, training goes on from it.
 
     Returns:
-        The average, as it was best on what is not trained on.
+        The average, as it was when it was best on dev.
     """
-    _, best = loop.train(task, options, state_path, state_every=250, on_progress=report, on_epoch=report_epoch)
+    _, best = loop.train(
+        task, schedule, state_path, state_every=STATE_EVERY, on_progress=Report(), on_epoch=report_epoch
+    )
     fill(average, best)
     return average
 
 
-def report(progress: Progress) -> bool:
-    """Print every fiftieth step."""
-    if progress.step % 50 == 0:
-        print(
-            f"{progress.step}/{progress.steps} loss {progress.train_loss:.3f}, {progress.samples_per_second:.0f} "
-            f"captions/s, {progress.eta_seconds:.0f} s left",
-            flush=True,
-        )
-    return True
-
-
-def report_epoch(epoch: EpochEnd) -> None:
-    """Print what an epoch came to."""
-    print(
-        f"epoch {epoch.epoch}, step {epoch.step}: loss {epoch.training_loss:.3f}, on dev {epoch.validation_loss:.3f}",
-        flush=True,
-    )
+def _digest(*described: object) -> str:
+    digest = hashlib.sha256()
+    for each in described:
+        if isinstance(each, Tensor):
+            digest.update(each.contiguous().flatten().view(torch.uint8).numpy().data)
+        else:
+            digest.update(repr(each).encode())
+    return digest.hexdigest()

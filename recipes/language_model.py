@@ -16,9 +16,9 @@ which a linear map and the errors of that map on real pairs make look like a pic
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 
 import clipcap.torchvision_schemas  # noqa: F401 (before transformers is imported)
 
@@ -32,8 +32,9 @@ from clipcap.checkpoint import MapperCheckpoint, load_mapper, save_mapper
 from clipcap.device import autocast
 from clipcap.encoder import Encoder
 from clipcap.mapper import MapperConfig, TransformerMapper
-from clipcap.training import TrainingOptions, standardize
+from clipcap.training import standardize
 from clipcap.training.loop import Computed
+from clipcap.training.options import Schedule
 from clipcap.training.packing import pack
 from recipes.averaged import Averaged, Optimizers, train
 from recipes.command import new_parser, parsed
@@ -43,7 +44,7 @@ from recipes.tokenizer import VOCABULARY, train_tokenizer
 WIDTH, LAYERS, HEADS, LENGTH = 320, 5, 5, 128
 CPU = torch.device("cpu")
 MAPPER = MapperConfig("transformer", embedding_size=512, lm_size=WIDTH, prefix_length=8, clip_length=4, layers=3)
-PEAK, WARM_UP = 2e-3, 150  # of the learning rate; steps
+PEAK, WARM_UP = 2e-3, 0.055  # of the learning rate; the second is a share of all steps
 EPOCHS, EPOCH = 9, 300  # and steps of each: pools are drawn from without end
 BATCH = 96  # rows a step: a picture in one manner with up to CAPTIONS captions
 CAPTIONS = 3
@@ -139,15 +140,16 @@ class Joint(nn.Module):
 
 @dataclass(frozen=True)
 class Pool:
-    """Rows to draw from without end, each once before any comes again."""
+    """Rows to draw from without end, each once before any comes again; pools of other names draw otherwise."""
 
+    name: str
     rows: list[Row]
 
     def drawn(self, first: int, count: int) -> list[Row]:
-        """Of what is drawn, `count` rows behind the first so many."""
+        """The `count` rows that follow the `first` ones."""
         size = len(self.rows)
         turns = range(first // size, (first + count - 1) // size + 1)
-        order = [row for turn in turns for row in random.Random(turn).sample(self.rows, size)]
+        order = [row for turn in turns for row in random.Random(f"{self.name} {turn}").sample(self.rows, size)]
         return order[first % size :][:count]
 
 
@@ -186,6 +188,38 @@ def rows_of(photos: list[Photo], tokenizer: PreTrainedTokenizerFast) -> dict[str
     return rows
 
 
+@dataclass(frozen=True)
+class Checked:
+    """The dev pictures' embeddings and rows, by dev set and manner."""
+
+    parts: dict[str, tuple[Tensor, list[Row]]]
+
+    @classmethod
+    def of(cls, photos: list[Photo], tokenizer: PreTrainedTokenizerFast) -> "Checked":
+        """What is there to check with of these pictures."""
+        parts = {}
+        for name in ("flickr8k", "coco", "mixed"):
+            own = [photo for photo in photos if photo.dev_set == name]
+            embeddings = torch.stack([torch.from_numpy(photo.embedding).float() for photo in own])
+            for manner, rows in rows_of(own, tokenizer).items():
+                if rows:
+                    parts[f"{name} {manner}"] = embeddings[[row.embedding for row in rows]], rows
+        return cls(parts)
+
+    @property
+    def described(self) -> list[object]:
+        """All of it, in a list."""
+        return [each for name, (embeddings, rows) in self.parts.items() for each in (name, embeddings, rows)]
+
+    @torch.inference_mode()
+    def losses(self, joint: Joint) -> dict[str, float]:
+        """Mean cross-entropy a token; it is printed, too."""
+        joint.eval()
+        found = {name: float(joint.losses(*part).mean()) for name, part in self.parts.items()}
+        print("on dev:", {name: round(loss, 3) for name, loss in found.items()}, flush=True)
+        return found
+
+
 class Task(Averaged[Joint]):
     """What the library's loop trains: LM and mapper on rows of the pools, by their `embeddings` (N, E)."""
 
@@ -193,17 +227,15 @@ class Task(Averaged[Joint]):
         self,
         optimizer: Optimizers[Joint],
         embeddings: Tensor,
-        pools: dict[str, Pool],
-        validate: Callable[[Joint], dict[str, float]],
-        *described: object,
+        pools: Sequence[Pool],
+        checked: Checked,
+        schedule: Schedule,
     ) -> None:
-        """
-        Args:
-            validate: says the losses on dev.
-        """
-        rows = {name: pool.rows for name, pool in pools.items()}
-        super().__init__(optimizer, MAPPER, BATCH, CAPTIONS, EPOCH, SHARES, NOISE, rows, *described)
-        self.embeddings, self.pools, self.losses_on_dev = embeddings, pools, validate
+        super().__init__(
+            optimizer, MAPPER, BATCH, CAPTIONS, EPOCH, SHARES, NOISE, pools, embeddings, *checked.described, schedule
+        )
+        self.embeddings, self.checked = embeddings, checked
+        self.pools = {pool.name: pool for pool in pools}
         self.deviation = embeddings.std(0)
 
     def batches(self, epoch: int) -> list[list[Row]]:
@@ -224,28 +256,11 @@ class Task(Averaged[Joint]):
             losses = self.module.losses(chosen + NOISE * self.deviation * noise, batch)
         loss = losses.mean()
         loss.backward()
-        return Computed(loss.item(), len(losses), sum(len(row.captions) for row in batch))
+        return Computed(loss.item(), sum(len(row.captions) for row in batch), weight=len(losses))
 
     def validate(self, on_batch: Callable[[], None]) -> float:
         on_batch()
-        found = self.losses_on_dev(self.optimizer.average)
-        print("on dev:", found, flush=True)
-        return sum(found.values()) / len(found)
-
-
-@torch.inference_mode()
-def dev_losses(joint: Joint, photos: list[Photo], tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
-    """Mean cross-entropy a token on the dev pictures, by dev set and manner."""
-    joint.eval()
-    found = {}
-    for name in ("flickr8k", "coco", "mixed"):
-        part = [photo for photo in photos if photo.dev_set == name]
-        embeddings = torch.stack([torch.from_numpy(photo.embedding).float() for photo in part])
-        for manner, rows in rows_of(part, tokenizer).items():
-            if rows:
-                losses = joint.losses(embeddings[[row.embedding for row in rows]], rows)
-                found[f"{name} {manner}"] = round(float(losses.mean()), 3)
-    return found
+        return fmean(self.checked.losses(self.optimizer.average).values())
 
 
 def save_lm(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -275,29 +290,26 @@ def main() -> None:
     real = torch.stack([torch.from_numpy(photo.embedding).float() for photo in learned])
     embeddings = torch.cat([real, pictures_of(encoder, texts, learned, seed=0)])
     people = MANNERS.index("people")
-    pools = {manner: Pool(rows) for manner, rows in rows_of(learned, tokenizer).items()}
-    tokens = tokenizer(texts)["input_ids"]
-    pools["no picture"] = Pool(
-        [Row(len(learned) + i, people, [ids]) for i, ids in enumerate(tokens) if 4 < len(ids) < LONGEST]
-    )
-    print({name: len(pool.rows) for name, pool in pools.items()}, flush=True)
+    pools = [Pool(manner, rows) for manner, rows in rows_of(learned, tokenizer).items()]
+    tokens = tokenizer(texts)["input_ids"] if texts else []
+    unseen = [Row(len(learned) + i, people, [ids]) for i, ids in enumerate(tokens) if 4 < len(ids) < LONGEST]
+    pools.append(Pool("no picture", unseen))
+    print({pool.name: len(pool.rows) for pool in pools}, flush=True)
+    if empty := [pool.name for pool in pools if not pool.rows]:
+        parser.error(f"{arguments.data} has no captions of these kinds: {', '.join(empty)}; see recipes/photos.py")
+    checked = Checked.of(photos, tokenizer)
     joint = Joint(new_model(), real)
-    validate = partial(dev_losses, photos=photos, tokenizer=tokenizer)
     if arguments.start:
         joint.start_from(arguments.start)
-        print("on dev, before:", validate(joint), flush=True)
-    options = TrainingOptions(
-        epochs=arguments.epochs,
-        learning_rate=arguments.peak,
-        warmup=WARM_UP / (EPOCH * arguments.epochs),
-        patience=arguments.epochs,
-    )
+        checked.losses(joint)
     matrices = [
         p for part in (joint.model.transformer.h, joint.mapper.blocks) for p in part.parameters() if p.ndim == 2
     ]
-    optimizer = Optimizers(joint, matrices, peak=options.learning_rate, weight_decay=0.05, average_decay=0.998)
-    task = Task(optimizer, embeddings, pools, validate, options, str(arguments.start))
-    joint = train(task, optimizer.average, options, arguments.work / "language_model.pt")
+    schedule = Schedule(arguments.epochs, arguments.peak, WARM_UP, clip=1.0, patience=arguments.epochs)
+    optimizer = Optimizers(joint, matrices, peak=arguments.peak, weight_decay=0.05, average_decay=0.998)
+    task = Task(optimizer, embeddings, pools, checked, schedule)
+    joint = train(task, optimizer.average, schedule, arguments.work / "language_model.pt")
+    checked.losses(joint)
     save_lm(joint.model, tokenizer, arguments.models / "lm")
     for manner in MANNERS:
         checkpoint = MapperCheckpoint(joint.export(manner), None, None)

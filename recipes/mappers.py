@@ -27,9 +27,9 @@ from clipcap.language_model import LanguageModel
 from clipcap.model import ClipCaptionModel
 from clipcap.options import TrainingChoices
 from clipcap.training import CaptionedImages, TrainingOptions, train_mapper, trainable
-from recipes.averaged import report
 from recipes.command import new_parser, parsed
 from recipes.photos import STARTS, STYLES, Photo, load_photos
+from recipes.report import Report, report_epoch
 from recipes.views import views_at_hand
 
 OPTIONS = TrainingOptions(epochs=1, batch_size=80, learning_rate=3e-4, noise=0.3, patience=1, seed=1)
@@ -87,7 +87,8 @@ def main() -> None:
             images_of(photos, checked, views),
             replace(OPTIONS, epochs=arguments.epochs),
             arguments.work / f"{style}-{arguments.language_model}",
-            report,
+            Report(),
+            on_epoch=report_epoch,
         )
         print(style, json.dumps({"history": result.history, "left out": result.left_out}), flush=True)
         # Half precision: the bundle has to be small, and the captions are the same but for near ties.

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from clipcap.clip_folder import new_text_tower, read_config, save_text_tower, write_config
 from clipcap.device import autocast
 from clipcap.encoder import encode_tokens
-from clipcap.training import TrainingOptions
 from clipcap.training.loop import Computed
+from clipcap.training.options import Schedule
 from recipes.averaged import Averaged, Optimizers, train
 from recipes.command import new_parser, parsed
 from recipes.photos import Photo, load_photos, load_texts
@@ -43,7 +43,7 @@ TEXT = {
     "pad_id": 0,
     "eos_id": 0,
 }
-EPOCHS, WARM_UP = 12, 1.75  # the second of the learning rate, in epochs
+EPOCHS, WARM_UP = 12, 0.15  # the second of the learning rate, a share of all steps
 BATCH, OTHERS = 512, 6144  # captions a step; pictures besides their own that they are told from
 PART = 64  # captions of like length that are computed together, so that little is padding
 # Styled captions leave out what is there, and names of products say little: they are drawn less often.
@@ -119,12 +119,13 @@ class Captioned:
 
 
 class Task(Averaged[Contrast]):
-    """What the library's loop trains: the tower on captioned pictures, an epoch of which has each once."""
+    """What the library's loop trains: the tower on captioned pictures, an epoch of which has each at most once."""
 
     def __init__(
-        self, optimizer: Optimizers[Contrast], learned: Captioned, checked: Captioned, *described: object
+        self, optimizer: Optimizers[Contrast], learned: Captioned, checked: Captioned, schedule: Schedule
     ) -> None:
-        super().__init__(optimizer, TEXT, BATCH, OTHERS, WEIGHTS, learned.tokens.tolist(), *described)
+        data = [each for part in (learned, checked) for each in (part.images, part.captions, part.tokens)]
+        super().__init__(optimizer, TEXT, BATCH, OTHERS, WEIGHTS, schedule, *data)
         self.learned = learned
         pairs = checked.drawn(list(range(len(checked.captions))), random.Random(0))
         self.checked_tokens = checked.tokens[[caption for _, caption in pairs]]
@@ -144,7 +145,7 @@ class Task(Averaged[Contrast]):
         tokens, images = self.learned.tokens[[caption for _, caption in batch]], self.learned.images
         loss = self.module.loss(tokens, images[chosen], images[others])
         loss.backward()
-        return Computed(loss.item(), len(batch), len(batch))
+        return Computed(loss.item(), len(batch), weight=len(batch))
 
     @torch.no_grad()
     def validate(self, on_batch: Callable[[], None]) -> float:
@@ -172,14 +173,12 @@ def main() -> None:
     tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
     tower = new_text_tower(config)
 
-    options = TrainingOptions(
-        epochs=arguments.epochs, learning_rate=3e-3, warmup=WARM_UP / arguments.epochs, patience=arguments.epochs
-    )
     matrices = [p for p in tower.transformer.parameters() if p.ndim == 2]
-    optimizer = Optimizers(Contrast(tower), matrices, peak=options.learning_rate, weight_decay=0.1, average_decay=0.99)
+    schedule = Schedule(arguments.epochs, 3e-3, WARM_UP, clip=1.0, patience=arguments.epochs)
+    optimizer = Optimizers(Contrast(tower), matrices, peak=schedule.learning_rate, weight_decay=0.1, average_decay=0.99)
     checked = Captioned.of([photo for photo in photos if photo.split == "dev"], tokenize)
-    task = Task(optimizer, Captioned.of(learned, tokenize), checked, options)
-    average = train(task, optimizer.average, options, arguments.work / "text_tower.pt")
+    task = Task(optimizer, Captioned.of(learned, tokenize), checked, schedule)
+    average = train(task, optimizer.average, schedule, arguments.work / "text_tower.pt")
     print(report(average.tower, tokenize, photos), flush=True)
     save_text_tower(average.tower, folder)
     temperature = average.scale.exp().item()

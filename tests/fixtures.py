@@ -70,7 +70,14 @@ def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=300, n_positions=96, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, eos_token_id=0
+        vocab_size=300,
+        n_positions=96,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
     return folder

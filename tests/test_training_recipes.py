@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from open_clip.model import CustomTextCLIP
 from clipcap.checkpoint import load_mapper
 from clipcap.clip_folder import load_text_tower, read_config, save_image_tower, write_config
 from clipcap.training import ForeignState
-from recipes import language_model, text_tower
+from recipes import averaged, language_model, text_tower
 from recipes.photos import MANNERS
 
 THINGS = ("dog", "cat", "bus", "boat", "kite", "horse", "lamp", "tree")
@@ -65,14 +66,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models and batches of a size for tests."""
+    monkeypatch.setattr(averaged, "STATE_EVERY", 3)
     monkeypatch.setattr(text_tower, "BATCH", 16)
     monkeypatch.setattr(text_tower, "OTHERS", 16)
     monkeypatch.setattr(text_tower, "TEXT", {**text_tower.TEXT, "width": 16, "heads": 2, "layers": 1})
-    for name, value in {"WIDTH": 16, "LAYERS": 1, "HEADS": 2, "BATCH": 16, "EPOCH": 4, "WARM_UP": 2}.items():
+    for name, value in {"WIDTH": 16, "LAYERS": 1, "HEADS": 2, "BATCH": 16, "EPOCH": 4}.items():
         monkeypatch.setattr(language_model, name, value)
     monkeypatch.setattr(
         language_model, "MAPPER", replace(language_model.MAPPER, embedding_size=16, lm_size=16, heads=2, layers=1)
     )
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """A folder of models that has only the image tower."""
+    folder = tmp_path / "models"
+    vision = {"layers": 1, "width": 64, "image_size": 32, "patch_size": 16}
+    tower = CustomTextCLIP(16, vision, {"layers": 1, "width": 16, "heads": 1}).visual
+    write_config({"model_cfg": {"embed_dim": 16, "vision_cfg": vision}}, folder / "encoder")
+    save_image_tower(tower.state_dict(), folder / "encoder")
+    return folder
 
 
 def made(folder: Path) -> dict[str, str]:
@@ -102,42 +115,62 @@ def killed(compute_gradients: Any, after: int) -> Any:
 
 
 def test_recipes_that_were_killed_go_on_from_their_last_state_to_the_same_files(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, twice = tmp_path / "whole", tmp_path / "twice"
-    vision = {"layers": 1, "width": 64, "image_size": 32, "patch_size": 16}
-    tower = CustomTextCLIP(16, vision, {"layers": 1, "width": 16, "heads": 1}).visual
-    for models in (whole, twice):
-        write_config({"model_cfg": {"embed_dim": 16, "vision_cfg": vision}}, models / "encoder")
-        save_image_tower(tower.state_dict(), models / "encoder")
+    whole, twice = encoder, tmp_path / "twice"
+    shutil.copytree(whole, twice)
     for recipe, epoch in ((text_tower, 5), (language_model, 4)):
         run(recipe, data, whole, monkeypatch)
         with monkeypatch.context() as patch:
-            patch.setattr(recipe.Task, "compute_gradients", killed(recipe.Task.compute_gradients, epoch + 2))
+            patch.setattr(recipe.Task, "compute_gradients", killed(recipe.Task.compute_gradients, 7))
             with pytest.raises(KeyboardInterrupt):
                 run(recipe, data, twice, monkeypatch)
         state = torch.load(twice / "work" / f"{recipe.__name__.split('.')[1]}.pt", weights_only=True)
-        assert state["state"]["step"] == epoch, "an epoch's end is stored"
+        assert state["state"]["step"] == 6, "in the midst of the second epoch"
         capsys.readouterr()
         run(recipe, data, twice, monkeypatch)
         epochs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
         assert [line.split(":")[0] for line in epochs] == [f"epoch 2, step {2 * epoch}"]
     assert made(twice) == made(whole)
 
-    encoder = whole / "encoder"
-    assert load_text_tower(encoder, read_config(encoder)) is not None
+    assert load_text_tower(whole / "encoder", read_config(whole / "encoder")) is not None
     assert (whole / "lm/model.safetensors").exists()
     for manner in MANNERS:
         assert load_mapper(whole / "work" / f"start-{manner}.safetensors").mapper.config.lm_size == 16
+
+
+def test_a_state_of_other_pictures_or_epochs_is_not_gone_on_from(
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(text_tower, data, encoder, monkeypatch)
     with pytest.raises(ForeignState, match="other options or examples"):
-        run(language_model, data, twice, monkeypatch, epochs=3)
+        run(text_tower, data, encoder, monkeypatch, epochs=3)
+    changed = tmp_path / "changed"
+    shutil.copytree(data, changed)
+    with np.load(changed / "photos/clip_vitb16.npz") as stored:
+        np.savez(changed / "photos/clip_vitb16.npz", names=stored["names"], emb=-stored["emb"])
+    with pytest.raises(ForeignState, match="other options or examples"):
+        run(text_tower, changed, encoder, monkeypatch)
+
+
+def test_a_kind_of_captions_that_is_missing_is_named_before_anything_is_trained(
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(text_tower, data, encoder, monkeypatch)
+    without = tmp_path / "without"
+    shutil.copytree(data, without, ignore=shutil.ignore_patterns("*.txt"))
+    with pytest.raises(SystemExit):
+        run(language_model, without, encoder, monkeypatch)
+    assert "has no captions of these kinds: no picture" in capsys.readouterr().err
+    assert not (encoder / "lm").exists()
 
 
 def test_a_pool_gives_each_row_once_before_any_comes_again_wherever_one_goes_on() -> None:
     rows = [language_model.Row(i, 0, [[i]]) for i in range(7)]
-    pool = language_model.Pool(rows)
+    pool = language_model.Pool("people", rows)
     drawn = pool.drawn(0, 21)
     for turn in range(3):
         assert sorted(row.embedding for row in drawn[7 * turn : 7 * turn + 7]) == list(range(7))
     assert drawn[:7] != drawn[7:14]
     assert [row for first in range(0, 21, 3) for row in pool.drawn(first, 3)] == drawn
+    assert language_model.Pool("written", rows).drawn(0, 21) != drawn

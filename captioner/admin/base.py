@@ -40,7 +40,7 @@ else:
 COUNTED = 10_000  # rows of a list that are counted and paged through; what is further away is reached by narrowing
 SEARCHED = 100_000  # newest rows that a search reads
 MOST_AT_ONCE = 1_000  # rows of an action
-# Lists that others lead to, by the names of their addresses.
+# Lists that several other lists link to.
 STYLES, VERSIONS = "admin:captioner_style_changelist", "admin:captioner_mapperversion_changelist"
 STATES = ("status", "verdict")  # columns whose values are coloured; the style sheet has a colour for each
 
@@ -204,7 +204,7 @@ class OwnPage(ReadOnly):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """What `show` makes."""
+        """Django's way to the page of a row, which `show` makes."""
         key = as_uuid if isinstance(self.opts.pk, UUIDField) else as_int
         return self.show(request, key(object_id))
 

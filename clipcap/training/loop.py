@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clipcap.training.errors import TrainingCanceled, TrainingError
 from clipcap.training.group import Group
-from clipcap.training.options import TrainingOptions
+from clipcap.training.options import Schedule
 from clipcap.training.state import State, read_state, restore_state, save_state
 
 B = TypeVar("B")
@@ -67,12 +67,11 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class Computed:
-    """What the gradients of a batch were computed of: its mean loss, that of how many tokens, and of how many
-    captions."""
+    """A batch's mean loss, how many captions it has, and how much it counts in the mean of its epoch."""
 
     loss: float
-    tokens: int
     captions: int
+    weight: int
 
 
 class Task(Protocol[B]):
@@ -80,11 +79,11 @@ class Task(Protocol[B]):
 
     @property
     def identity(self) -> str:
-        """What a state file and a run must agree on to belong together."""
+        """A state file with another identity belongs to another run."""
 
     @property
     def optimizer(self) -> Optimizer:
-        """Of the weights that are trained."""
+        """It changes the weights that are trained."""
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -95,7 +94,7 @@ class Task(Protocol[B]):
         """What is validated, and kept when it is better than before: the same, or their running average."""
 
     def batches(self, epoch: int) -> Sequence[B]:
-        """Of an epoch, the same at every call; every epoch has about as many."""
+        """The batches of an epoch, the same ones at every call; every epoch has about as many."""
 
     def compute_gradients(self, batch: B, step: int) -> Computed:
         """Add the gradients of a batch's mean loss to the weights'."""
@@ -109,7 +108,7 @@ class Task(Protocol[B]):
 
 def train(
     task: Task[B],
-    options: TrainingOptions,
+    schedule: Schedule,
     state_path: Path,
     *,
     state_every: int,
@@ -120,7 +119,6 @@ def train(
     one belongs to a group: `on_progress` and `on_epoch` are called in the first.
 
     Args:
-        options: epochs, warm-up, clip and patience are the loop's; the others are for the task.
         state_path: a file that need not be there; a run that has ended leaves its last state in it.
         state_every: steps between two states that are stored, besides those of each epoch's end.
         on_progress: called after every step, and again while validating; a false answer cancels.
@@ -136,7 +134,7 @@ def train(
     """
     group, optimizer, weights = Group(), task.optimizer, task.weights
     parameters = [parameter for each in optimizer.param_groups for parameter in each["params"]]
-    steps = len(task.batches(0)) * options.epochs
+    steps = len(task.batches(0)) * schedule.epochs
     state, best = State(), _copied(task.validated)
     stored = group.first(lambda: read_state(state_path, task.identity) if state_path.exists() else None)
     if stored:
@@ -155,7 +153,7 @@ def train(
             epoch=state.epoch,
             train_loss=last_loss,
             validation_loss=state.history[-1][1] if state.history else None,
-            learning_rate=options.learning_rate * _schedule(max(0, state.step - 1), steps, options),
+            learning_rate=schedule.learning_rate * _rate(max(0, state.step - 1), steps, schedule),
             samples_per_second=samples / elapsed,
             eta_seconds=elapsed / max(1, state.step - first_step) * (steps - state.step),
         )
@@ -163,21 +161,21 @@ def train(
             save()
             raise TrainingCanceled(f"canceled at step {state.step} of {steps}; call again to resume")
 
-    while state.epoch < options.epochs and state.bad_epochs < options.patience:
+    while state.epoch < schedule.epochs and state.bad_epochs < schedule.patience:
         batches = task.batches(state.epoch)
         while state.batch < len(batches):
             for each in optimizer.param_groups:
-                each["lr"] = each["peak"] * _schedule(state.step, steps, options)
+                each["lr"] = each["peak"] * _rate(state.step, steps, schedule)
             optimizer.zero_grad()
             computed = task.compute_gradients(batches[state.batch], state.step)
             last_loss = computed.loss
             if not math.isfinite(last_loss):
                 raise TrainingError(f"the loss is not a number at step {state.step}; lower the learning rate")
-            nn.utils.clip_grad_norm_(parameters, options.clip)
+            nn.utils.clip_grad_norm_(parameters, schedule.clip)
             optimizer.step()
             state.step, state.batch = state.step + 1, state.batch + 1
-            state.epoch_loss += last_loss * computed.tokens
-            state.epoch_tokens += computed.tokens
+            state.epoch_loss += last_loss * computed.weight
+            state.epoch_tokens += computed.weight
             samples += computed.captions
             go_on_or_stop()
             if state.step % state_every == 0:
@@ -202,9 +200,9 @@ def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in weights.items()}
 
 
-def _schedule(step: int, steps: int, options: TrainingOptions) -> float:
+def _rate(step: int, steps: int, schedule: Schedule) -> float:
     """The learning rate of a step, as a share of its peak: a linear warm-up, then a cosine to nothing."""
-    warmup = max(1, round(steps * options.warmup))
+    warmup = max(1, round(steps * schedule.warmup))
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -13,6 +13,17 @@ LEAST_STEPS = 10  # of an epoch: with one step each, training ends long before a
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """What the loop of a training needs to know; `TrainingOptions` says what each means."""
+
+    epochs: int
+    learning_rate: float
+    warmup: float
+    clip: float
+    patience: int
+
+
+@dataclass(frozen=True)
 class TrainingOptions:
     """How a style is trained.
 
@@ -62,6 +73,11 @@ class TrainingOptions:
             raise TrainingError("weight_decay and noise cannot be negative")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise TrainingError(f"precision must be auto, float32 or bfloat16, not {self.precision!r}")
+
+    @property
+    def schedule(self) -> Schedule:
+        """The part of the loop."""
+        return Schedule(self.epochs, self.learning_rate, self.warmup, self.clip, self.patience)
 
 
 def for_trainer(choices: TrainingChoices, *, captions: int, further: bool, short: bool = False) -> TrainingOptions:

@@ -118,10 +118,10 @@ def read_state(path: Path, run: str) -> dict[str, Any]:
 
 
 def restore_state(stored: dict[str, Any], weights: dict[str, Tensor]) -> tuple[State, dict[str, Tensor]]:
-    """Give the weights, and in what is returned the rest, what they had in a stored state.
+    """Put a stored state's weights in place.
 
     Returns:
-        It, and the best weights so far.
+        The rest of the state, and the best weights so far.
     """
     for name, tensor in weights.items():
         tensor.copy_(stored["weights"][name])

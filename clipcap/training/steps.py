@@ -75,7 +75,7 @@ def take_steps(
     """
     return train(
         _Style(job),
-        job.options,
+        job.options.schedule,
         job.folder / STATE,
         state_every=job.state_every,
         on_progress=on_progress,
@@ -116,7 +116,7 @@ class _Style:
                 (part_loss * share * group.size).backward()  # of which the group takes the mean
             loss += part_loss.item() * share
         (loss,) = group.total([loss], job.lm.device)
-        return Computed(loss, count_tokens(batch), sum(len(captions) for _, captions in batch))
+        return Computed(loss, sum(len(captions) for _, captions in batch), weight=count_tokens(batch))
 
     def validate(self, on_batch: Callable[[], None]) -> float:
         job = self.job
