@@ -15,7 +15,7 @@ from django.core.management.base import CommandError
 from captioner import services
 from captioner.errors import Refused
 from captioner.management.arguments import named_user
-from captioner.management.command import ServiceCommand
+from captioner.management.command import SiteCommand
 from captioner.models import SILENCE, Caption, Viewer, Worker, probability
 from clipcap import jsonl
 from clipcap.image import SUFFIXES
@@ -26,12 +26,9 @@ BEGINNING = b'{"image": "'  # of every line
 AHEAD = 128  # photos that wait in the queue at a time: enough for full batches of several workers
 
 
-class Command(ServiceCommand):
-    help = (
-        "Caption all photos below a folder in one or more styles, with one JSON line for each photo and style. With "
-        "--out, an interrupted command continues where it stopped when it is run again: what has a line is "
-        "not captioned again."
-    )
+class Command(SiteCommand):
+    """Caption all photos below a folder in one or more styles, with one JSON line for each photo and style. With --out,
+    an interrupted command continues where it stopped when it is run again: what has a line is not captioned again."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("folder", type=Path)

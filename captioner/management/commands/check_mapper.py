@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+
+from captioner.management.command import SiteCommand
 
 if TYPE_CHECKING:
     from clipcap.captioner import Captioner
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 LEAST = 5  # photos that tell one way from another
 
 
-class Command(BaseCommand):
-    help = "Print as JSON what a mapper file contains, or why it cannot be used here."
+class Command(SiteCommand):
+    """Print as JSON what a mapper file contains, or why it cannot be used here."""
+
     requires_system_checks = ()  # it touches neither the database nor the site
 
     def add_arguments(self, parser: ArgumentParser) -> None:

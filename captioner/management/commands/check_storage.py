@@ -4,17 +4,16 @@ from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from captioner import services
 from captioner.errors import Refused
+from captioner.management.command import SiteCommand
 
 
-class Command(BaseCommand):
-    help = (
-        "Compare the storage with the database: report rows whose file is missing, files without a row, and "
-        "temporary files of interrupted uploads. The exit code is 1 if a file is missing."
-    )
+class Command(SiteCommand):
+    """Compare the storage with the database: report rows whose file is missing, files without a row, and temporary
+    files of interrupted uploads. The exit code is 1 if a file is missing."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--sweep", action="store_true", help="delete the files without a row")
@@ -30,8 +29,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, sweep: bool, older_than: timedelta, **options: Any) -> None:
         try:
             found = services.check_storage(older_than, sweep=sweep)
-        except Refused as error:
-            raise CommandError(error.detail) from error
+        except Refused:
+            raise
         except Exception as error:  # every storage raises its own kinds
             raise CommandError(f"the storage cannot be checked: {error}") from error
         say = self.stdout.write

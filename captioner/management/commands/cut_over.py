@@ -5,11 +5,11 @@ from typing import Any
 
 from captioner import services
 from captioner.management.arguments import add_user, named_user
-from captioner.management.command import ServiceCommand
+from captioner.management.command import SiteCommand
 
 
-class Command(ServiceCommand):
-    help = "Put other base models in service. To go back, give the number of the previous base models."
+class Command(SiteCommand):
+    """Put other base models in service. To go back, give the number of the previous base models."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("base", type=int, metavar="N", help="number of the base models, as the admin shows it")

@@ -9,15 +9,13 @@ from django.core.management.base import CommandError
 
 from captioner import services
 from captioner.management.arguments import add_style, add_user, named_style, named_user
-from captioner.management.command import ServiceCommand
+from captioner.management.command import SiteCommand
 from captioner.management.commands.check_mapper import add_unrecorded
 
 
-class Command(ServiceCommand):
-    help = (
-        "File a mapper, with its language model if it has one of its own, as the next version of a style. It is not "
-        "used until it is promoted."
-    )
+class Command(SiteCommand):
+    """File a mapper, with its language model if it has one of its own, as the next version of a style. It is not used
+    until it is promoted."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_style(parser)

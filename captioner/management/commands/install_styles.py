@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from captioner import services
-from captioner.management.command import ServiceCommand
+from captioner.management.command import SiteCommand
 from captioner.models import BaseModels, MapperVersion, Style, Worker
 from clipcap.fingerprint import file_sha256
 
@@ -19,10 +19,8 @@ DESCRIPTIONS = {
 }
 
 
-class Command(ServiceCommand):
-    help = (
-        "File each mapper of a folder as a style of its name and put it in service; styles that exist are left alone."
-    )
+class Command(SiteCommand):
+    """File each mapper of a folder as a style of its name and put it in service; styles that exist are left alone."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("folder", nargs="?", type=Path, default=settings.MODELS / "styles")

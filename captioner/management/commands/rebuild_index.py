@@ -2,16 +2,15 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from captioner import services
+from captioner.management.command import SiteCommand
 
 
-class Command(BaseCommand):
-    help = (
-        "Rebuild the index for searching photos by meaning, without deleted photos and without those of other "
-        "encoders. Searches use the old index in the meantime."
-    )
+class Command(SiteCommand):
+    """Rebuild the index for searching photos by meaning, without deleted photos and without those of other encoders.
+    Searches use the old index in the meantime."""
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

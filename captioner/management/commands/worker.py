@@ -10,13 +10,14 @@ from django.conf import settings
 from captioner import services
 from captioner.checks import TAG
 from captioner.jobs.registry import QUEUES
-from captioner.management.command import ServiceCommand
+from captioner.management.command import SiteCommand
 
 log = logging.getLogger(__name__)
 
 
-class Command(ServiceCommand):
-    help = "Process a queue until SIGTERM or Ctrl-C; work in progress is finished first. One process per GPU."
+class Command(SiteCommand):
+    """Process a queue until SIGTERM or Ctrl-C; work in progress is finished first. One process per GPU."""
+
     requires_system_checks = (TAG,)  # the others load the web process's modules
 
     def add_arguments(self, parser: ArgumentParser) -> None:

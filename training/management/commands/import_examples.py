@@ -14,7 +14,7 @@ from django.core.management.base import CommandError
 from captioner import services as captioner_services
 from captioner.jobs.job import Claim, Status
 from captioner.management.arguments import add_user, named_style, named_user
-from captioner.management.command import ServiceCommand
+from captioner.management.command import SiteCommand
 from clipcap.progress import ProgressBar
 from training import services
 from training.datasets.annotations import ACCEPTED
@@ -27,15 +27,18 @@ HOLDER = "command"
 LOOK, BEAT = 0.5, 5.0  # seconds between two looks at the progress, and two renewals of the lease
 
 
-class Command(ServiceCommand):
-    help = (
-        f"Add captioned images to a style's dataset from {ACCEPTED}: in a zip or folder with the images, or alone, "
-        f"about images stored already. Ctrl-C stops between two rows, and --resume continues from there."
-    )
+class Command(SiteCommand):
+    """Add captioned images to a style's dataset. Ctrl-C stops between two rows, and --resume continues from there."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("style", metavar="STYLE", nargs="?", help="slug of the style")
-        parser.add_argument("path", metavar="FILE_OR_FOLDER", nargs="?", type=Path)
+        parser.add_argument(
+            "path",
+            metavar="FILE_OR_FOLDER",
+            nargs="?",
+            type=Path,
+            help=f"{ACCEPTED}: in a zip or folder with the images, or alone, about images stored already",
+        )
         parser.add_argument("--picture-column", metavar="NAME", default="", help="column or key of the file name")
         parser.add_argument("--caption-column", metavar="NAME", default="", help="column or key of the caption")
         add_user(parser)

@@ -4,16 +4,15 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from captioner.management.arguments import add_style, named_style
+from captioner.management.command import SiteCommand
 
 
-class Command(BaseCommand):
-    help = (
-        "Print the vocabulary's words nearest to each vector of the photos' prefixes, and how far they differ. "
-        "With a frozen language model they are hardly readable: the mapper steers it along directions, not words."
-    )
+class Command(SiteCommand):
+    """Print the vocabulary's words nearest to each vector of the photos' prefixes, and how far they differ. With a
+    frozen language model they are hardly readable: the mapper steers it along directions, not words."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_style(parser)

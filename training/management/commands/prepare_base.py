@@ -7,16 +7,14 @@ from django.core.management.base import CommandError
 
 from captioner import services as captioner_services
 from captioner.management.arguments import add_user, named_user
-from captioner.management.command import ServiceCommand
+from captioner.management.command import SiteCommand
 from captioner.models import BaseModels
 from training import services
 
 
-class Command(ServiceCommand):
-    help = (
-        "Prepare other base models: once workers have loaded them, every style in service is retrained for them, while "
-        "captions go on with those in service. Called again, it goes on from there and shows how far it is."
-    )
+class Command(SiteCommand):
+    """Prepare other base models: once workers have loaded them, every style in service is retrained for them, while
+    captions go on with those in service. Called again, it goes on from there and shows how far it is."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--encoder", metavar="NAME", help="as CLIPCAP_ENCODER names it, such as ViT-L-14/openai")

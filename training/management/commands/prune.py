@@ -5,17 +5,15 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
 
 from captioner import services
+from captioner.management.command import SiteCommand
 from training import services as training_services
 
 
-class Command(BaseCommand):
-    help = (
-        "Delete finished requests with their captions, except corrected ones; then images that nothing refers to, "
-        "expired Idempotency-Keys, and the saved state of failed imports and training runs. Run it daily."
-    )
+class Command(SiteCommand):
+    """Delete finished requests with their captions, except corrected ones; then images that nothing refers to, expired
+    Idempotency-Keys, and the saved state of failed imports and training runs. Run it daily."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(

@@ -9,9 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from captioner.management.arguments import add_style, named_style
+from captioner.management.command import SiteCommand
 from clipcap.choices import OptionError, add_arguments, chosen, options_of
 from clipcap.options import TrainingChoices
 
@@ -28,11 +29,9 @@ DRAWN = {
 }
 
 
-class Command(BaseCommand):
-    help = (
-        "Train mappers of several kinds and prefix lengths, with a language model that is frozen, adapted or "
-        "fine-tuned, on a style's examples; print and draw how they score."
-    )
+class Command(SiteCommand):
+    """Train mappers of several kinds and prefix lengths, with a language model that is frozen, adapted or fine-tuned,
+    on a style's examples; print and draw how they score."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_style(parser)

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from captioner.management.arguments import add_style, add_user, named_style, named_user
-from captioner.management.command import ServiceCommand
+from captioner.management.command import SiteCommand
 from captioner.models import Worker
 from clipcap.choices import add_arguments, chosen
 from clipcap.progress import ProgressBar
@@ -16,8 +16,8 @@ from training.options import RunOptions
 from training.reports import RunProgress
 
 
-class Command(ServiceCommand):
-    help = "Retrain a style on its examples; a training worker does it. Ctrl-C leaves the run going."
+class Command(SiteCommand):
+    """Retrain a style on its examples; a training worker does it. Ctrl-C leaves the run going."""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_style(parser)
