@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clipcap.training import loop
 from clipcap.training.loop import Task
 from clipcap.training.options import Schedule
+from recipes.muon import Muon
 from recipes.report import Report, report_epoch
 
 STATE_EVERY = 250  # steps
@@ -22,8 +23,8 @@ M = TypeVar("M", bound=nn.Module)
 class Optimizers(Generic[M]):
     """Muon for the matrices inside the layers, AdamW for everything else: embeddings, norms, biases, projections.
 
-    Muon (Jordan et al. 2024), here as torch has it, takes about two thirds of AdamW's steps to the same loss. `average`
-    is the running average of what they make of the weights, which generalises better than the last of them.
+    Muon takes about two thirds of AdamW's steps to the same loss. `average` is the running average of what they make of
+    the weights, which generalises better than the last of them.
     """
 
     def __init__(
@@ -34,9 +35,7 @@ class Optimizers(Generic[M]):
         self.steps = 0
         inside = {id(p) for p in matrices}
         rest = [p for p in module.parameters() if p.requires_grad and id(p) not in inside]
-        muon = torch.optim.Muon(
-            matrices, lr=peak, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-        )
+        muon = Muon(matrices, lr=peak, weight_decay=weight_decay)
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},

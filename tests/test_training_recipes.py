@@ -18,6 +18,7 @@ from clipcap.checkpoint import load_mapper
 from clipcap.clip_folder import load_text_tower, read_config, save_image_tower, write_config
 from clipcap.training import ForeignState
 from recipes import averaged, language_model, text_tower
+from recipes.muon import Muon
 from recipes.photos import MANNERS
 
 THINGS = ("dog", "cat", "bus", "boat", "kite", "horse", "lamp", "tree")
@@ -174,3 +175,21 @@ def test_a_pool_gives_each_row_once_before_any_comes_again_wherever_one_goes_on(
     assert drawn[:7] != drawn[7:14]
     assert [row for first in range(0, 21, 3) for row in pool.drawn(first, 3)] == drawn
     assert language_model.Pool("written", rows).drawn(0, 21) != drawn
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
+def test_muon_makes_the_steps_of_the_library_s_own_but_for_the_rounding_of_bfloat16(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    begun = torch.randn(shape, generator=generator)
+    ours, theirs = (torch.nn.Parameter(begun.clone()) for _ in range(2))
+    both = (
+        Muon([ours], lr=0.01, weight_decay=0.05),
+        torch.optim.Muon([theirs], lr=0.01, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(5):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        for optimizer in both:
+            optimizer.step()
+    moved, apart = (theirs - begun).norm().item(), (ours - theirs).norm().item()
+    assert apart < 0.03 * moved
