@@ -102,6 +102,13 @@ def _numbers(request: HttpRequest) -> dict[str, Any]:
     may = partial(_may_view, request)
     numbers: dict[str, Any] = {"now": timezone.localtime()}
     rescue_stale()
+    kinds = {
+        "training.trainingrun": failed_runs,
+        "training.import": failed_imports,
+        "captioner.caption": dashboard.failed_captions,
+    }
+    if seen := [failed for kind, failed in kinds.items() if may(kind)]:
+        numbers["failures"] = [failure for failed in seen for failure in failed()]
     if may("captioner.caption"):
         hours = dashboard.captions_per_hour()
         numbers["captions"] = bars(
@@ -114,14 +121,10 @@ def _numbers(request: HttpRequest) -> dict[str, Any]:
             "Captions per hour, the last 24 hours",
         )
         numbers["last_day"] = sum(hour.succeeded + hour.failed + hour.other for hour in hours)
-        numbers["failed_captions"] = dashboard.failed_captions()
         numbers["queues"] = [dashboard.queue("captions", *dashboard.waiting_captions())]
     if may("training.trainingrun"):
         numbers["runs"] = runs_in_progress()
-        numbers["failed_runs"] = failed_runs()
         numbers["queues"] = [*numbers.get("queues", []), dashboard.queue("training", *waiting())]
-    if may("training.import"):
-        numbers["failed_imports"] = failed_imports()
     if may("captioner.worker"):
         numbers["workers"] = dashboard.workers()
     if may("captioner.style"):

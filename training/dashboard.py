@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from django.db.models import Count, Q
 from django.utils import timezone
 
 from captioner.admin.base import duration
+from captioner.admin.dashboard import Failure
 from captioner.jobs.job import Status
 from training.models import Import, TrainingRun
 from training.reports import RunProgress
 
+FAILURES = 5  # of each kind
 PHASES = {
     "reading": "reading the examples",
     "embedding": "encoding the photos",
@@ -57,16 +60,19 @@ def runs_in_progress() -> list[RunInProgress]:
     return [standing(run) for run in TrainingRun.objects.unfinished().select_related("style", "person")]
 
 
-def failed_runs() -> list[TrainingRun]:
+def failed_runs() -> list[Failure]:
     """Those that failed in the last day."""
-    recent = TrainingRun.objects.filter(status=Status.FAILED, finished_at__gt=timezone.now() - timedelta(days=1))
-    return list(recent.select_related("style")[:5])
+    return [Failure(run, f"Run {run.pk} of {run.style}", "Resume", "resume") for run in _failed(TrainingRun)]
 
 
-def failed_imports() -> list[Import]:
+def failed_imports() -> list[Failure]:
     """Those that failed in the last day."""
-    recent = Import.objects.filter(status=Status.FAILED, finished_at__gt=timezone.now() - timedelta(days=1))
-    return list(recent.select_related("style")[:5])
+    return [Failure(batch, f"Import of {batch}", "Resume", "resume") for batch in _failed(Import)]
+
+
+def _failed(job: type[Any]) -> list[Any]:
+    recent = job.objects.filter(status=Status.FAILED, finished_at__gt=timezone.now() - timedelta(days=1))
+    return list(recent.select_related("style")[:FAILURES])
 
 
 def waiting() -> tuple[int, int]:

@@ -116,6 +116,8 @@ class TrainingRun(OrderedJob):
     """One retraining of a style, with what it made and how that compares."""
 
     class Verdict(models.TextChoices):
+        """Of the candidate against the version in service; `first` where there was none."""
+
         BETTER = "better"
         UNCLEAR = "unclear"
         WORSE = "worse"

@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 
 from django.core.cache import cache
 from django.db.models import Case, Count, Q, Value, When
+from django.urls import reverse
 from django.utils import timezone
 
 from captioner.admin.base import counted, many, since
-from captioner.jobs.job import Status
+from captioner.jobs.job import Job, Status
 from captioner.models import BaseModels, Caption, Draft, MapperVersion, Queue, Worker
 
 HOURS = 24
@@ -39,6 +40,43 @@ class QueueState:
     workers: list[Worker]
     pause: Queue | None
     waits_for: BaseModels | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed, and the button that has it done after all.
+
+    title: what it was.
+    action: name of the page of its admin that the button leads to.
+    """
+
+    job: Job
+    title: str
+    button: str
+    action: str
+
+    @property
+    def page(self) -> str:
+        """The URL of its own page."""
+        return self._url("change")
+
+    @property
+    def remedy(self) -> str:
+        """The URL of the button."""
+        return self._url(self.action)
+
+    @property
+    def permission(self) -> str:
+        """Who may press it."""
+        return f"{self.job._meta.app_label}.change_{self.job._meta.model_name}"
+
+    @property
+    def id(self) -> str:
+        """The button's on the page."""
+        return f"{self.action}-{self.job._meta.model_name}-{self.job.pk}"
+
+    def _url(self, page: str) -> str:
+        return reverse(f"admin:{self.job._meta.app_label}_{self.job._meta.model_name}_{page}", args=[self.job.pk])
 
 
 def captions_per_hour() -> list[Hour]:
@@ -102,10 +140,11 @@ def score(version: MapperVersion | None, metric: str = "CIDEr") -> float | None:
     return version.report.score(metric) if version else None
 
 
-def failed_captions() -> list[Caption]:
+def failed_captions() -> list[Failure]:
     """The newest that failed in the last day."""
     recent = Caption.objects.filter(status=Status.FAILED, created_at__gt=timezone.now() - timedelta(days=1))
-    return list(recent.select_related("image", "style").order_by("-created_at")[:FAILURES])
+    captions = recent.select_related("image", "style").order_by("-created_at")[:FAILURES]
+    return [Failure(c, f"{c.name or 'Caption'}, {c.style}", "Try again", "retry") for c in captions]
 
 
 def _count_hours() -> list[Hour]:

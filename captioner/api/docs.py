@@ -27,7 +27,10 @@ Type = list[tuple[str, str]]  # words, and of each the object that it names or "
 
 @dataclass(frozen=True)
 class Field:
-    """A value that a call takes or that an object has. `place` is query, header, path or body."""
+    """A value that a call takes or that an object has.
+
+    place: query, header, path or body; empty in an object.
+    """
 
     name: str
     type: Type
@@ -40,7 +43,11 @@ class Field:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call answers with if it succeeds."""
+    """What a call answers with if it succeeds.
+
+    status: of HTTP, such as 202.
+    type: empty where the answer has no body.
+    """
 
     status: str
     about: str

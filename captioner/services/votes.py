@@ -28,7 +28,10 @@ after_polls: list[Callable[[Poll], None]] = []
 
 @dataclass(frozen=True)
 class Ballot:
-    """A photo and two captions of it, whose writers the voter does not know."""
+    """A photo to vote on.
+
+    left, right: two captions of it; the voter does not know which version wrote which.
+    """
 
     image: Image
     left: str

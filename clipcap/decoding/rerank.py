@@ -82,7 +82,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is made of the candidate at `place`; `similarity` and `confidence` as in `clipcap.captioner.Caption`."""
+    """What is made of a candidate.
+
+    place: where it stands among the candidates.
+    similarity, confidence: as in `clipcap.captioner.Caption`.
+    """
 
     place: int
     similarity: float
