@@ -33,7 +33,6 @@ class IdentityAdmin(AdminWithPages):
     )
     list_display = ("user", "subject", "issuer")
     search_fields = ("subject", "user__username", "user__email")
-    list_select_related = ("user",)
     fields = ("user", "issuer", "subject")
     raw_id_fields = ("user",)
 
@@ -74,7 +73,6 @@ class TokenAdmin(ReadOnly):
     list_display = ("name", "user", "good_for", "created", "last_used_at", "expiry")
     list_filter = ("last_used_at", "expiry")
     search_fields = ("name", "user__username")
-    list_select_related = ("user",)
     fields = ("name", "user", "good_for", "created", "last_used_at", "expiry")
 
     @admin.display(description="good for")

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks import original
-from benchmarks.subjects import Subject, jpeg
+from benchmarks.subjects import Subject, copies, jpeg
 from clipcap.adapters import Adapters
 from clipcap.bfloat16 import SAME
 from clipcap.captioner import Caption, Captioner
@@ -133,7 +133,7 @@ def styles(subject: Subject) -> Group:
     options = DecodingOptions("greedy", max_length=subject.limit)
 
     def caption(count: int, rank: int = 0) -> Callable[[], list[str]]:
-        models = [ClipCaptionModel(mapper) for mapper in subject.styles(count)]
+        models = [ClipCaptionModel(mapper) for mapper in copies(subject.mapper, count)]
         if rank:  # that add nothing yet, so that captions are as long, and cost what any would
             models = [
                 replace(model, adapters=Adapters.new(subject.lm, rank, seed).to(subject.lm.device))

@@ -19,10 +19,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 import urllib3
 from PIL import Image, ImageEnhance
@@ -34,6 +35,7 @@ BATCH = 32
 MANAGE = [sys.executable, "-P", str(ROOT / "manage.py")]
 STYLES = 3
 PATIENCE = 600.0  # seconds for everything to end
+T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -203,40 +205,26 @@ def _idle(address: str, photo: bytes, count: int) -> list[Any]:
 
 def _load(address: str, photos: list[bytes], clients: int, captions: int) -> dict[str, Any]:
     """All captions by id, as they ended; of an id answered twice the program would know."""
-    waiting = list(reversed(photos))
-    requests: list[str] = []
+    waiting: SimpleQueue[tuple[bytes, str]] = SimpleQueue()
+    requests: SimpleQueue[str] = SimpleQueue()
     ended: dict[str, Any] = {}
     lock = threading.Lock()
-    extra = len(photos) * STYLES - captions  # the last photos get one style less
+    whole = captions - len(photos) * (STYLES - 1)  # photos; the last ones get one style less
+    for place, photo in enumerate(photos):
+        for styles in ("all",) if place < whole else ("factual", "humorous"):
+            waiting.put((photo, styles))
 
     def client() -> None:
         pool = urllib3.PoolManager()
-        while True:
-            with lock:
-                if not waiting:
-                    return
-                photo = waiting.pop()
-                fewer = len(waiting) < extra
-            styles = "factual" if fewer else "all"
-            made = post(pool, address, photo, styles, 0)
-            if fewer:
-                second = post(pool, address, photo, "humorous", 0)
-            with lock:
-                requests.append(made["url"])
-                if fewer:
-                    requests.append(second["url"])
+        for photo, styles in _taken_from(waiting):
+            requests.put(post(pool, address, photo, styles, 0)["url"])
 
     def poll() -> None:
         pool = urllib3.PoolManager()
-        while True:
-            with lock:
-                if not requests:
-                    return
-                url = requests.pop()
+        for url in _taken_from(requests):
             made = pool.request("GET", url if url.startswith("http") else address + url).json()
             if any(c["status"] in ("queued", "running") for c in made["captions"]):
-                with lock:
-                    requests.insert(0, url)
+                requests.put(url)
                 time.sleep(0.2)
                 continue
             with lock:
@@ -252,6 +240,13 @@ def _load(address: str, photos: list[bytes], clients: int, captions: int) -> dic
         for thread in threads:
             thread.join(PATIENCE)
     return ended
+
+
+def _taken_from(queue: SimpleQueue[T]) -> Iterator[T]:
+    """What it holds until it is empty; several threads may take from one."""
+    with suppress(Empty):
+        while True:
+            yield queue.get_nowait()
 
 
 def _when(text: str) -> float:

@@ -8,7 +8,6 @@ Legend: B images, E size of an embedding, K prefix length, D size of a token emb
 import copy
 import io
 import itertools
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,68 +78,7 @@ QUICK = Sizes(
 )
 
 
-class Subject(ABC):
-    """A set of models. `limit` is the most tokens of a caption."""
-
-    name: str
-    limit: int
-
-    def __init__(self, sizes: Sizes, device: torch.device) -> None:
-        self.sizes, self.device = sizes, device
-
-    @cached_property
-    @abstractmethod
-    def encoder(self) -> Encoder:
-        """The image encoder."""
-
-    @cached_property
-    def fast_encoder(self) -> Encoder:
-        """The same encoder in the precision that captions are made with."""
-        return self.encoder
-
-    @property
-    @abstractmethod
-    def embedding_size(self) -> int:
-        """E"""
-
-    @cached_property
-    @abstractmethod
-    def lm(self) -> LanguageModel:
-        """The language model."""
-
-    @cached_property
-    def reranker(self) -> Reranker | None:
-        """What chooses among captions; None where the encoder has no text half, or nothing was fitted."""
-        return None
-
-    @cached_property
-    @abstractmethod
-    def mapper(self) -> Mapper:
-        """A Transformer mapper for the two."""
-
-    @cached_property
-    @abstractmethod
-    def embeddings(self) -> Tensor:
-        """(B, E) of different pictures."""
-
-    @cached_property
-    @abstractmethod
-    def prefixes(self) -> list[Tensor]:
-        """B prefixes (K, D) that lead to different captions."""
-
-    @cached_property
-    @abstractmethod
-    def stop_id(self) -> int:
-        """The token that ends a caption."""
-
-    def styles(self, count: int) -> list[Mapper]:
-        """Mappers that are each run on their own, with the same weights, so that their captions are as long as those
-        of a single style. The weights lie in up to `WEIGHT_SETS` places, as those of different styles do."""
-        sets = [copy.deepcopy(self.mapper) for _ in range(min(count, WEIGHT_SETS))]
-        return [copy.copy(mapper) for mapper in itertools.islice(itertools.cycle(sets), count)]
-
-
-class RandomGPT2(Subject):
+class RandomGPT2:
     """GPT-2 and ViT-B/32 in their true shapes with random weights, which take as long as trained ones.
 
     Random weights of the usual deviation, 0.02, give nearly equal logits, and which is the greatest would hang on
@@ -148,9 +86,11 @@ class RandomGPT2(Subject):
     greatest, and all captions have `limit` tokens.
     """
 
+    reranker = None  # nothing was fitted to random weights
+
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
-        super().__init__(sizes, device)
-        self.limit = sizes.limit
+        self.sizes, self.device = sizes, device
+        self.limit = sizes.limit  # tokens of a caption, at the most
         self.name = "GPT-2 + ViT-B/32" if sizes == Sizes() else "tiny models"
 
     @cached_property
@@ -167,6 +107,11 @@ class RandomGPT2(Subject):
             output_dim=sizes.embedding_size,
         )
         return Encoder(tower, PreprocessCfg(), "random", self.device, torch.float32)
+
+    @property
+    def fast_encoder(self) -> Encoder:
+        """The encoder in the precision that captions are made with."""
+        return self.encoder
 
     @property
     def embedding_size(self) -> int:
@@ -201,12 +146,14 @@ class RandomGPT2(Subject):
 
     @cached_property
     def embeddings(self) -> Tensor:
+        """(B, E) of different pictures."""
         return torch.randn(
             self.sizes.batch, self.sizes.embedding_size, generator=torch.Generator().manual_seed(4), device="cpu"
         )
 
     @cached_property
     def prefixes(self) -> list[Tensor]:
+        """B prefixes (K, D) that lead to different captions."""
         generator = torch.Generator().manual_seed(5)  # a random mapper would make nearly the same of all pictures
         return list(
             torch.randn(self.sizes.batch, 10, self.lm.size, generator=generator, device="cpu").to(self.lm.device)
@@ -217,11 +164,14 @@ class RandomGPT2(Subject):
         return self.lm.end_id
 
 
-class Bundle(Subject):
+class Bundle:
     """The trained models of `models/base`, captioning made-up pictures in the first style until captions end."""
 
     name = "models/base"
     limit = 40
+
+    def __init__(self, sizes: Sizes, device: torch.device) -> None:
+        self.sizes, self.device = sizes, device
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -261,6 +211,16 @@ class Bundle(Subject):
     @cached_property
     def stop_id(self) -> int:
         return Captioner(self.encoder, self.lm).stop_id(self.mapper)
+
+
+Subject = RandomGPT2 | Bundle
+
+
+def copies(mapper: Mapper, count: int) -> list[Mapper]:
+    """Mappers that are each run on their own, with the same weights, so that their captions are as long as those of a
+    single style. The weights lie in up to `WEIGHT_SETS` places, as those of different styles do."""
+    sets = [copy.deepcopy(mapper) for _ in range(min(count, WEIGHT_SETS))]
+    return [copy.copy(each) for each in itertools.islice(itertools.cycle(sets), count)]
 
 
 def subjects(sizes: Sizes, device: torch.device) -> list[Subject]:

@@ -3,12 +3,14 @@ it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from clipcap.evaluation.comparison import Difference
 from clipcap.evaluation.names import metric_name
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,16 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The object for the column."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class Stored(Generic[R]):
+    """An attribute of a table's rows: what a JSON column of theirs contains, as the type that reads it."""
+
+    def __init__(self, read: Callable[[Any], R], column: str) -> None:
+        self.read, self.column = read, column
+
+    def __get__(self, row: Any, table: Any = None) -> R:
+        return self.read(getattr(row, self.column))
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,7 @@ class MapperReport(Report):
 
     kind: str = ""
     prefix_length: int = 0
+    language_model: str = "frozen"
     embedding_size: int | None = None
     lm_size: int | None = None
     normalize: bool | None = None
@@ -104,7 +117,6 @@ class MapperReport(Report):
     heads: int | None = None
     mlp_ratio: float | None = None
     stop_text: str | None = None
-    language_model: str = "frozen"
     rank: int | None = None
     targets: str | None = None
     trained_on: str | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from django.contrib.auth.models import Group, User
@@ -43,182 +45,39 @@ EVERYBODY = SIGNED_IN | {"stranger", "visitor"}
 NOBODY: frozenset[str] = frozenset()
 OWNER = frozenset({"owner"})
 
+METHODS = ("GET", "POST", "PATCH", "DELETE")
 May = dict[str, frozenset[str]]  # who may, by method
 
-ADDRESSES: dict[str, May] = {
-    # The API
-    "v1:caption-list": {"GET": EVERYBODY, "POST": EVERYBODY},
-    "v1:caption-detail": {"GET": OWNER | VIEWERS, "DELETE": OWNER | SUPERUSERS},
-    "v1:caption-cancel": {"POST": OWNER | LABELLERS},
-    "v1:caption-cancel-all": {"POST": EVERYBODY},  # of one's own
-    "v1:request-cancel": {"POST": OWNER | VIEWERS},  # of what one may change: of others, viewers cancel nothing
-    "v1:caption-corrections": {"POST": OWNER | LABELLERS},
-    "v1:caption-retry": {"POST": OWNER | LABELLERS},
-    "v1:request-list": {"GET": EVERYBODY},
-    "v1:request-detail": {"GET": OWNER | VIEWERS},
-    "v1:request-deliveries": {"GET": OWNER | VIEWERS, "POST": OWNER | LABELLERS},
-    "v1:style-list": {"GET": EVERYBODY, "POST": TRAINERS},
-    "v1:style-detail": {"GET": EVERYBODY, "DELETE": SUPERUSERS},
-    "v1:style-withdraw": {"POST": SUPERUSERS},
-    "v1:style-restore": {"POST": SUPERUSERS},
-    "v1:style-archive": {"POST": SUPERUSERS},
-    "v1:image-list": {"GET": EVERYBODY},
-    "v1:image-detail": {"GET": OWNER | VIEWERS, "DELETE": OWNER | SUPERUSERS},
-    "v1:image-captions": {"GET": OWNER | VIEWERS},
-    "v1:image-file": {"GET": OWNER | VIEWERS},
-    "v1:image-similar": {"GET": OWNER | VIEWERS},
-    "v1:image-thumbnail": {"GET": OWNER | VIEWERS},
-    "v1:album-list": {"GET": EVERYBODY, "POST": SIGNED_IN | {"visitor"}},  # of who can be known again
-    "v1:album-detail": {"GET": OWNER, "PATCH": OWNER, "DELETE": OWNER},
-    "v1:album-add": {"POST": OWNER},
-    "v1:album-remove": {"POST": OWNER},
-    "v1:style-votes": {"GET": VIEWERS},
-    "v1:style-training-run-list": {"GET": VIEWERS, "POST": TRAINERS},
-    "v1:style-training-prospect": {"GET": VIEWERS},
-    "v1:training-run-detail": {"GET": VIEWERS},
-    "v1:training-run-checkpoints": {"GET": VIEWERS},
-    "v1:training-run-events": {"GET": VIEWERS},
-    "v1:training-run-cancel": {"POST": TRAINERS},
-    "v1:training-run-resume": {"POST": TRAINERS},
-    "v1:base-models-list": {"GET": VIEWERS, "POST": TRAINERS},
-    "v1:base-models-detail": {"GET": VIEWERS},
-    "v1:base-models-resume": {"POST": TRAINERS},
-    "v1:base-models-cancel": {"POST": TRAINERS},
-    "v1:base-models-cut-over": {"POST": SUPERUSERS},
-    "v1:live": {"GET": EVERYBODY},
-    "v1:ready": {"GET": EVERYBODY},
-    "v1:metrics": {"GET": EVERYBODY},
-    "v1:schema": {"GET": EVERYBODY},
-    "v1:docs": {"GET": EVERYBODY},
-    # The pages
-    "home": {"GET": EVERYBODY},
-    "upload": {"POST": EVERYBODY},
-    "progress": {"POST": EVERYBODY},
-    "request": {"GET": OWNER | VIEWERS},
-    "gallery": {"GET": EVERYBODY},
-    "download-json": {"GET": EVERYBODY},
-    "download-csv": {"GET": EVERYBODY},
-    "selected-delete": {"POST": EVERYBODY},  # of what they may open; nothing is selected here
-    "selected-caption": {"POST": EVERYBODY},
-    "selected-album": {"POST": EVERYBODY},
-    "selected-album-remove": {"POST": EVERYBODY},
-    "album-rename": {"POST": OWNER},
-    "album-delete": {"GET": OWNER, "POST": OWNER},
-    "selected-json": {"POST": EVERYBODY},
-    "selected-csv": {"POST": EVERYBODY},
-    "selected-zip": {"POST": EVERYBODY},
-    "image": {"GET": OWNER | VIEWERS},
-    "image-similar": {"GET": OWNER | VIEWERS},
-    "image-file": {"GET": OWNER | VIEWERS},
-    "image-thumbnail": {"GET": OWNER | VIEWERS},
-    "image-delete": {"GET": OWNER | SUPERUSERS, "POST": OWNER | SUPERUSERS},
-    "image-captions": {"POST": OWNER | VIEWERS},
-    "caption-correct": {"POST": OWNER | LABELLERS},
-    "caption-retry": {"POST": OWNER | LABELLERS},
-    "caption-cancel": {"POST": OWNER | LABELLERS},
-    "caption-cancel-all": {"GET": EVERYBODY, "POST": EVERYBODY},  # of one's own
-    "caption-delete": {"GET": OWNER | SUPERUSERS, "POST": OWNER | SUPERUSERS},
-    "label": {"GET": SIGNED_IN},  # one's own captions; labellers, everybody's
-    "label-save": {"POST": OWNER | LABELLERS},
-    "label-skip": {"POST": OWNER | LABELLERS},
-    "label-undo": {"POST": SIGNED_IN},  # one's own last label
-    "vote": {"GET": LABELLERS},
-    "vote-poll": {"GET": LABELLERS},
-    "vote-cast": {"POST": LABELLERS},
-    "vote-undo": {"POST": LABELLERS},
-    "vote-photo": {"GET": LABELLERS},
-    "tokens": {"GET": SIGNED_IN, "POST": SIGNED_IN},
-    "password": {"GET": SIGNED_IN, "POST": SIGNED_IN},
-    "single-sign-on": {"GET": EVERYBODY},
-    "single-sign-on-back": {},  # refuses whoever has not left
-    "password-forgotten": {"GET": EVERYBODY, "POST": EVERYBODY},
-    "password-mail-sent": {"GET": EVERYBODY},
-    "password-new": {"GET": EVERYBODY, "POST": EVERYBODY},
-    "second-factor": {"GET": SIGNED_IN, "POST": SIGNED_IN},
-    "login": {"GET": EVERYBODY, "POST": EVERYBODY},
-    "logout": {"POST": EVERYBODY},
-    # The admin
-    "admin:index": {"GET": STAFF},
-    "admin:dashboard": {"GET": STAFF},
-    "admin:login": {"GET": EVERYBODY},
-    "admin:logout": {"POST": EVERYBODY},
-    "admin:password_change": {"GET": STAFF},
-    "admin:password_change_done": {"GET": STAFF},
-    "admin:jsi18n": {"GET": STAFF},
-    "admin:app_list": {"GET": VIEWERS},
-    "admin:pause-queue": {"GET": SUPERUSERS, "POST": SUPERUSERS},
-    "admin:resume-queue": {"POST": SUPERUSERS},
-    "admin:otp_totp_totpdevice_config": {"GET": NOBODY},  # the secret is hidden
-    "admin:otp_totp_totpdevice_qrcode": {"GET": NOBODY},
-    "admin:auth_user_password_change": {"GET": SUPERUSERS},
-    "admin:captioner_image_remove": {"GET": SUPERUSERS, "POST": SUPERUSERS},
-    "admin:captioner_caption_correct": {"POST": LABELLERS},
-    "admin:captioner_caption_retry": {"POST": LABELLERS},
-    "admin:captioner_caption_cancel": {"POST": LABELLERS},
-    "admin:captioner_mapperversion_compare": {"GET": VIEWERS},
-    "admin:captioner_mapperversion_photos": {"POST": TRAINERS},
-    "admin:captioner_mapperversion_import": {"GET": TRAINERS, "POST": TRAINERS},
-    "admin:captioner_mapperversion_promote": {"GET": SUPERUSERS, "POST": SUPERUSERS},
-    "admin:captioner_mapperversion_poll": {"POST": TRAINERS},
-    "admin:captioner_mapperversion_end_poll": {"POST": TRAINERS},
-    "admin:captioner_mapperversion_download": {"GET": VIEWERS},
-    "admin:captioner_mapperversion_remove": {"GET": SUPERUSERS, "POST": SUPERUSERS},
-    "admin:captioner_basemodels_live": {"GET": VIEWERS},
-    "admin:captioner_basemodels_prepare": {"POST": TRAINERS},
-    "admin:captioner_basemodels_cancel": {"POST": TRAINERS},
-    "admin:captioner_basemodels_cutover": {"GET": SUPERUSERS, "POST": SUPERUSERS},
-    "admin:captioner_draftrequest_live": {"GET": VIEWERS},
-    "admin:captioner_draftrequest_cancel": {"POST": TRAINERS},
-    "admin:captioner_style_default": {"POST": TRAINERS},
-    "admin:captioner_style_withdraw": {"POST": SUPERUSERS},
-    "admin:captioner_style_restore": {"POST": SUPERUSERS},
-    "admin:captioner_style_archive": {"POST": SUPERUSERS},
-    "admin:captioner_style_remove": {"GET": SUPERUSERS, "POST": SUPERUSERS},
-    "admin:captioner_style_rewrite": {"GET": TRAINERS, "POST": TRAINERS},
-    "admin:captioner_style_train": {"POST": TRAINERS},
-    "admin:captioner_style_sentences": {"GET": LABELLERS, "POST": LABELLERS},
-    "admin:captioner_style_retrain": {"GET": TRAINERS, "POST": TRAINERS},
-    "admin:captioner_style_import": {"GET": TRAINERS, "POST": TRAINERS},
-    "admin:captioner_style_take": {"POST": LABELLERS},
-    "admin:captioner_style_dataset": {"GET": VIEWERS},
-    "admin:captioner_correction_labelling": {"GET": VIEWERS},
-    "admin:training_import_live": {"GET": VIEWERS},
-    "admin:training_import_rejected": {"GET": VIEWERS},
-    "admin:training_import_cancel": {"POST": TRAINERS},
-    "admin:training_import_resume": {"POST": TRAINERS},
-    "admin:training_trainingrun_live": {"GET": VIEWERS},
-    "admin:training_trainingrun_cancel": {"POST": TRAINERS},
-    "admin:training_trainingrun_resume": {"POST": TRAINERS},
-    # Redirects, the admin's 404, and what no list of ours offers
-    "admin:": {},
-    "admin:autocomplete": {},
-    "admin:view_on_site": {},
+WHO = {
+    "superusers": SUPERUSERS,
+    "trainers": TRAINERS,
+    "labellers": LABELLERS,
+    "viewers": VIEWERS,
+    "staff": STAFF,
+    "signed-in": SIGNED_IN,
+    "everybody": EVERYBODY,
+    "nobody": NOBODY,
+    "owner": OWNER,
+    "visitor": frozenset({"visitor"}),
+    "viewer": frozenset({"viewer"}),
 }
 
-# Django's pages of each model: who may see its rows, add, change and delete them.
-MODELS: dict[str, tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str]]] = {
-    "auth_group": (SUPERUSERS, SUPERUSERS, SUPERUSERS, SUPERUSERS),
-    "auth_user": (SUPERUSERS, SUPERUSERS, SUPERUSERS, SUPERUSERS),
-    "accounts_token": (SUPERUSERS, NOBODY, NOBODY, SUPERUSERS),
-    "accounts_identity": (SUPERUSERS, SUPERUSERS, SUPERUSERS, SUPERUSERS),
-    "otp_totp_totpdevice": (SUPERUSERS, SUPERUSERS, SUPERUSERS, SUPERUSERS),
-    "captioner_auditentry": (SUPERUSERS, NOBODY, NOBODY, NOBODY),
-    "captioner_image": (VIEWERS, NOBODY, NOBODY, NOBODY),
-    "captioner_caption": (VIEWERS, NOBODY, NOBODY, NOBODY),
-    "captioner_mapperversion": (VIEWERS, NOBODY, NOBODY, NOBODY),
-    "captioner_basemodels": (VIEWERS, TRAINERS, NOBODY, NOBODY),
-    "captioner_draftrequest": (VIEWERS, NOBODY, NOBODY, NOBODY),
-    "captioner_promotion": (VIEWERS, NOBODY, NOBODY, NOBODY),
-    "captioner_worker": (VIEWERS - {"labeller"}, NOBODY, NOBODY, NOBODY),
-    "captioner_webhookdelivery": (VIEWERS, NOBODY, NOBODY, NOBODY),
-    "captioner_webhookhost": (SUPERUSERS, NOBODY, NOBODY, NOBODY),
-    "captioner_style": (VIEWERS, TRAINERS, TRAINERS, NOBODY),  # it has its own page for that
-    "captioner_correction": (VIEWERS, NOBODY, NOBODY, NOBODY),
-    "training_example": (VIEWERS, LABELLERS, NOBODY, LABELLERS),
-    "training_import": (VIEWERS, NOBODY, NOBODY, NOBODY),
-    "training_trainingrun": (VIEWERS, NOBODY, NOBODY, NOBODY),
+
+def _table(name: str) -> list[dict[str, str]]:
+    with (Path(__file__).parent / "data" / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _all_of(names: str) -> frozenset[str]:
+    return frozenset().union(*(WHO[name] for name in names.split()))
+
+
+ADDRESSES: dict[str, May] = {
+    row["address"]: {method: _all_of(row[method]) for method in METHODS if row[method]} for row in _table("access.csv")
 }
-for _model, (_see, _add, _change, _delete) in MODELS.items():
+for _row in _table("access_to_models.csv"):  # Django's pages of each model
+    _model, _see, _add = _row["model"], _all_of(_row["view"]), _all_of(_row["add"])
+    _change, _delete = _all_of(_row["change"]), _all_of(_row["delete"])
     ADDRESSES |= {
         f"admin:{_model}_changelist": {"GET": _see},
         f"admin:{_model}_history": {"GET": _see},

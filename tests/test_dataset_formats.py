@@ -344,21 +344,21 @@ def test_a_caption_without_a_word_is_rejected_in_every_script(text: str, style: 
     assert "no word" in rejected[0][1]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\uff21\uff22\uff23",
-        "\u732b",
-        "\u0915\u0941\u0924\u094d\u0924\u093e",
-        "\u0643\u0644\u0628",
-        "\ufe8e\ufedf",
-        "\U0001e922\U0001e923",
-        "\U00020000",
-        "\u10d0",
-        "\U0001d49c",
-        "\u13a0",
-    ],
-)
+LETTERS = {
+    "full-width Latin": "\uff21\uff22\uff23",
+    "Han": "\u732b",
+    "Devanagari": "\u0915\u0941\u0924\u094d\u0924\u093e",
+    "Arabic": "\u0643\u0644\u0628",
+    "Arabic's presentation forms": "\ufe8e\ufedf",
+    "Adlam": "\U0001e922\U0001e923",
+    "a supplement of Han": "\U00020000",
+    "Georgian": "\u10d0",
+    "mathematical script": "\U0001d49c",
+    "Cherokee": "\u13a0",
+}
+
+
+@pytest.mark.parametrize("text", LETTERS.values(), ids=LETTERS)
 def test_letters_of_every_script_are_words_and_can_be_judged_by(text: str, style: Style) -> None:
     found, _ = rows(style, "a.jsonl", json_lines([("1.jpg", text)]))
     assert found == {("1.jpg", text)}

@@ -1,6 +1,7 @@
 """The recipe of the encoder: what transformers makes of an ONNX file's weights, and open_clip of those it stores."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,15 +24,9 @@ def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.fixture
 def published(tmp_path: Path) -> tuple[CLIPVisionModelWithProjection, Path]:
     """A small model of transformers, and the ONNX file of it with its linear layers in 8 bits."""
+    widths: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "projection_dim": 16}
     config = CLIPVisionConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        projection_dim=16,
-        num_hidden_layers=2,
-        num_attention_heads=1,
-        image_size=32,
-        patch_size=16,
-        hidden_act="quick_gelu",
+        **widths, num_hidden_layers=2, num_attention_heads=1, image_size=32, patch_size=16, hidden_act="quick_gelu"
     )
     torch.manual_seed(0)
     model = CLIPVisionModelWithProjection(config).eval().requires_grad_(False)

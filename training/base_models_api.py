@@ -53,12 +53,9 @@ class BaseModelsSerializer(ReadOnly[BaseModels]):
     class Meta:
         model = BaseModels
         fields: tuple[str, ...] = (
-            "id",
-            "status",
-            "encoder_source",
-            "language_model_source",
-            "encoder",
-            "language_model",
+            *("id", "status"),
+            *("encoder_source", "language_model_source"),
+            *("encoder", "language_model"),
             "created_at",
         )
 

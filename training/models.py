@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from captioner.jobs.job import JobQuerySet, OrderedJob
 from captioner.models import BaseModels, Correction, Image, MapperVersion, Style
-from captioner.reports import VersionReport
+from captioner.reports import Stored, VersionReport
 from clipcap.evaluation.comparison import HELD_OUT_SHARE
 from clipcap.evaluation.names import metric_name
 from training.datasets.keys import LONGEST_KEY, Keys
@@ -37,10 +37,10 @@ class Example(models.Model):
         STORED = "stored"
         CORRECTION = "correction"
 
+    source = models.CharField(max_length=10, choices=Source)
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="examples")
     image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="examples")
     text = models.CharField(max_length=500)
-    source = models.CharField(max_length=10, choices=Source)
     held_out = models.BooleanField(editable=False, help_text="used for validation, never for training")
     correction = models.OneToOneField(Correction, null=True, blank=True, on_delete=models.SET_NULL, editable=False)
     batch = models.ForeignKey(
@@ -126,11 +126,7 @@ class TrainingRun(OrderedJob):
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="runs")
     options = models.JSONField(default=dict, help_text="RunOptions")
     base = models.ForeignKey(
-        MapperVersion,
-        null=True,
-        on_delete=models.PROTECT,
-        related_name="+",
-        help_text="version whose weights it starts from",
+        MapperVersion, null=True, on_delete=models.PROTECT, related_name="+", help_text="whose weights it starts from"
     )
     base_models = models.ForeignKey(
         BaseModels, null=True, on_delete=models.PROTECT, related_name="runs", help_text="models it trains for"
@@ -149,6 +145,8 @@ class TrainingRun(OrderedJob):
     idempotency_key = models.CharField(max_length=255, null=True)
 
     objects = JobQuerySet.as_manager()
+    chosen = Stored(RunOptions.read, "options")
+    loss_curve = Stored(LossCurve.read, "curve")
 
     class Meta(OrderedJob.Meta):
         ordering = ("-created_at", "-pk")
@@ -168,16 +166,6 @@ class TrainingRun(OrderedJob):
         return f"run {self.pk} of {self.style.slug}"
 
     @property
-    def chosen(self) -> RunOptions:
-        """Its options."""
-        return RunOptions.read(self.options)
-
-    @property
-    def loss_curve(self) -> LossCurve:
-        """How its loss went so far."""
-        return LossCurve.read(self.curve)
-
-    @property
     def report(self) -> VersionReport:
         """How good what it made was found to be."""
         return replace(VersionReport.read(self.metrics), verdict=self.verdict or None)
@@ -186,8 +174,13 @@ class TrainingRun(OrderedJob):
 class RunEvent(models.Model):
     """Something worth knowing that happened in a run."""
 
+    class Level(models.TextChoices):
+        INFO = "info", "info"
+        WARNING = "warning", "warning"
+        ERROR = "error", "error"
+
     run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="events")
-    level = models.CharField(max_length=7, choices=[(v, v) for v in ("info", "warning", "error")], default="info")
+    level = models.CharField(max_length=7, choices=Level, default=Level.INFO)
     message = models.TextField()
     created_at = models.DateTimeField(default=timezone.now)
 

@@ -13,9 +13,8 @@ POINTS_KEPT = 400  # of a loss curve
 
 @dataclass(frozen=True)
 class RunProgress(Report):
-    """How far a run is (`TrainingRun.progress`): a phase, which may be counted in steps, and the trainer's report."""
+    """How far a run is (`TrainingRun.progress`): the trainer's report, and its phase, which may be counted in steps."""
 
-    phase: str = ""
     step: int | None = None
     steps: int | None = None
     epoch: int | None = None
@@ -24,6 +23,7 @@ class RunProgress(Report):
     learning_rate: float | None = None
     samples_per_second: float | None = None
     eta_seconds: float | None = None
+    phase: str = ""
 
 
 class CurvePoint(NamedTuple):

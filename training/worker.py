@@ -260,7 +260,7 @@ class _Training:
         curve.add(CurvePoint(progress.step, round(progress.train_loss, 4), progress.learning_rate))
         self.run.curve = curve.to_json()
         try:
-            self._report(RunProgress("training", **asdict(progress)), curve=self.run.curve)
+            self._report(RunProgress(phase="training", **asdict(progress)), curve=self.run.curve)
         except Stopped:
             return False
         return True
@@ -284,7 +284,7 @@ class _Training:
 
     def _phase(self, phase: str, done: int, total: int) -> None:
         """As `_report`, of a phase that is counted in steps."""
-        self._report(RunProgress(phase, done, total))
+        self._report(RunProgress(phase=phase, step=done, steps=total))
 
     def _report(self, progress: RunProgress, **changes: Any) -> None:
         """Write progress, about once a second.
@@ -306,7 +306,7 @@ class _Training:
             raise Stopped
 
     def _check(self) -> None:
-        self._report(RunProgress("evaluating"))
+        self._report(RunProgress(phase="evaluating"))
 
     def _samples(self, held_out: CaptionedImages) -> CaptionedImages:
         return CaptionedImages(held_out.names[:SAMPLES], held_out.embeddings[:SAMPLES], held_out.captions[:SAMPLES])
@@ -340,7 +340,7 @@ class _Training:
                     metrics=report.to_json(),
                     comparison=comparison,
                     verdict=judgement,
-                    progress=RunProgress("finished").to_json(),
+                    progress=RunProgress(phase="finished").to_json(),
                     curve=run.curve,
                 ):
                     raise Stopped

@@ -11,7 +11,7 @@ from django.apps import apps
 from django.contrib import admin, messages
 from django.core.exceptions import FieldDoesNotExist, PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import DateTimeField, Model, QuerySet, UUIDField
+from django.db.models import DateTimeField, ForeignKey, Model, QuerySet, UUIDField
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
@@ -110,6 +110,12 @@ class AsOnPages(ModelAdmin):
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return [_as_shown(self.opts.label, name) for name in super().get_list_display(request)]
 
+    def get_list_select_related(self, request: HttpRequest) -> Any:
+        """What the list says; if it says nothing, the rows that its columns name, whether all have one or not."""
+        named = (name for name in self.list_display if isinstance(name, str))
+        related = {f.name for f in self.opts.fields if isinstance(f, ForeignKey)}
+        return self.list_select_related or [name for name in named if name in related]
+
     def get_sortable_by(self, request: HttpRequest) -> list[Any]:
         return [_as_shown(self.opts.label, name) for name in super().get_sortable_by(request)]
 
@@ -195,6 +201,22 @@ class ReadOnly(AdminWithPages):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+class WithNewPage(AdminWithPages):
+    """Rows that a page of our own adds in place of Django's form."""
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Django's way to that page, which `add` makes."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        return self.add(request)
+
+    def add(self, request: HttpRequest) -> HttpResponse:
+        """The page."""
+        raise NotImplementedError
 
 
 class OwnPage(ReadOnly):

@@ -22,7 +22,6 @@ class DraftRequestAdmin(BigTable, OwnPage):
 
     when_empty = Empty("No comparisons yet: [choose two versions] and have them caption the same photos.", VERSIONS)
     list_display = ("__str__", "style", "person", "created_at")
-    list_select_related = ("style", "person")
 
     def get_urls(self) -> list[URLPattern]:
         """With the live part of a page and its button."""

@@ -21,7 +21,6 @@ class AlbumViewSet(ApiViewSet):
 
     queryset = Album.objects.none()
     serializer_class = AlbumSerializer
-    lookup_value_converter = "uuid"
 
     def list(self, request: Request) -> Response:
         """Your albums. `GET /api/images/?album=ID` lists the photos of one."""

@@ -71,6 +71,7 @@ class ApiViewSet(GenericViewSet[Any]):
     parser_classes: tuple[type, ...] = (ApiJSONParser,)
     pagination_class: type[Pages] | None = Pages
     filter_backends: tuple[type, ...] = ()
+    lookup_value_converter = "uuid"
     query_parameters: frozenset[str] = frozenset()  # what lists take beside those of `Pages`
     scope = Scope.CAPTION  # that a token takes to write; to read, that is `read`
 

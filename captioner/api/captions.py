@@ -54,7 +54,6 @@ class CaptionViewSet(ApiViewSet):
     queryset = Caption.objects.none()
     serializer_class = CaptionSerializer
     parser_classes = (ApiJSONParser, MultiPartParser)
-    lookup_value_converter = "uuid"
     query_parameters = frozenset({"search", *CaptionFilter.base_filters})
     filter_backends = (DjangoFilterBackend,)
     filterset_class = CaptionFilter

@@ -38,7 +38,6 @@ class ImageViewSet(ApiViewSet):
 
     queryset = Image.objects.none()
     serializer_class = FoundImageSerializer
-    lookup_value_converter = "uuid"
     pagination_class = FoundPages
     query_parameters = frozenset({"q", "album"})
 

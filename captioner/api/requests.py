@@ -20,7 +20,6 @@ class RequestViewSet(ApiViewSet):
 
     queryset = CaptionRequest.objects.none()
     serializer_class = RequestSerializer
-    lookup_value_converter = "uuid"
 
     def list(self, request: Request) -> Response:
         """Your requests."""

@@ -26,8 +26,8 @@ from captioner.models.fields import (
     ProbabilityField,
     probability,
 )
+from captioner.models.files import DiscardedFile
 from captioner.models.images import (
-    DiscardedFile,
     Embedding,
     Image,
     TextEmbedding,

@@ -12,7 +12,7 @@ from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
 from captioner.models.base_models import BaseModels, belonging_to
-from captioner.reports import MapperReport, VersionReport
+from captioner.reports import MapperReport, Stored, VersionReport
 from clipcap.fingerprint import file_sha256
 
 
@@ -120,6 +120,8 @@ class MapperVersion(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = MapperVersionQuerySet.as_manager()
+    report = Stored(VersionReport.read, "metrics")  # how good it was found to be
+    mapper = Stored(MapperReport.read, "config")  # what its network is, and what becomes of the language model
 
     class Meta:
         ordering = ("style", "-number")
@@ -127,16 +129,6 @@ class MapperVersion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.style.slug} v{self.number}"
-
-    @property
-    def report(self) -> VersionReport:
-        """How good it was found to be."""
-        return VersionReport.read(self.metrics)
-
-    @property
-    def mapper(self) -> MapperReport:
-        """What its network is, and what it does with the loaded language model."""
-        return MapperReport.read(self.config)
 
     @property
     def brings(self) -> str:

@@ -62,11 +62,11 @@ class Vote(models.Model):
         EQUAL = "equal"
         SKIPPED = "skipped"
 
+    choice = models.CharField(max_length=9, choices=Choice)
     poll = models.ForeignKey(Poll, on_delete=models.CASCADE, related_name="votes")
     # The vote stays when the photo goes: what was found out is not to change afterwards.
     image = models.ForeignKey(Image, null=True, on_delete=models.SET_NULL, related_name="+")
     person = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
-    choice = models.CharField(max_length=9, choices=Choice)
     candidate_left = models.BooleanField(help_text="the side on which the candidate's caption was shown")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 

@@ -6,11 +6,8 @@ import pytest
 
 from clipcap.language_model import LanguageModel
 from clipcap.model import ClipCaptionModel
-from clipcap.training import (
-    TrainingResult,
-    train_mapper,
-)
-from tests.trainer.models import OPTIONS, Train, images_of, mapper_for
+from clipcap.training import TrainingResult, train_mapper
+from tests.trainer.models import LEARNING, OPTIONS, NewModel, Train, images_of, mapper_for, model_for
 
 
 @pytest.fixture
@@ -33,3 +30,9 @@ def train(tiny_lm: LanguageModel, tmp_path: Path) -> Train:
         return train_mapper(**arguments)  # type: ignore[arg-type]
 
     return run
+
+
+@pytest.fixture(params=LEARNING)
+def new_model(tiny_lm: LanguageModel, request: pytest.FixtureRequest) -> NewModel:
+    """Makes models that are each the same: with a frozen language model, with adapters, or with one of their own."""
+    return lambda: model_for(tiny_lm, request.param)

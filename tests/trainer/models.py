@@ -8,13 +8,7 @@ from clipcap.language_model import LanguageModel
 from clipcap.mapper import Mapper, MapperConfig
 from clipcap.model import ClipCaptionModel
 from clipcap.options import TrainingChoices
-from clipcap.training import (
-    CaptionedImages,
-    TrainingOptions,
-    TrainingResult,
-    new_mapper,
-    trainable,
-)
+from clipcap.training import CaptionedImages, TrainingOptions, TrainingResult, new_mapper, trainable
 
 OPTIONS = TrainingOptions(epochs=3, batch_size=6, learning_rate=5e-3, noise=0.1, precision="float32", seed=3)
 
@@ -33,6 +27,7 @@ def mapper_for(lm: LanguageModel, images: CaptionedImages, kind: str = "transfor
 
 
 Train = Callable[..., TrainingResult]
+NewModel = Callable[[], ClipCaptionModel]
 LEARNING = ["frozen", "adapters", "finetuned"]
 
 

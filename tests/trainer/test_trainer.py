@@ -29,7 +29,7 @@ from clipcap.training import (
 )
 from clipcap.training.data import batches_of
 from clipcap.training.loss import caption_loss
-from tests.trainer.models import LEARNING, OPTIONS, Train, images_of, mapper_for, model_for
+from tests.trainer.models import LEARNING, OPTIONS, NewModel, Train, images_of, mapper_for, model_for
 
 
 @settings(max_examples=20)
@@ -139,9 +139,8 @@ def test_mapper_and_language_model_have_learning_rates_of_their_own(
             assert torch.allclose(weights, own[name], atol=1e-6)
 
 
-@pytest.mark.parametrize("learning", LEARNING)
 def test_a_step_in_parts_is_the_same_step(
-    train: Train, tiny_lm: LanguageModel, learning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, new_model: NewModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
 
@@ -151,19 +150,18 @@ def test_a_step_in_parts_is_the_same_step(
 
     monkeypatch.setattr("clipcap.training.steps.caption_loss", noted)
     options = dataclasses.replace(OPTIONS, batch_size=9)
-    whole = train(model=model_for(tiny_lm, learning), options=options, folder=tmp_path / "whole")
+    whole = train(model=new_model(), options=options, folder=tmp_path / "whole")
     largest = max(sizes)
     sizes.clear()
-    parts = train(model=model_for(tiny_lm, learning), options=dataclasses.replace(options, accumulation=3))
+    parts = train(model=new_model(), options=dataclasses.replace(options, accumulation=3))
     assert max(sizes) == math.ceil(largest / 3)
     assert [loss for epoch in parts.history for loss in epoch] == pytest.approx(
         [loss for epoch in whole.history for loss in epoch], rel=1e-3
     )
 
 
-@pytest.mark.parametrize("learning", LEARNING)
 def test_a_step_that_recomputes_keeps_less_and_is_the_same_step_to_the_last_bit(
-    train: Train, tiny_lm: LanguageModel, learning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, tiny_lm: LanguageModel, new_model: NewModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[int] = []
 
@@ -176,14 +174,14 @@ def test_a_step_that_recomputes_keeps_less_and_is_the_same_step_to_the_last_bit(
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             return caption_loss(*arguments)
 
-    whole = train(model=model_for(tiny_lm, learning), folder=tmp_path / "whole")
+    whole = train(model=new_model(), folder=tmp_path / "whole")
     monkeypatch.setattr("clipcap.training.steps.caption_loss", counted)
     with pytest.raises(TrainingCanceled):
-        train(model=model_for(tiny_lm, learning), on_progress=lambda progress: progress.step < 3)
+        train(model=new_model(), on_progress=lambda progress: progress.step < 3)
     usual = min(kept)
     kept.clear()
     recomputing = dataclasses.replace(OPTIONS, recompute=True)
-    result = train(model=model_for(tiny_lm, learning), options=recomputing)
+    result = train(model=new_model(), options=recomputing)
     assert min(kept) < 0.7 * usual
     assert result.path.read_bytes() == whole.path.read_bytes(), "the run was begun without, and is the same run"
     assert not any("forward" in vars(module) for module in tiny_lm.model.modules())
@@ -298,13 +296,10 @@ def test_a_learning_rate_that_ruins_the_weights_is_reported(train: Train) -> Non
         train(options=dataclasses.replace(OPTIONS, learning_rate=1e30))
 
 
-@pytest.mark.parametrize("learning", LEARNING)
-def test_bfloat16_trains_to_about_the_same_loss(
-    train: Train, tiny_lm: LanguageModel, tmp_path: Path, learning: str
-) -> None:
-    exact = train(model=model_for(tiny_lm, learning), folder=tmp_path / "exact")
+def test_bfloat16_trains_to_about_the_same_loss(train: Train, new_model: NewModel, tmp_path: Path) -> None:
+    exact = train(model=new_model(), folder=tmp_path / "exact")
     options = dataclasses.replace(OPTIONS, precision="bfloat16")
-    rough = train(model=model_for(tiny_lm, learning), options=options)
+    rough = train(model=new_model(), options=options)
     assert rough.best_validation_loss == pytest.approx(exact.best_validation_loss, rel=0.05)
 
 

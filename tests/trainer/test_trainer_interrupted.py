@@ -13,27 +13,25 @@ from clipcap.training import (
     TrainingCanceled,
     TrainingError,
 )
-from tests.trainer.models import LEARNING, OPTIONS, Train, images_of, model_for
+from tests.trainer.models import OPTIONS, NewModel, Train, images_of, model_for
 
 
-@pytest.mark.parametrize("learning", LEARNING)
 @pytest.mark.parametrize("interrupted_at", [1, 7, 10])
 def test_a_resumed_run_ends_with_the_same_bytes_as_an_uninterrupted_one(
-    train: Train, tiny_lm: LanguageModel, tmp_path: Path, interrupted_at: int, learning: str
+    train: Train, new_model: NewModel, tmp_path: Path, interrupted_at: int
 ) -> None:
-    whole = train(model=model_for(tiny_lm, learning), folder=tmp_path / "whole")
+    whole = train(model=new_model(), folder=tmp_path / "whole")
     with pytest.raises(TrainingCanceled):
-        train(model=model_for(tiny_lm, learning), on_progress=lambda p: p.step < interrupted_at)
-    resumed = train(model=model_for(tiny_lm, learning))
+        train(model=new_model(), on_progress=lambda p: p.step < interrupted_at)
+    resumed = train(model=new_model())
     assert resumed.path.read_bytes() == whole.path.read_bytes()
     assert resumed.history == whole.history
 
 
-@pytest.mark.parametrize("learning", LEARNING)
 def test_a_run_killed_between_two_states_resumes_from_the_earlier_one_to_the_same_bytes(
-    train: Train, tiny_lm: LanguageModel, tmp_path: Path, learning: str
+    train: Train, new_model: NewModel, tmp_path: Path
 ) -> None:
-    whole = train(model=model_for(tiny_lm, learning), folder=tmp_path / "whole")
+    whole = train(model=new_model(), folder=tmp_path / "whole")
 
     def die(progress: Progress) -> bool:
         if progress.step == 9:
@@ -41,8 +39,8 @@ def test_a_run_killed_between_two_states_resumes_from_the_earlier_one_to_the_sam
         return True
 
     with pytest.raises(KeyboardInterrupt):
-        train(model=model_for(tiny_lm, learning), on_progress=die, state_every=2)
-    assert train(model=model_for(tiny_lm, learning), state_every=2).path.read_bytes() == whole.path.read_bytes()
+        train(model=new_model(), on_progress=die, state_every=2)
+    assert train(model=new_model(), state_every=2).path.read_bytes() == whole.path.read_bytes()
 
 
 def test_a_run_canceled_while_validating_resumes_to_the_same_bytes(train: Train, tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import URLPattern
 
 from captioner import services as captioner_services
-from captioner.admin.base import Empty, OwnPage, page_status
+from captioner.admin.base import Empty, OwnPage, WithNewPage, page_status
 from captioner.errors import Refused
 from captioner.models import BaseModels, Style
 from training import services
@@ -60,7 +59,7 @@ class CutOverForm(forms.Form):
 
 
 @admin.register(BaseModels)
-class BaseModelsAdmin(OwnPage):
+class BaseModelsAdmin(OwnPage, WithNewPage):
     """Base models: those in service, and those that are prepared."""
 
     when_empty = Empty(
@@ -69,7 +68,6 @@ class BaseModelsAdmin(OwnPage):
         "training.add_trainingrun",
     )
     list_display = ("__str__", "state", "person", "created_at")
-    list_select_related = ("person",)
 
     @admin.display(description="status")
     def state(self, base: BaseModels) -> str:
@@ -89,12 +87,8 @@ class BaseModelsAdmin(OwnPage):
             *super().get_urls(),
         ]
 
-    def add_view(
-        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
+    def add(self, request: HttpRequest) -> HttpResponse:
         """Name base models to prepare."""
-        if not self.has_add_permission(request):
-            raise PermissionDenied
         form, status = PrepareForm(request.POST or None), 200
         if request.method == "POST" and form.is_valid():
             try:

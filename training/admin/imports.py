@@ -26,7 +26,6 @@ class ImportAdmin(OwnPage):
     when_empty = Empty("No files were imported yet: [choose a style] and import its examples.", STYLES)
     list_display = ("name", "style", "status", "rows", "accepted", "duplicates", "person", "created_at")
     list_filter = ("status", "style")
-    list_select_related = ("style", "person")
 
     def get_urls(self) -> list[URLPattern]:
         """With the live part of an import's page and its rejected rows."""

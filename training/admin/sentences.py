@@ -6,7 +6,6 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
@@ -14,7 +13,7 @@ from django.urls import URLPattern
 
 from captioner import services as captioner_services
 from captioner import uploads
-from captioner.admin.base import AdminWithPages, sentence
+from captioner.admin.base import WithNewPage, sentence
 from captioner.admin.parameters import as_uuid
 from captioner.errors import Refused
 from captioner.models import Image, Style, Viewer
@@ -24,7 +23,7 @@ from training.forms import NewStyleForm, SentencesForm
 OFFERED, MOST_OFFERED = 12, 60  # photos to write about
 
 
-class SentencePages(AdminWithPages):
+class SentencePages(WithNewPage):
     """The pages of a style on which people write captions of photos."""
 
     def get_urls(self) -> list[URLPattern]:
@@ -34,12 +33,8 @@ class SentencePages(AdminWithPages):
             *super().get_urls(),
         ]
 
-    def add_view(
-        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
+    def add(self, request: HttpRequest) -> HttpResponse:
         """A style from nothing: its name, where it starts from, and its first examples."""
-        if not self.has_add_permission(request):
-            raise PermissionDenied
         photos, problem = _chosen_photos(request)
         form = NewStyleForm(_sent(request), initial=request.POST.dict() or None, photos=photos)
         if form.is_bound and form.is_valid():
