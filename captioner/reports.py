@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, overload
+
+from django.db import models
 
 from clipcap.evaluation.comparison import Difference
 from clipcap.evaluation.names import metric_name
@@ -32,13 +34,22 @@ class Report:
 
 
 class Stored(Generic[R]):
-    """An attribute of a table's rows: what a JSON column of theirs contains, as the type that reads it."""
+    """A property of a table's rows: what a JSON column of theirs contains, as the type that reads it."""
 
     def __init__(self, read: Callable[[Any], R], column: str) -> None:
         self.read, self.column = read, column
 
-    def __get__(self, row: Any, table: Any = None) -> R:
-        return self.read(getattr(row, self.column))
+    @overload
+    def __get__(self, row: None, table: type[models.Model]) -> Self: ...
+
+    @overload
+    def __get__(self, row: models.Model, table: type[models.Model]) -> R: ...
+
+    def __get__(self, row: models.Model | None, table: type[models.Model]) -> R | Self:
+        return self if row is None else self.read(getattr(row, self.column))
+
+    def __set__(self, row: models.Model, value: R) -> None:
+        raise AttributeError(f"assign to {self.column}")
 
 
 @dataclass(frozen=True)

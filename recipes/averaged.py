@@ -31,7 +31,7 @@ class Optimizers(Generic[M]):
         self, module: M, matrices: Sequence[nn.Parameter], *, peak: float, weight_decay: float, average_decay: float
     ) -> None:
         self.module, self.average, self.average_decay = module, copy.deepcopy(module).eval(), average_decay
-        self.settings = (peak, weight_decay, average_decay)
+        self.settings = ("Muon and AdamW", peak, weight_decay, average_decay)
         self.steps = 0
         inside = {id(p) for p in matrices}
         rest = [p for p in module.parameters() if p.requires_grad and id(p) not in inside]

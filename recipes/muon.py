@@ -27,8 +27,12 @@ class Muon(torch.optim.Optimizer):
         """Change the matrices by their gradients."""
         for group in self.param_groups:
             for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
                 state = self.state[matrix]
-                momentum = state.setdefault("momentum", torch.zeros_like(matrix))
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(matrix)
+                momentum = state["momentum"]
                 momentum.lerp_(matrix.grad, 1 - MOMENTUM)
                 update = orthogonal(matrix.grad.lerp(momentum, MOMENTUM))  # Nesterov's
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
@@ -36,7 +40,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About the nearest (semi-)orthogonal matrix, its singular values between 0.7 and 1.2: (M, N) -> (M, N)"""
+    """About the nearest (semi-)orthogonal matrix: (M, N) -> (M, N). Its singular values are between 0.7 and 1.2, but
+    for those that were less than a thousandth of the matrix's norm."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).contiguous()
     x = x / x.norm().clamp(min=1e-7)

@@ -59,7 +59,7 @@ WHO = {
     "nobody": NOBODY,
     "owner": OWNER,
     "visitor": frozenset({"visitor"}),
-    "viewer": frozenset({"viewer"}),
+    "only-viewers": frozenset({"viewer"}),
 }
 
 
@@ -72,6 +72,7 @@ def _all_of(names: str) -> frozenset[str]:
     return frozenset().union(*(WHO[name] for name in names.split()))
 
 
+# A method that is left empty is none of the address's; where it says nobody, it is, and nobody may.
 ADDRESSES: dict[str, May] = {
     row["address"]: {method: _all_of(row[method]) for method in METHODS if row[method]} for row in _table("access.csv")
 }

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 
 from django.db import connection
+from django.utils import timezone
 
+from captioner.inference.engine import CaptionEngine
+from captioner.models import Worker
 from captioner.workers.worker_process import Engine
 
 
@@ -28,3 +32,16 @@ class EngineThread(threading.Thread):
         self.stopping.set()
         if self.ident:
             self.join()
+
+
+def heard_from(engine: CaptionEngine) -> None:
+    """Let an engine's worker be one that was heard from, and will be for a day."""
+    encoder = engine.captioner.encoder
+    Worker.objects.create(
+        name=engine.name,
+        queue="captions",
+        models_loaded="x",
+        encoder=encoder.identity,
+        text_encoder=encoder.text_identity or "",
+        seen_at=timezone.now() + timedelta(days=1),
+    )

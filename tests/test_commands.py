@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.utils import timezone
 
 from captioner import services
@@ -248,3 +248,8 @@ def test_styles_that_are_installed_stay_as_they_are(styles: dict[str, Style]) ->
 def test_a_folder_without_mappers_is_refused(db: None, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="there is no mapper"):
         call_command("install_styles", tmp_path)
+
+
+@pytest.mark.parametrize("name", [n for n, app in get_commands().items() if app in ("captioner", "training")])
+def test_every_command_says_what_it_is_for(name: str) -> None:
+    assert load_command_class(get_commands()[name], name).help.endswith(".")

@@ -38,6 +38,16 @@ def in_service(slug: str) -> MapperVersion:
     return MapperVersion.objects.select_related("style").in_service().get(style__slug=slug)
 
 
+def replaced(slug: str) -> tuple[MapperVersion, MapperVersion]:
+    """The version that was in service, and one with the same file that took its place."""
+    older = in_service(slug)
+    newer = services.register_version(
+        style=older.style, path=Path(older.file.path), origin=MapperVersion.Origin.TRAINED
+    )
+    services.promote(version=newer)
+    return older, newer
+
+
 def ask(*styles: str) -> list[Caption]:
     """Queue captions of a photo in some styles, in their order."""
     photo = [services.Upload(PHOTO.read_bytes(), PHOTO.name)]
@@ -127,11 +137,7 @@ def test_a_version_beyond_the_budget_waits_for_another_worker_and_the_others_go_
 def test_a_worker_that_runs_out_of_memory_hands_the_row_back_and_no_older_version_writes_it(
     cache: ModelCache, engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older = in_service("factual")
-    newer = services.register_version(
-        style=older.style, path=Path(older.file.path), origin=MapperVersion.Origin.TRAINED
-    )
-    services.promote(version=newer)
+    replaced("factual")
     monkeypatch.setattr(model_cache, "free_bytes", lambda device: 0)
     (row,) = ask("factual")
     engine.work()
@@ -191,11 +197,7 @@ def test_while_a_large_file_is_read_the_other_rows_are_captioned(
 def test_a_large_file_that_is_damaged_leaves_the_older_version_in_service(
     cache: ModelCache, engine: CaptionEngine, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older = in_service("factual")
-    newer = services.register_version(
-        style=older.style, path=Path(older.file.path), origin=MapperVersion.Origin.TRAINED
-    )
-    services.promote(version=newer)
+    older, newer = replaced("factual")
     Path(newer.file.path).write_bytes(b"x")
     gate.set()
     (row,) = ask("factual")

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from captioner.models import Caption
-from captioner.reports import Alternative, Capacity, Evaluated, FailedAttempt, MapperReport, Report, VersionReport
+from captioner.reports import (
+    Alternative,
+    Capacity,
+    Evaluated,
+    FailedAttempt,
+    MapperReport,
+    Report,
+    Stored,
+    VersionReport,
+)
 from clipcap.evaluation.comparison import Difference
 from clipcap.mapper import MapperConfig
 from training.models import TrainingRun
@@ -88,6 +97,12 @@ def test_columns_of_json_are_read_as_their_types() -> None:
     assert caption.others == [Alternative("a cat", 0.1, -2.0)]
     assert caption.failed_attempts == [FailedAttempt(NOON, "w", "x", "y")]
     assert TrainingRun(curve=[[1, 4.5, 1e-3]]).loss_curve.points == [CurvePoint(1, 4.5, 1e-3)]
+
+
+def test_what_a_column_contains_is_read_from_a_row_and_never_assigned() -> None:
+    assert isinstance(TrainingRun.loss_curve, Stored)
+    with pytest.raises(AttributeError, match="assign to curve"):
+        TrainingRun().loss_curve = LossCurve([])
 
 
 def test_a_version_keeps_all_that_a_mapper_is_built_from() -> None:

@@ -52,12 +52,7 @@ class BaseModelsSerializer(ReadOnly[BaseModels]):
 
     class Meta:
         model = BaseModels
-        fields: tuple[str, ...] = (
-            *("id", "status"),
-            *("encoder_source", "language_model_source"),
-            *("encoder", "language_model"),
-            "created_at",
-        )
+        fields: tuple[str, ...] = ("id", "status", *BaseModels.SOURCES, "encoder", "language_model", "created_at")
 
 
 class StyleMoveSerializer(serializers.Serializer[services.StyleMove]):

@@ -10,7 +10,7 @@ from django.db.models import Count, Q
 from django.utils import timezone
 
 from captioner.admin.base import duration
-from captioner.admin.dashboard import Failure
+from captioner.admin.dashboard import FailedJob
 from captioner.jobs.job import Status
 from training.models import Import, TrainingRun
 from training.reports import RunProgress
@@ -60,14 +60,14 @@ def runs_in_progress() -> list[RunInProgress]:
     return [standing(run) for run in TrainingRun.objects.unfinished().select_related("style", "person")]
 
 
-def failed_runs() -> list[Failure]:
+def failed_runs() -> list[FailedJob]:
     """Those that failed in the last day."""
-    return [Failure(run, f"Run {run.pk} of {run.style}", "Resume", "resume") for run in _failed(TrainingRun)]
+    return [FailedJob(run, f"Run {run.pk} of {run.style}", "Resume", "resume") for run in _failed(TrainingRun)]
 
 
-def failed_imports() -> list[Failure]:
+def failed_imports() -> list[FailedJob]:
     """Those that failed in the last day."""
-    return [Failure(batch, f"Import of {batch}", "Resume", "resume") for batch in _failed(Import)]
+    return [FailedJob(batch, f"Import of {batch}", "Resume", "resume") for batch in _failed(Import)]
 
 
 def _failed(job: type[Any]) -> list[Any]:

@@ -126,7 +126,7 @@ class TrainingRun(OrderedJob):
     style = models.ForeignKey(Style, on_delete=models.PROTECT, related_name="runs")
     options = models.JSONField(default=dict, help_text="RunOptions")
     base = models.ForeignKey(
-        MapperVersion, null=True, on_delete=models.PROTECT, related_name="+", help_text="whose weights it starts from"
+        MapperVersion, null=True, on_delete=models.PROTECT, related_name="+", help_text="version it starts from"
     )
     base_models = models.ForeignKey(
         BaseModels, null=True, on_delete=models.PROTECT, related_name="runs", help_text="models it trains for"
@@ -146,7 +146,9 @@ class TrainingRun(OrderedJob):
 
     objects = JobQuerySet.as_manager()
     chosen = Stored(RunOptions.read, "options")
+    """Its options."""
     loss_curve = Stored(LossCurve.read, "curve")
+    """How its loss went so far."""
 
     class Meta(OrderedJob.Meta):
         ordering = ("-created_at", "-pk")

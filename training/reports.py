@@ -13,7 +13,7 @@ POINTS_KEPT = 400  # of a loss curve
 
 @dataclass(frozen=True)
 class RunProgress(Report):
-    """How far a run is (`TrainingRun.progress`): the trainer's report, and its phase, which may be counted in steps."""
+    """How far a run is (`TrainingRun.progress`): its phase, the steps of it, and what the trainer reports."""
 
     step: int | None = None
     steps: int | None = None

@@ -111,7 +111,8 @@ class AsOnPages(ModelAdmin):
         return [_as_shown(self.opts.label, name) for name in super().get_list_display(request)]
 
     def get_list_select_related(self, request: HttpRequest) -> Any:
-        """What the list says; if it says nothing, the rows that its columns name, whether all have one or not."""
+        """What the list says; if it says nothing, every foreign key among its columns. Django takes none that may be
+        empty."""
         named = (name for name in self.list_display if isinstance(name, str))
         related = {f.name for f in self.opts.fields if isinstance(f, ForeignKey)}
         return self.list_select_related or [name for name in named if name in related]

@@ -43,10 +43,11 @@ class QueueState:
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedJob:
     """A job that failed, and the button that has it done after all.
 
     title: what it was.
+    button: its words.
     action: name of the page of its admin that the button leads to.
     """
 
@@ -67,12 +68,12 @@ class Failure:
 
     @property
     def permission(self) -> str:
-        """Who may press it."""
+        """The one that pressing it takes."""
         return f"{self.job._meta.app_label}.change_{self.job._meta.model_name}"
 
     @property
     def id(self) -> str:
-        """The button's on the page."""
+        """The HTML id of the button."""
         return f"{self.action}-{self.job._meta.model_name}-{self.job.pk}"
 
     def _url(self, page: str) -> str:
@@ -140,11 +141,12 @@ def score(version: MapperVersion | None, metric: str = "CIDEr") -> float | None:
     return version.report.score(metric) if version else None
 
 
-def failed_captions() -> list[Failure]:
-    """The newest that failed in the last day."""
+def failed_captions() -> list[FailedJob]:
+    """The newest of the last day that failed, the last failure first."""
     recent = Caption.objects.filter(status=Status.FAILED, created_at__gt=timezone.now() - timedelta(days=1))
-    captions = recent.select_related("image", "style").order_by("-created_at")[:FAILURES]
-    return [Failure(c, f"{c.name or 'Caption'}, {c.style}", "Try again", "retry") for c in captions]
+    newest = recent.select_related("style").order_by("-created_at")[:FAILURES]
+    captions = sorted(newest, key=lambda caption: caption.finished_at or caption.created_at, reverse=True)
+    return [FailedJob(c, f"{c.name or 'Caption'}, {c.style}", "Try again", "retry") for c in captions]
 
 
 def _count_hours() -> list[Hour]:

@@ -30,6 +30,8 @@ class BaseModels(models.Model):
         IN_SERVICE = "in_service", "in service"
         RETIRED = "retired", "not in use"
 
+    SOURCES = ("encoder_source", "language_model_source")
+
     encoder_source = models.CharField(max_length=500, help_text="as CLIPCAP_ENCODER names it")
     language_model_source = models.CharField(max_length=500, help_text="as CLIPCAP_LANGUAGE_MODEL names it")
     encoder = models.CharField(
@@ -86,7 +88,7 @@ class BaseModels(models.Model):
         known = cls.objects.loaded(encoder, language_model)
         if known:
             return known
-        named = dict(zip(("encoder_source", "language_model_source"), sources, strict=True))
+        named = dict(zip(cls.SOURCES, sources, strict=True))
         asked_for = cls.objects.filter(**named, encoder="").first() or cls(**named)
         asked_for.encoder, asked_for.language_model = encoder, language_model
         asked_for.save()

@@ -27,7 +27,7 @@ class DraftRequest(models.Model):
         Style, null=True, on_delete=models.CASCADE, related_name="rewritings", help_text="whose captions are replaced"
     )
     version = models.ForeignKey(
-        MapperVersion, null=True, on_delete=models.CASCADE, related_name="+", help_text="that regenerates them"
+        MapperVersion, null=True, on_delete=models.CASCADE, related_name="+", help_text="version that regenerates them"
     )
     # A style may have a million captions: workers look them up, the newest first, part by part.
     listing = models.BooleanField(default=False, db_default=False, help_text="some captions may not be queued yet")
@@ -52,7 +52,7 @@ class Draft(OrderedJob):
     image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="+")
     version = models.ForeignKey(MapperVersion, on_delete=models.CASCADE, related_name="drafts")
     caption = models.ForeignKey(
-        Caption, null=True, on_delete=models.CASCADE, related_name="drafts", help_text="that gets its text"
+        Caption, null=True, on_delete=models.CASCADE, related_name="drafts", help_text="the caption that gets its text"
     )
     options = models.JSONField(default=dict, help_text="DecodingOptions")
     text = models.TextField(blank=True)

@@ -120,8 +120,10 @@ class MapperVersion(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = MapperVersionQuerySet.as_manager()
-    report = Stored(VersionReport.read, "metrics")  # how good it was found to be
-    mapper = Stored(MapperReport.read, "config")  # what its network is, and what becomes of the language model
+    report = Stored(VersionReport.read, "metrics")
+    """How good it was found to be."""
+    mapper = Stored(MapperReport.read, "config")
+    """What its network is, and what it does with the loaded language model."""
 
     class Meta:
         ordering = ("style", "-number")

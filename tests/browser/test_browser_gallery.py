@@ -13,8 +13,9 @@ from playwright.sync_api import Page, expect
 
 from captioner import services
 from captioner.inference.engine import CaptionEngine
-from captioner.models import EVERYBODY, Caption, Embedding, Image, Style, Viewer, Worker
+from captioner.models import EVERYBODY, Caption, Embedding, Image, Style, Viewer
 from tests.browser.visits import PHOTOS, press, sign_in
+from tests.engine_thread import heard_from
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.small_models]
 
@@ -56,14 +57,7 @@ def test_photos_are_found_by_what_they_show_and_the_page_says_so(
     reading_engine.embeddings(list(Image.objects.all()))
     vector = encoder.encode_text(["a cart", "the cart"]).mean(0)  # as if the last photo showed exactly that
     Embedding.objects.filter(image__captions__text="a wagon").update(vector=vector.numpy().tobytes())
-    Worker.objects.create(
-        name="w",
-        queue="captions",
-        models_loaded="x",
-        encoder=encoder.identity,
-        text_encoder=encoder.text_identity or "",
-        seen_at=timezone.now() + timedelta(days=1),
-    )
+    heard_from(reading_engine)
     page.goto("/gallery/")
     page.get_by_label("Search photos").fill("cart")
     expect(page.get_by_text("Searching photos")).to_be_visible()

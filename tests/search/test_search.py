@@ -23,6 +23,7 @@ from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import MAX_ATTEMPTS
 from captioner.models import EVERYBODY, Caption, Embedding, Image, Style, TextEmbedding, Viewer, Worker
+from tests.engine_thread import heard_from
 from tests.search.rows import PHOTOS, VISITOR, by, crowd, direction, known, photo, search
 
 pytestmark = pytest.mark.django_db
@@ -121,7 +122,7 @@ def test_a_worker_looks_up_what_a_search_means(style: Style, reading_engine: Cap
         Embedding(image=image, encoder=encoder.identity, vector=vector.tobytes())
         for image, vector in zip(images, vectors, strict=True)
     )
-    at_work(reading_engine)
+    heard_from(reading_engine)
     found = search("A  red\0 bus")
     assert (found.hits, found.meaning) == ([], "pending")
     assert "still in progress" in found.detail
@@ -146,25 +147,12 @@ def test_the_embedded_models_find_what_photos_show(engine: CaptionEngine, styles
     photos = [services.Upload((PHOTOS / f"{name}.jpg").read_bytes(), name) for name in shown.values()]
     services.request_captions(viewer=VISITOR, images=photos)
     engine.embeddings(list(Image.objects.all()))
-    at_work(engine)
+    heard_from(engine)
     for text in shown:
         search(text)
     assert engine.embed_texts() == len(shown)
     found = {text: Caption.objects.get(image=search(text).hits[0].image).name for text in shown}
     assert found == shown
-
-
-def at_work(engine: CaptionEngine) -> None:
-    """Let an engine's worker be one that was heard from."""
-    encoder = engine.captioner.encoder
-    Worker.objects.create(
-        name=engine.name,
-        queue="captions",
-        models_loaded="x",
-        encoder=encoder.identity,
-        text_encoder=encoder.text_identity or "",
-        seen_at=timezone.now() + timedelta(days=1),
-    )
 
 
 def test_words_are_searched_without_a_worker(style: Style) -> None:
@@ -214,7 +202,7 @@ def test_a_text_that_failed_is_tried_again_after_a_while(style: Style, worker: W
 
 
 def test_texts_come_before_captions_and_while_the_queue_is_paused(style: Style, reading_engine: CaptionEngine) -> None:
-    at_work(reading_engine)
+    heard_from(reading_engine)
     services.pause_queue(name="captions")
     search("a dog")
     assert reading_engine.work() == 1
@@ -224,7 +212,7 @@ def test_texts_come_before_captions_and_while_the_queue_is_paused(style: Style, 
 def test_a_text_that_cannot_be_embedded_waits_alone_to_be_tried_again(
     style: Style, reading_engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_work(reading_engine)
+    heard_from(reading_engine)
     encode = reading_engine.captioner.encoder.encode_text
 
     def poisonous(texts: Sequence[str]) -> Any:

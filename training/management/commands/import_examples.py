@@ -37,7 +37,7 @@ class Command(SiteCommand):
             metavar="FILE_OR_FOLDER",
             nargs="?",
             type=Path,
-            help=f"{ACCEPTED}: in a zip or folder with the images, or alone, about images stored already",
+            help=f"a zip or folder with the images, or a file alone about images stored already; {ACCEPTED}",
         )
         parser.add_argument("--picture-column", metavar="NAME", default="", help="column or key of the file name")
         parser.add_argument("--caption-column", metavar="NAME", default="", help="column or key of the caption")
