@@ -43,10 +43,7 @@ class NewCaptionsSerializer(Strict):
         help_text="choose captions by how well they fit the photo (beam only); null: yes, if the models support it",
     )
     min_confidence = serializers.FloatField(
-        min_value=0,
-        max_value=1,
-        required=False,
-        help_text="a caption with a lower confidence succeeds without text, and `withheld` says why",
+        min_value=0, max_value=1, required=False, help_text="below it a caption has no text, and `withheld` says why"
     )
     bulk = serializers.BooleanField(
         required=False, default=False, help_text="low priority: your other captions and those of others go first"
