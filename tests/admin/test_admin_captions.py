@@ -21,6 +21,7 @@ from captioner.models import (
 )
 from tests.admin.rows import make_captions, text_of
 from training.models import Import, TrainingRun
+from training.options import RunOptions
 
 pytestmark = pytest.mark.django_db
 
@@ -77,6 +78,36 @@ def test_a_failure_is_tried_again_from_the_dashboard(style: Style, images: list[
     assert caption.status == Status.QUEUED
     answer = boss.post(retry, headers={"Referer": "http://evil.example/"})
     assert text_of(answer) == reverse("admin:captioner_caption_changelist")
+
+
+def test_the_dashboard_shows_the_last_failure_first_whatever_was_asked_for_last(
+    style: Style, images: list[Image], boss: Client
+) -> None:
+    now = timezone.now()
+    rows = make_captions(style, images, 2, status=Status.FAILED, error_code="x", error_detail="lost")
+    for row, asked, failed in zip(rows, (5, 2), (1, 2), strict=True):
+        times = {"created_at": now - timedelta(hours=asked), "finished_at": now - timedelta(hours=failed)}
+        Caption.objects.filter(pk=row.pk).update(**times)
+    page = text_of(boss.get(reverse("admin:dashboard")))
+    last, first = (page.index(reverse("admin:captioner_caption_retry", args=[row.pk])) for row in rows)
+    assert last < first
+    assert "1\xa0hour ago" in page[:last]
+    assert "5\xa0hours ago" not in page
+
+
+def test_a_failed_run_is_resumed_from_the_dashboard(style: Style, boss: Client) -> None:
+    now = timezone.now()
+    failed = {"status": Status.FAILED, "error_code": "x", "error_detail": "the loss is no number"}
+    run = TrainingRun.objects.create(
+        style=style, options=RunOptions().to_json(), deadline_at=now, finished_at=now, **failed
+    )
+    resume = reverse("admin:training_trainingrun_resume", args=[run.pk])
+    page = text_of(boss.get(reverse("admin:dashboard")))
+    assert f"Run {run.pk} of {style}" in page
+    assert f'action="{resume}"' in page
+    boss.post(resume)
+    run.refresh_from_db()
+    assert run.status == Status.QUEUED
 
 
 def test_a_failed_import_is_on_the_dashboard(style: Style, members: dict[str, Client]) -> None:
