@@ -13,6 +13,7 @@ from django.utils import timezone, translation
 from captioner.models import Image, MapperVersion, Style
 from captioner.reports import VersionReport
 from captioner.services import too_few, verdict_sentence
+from captioner.services.gate import decimal
 from clipcap.evaluation.comparison import verdict
 from tests.people import client_of, member
 from training import services
@@ -95,6 +96,11 @@ def test_numbers_are_in_the_readers_locale() -> None:
         assert "CIDEr +0,04, 95 % interval 0,01 to 0,07, on 1.312 photos" in verdict_sentence(
             "v3", report(0.04, 0.01, 0.07, images=1312)
         )
+
+
+@pytest.mark.parametrize(("score", "shown"), [(0.207, "0.21"), (0.2999, "0.30"), (0.204, "0.20"), (0.996, "1.00")])
+def test_scores_are_rounded_and_not_cut(score: float, shown: str) -> None:
+    assert decimal(score) == shown
 
 
 # Before a run, and where the sentences are read

@@ -20,7 +20,10 @@ DESCRIPTIONS = {
 
 
 class Command(SiteCommand):
-    """File each mapper of a folder as a style of its name and put it in service; styles that exist are left alone."""
+    """File each mapper of a folder as a style of its name and put it in service.
+
+    A style that exists keeps what was trained or imported here; a version that was shipped gives way to a newer one.
+    """
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("folder", nargs="?", type=Path, default=settings.MODELS / "styles")
