@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
 
 from django.utils.formats import number_format
 
@@ -70,7 +69,7 @@ def too_few(held_out: int, name: str = "a version") -> str:
 
 def decimal(value: float, *, signed: bool = False) -> str:
     """A score for people, in their locale."""
-    shown = number_format(Decimal(abs(value)).quantize(Decimal("0.01")), use_l10n=True, force_grouping=True)
+    shown = number_format(round(abs(value), 2), decimal_pos=2, use_l10n=True, force_grouping=True)
     if not any(digit in shown for digit in "123456789"):
         return shown
     sign = MINUS if value < 0 else "+" if signed else ""
