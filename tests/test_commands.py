@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +21,8 @@ from captioner.models import Caption, CaptionRequest, Image, MapperVersion, Styl
 from tests.engine_thread import EngineThread
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.small_models]
-PHOTOS = sorted((Path(__file__).parent.parent / "examples/coco_cc").glob("*.jpg"))
+ROOT = Path(__file__).parent.parent
+PHOTOS = sorted((ROOT / "examples/coco_cc").glob("*.jpg"))
 
 
 @pytest.fixture
@@ -253,3 +257,19 @@ def test_a_folder_without_mappers_is_refused(db: None, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [n for n, app in get_commands().items() if app in ("captioner", "training")])
 def test_every_command_says_what_it_is_for(name: str) -> None:
     assert load_command_class(get_commands()[name], name).help.endswith(".")
+
+
+@pytest.mark.parametrize("command", [["help"], ["diffsettings"]])
+def test_a_command_whose_output_nobody_reads_any_more_ends_without_a_word(command: list[str]) -> None:
+    unread, written = os.pipe()
+    os.close(unread)
+    done = subprocess.run(
+        [sys.executable, "-P", ROOT / "manage.py", *command],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=written,
+        stderr=subprocess.PIPE,
+        timeout=120,
+        check=False,
+    )
+    os.close(written)
+    assert (done.returncode, done.stderr) == (141, b"")
