@@ -47,13 +47,15 @@ from recipes.photos import STYLES, Photo, load_photos
 from recipes.views import views_at_hand
 
 SETS = ("flickr8k", "coco", "mixed")
+# A style's samples make sense at a low temperature; those at a high one tell what there is no agreement on.
 WAYS = (
     DecodingOptions("beam", captions=5, beam_size=5),
-    DecodingOptions("nucleus", captions=6, temperature=0.9, top_p=0.9, seed=1),
+    DecodingOptions("nucleus", captions=4, temperature=0.6, top_p=0.9, seed=1),
+    DecodingOptions("nucleus", captions=8, temperature=0.9, top_p=0.9, seed=2),
 )
 WRONG = 0.5  # what naming something that is not there costs, in CIDEr
 CLASSIFIED = 0.3  # what being classified as in its style is worth
-REPEATED = 8.0  # what a phrase costs that all captions of a style have
+REPEATED = 3.0  # what a phrase costs that all captions of a style have
 ORDER = 4.0  # how much more the order of captions counts in a confidence than the share that is right
 USUAL = 0.003  # of a style's candidates have a phrase that is a stock one
 DIRECTIONS = 32  # of the space of photos, those in which they differ least
