@@ -69,6 +69,7 @@ def test_a_worker_whose_base_models_are_not_in_service_says_so_when_it_starts(
         WorkerProcess(base.engine, "captions", {}, ())._record_models()
     (said,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "not in service" in said.getMessage()
+    assert f"manage cut_over {tomorrow.starts().pk} puts them in service" in said.getMessage()
     assert said.worker == "tomorrow"  # type: ignore[attr-defined]
 
 

@@ -43,7 +43,7 @@ class Command(SiteCommand):
 
     def _show(self, base: BaseModels) -> None:
         move = services.progress(base)
-        self.stdout.write(f"{base.pk}: {base}: {base.status}")
+        self.stdout.write(f"{base.pk}: {base}: {base.status.label.lower()}")
         for queue, count in move.workers.items():
             if not count:
                 self.stdout.write(f"no worker has loaded them; start one: ./run worker {queue} --base {base.pk}")
