@@ -10,8 +10,10 @@ from django.core.management import execute_from_command_line
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "clipcap_site.settings")
     try:
-        execute_from_command_line(sys.argv)
-        sys.stdout.flush()
+        try:
+            execute_from_command_line(sys.argv)
+        finally:  # what ends by sys.exit, as help does, has not been written yet
+            sys.stdout.flush()
     except ImproperlyConfigured as error:
         sys.exit(f"manage.py: {error}")
     except BrokenPipeError:  # whoever read has read enough; Python would complain once more when it flushes

@@ -47,7 +47,7 @@ from recipes.photos import STYLES, Photo, load_photos
 from recipes.views import views_at_hand
 
 SETS = ("flickr8k", "coco", "mixed")
-# A style's samples make sense at a low temperature; those at a high one tell what there is no agreement on.
+# Samples at a low temperature are the better captions, those at a high one show where candidates disagree.
 WAYS = (
     DecodingOptions("beam", captions=5, beam_size=5),
     DecodingOptions("nucleus", captions=4, temperature=0.6, top_p=0.9, seed=1),

@@ -259,13 +259,14 @@ def test_every_command_says_what_it_is_for(name: str) -> None:
     assert load_command_class(get_commands()[name], name).help.endswith(".")
 
 
-@pytest.mark.parametrize("command", [["help"], ["diffsettings"]])
-def test_a_command_whose_output_nobody_reads_any_more_ends_without_a_word(command: list[str]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["help", "diffsettings"])
+def test_a_command_whose_output_nobody_reads_any_more_ends_without_a_word(command: str, unbuffered: str) -> None:
     unread, written = os.pipe()
     os.close(unread)
     done = subprocess.run(
-        [sys.executable, "-P", ROOT / "manage.py", *command],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-P", ROOT / "manage.py", command],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
         stdout=written,
         stderr=subprocess.PIPE,
         timeout=120,

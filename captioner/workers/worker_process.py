@@ -144,8 +144,8 @@ class WorkerProcess:
         )
         if not base.is_in_service:
             log.warning(
-                "the base models of this worker are not in service: it takes only what is for them. "
-                "manage cut_over %d puts them in service; docs/guide/base-models.md says what to see to before",
+                "the base models of this worker are not in service: it takes only what is for them. Once every style "
+                "has a version for them, manage cut_over %d puts them in service (docs/guide/base-models.md)",
                 base.pk,
                 extra={
                     "worker": self.engine.name,
