@@ -218,7 +218,7 @@ def _set_up(home: Path) -> str:
     from django.contrib.auth.models import User
 
     from captioner.checks import missing_models
-    from captioner.models import MapperVersion
+    from captioner.models import MapperVersion, Worker
     from clipcap.fingerprint import file_sha256
 
     for problem in missing_models():
@@ -227,6 +227,7 @@ def _set_up(home: Path) -> str:
     _collect_static(home)
     shipped = {file_sha256(path) for path in (settings.MODELS / "styles").glob("*.safetensors")}
     if shipped - set(MapperVersion.objects.values_list("sha256", flat=True)):
+        Worker.objects.all().delete()  # the lock is ours, so none runs: other base models have nobody to wait for
         _run_once([*MANAGE, "install_styles"], home / "logs" / "install_styles.log")  # apart, because it loads torch
     if User.objects.filter(is_superuser=True).exists():
         return ""

@@ -201,7 +201,10 @@ def _worker() -> str:
     troubles = [worker.trouble for worker in Worker.objects.writing()]
     if not troubles:
         if Worker.objects.alive("captions").exists():
-            return "no caption worker has loaded the base models in service; start one, or start one again"
+            return (
+                "no caption worker has loaded the base models in service; start one, or start one again, or put those "
+                "of an update in service: manage cut_over N (docs/production.md, Updates)"
+            )
         return f"no caption worker reported in the last {SILENCE.seconds} seconds; start one"
     if all(troubles):
         return f"all caption workers keep failing and are paused for a while: {troubles[0]}"

@@ -17,6 +17,7 @@ from captioner.errors import Refused
 from captioner.jobs.job import Status
 from captioner.models import (
     BaseModels,
+    CutOver,
     MapperVersion,
     Style,
     Worker,
@@ -290,3 +291,33 @@ def test_the_base_models_of_a_new_release_come_into_service_at_once_only_where_t
         services.cut_over(base=today.starts())
         call_command("install_styles")
         assert not then.is_in_service, "people have decided otherwise"
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_the_base_models_of_a_release_before_which_none_were_on_record_are_others_than_those_in_service(
+    alive: bool, today: Base, tomorrow: Base, settings: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.MODELS = tmp_path / "models"
+    (settings.MODELS / "styles").mkdir(parents=True)
+    today.mapper(settings.MODELS / "styles" / "plain.safetensors")
+    settings.ENCODER, settings.LANGUAGE_MODEL = today.sources.values()
+    call_command("install_styles")
+    today.starts()
+    CutOver.objects.all().delete()  # release 0.2 had no table of them
+    MapperVersion.objects.update(base_models=None)
+    BaseModels.objects.all().delete()
+    if not alive:
+        Worker.objects.all().delete()
+    tomorrow.mapper(settings.MODELS / "styles" / "plain.safetensors")
+    settings.ENCODER, settings.LANGUAGE_MODEL = tomorrow.sources.values()
+    for _ in range(2):  # once more changes nothing
+        call_command("install_styles")
+        style, (before, then) = Style.objects.get(), BaseModels.objects.order_by("pk")
+        assert [version.base_models for version in style.versions.order_by("number")] == [before, then]
+        assert BaseModels.in_service() == (before if alive else then)
+        assert style.version_in_service == style.versions.get(number=1 if alive else 2)
+    assert (f"has other base models (number {then.pk})" in capsys.readouterr().out) == alive
+    if alive:
+        assert tomorrow.starts() == then
+        services.cut_over(base=then)
+        assert Style.objects.get().version_in_service == style.versions.get(number=2)

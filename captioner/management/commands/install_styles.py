@@ -35,6 +35,8 @@ class Command(SiteCommand):
                 f"there is no mapper (*.safetensors) in {options['folder']}; choose a folder that has some"
             )
         own = options["folder"] == settings.MODELS / "styles"
+        if own:
+            self._record_those_before()
         for path in paths:
             style, _ = Style.objects.get_or_create(
                 slug=path.stem,
@@ -48,17 +50,32 @@ class Command(SiteCommand):
             # A shipped version in service gives way to a newer one: it would not fit newly shipped models. What was
             # trained or imported here stays.
             outdated = in_service is not None and in_service.origin == MapperVersion.Origin.SHIPPED
-            known = style.versions.filter(sha256=file_sha256(path)).exists()
-            if in_service is None or (outdated and not known):
+            filed = style.versions.filter(sha256=file_sha256(path)).last()
+            promoted = filed is not None and filed.promotions.exists()
+            if in_service is None or (outdated and not promoted):
                 if not own:  # the software's own were tried by its tests
                     services.check_mapper(path, str(path))
-                version = services.register_version(style=style, path=path, origin=MapperVersion.Origin.SHIPPED)
+                version = filed or services.register_version(
+                    style=style, path=path, origin=MapperVersion.Origin.SHIPPED
+                )
                 if own:
                     self._record_models(version)
                 services.promote(version=version, reason="shipped with the software")
                 self.stdout.write(f"{version} is in service")
         if own:
             self._serve({file_sha256(path) for path in paths})
+
+    def _record_those_before(self) -> None:
+        """Releases up to 0.2 did not record base models: those in service are what their shipped versions are for."""
+        shipped = MapperVersion.objects.in_service().filter(origin=MapperVersion.Origin.SHIPPED)
+        before = shipped.exclude(encoder="").exclude(language_model="").first()
+        if before and BaseModels.in_service() is None:
+            BaseModels.record(
+                encoder=before.encoder,
+                language_model=before.language_model,
+                encoder_source=settings.ENCODER,
+                language_model_source=settings.LANGUAGE_MODEL,
+            )
 
     def _record_models(self, version: MapperVersion) -> None:
         """A release with other base models brings mappers for these: they are on record before a worker loads them."""
