@@ -66,13 +66,16 @@ class Command(SiteCommand):
             self._serve({file_sha256(path) for path in paths})
 
     def _record_those_before(self) -> None:
-        """Releases up to 0.2 did not record base models: those in service are what their shipped versions are for."""
-        shipped = MapperVersion.objects.in_service().filter(origin=MapperVersion.Origin.SHIPPED)
-        before = shipped.exclude(encoder="").exclude(language_model="").first()
-        if before and BaseModels.in_service() is None:
+        """Releases up to 0.2 did not record base models: those in service are what all versions in service are for."""
+        if BaseModels.in_service() is not None:
+            return
+        versions = MapperVersion.objects.in_service().exclude(encoder="").exclude(language_model="")
+        pairs = set(versions.values_list("encoder", "language_model"))
+        if len(pairs) == 1:
+            ((encoder, language_model),) = pairs
             BaseModels.record(
-                encoder=before.encoder,
-                language_model=before.language_model,
+                encoder=encoder,
+                language_model=language_model,
                 encoder_source=settings.ENCODER,
                 language_model_source=settings.LANGUAGE_MODEL,
             )
