@@ -128,8 +128,10 @@ class Mixture:
         self.places = owners * most + seats  # of the adapted rows among the members
         self.members = torch.zeros(self.adapters * most, dtype=torch.long, device=self.rows.device)  # (A * N,)
         self.members[self.places] = self.adapted
-        # As many of each adapter, and one after the other: nothing needs to be gathered.
-        self.in_order = torch.equal(self.members, torch.arange(len(self.rows), device=self.rows.device))
+        # All rows are adapted, as many by each adapter, and one after the other: nothing needs to be gathered. A row 0
+        # that fills up looks so too, where it has no adapters itself.
+        in_order = torch.equal(self.members, torch.arange(len(self.rows), device=self.rows.device))
+        self.in_order = in_order and len(self.adapted) == len(self.rows)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
