@@ -226,7 +226,7 @@ def _set_up(home: Path) -> str:
     call_command("migrate", verbosity=0, interactive=False)
     _collect_static(home)
     shipped = {file_sha256(path) for path in (settings.MODELS / "styles").glob("*.safetensors")}
-    if shipped - set(MapperVersion.objects.values_list("sha256", flat=True)):
+    if shipped - set(MapperVersion.objects.exclude(promotions=None).values_list("sha256", flat=True)):
         Worker.objects.all().delete()  # the lock is ours, so none runs: other base models have nobody to wait for
         _run_once([*MANAGE, "install_styles"], home / "logs" / "install_styles.log")  # apart, because it loads torch
     if User.objects.filter(is_superuser=True).exists():

@@ -308,11 +308,13 @@ def test_the_base_models_of_a_release_before_which_none_were_on_record_are_other
     BaseModels.objects.all().delete()
     if not alive:
         Worker.objects.all().delete()
-    tomorrow.mapper(settings.MODELS / "styles" / "plain.safetensors")
+    for slug in ("plain", "new"):
+        tomorrow.mapper(settings.MODELS / "styles" / f"{slug}.safetensors")
     settings.ENCODER, settings.LANGUAGE_MODEL = tomorrow.sources.values()
     for _ in range(2):  # once more changes nothing
         call_command("install_styles")
-        style, (before, then) = Style.objects.get(), BaseModels.objects.order_by("pk")
+        style, (before, then) = Style.objects.get(slug="plain"), BaseModels.objects.order_by("pk")
+        assert MapperVersion.objects.get(style__slug="new").base_models == then
         assert [version.base_models for version in style.versions.order_by("number")] == [before, then]
         assert BaseModels.in_service() == (before if alive else then)
         assert style.version_in_service == style.versions.get(number=1 if alive else 2)
@@ -320,4 +322,4 @@ def test_the_base_models_of_a_release_before_which_none_were_on_record_are_other
     if alive:
         assert tomorrow.starts() == then
         services.cut_over(base=then)
-        assert Style.objects.get().version_in_service == style.versions.get(number=2)
+        assert Style.objects.get(slug="plain").version_in_service == style.versions.get(number=2)

@@ -51,8 +51,8 @@ class Command(SiteCommand):
             # trained or imported here stays.
             outdated = in_service is not None and in_service.origin == MapperVersion.Origin.SHIPPED
             filed = style.versions.filter(sha256=file_sha256(path)).last()
-            promoted = filed is not None and filed.promotions.exists()
-            if in_service is None or (outdated and not promoted):
+            promoted = filed is not None and filed.promotions.exists()  # it may be for base models out of service
+            if (in_service is None or outdated) and not promoted:
                 if not own:  # the software's own were tried by its tests
                     services.check_mapper(path, str(path))
                 version = filed or services.register_version(
@@ -72,23 +72,20 @@ class Command(SiteCommand):
         versions = MapperVersion.objects.in_service().exclude(encoder="").exclude(language_model="")
         pairs = set(versions.values_list("encoder", "language_model"))
         if len(pairs) == 1:
-            ((encoder, language_model),) = pairs
-            BaseModels.record(
-                encoder=encoder,
-                language_model=language_model,
-                encoder_source=settings.ENCODER,
-                language_model_source=settings.LANGUAGE_MODEL,
-            )
+            self._record(*pairs.pop())
 
     def _record_models(self, version: MapperVersion) -> None:
         """A release with other base models brings mappers for these: they are on record before a worker loads them."""
         if version.base_models is None and version.encoder and version.language_model and BaseModels.in_service():
-            version.base_models = BaseModels.record(
-                encoder=version.encoder,
-                language_model=version.language_model,
-                encoder_source=settings.ENCODER,
-                language_model_source=settings.LANGUAGE_MODEL,
-            )
+            version.base_models = self._record(version.encoder, version.language_model)
+
+    def _record(self, encoder: str, language_model: str) -> BaseModels:
+        return BaseModels.record(
+            encoder=encoder,
+            language_model=language_model,
+            encoder_source=settings.ENCODER,
+            language_model_source=settings.LANGUAGE_MODEL,
+        )
 
     def _serve(self, shipped: set[str]) -> None:
         """Cut over to the base models of a new release, where nothing stands in the way; otherwise say what does."""
