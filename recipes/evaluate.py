@@ -24,6 +24,7 @@ from torch import Tensor
 from clipcap.captioner import Caption, Captioner
 from clipcap.encoder import Encoder
 from clipcap.evaluation.calibration import Bin, calibration_bins, expected_calibration_error, rank_correlation
+from clipcap.evaluation.child_in_love import child_in_love
 from clipcap.evaluation.metrics import Evaluation, commonest_phrase, evaluate
 from clipcap.evaluation.names import NAMES
 from clipcap.evaluation.objects import is_right, object_figures, objects_named
@@ -44,6 +45,7 @@ LABELS = {
     "distinct": "distinct captions",
     "phrase_share": "captions with the commonest five words",
     "equals_factual": "equal to the factual caption",
+    "child_in_love": "a child in the words of romantic love",
     "words": "words",
     "spearman": "confidence: Spearman with the caption's CIDEr",
     "calibration_error": "confidence: expected calibration error",
@@ -201,6 +203,7 @@ def _figures(
     figures["classified"] = classifier.share(captions, style)
     figures["distinct"] = found.distinct
     figures["phrase_share"] = commonest_phrase(captions)[1]
+    figures["child_in_love"] = fmean(map(child_in_love, captions))
     if found.differs_from_factual is not None:
         figures["equals_factual"] = 1 - found.differs_from_factual
     return figures | {"words": found.mean_length}

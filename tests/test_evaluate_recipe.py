@@ -103,6 +103,7 @@ def test_it_prints_the_figures_of_each_style_and_keeps_every_caption(
         assert [caption["image"] for caption in found["captions"]] == [f"dev{n}.jpg" for n in range(4)]
         assert found["references"] == 4
         assert "equals_factual" in found["ours"] or style == "factual"
+        assert found["ours"]["child_in_love"] == 0
     assert reports["factual"]["captions"][2]["references"] == FACTS[2]
     assert reports["romantic"]["captions"][2]["references"] == ["Two cats on a couch, dreaming of you."]
 
