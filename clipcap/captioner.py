@@ -222,10 +222,11 @@ class Captioner:
     def candidates(
         self, embeddings: Tensor, models: Sequence[ClipCaptionModel], ways: Sequence[DecodingOptions]
     ) -> list[list[Candidate]]:
-        """What is written about each of (B, E) embeddings in all of `ways`, every text once; see `caption`."""
+        """What is written about each of (B, E) embeddings in all of `ways`, every text once; see `caption`. The last of
+        them samples."""
         written = self._written(embeddings, models, ways, self.between)
         return [
-            self._different(hypotheses, self.stop_id(model.mapper))
+            self._different(hypotheses, ways[-1].captions, self.stop_id(model.mapper))
             for hypotheses, model in zip(written, models, strict=True)
         ]
 
@@ -262,15 +263,17 @@ class Captioner:
                     found[row] = answer
         return found
 
-    def _different(self, hypotheses: Sequence[Hypothesis], stop: int) -> list[Candidate]:
+    def _different(self, hypotheses: Sequence[Hypothesis], samples: int, stop: int) -> list[Candidate]:
+        """Every text once; the last `samples` of the hypotheses are those that all are compared with."""
+        texts = [self.language_model.decode(hypothesis.tokens) for hypothesis in hypotheses]
         found: dict[str, list[Hypothesis]] = {}
-        for hypothesis in hypotheses:
-            found.setdefault(self.language_model.decode(hypothesis.tokens), []).append(hypothesis)
+        for text, hypothesis in zip(texts, hypotheses, strict=True):
+            found.setdefault(text, []).append(hypothesis)
         return [
             Candidate(
                 text,
                 log_probability=max(h.log_probability for h in same),
-                count=len(same),
+                samples=texts[-samples:].count(text),
                 whole=bool(text) and any(h.tokens[-1] == stop for h in same),
             )
             for text, same in found.items()

@@ -47,11 +47,12 @@ from recipes.photos import STYLES, Photo, load_photos
 from recipes.views import views_at_hand
 
 SETS = ("flickr8k", "coco", "mixed")
-# Samples at a low temperature are the better captions, those at a high one show where candidates disagree.
+# Samples at a low temperature are the better captions. Those at a high one, the last, are what all are compared with:
+# they are many, since what most of them say is then less a matter of chance.
 WAYS = (
     DecodingOptions("beam", captions=5, beam_size=5),
     DecodingOptions("nucleus", captions=4, temperature=0.6, top_p=0.9, seed=1),
-    DecodingOptions("nucleus", captions=8, temperature=0.9, top_p=0.9, seed=2),
+    DecodingOptions("nucleus", captions=16, temperature=0.9, top_p=0.9, seed=2),
 )
 WRONG = 0.5  # what naming something that is not there costs, in CIDEr
 CLASSIFIED = 0.3  # what being classified as in its style is worth

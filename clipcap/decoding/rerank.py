@@ -2,9 +2,10 @@
 
 A small language model likes to say what it has often heard. So captions are not taken from the beam alone: they are
 chosen among its hypotheses and a number of samples by how near text and photo are to the encoder's two halves, by how
-much the candidates agree with one another (minimum Bayes risk, Kumar and Byrne 2004; consensus among captions, Devlin
-et al., arXiv 1505.04467), and by the language model's probability. The same features, with other weights, tell how
-likely a caption is right.
+much they agree with what the model says when it is asked many times (minimum Bayes risk, Kumar and Byrne 2004;
+consensus among captions, Devlin et al., arXiv 1505.04467), and by the language model's probability. What it says is
+judged by samples alone: a beam's hypotheses are near to each other whatever is on the photo (Eikema and Aziz, arXiv
+2005.10283). The same features, with other weights, tell how likely a caption is right.
 
 All weights are fitted, by `recipes.reranking`, and stored with the models they were fitted with; beside other models
 they would mean nothing.
@@ -32,22 +33,22 @@ from clipcap.fingerprint import same_weights
 from clipcap.language_model import LanguageModel
 from clipcap.options import DecodingOptions
 
-FORMAT = "clipcap-reranking-1"
+FORMAT = "clipcap-reranking-2"
 # What is known of a candidate.
 OF_CAPTION = (
     "log_probability",  # mean of its tokens'
     "similarity",  # cosine of text and photo, each without what all texts and all photos have in common
-    "wording",  # how many word sequences it shares with the other candidates
-    "meaning",  # mean cosine to the other candidates
+    "wording",  # how many word sequences it shares with the other samples
+    "meaning",  # mean cosine to the other samples
     "words",  # how many
     "stock",  # how often these models say its most usual five words
 )
 # What is known of its photo; all its candidates have it in common.
 OF_PHOTO = (
-    "candidates_log_probability",  # the mean of the candidates'
-    "candidates_similarity",
-    "candidates_wording",
-    "candidates_meaning",
+    "samples_log_probability",  # the mean of the samples'
+    "samples_similarity",
+    "samples_wording",
+    "samples_meaning",
     "strangeness",  # logarithm of how far the photo is from those that were learned from
 )
 FEATURES = OF_CAPTION + OF_PHOTO
@@ -66,12 +67,12 @@ class RerankingError(ValueError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A text that was written about a photo, how often it was, its mean log-probability per token, and whether it is
-    whole: neither cut short nor empty."""
+    """A text that was written about a photo, its mean log-probability per token, how many of the samples that all are
+    compared with it is, and whether it is whole: neither cut short nor empty."""
 
     text: str
     log_probability: float
-    count: int = 1
+    samples: int = 1
     whole: bool = True
 
     @property
@@ -98,7 +99,7 @@ class Reranker:
     """What was fitted on photos that nothing was trained on.
 
     encoder, text, language_model: identities of the models that it was fitted with.
-    ways: how candidates are written.
+    ways: how candidates are written; those of the last are the samples that all are compared with.
     choice, confidence: the weights of FEATURES; where one is left out it does not count. With `intercept`, `confidence`
         gives the logit of the probability that a caption is right.
     photo_mean, text_mean: (E,) means of the normalised embeddings of photos and texts.
@@ -166,19 +167,19 @@ class Reranker:
         """(C, F) float64: FEATURES of the candidates of one photo; the arguments are those of `judge`."""
         seen = F.normalize(photo.double(), dim=-1) - self.photo_mean
         said = F.normalize(F.normalize(texts.double(), dim=-1) - self.text_mean, dim=-1)
-        counts = torch.tensor([candidate.count for candidate in candidates], dtype=torch.float64)
+        samples = torch.tensor([candidate.samples for candidate in candidates], dtype=torch.float64)
         own = torch.stack(
             [
                 torch.tensor([candidate.log_probability for candidate in candidates], dtype=torch.float64),
                 said @ F.normalize(seen, dim=-1),
-                _mean_of_others(_shared_wording([c.text for c in candidates], self.rarity), counts),
-                _mean_of_others(said @ said.T, counts),
+                _mean_of_others(_shared_wording([c.text for c in candidates], self.rarity), samples),
+                _mean_of_others(said @ said.T, samples),
                 torch.tensor([len(words_of(candidate.text)) for candidate in candidates], dtype=torch.float64),
                 torch.tensor([self._stock(candidate.text) for candidate in candidates], dtype=torch.float64),
             ],
             dim=1,
         )
-        means = counts @ own[:, : len(OF_PHOTO) - 1] / counts.sum()
+        means = samples @ own[:, : len(OF_PHOTO) - 1] / samples.sum().clamp(min=1)
         strangeness = (self.whitening @ seen).square().mean().clamp(min=1e-12).log()
         return torch.cat([own, torch.cat([means, strangeness[None]]).expand(len(own), -1)], dim=1)
 
@@ -245,10 +246,10 @@ class Reranker:
             stock=_numbers(content["stock"], "stock"),
             notes=_object(content["notes"], "notes"),
         )
-        if not read.ways or any(way.method == "nucleus" and way.seed is None for way in read.ways):
-            raise ValueError(
-                "ways must name one at least, and a seed where it samples, so that captions are repeatable"
-            )
+        if not read.ways or read.ways[-1].method != "nucleus":
+            raise ValueError("the last of ways must be nucleus, whose samples all candidates are compared with")
+        if any(way.method == "nucleus" and way.seed is None for way in read.ways):
+            raise ValueError("ways must name a seed where they sample, so that captions are repeatable")
         sizes = {read.photo_mean.shape[0], read.text_mean.shape[0], read.whitening.shape[1]}
         if len(sizes) > 1:
             raise ValueError(
@@ -297,9 +298,10 @@ def _shared_wording(texts: Sequence[str], rarity: Mapping[str, float]) -> Tensor
     return total / LONGEST_SEQUENCE
 
 
-def _mean_of_others(likeness: Tensor, counts: Tensor) -> Tensor:
-    """Of each candidate the mean of (C, C) over all others, where each was written as often as `counts` (C,) says."""
-    return (likeness @ counts - likeness.diagonal()) / (counts.sum() - 1).clamp(min=1)
+def _mean_of_others(likeness: Tensor, samples: Tensor) -> Tensor:
+    """Of each candidate the mean of (C, C) over all samples but itself; `samples` (C,) says how many each text is."""
+    itself = samples.clamp(max=1)
+    return (likeness @ samples - likeness.diagonal() * itself) / (samples.sum() - itself).clamp(min=1)
 
 
 def _weights(named: Mapping[str, float]) -> Tensor:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clipcap.captioner import Caption, Captioner
-from clipcap.decoding.rerank import FEATURES, Candidate
+from clipcap.decoding.rerank import FEATURES, OF_CAPTION, Candidate
 from clipcap.encoder import Encoder
 from clipcap.language_model import LanguageModel
 from clipcap.model import ClipCaptionModel
@@ -147,7 +147,7 @@ def test_any_texts_can_be_judged_and_those_with_a_flaw_come_last(texts: list[str
         Candidate(
             text,
             values.draw(st.floats(-20, 0)),
-            values.draw(st.integers(1, 9)),
+            values.draw(st.integers(0, 9)),
             values.draw(st.booleans()),
         )
         for text in texts
@@ -191,8 +191,34 @@ def test_a_caption_that_says_a_word_twice_in_a_row_gives_way_to_any_that_is_whol
     assert [judgement.place for judgement in judged] == [1, 0, 2]
 
 
+def test_candidates_are_compared_with_samples_and_not_with_the_beam_which_says_nearly_the_same_many_times() -> None:
+    beam = [Candidate(f"a dog on a {place}", -1.0, samples=0) for place in ("hill", "roof", "bed", "bench", "boat")]
+    sampled = [Candidate("a cat in a box", -2.0, samples=2), Candidate("a cat in a tree", -2.0)]
+    table = reranker().features(torch.ones(SIZE), [*beam, *sampled], torch.eye(7, SIZE))
+    wording = table[:, FEATURES.index("wording")]
+    assert wording[5:].min() > wording[:5].max()
+    samples = table[:, FEATURES.index("samples_log_probability")]
+    assert samples.tolist() == [-2.0] * 7
+    without = reranker().features(torch.ones(SIZE), [beam[0], *sampled], torch.eye(7, SIZE)[[0, 5, 6]])
+    assert without[0, : len(OF_CAPTION)].tolist() == pytest.approx(table[0, : len(OF_CAPTION)].tolist())
+
+
+def test_only_the_last_way_gives_samples_to_compare_with(
+    captioner: Captioner, mappers: list[ClipCaptionModel], photos: Tensor
+) -> None:
+    ways = fitting(captioner).ways_for(OPTIONS)
+    together = captioner.candidates(photos, mappers[:1] * 5, ways)
+    (alone, sampled) = (
+        captioner.candidates(photos, mappers[:1] * 5, [*before, ways[-1]]) for before in ([ways[0]], [])
+    )
+    for both, one, own in zip(together, alone, sampled, strict=True):
+        assert sum(candidate.samples for candidate in both) == ways[-1].captions
+        assert both == one
+        assert {c.text: c.samples for c in both if c.samples} == {c.text: c.samples for c in own}
+
+
 def test_a_text_that_was_written_often_agrees_with_itself() -> None:
-    texts = [Candidate("a dog runs on grass", -1.0, count=9), Candidate("two cats sleep in boxes", -1.0)]
+    texts = [Candidate("a dog runs on grass", -1.0, samples=9), Candidate("two cats sleep in boxes", -1.0)]
     table = reranker().features(torch.ones(SIZE), texts, torch.eye(2, SIZE))
     often, once = table[:, FEATURES.index("wording")].tolist()
     assert often > 0.8

@@ -45,8 +45,9 @@ def test_weights_that_are_missing_are_an_error_that_names_file_and_remedy(tmp_pa
     [
         ({"format": "clipcap-reranking-9"}, "has format 'clipcap-reranking-9', this version reads"),
         ({"encoder": 3}, "encoder must be a text, not '3'"),
-        ({"ways": []}, "ways must name one at least"),
-        ({"ways": [{"method": "nucleus"}]}, "and a seed where it samples"),
+        ({"ways": []}, "the last of ways must be nucleus"),
+        ({"ways": [{"method": "nucleus", "seed": 1}, {"method": "beam"}]}, "the last of ways must be nucleus"),
+        ({"ways": [{"method": "nucleus"}]}, "ways must name a seed where they sample"),
         ({"ways": [{"method": "magic"}]}, "method must be one of"),
         ({"ways": [{"method": "beam", "heat": 1}]}, "heat"),
         ({"choice": {"luck": 1.0}}, r"choice has 'luck', which is not one of log_probability"),

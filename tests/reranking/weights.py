@@ -25,7 +25,7 @@ def reranker(**changes: Any) -> Reranker:
             language_model="lm@0",
             ways=WAYS,
             choice={"similarity": 4.0, "wording": 1.0, "log_probability": 0.5},
-            confidence={"similarity": 3.0, "strangeness": -0.5, "candidates_wording": 1.0},
+            confidence={"similarity": 3.0, "strangeness": -0.5, "samples_wording": 1.0},
             intercept=0.25,
             photo_mean=(0.1 * torch.randn(SIZE, generator=generator)).half().double(),
             text_mean=(0.1 * torch.randn(SIZE, generator=generator)).half().double(),
