@@ -4,8 +4,8 @@
 
 Candidates are written once and kept in WORK. The weights that choose are those with the highest expected reward when
 candidates are drawn by the softmax of their scores (minimum risk, Smith and Eisner 2006). The reward is CIDEr, less
-where a candidate names what is not there or says what many captions say; for the styles more where it is classified as
-in style.
+where a candidate names what is not there, says what many captions say or says a thing again; for the styles more where
+it is classified as in style. CIDEr itself hardly minds "a lamp, a desk and a lamp", which a reader does.
 
 A confidence has to order captions by how good they are, and to be the share that is right. So it is a score with two
 halves, a ridge regression on the rank of a caption's CIDEr in its set, by what sets it apart from the others there, and
@@ -56,7 +56,8 @@ WAYS = (
 )
 WRONG = 0.5  # what naming something that is not there costs, in CIDEr
 CLASSIFIED = 0.3  # what being classified as in its style is worth
-REPEATED = 3.0  # what a phrase costs that all captions of a style have
+STOCK = 3.0  # what a phrase costs that all captions of a style have
+REPETITION = 1.0  # what a caption costs that would say nothing but what it has said
 ORDER = 4.0  # how much more the order of captions counts in a confidence than the share that is right
 USUAL = 0.003  # of a style's candidates have a phrase that is a stock one
 DIRECTIONS = 32  # of the space of photos, those in which they differ least
@@ -216,7 +217,8 @@ def fit_choice(rows: list[Row]) -> dict[str, float]:
         [
             row.cider
             - WRONG * (1 - row.right)
-            - REPEATED * row.table[:, FEATURES.index("stock")]
+            - STOCK * row.table[:, FEATURES.index("stock")]
+            - REPETITION * row.table[:, FEATURES.index("repetition")]
             + (CLASSIFIED * row.classified if row.style != "factual" else 0)
             for row in rows
         ]
@@ -304,6 +306,9 @@ def figures(rows: list[Row], places: list[int], confidences: list[float] | None 
         "classified": fmean(float(row.classified[place]) for row, place in zip(rows, places, strict=True)),
         "distinct": len({ptb_tokenize(text) for text in texts}) / len(texts),
         "words": fmean(len(words_of(text)) for text in texts),
+        "repetition": fmean(
+            float(row.table[place, FEATURES.index("repetition")]) for row, place in zip(rows, places, strict=True)
+        ),
         "phrase": max(Counter(phrase for text in texts for phrase in set(phrases_of(text))).values()) / len(texts),
     }
     if confidences is not None:

@@ -42,6 +42,7 @@ OF_CAPTION = (
     "meaning",  # mean cosine to the other samples
     "words",  # how many
     "stock",  # how often these models say its most usual five words
+    "repetition",  # how much of it are words that it has said before, from 0 to 1
 )
 # What is known of its photo; all its candidates have it in common.
 OF_PHOTO = (
@@ -104,7 +105,8 @@ class Reranker:
         gives the logit of the probability that a caption is right.
     photo_mean, text_mean: (E,) means of the normalised embeddings of photos and texts.
     whitening: (K, E) directions in which photos differ little, divided by how much they do.
-    rarity: how much a word counts in comparing wordings; the rarest's is that of a word which is not in it.
+    rarity: how much a word counts in comparing wordings, and in repeating itself; the rarest's is that of a word which
+        is not in it.
     stock: phrases of five words, and in what share of the captions of a style these models say them.
     notes: how it was fitted, for people.
     """
@@ -176,6 +178,7 @@ class Reranker:
                 _mean_of_others(said @ said.T, samples),
                 torch.tensor([len(words_of(candidate.text)) for candidate in candidates], dtype=torch.float64),
                 torch.tensor([self._stock(candidate.text) for candidate in candidates], dtype=torch.float64),
+                torch.tensor([_repetition(c.text, self.rarity) for c in candidates], dtype=torch.float64),
             ],
             dim=1,
         )
@@ -296,6 +299,15 @@ def _shared_wording(texts: Sequence[str], rarity: Mapping[str, float]) -> Tensor
         table = F.normalize(table, dim=1)
         total += table @ table.T
     return total / LONGEST_SEQUENCE
+
+
+def _repetition(text: str, rarity: Mapping[str, float]) -> float:
+    """The share of a text's words that it has said before, rare ones weighing more: "the" may come often."""
+    unseen = max(rarity.values(), default=1.0)
+    counts = Counter(words_of(text))
+    weights = {word: rarity.get(word, unseen) for word in counts}
+    total = sum(count * weights[word] for word, count in counts.items())
+    return sum((count - 1) * weights[word] for word, count in counts.items()) / total if total else 0.0
 
 
 def _mean_of_others(likeness: Tensor, samples: Tensor) -> Tensor:

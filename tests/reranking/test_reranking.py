@@ -184,6 +184,17 @@ def test_a_caption_with_words_that_these_models_often_say_gives_way_to_one_of_it
     assert [judgement.place for judgement in judged] == [1, 0]
 
 
+def test_a_caption_that_says_its_words_again_gives_way_to_one_that_does_not() -> None:
+    texts = ["A lamp, a desk and a lamp.", "A lamp, a desk and a chair.", "Lamp lamp lamp lamp.", ""]
+    own = reranker(choice={"repetition": -1.0}, rarity={"a": 0.5, "and": 0.5, "lamp": 4.0})
+    candidates = [Candidate(text, -1.0) for text in texts]
+    repetition = own.features(torch.ones(SIZE), candidates, torch.ones(4, SIZE))[:, FEATURES.index("repetition")]
+    # Of three words as rare as any, "a" three times and "and": twice "a" and once "lamp" are said again.
+    assert repetition.tolist() == pytest.approx([(1 + 4) / (3 * 4 + 4 * 0.5), 1 / (3 * 4 + 4 * 0.5), 3 / 4, 0])
+    judged = own.judge(torch.ones(SIZE), candidates[:2], torch.ones(2, SIZE))
+    assert [judgement.place for judgement in judged] == [1, 0]
+
+
 def test_a_caption_that_says_a_word_twice_in_a_row_gives_way_to_any_that_is_whole() -> None:
     texts = ["The Door door to a train.", "A man walks by a door, door after door.", "A man opens a"]
     candidates = [Candidate(text, -1.0 - 9 * place, whole=place < 2) for place, text in enumerate(texts)]
