@@ -13,10 +13,9 @@ PART = 200  # pictures that are embedded between two writes to the disk
 
 
 def views_at_hand(photos: list[Photo], encoder: Encoder, path: Path) -> dict[str, Tensor]:
-    """Embeddings (E,) of the pictures that are there, by name; kept in `path`, and made where that lacks them. Drawn
-    pictures are left out: theirs were made of the files that are there."""
+    """Embeddings (E,) of the pictures that are there, by name; kept in `path`, and made where that lacks them."""
     known: dict[str, Tensor] = torch.load(path, weights_only=True) if path.exists() else {}
-    missing = [p for p in photos if p.source != "synthetic" and p.name not in known and p.path.is_file()]
+    missing = [p for p in photos if p.name not in known and p.path.is_file()]
     for first in range(0, len(missing), PART):
         part = missing[first : first + PART]
         known |= zip([p.name for p in part], encoder.encode([p.path for p in part]).clone(), strict=True)
