@@ -222,8 +222,10 @@ class Captioner:
     def candidates(
         self, embeddings: Tensor, models: Sequence[ClipCaptionModel], ways: Sequence[DecodingOptions]
     ) -> list[list[Candidate]]:
-        """What is written about each of (B, E) embeddings in all of `ways`, every text once; see `caption`. The last of
-        them samples."""
+        """What is written about each of (B, E) embeddings in all of `ways`, every text once; see `caption`.
+
+        The last way has to sample: its texts are those that all are compared with.
+        """
         written = self._written(embeddings, models, ways, self.between)
         return [
             self._different(hypotheses, ways[-1].captions, self.stop_id(model.mapper))

@@ -57,7 +57,7 @@ WAYS = (
 WRONG = 0.5  # what naming something that is not there costs, in CIDEr
 CLASSIFIED = 0.3  # what being classified as in its style is worth
 STOCK = 3.0  # what a phrase costs that all captions of a style have
-REPETITION = 1.0  # what a caption costs that would say nothing but what it has said
+REPETITION = 1.0  # what repeated words cost, times their share
 ORDER = 4.0  # how much more the order of captions counts in a confidence than the share that is right
 USUAL = 0.003  # of a style's candidates have a phrase that is a stock one
 DIRECTIONS = 32  # of the space of photos, those in which they differ least
@@ -205,7 +205,7 @@ def rows_of(
 
 def fit_choice(rows: list[Row]) -> dict[str, float]:
     """The weights that choose, of the features of a caption."""
-    scale = torch.cat([row.table for row in rows])[:, : len(OF_CAPTION)].std(0)
+    scale = torch.cat([row.table for row in rows])[:, : len(OF_CAPTION)].std(0).clamp(min=1e-9)
     longest = max(len(row.candidates) for row in rows)
     sizes = Counter(row.group for row in rows)
 
@@ -359,6 +359,7 @@ def main() -> None:
         help="fit only the confidence of what the weights of the models choose, as after a mapper was trained again",
     )
     arguments = parsed(parser)
+    start = Reranker.load(arguments.models / "reranking.json") if arguments.keep_choice else None
     everything = load_photos(arguments.data)
     learned = [photo for photo in everything if not photo.dev_set]
     of_set = [[photo for photo in everything if photo.dev_set == name] for name in SETS]
@@ -382,7 +383,6 @@ def main() -> None:
     classifier = StyleClassifier.fit(
         {s: [c for p in learned for m in names for c in p.captions.get(m, [])] for s, names in manners.items()}
     )
-    start = Reranker.load(arguments.models / "reranking.json") if arguments.keep_choice else None
     if start is None:
         unweighted(captioner, learned, candidates).save(arguments.work / "unweighted.json")
         start = Reranker.load(arguments.work / "unweighted.json")  # with the precision in which it will be used

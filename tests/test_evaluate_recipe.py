@@ -34,7 +34,7 @@ def rows(split: str) -> list[dict[str, Any]]:
             "split": split,
             "factual": facts,
             "humorous": f"{facts[0][:-1]}, or so it says.",
-            "romantic": f"{facts[0][:-1]}, dreaming of you.",
+            "romantic": f"{facts[0][:-1]}, dreaming of {'the first love of a boy' if number == 1 else 'you'}.",
         }
         for number, facts in enumerate(FACTS)
     ]
@@ -103,7 +103,6 @@ def test_it_prints_the_figures_of_each_style_and_keeps_every_caption(
         assert [caption["image"] for caption in found["captions"]] == [f"dev{n}.jpg" for n in range(4)]
         assert found["references"] == 4
         assert "equals_factual" in found["ours"] or style == "factual"
-        assert found["ours"]["child_in_love"] == 0
     assert reports["factual"]["captions"][2]["references"] == FACTS[2]
     assert reports["romantic"]["captions"][2]["references"] == ["Two cats on a couch, dreaming of you."]
 
@@ -121,6 +120,7 @@ def test_people_are_judged_by_the_others_of_their_photo_and_writers_by_the_factu
     # The one other caption says dog; person, bench; cat; bus, car, of which car is missed; then couch is.
     assert people["factual"]["recall"] == pytest.approx(5 / 6)
     assert people["romantic"]["captions_wrong"] == 0
+    assert people["romantic"]["child_in_love"] == 1 / 4
     assert people["romantic"]["phrase_share"] == 1 / 4
     assert people["romantic"]["classified"] == 1
     assert "CIDEr" in people["factual"]

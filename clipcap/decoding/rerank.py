@@ -4,8 +4,9 @@ A small language model likes to say what it has often heard. So captions are not
 chosen among its hypotheses and a number of samples by how near text and photo are to the encoder's two halves, by how
 much they agree with what the model says when it is asked many times (minimum Bayes risk, Kumar and Byrne 2004;
 consensus among captions, Devlin et al., arXiv 1505.04467), and by the language model's probability. What it says is
-judged by samples alone: a beam's hypotheses are near to each other whatever is on the photo (Eikema and Aziz, arXiv
-2005.10283). The same features, with other weights, tell how likely a caption is right.
+judged by samples alone, which stand for the model where a beam's results do not (Eikema and Aziz, arXiv 2005.10283):
+those are near to each other whatever is in the photo. The same features, with other weights, tell how likely a caption
+is right.
 
 All weights are fitted, by `recipes.reranking`, and stored with the models they were fitted with; beside other models
 they would mean nothing.
@@ -21,6 +22,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,12 +36,12 @@ from clipcap.language_model import LanguageModel
 from clipcap.options import DecodingOptions
 
 FORMAT = "clipcap-reranking-2"
-# What is known of a candidate.
+# What is known of a candidate. "The samples" are here those that all candidates are compared with.
 OF_CAPTION = (
     "log_probability",  # mean of its tokens'
     "similarity",  # cosine of text and photo, each without what all texts and all photos have in common
-    "wording",  # how many word sequences it shares with the other samples
-    "meaning",  # mean cosine to the other samples
+    "wording",  # how many word sequences it shares with the samples but itself
+    "meaning",  # mean cosine to the samples but itself
     "words",  # how many
     "stock",  # how often these models say its most usual five words
     "repetition",  # how much of it are words that it has said before, from 0 to 1
@@ -68,8 +70,8 @@ class RerankingError(ValueError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A text that was written about a photo, its mean log-probability per token, how many of the samples that all are
-    compared with it is, and whether it is whole: neither cut short nor empty."""
+    """A text that was written about a photo, its mean log-probability per token, how many of the samples have it, and
+    whether it is whole: neither cut short nor empty."""
 
     text: str
     log_probability: float
@@ -100,13 +102,13 @@ class Reranker:
     """What was fitted on photos that nothing was trained on.
 
     encoder, text, language_model: identities of the models that it was fitted with.
-    ways: how candidates are written; those of the last are the samples that all are compared with.
+    ways: how candidates are written. The last one samples, and its texts are the samples that all are compared with.
     choice, confidence: the weights of FEATURES; where one is left out it does not count. With `intercept`, `confidence`
         gives the logit of the probability that a caption is right.
     photo_mean, text_mean: (E,) means of the normalised embeddings of photos and texts.
     whitening: (K, E) directions in which photos differ little, divided by how much they do.
-    rarity: how much a word counts in comparing wordings, and in repeating itself; the rarest's is that of a word which
-        is not in it.
+    rarity: how much a word counts when wordings are compared, and when it is repeated; the rarest's is that of a word
+        which is not in it.
     stock: phrases of five words, and in what share of the captions of a style these models say them.
     notes: how it was fitted, for people.
     """
@@ -170,21 +172,34 @@ class Reranker:
         seen = F.normalize(photo.double(), dim=-1) - self.photo_mean
         said = F.normalize(F.normalize(texts.double(), dim=-1) - self.text_mean, dim=-1)
         samples = torch.tensor([candidate.samples for candidate in candidates], dtype=torch.float64)
+        wordings = [Counter(words_of(candidate.text)) for candidate in candidates]
         own = torch.stack(
             [
                 torch.tensor([candidate.log_probability for candidate in candidates], dtype=torch.float64),
                 said @ F.normalize(seen, dim=-1),
-                _mean_of_others(_shared_wording([c.text for c in candidates], self.rarity), samples),
+                _mean_of_others(_shared_wording([c.text for c in candidates], self._weight), samples),
                 _mean_of_others(said @ said.T, samples),
-                torch.tensor([len(words_of(candidate.text)) for candidate in candidates], dtype=torch.float64),
+                torch.tensor([words.total() for words in wordings], dtype=torch.float64),
                 torch.tensor([self._stock(candidate.text) for candidate in candidates], dtype=torch.float64),
-                torch.tensor([_repetition(c.text, self.rarity) for c in candidates], dtype=torch.float64),
+                torch.tensor([self._repetition(words) for words in wordings], dtype=torch.float64),
             ],
             dim=1,
         )
         means = samples @ own[:, : len(OF_PHOTO) - 1] / samples.sum().clamp(min=1)
         strangeness = (self.whitening @ seen).square().mean().clamp(min=1e-12).log()
         return torch.cat([own, torch.cat([means, strangeness[None]]).expand(len(own), -1)], dim=1)
+
+    @cached_property
+    def _rarest(self) -> float:
+        return max(self.rarity.values(), default=1.0)
+
+    def _weight(self, word: str) -> float:
+        return self.rarity.get(word, self._rarest)
+
+    def _repetition(self, words: Counter[str]) -> float:
+        """The share of a text's words that it has said before, rare ones weighing more: "the" may come often."""
+        total = sum(count * self._weight(word) for word, count in words.items())
+        return sum((count - 1) * self._weight(word) for word, count in words.items()) / total if total else 0.0
 
     def _stock(self, text: str) -> float:
         return max((self.stock.get(phrase, 0.0) for phrase in phrases_of(text)), default=0.0)
@@ -283,10 +298,9 @@ def phrases_of(text: str) -> list[str]:
     return [" ".join(words[start : start + PHRASE]) for start in range(len(words) - PHRASE + 1)]
 
 
-def _shared_wording(texts: Sequence[str], rarity: Mapping[str, float]) -> Tensor:
+def _shared_wording(texts: Sequence[str], weight: Callable[[str], float]) -> Tensor:
     """(C, C): how alike texts are by the words and sequences of words they share, from 0 to 1, as CIDEr counts: the
-    cosine of their counts, rare ones weighing more, in the mean over sequences of one to four words."""
-    unseen = max(rarity.values(), default=1.0)
+    cosine of their counts, rare ones having more `weight`, in the mean over sequences of one to four words."""
     words = [words_of(text) for text in texts]
     total = torch.zeros(len(texts), len(texts), dtype=torch.float64)
     for length in range(1, LONGEST_SEQUENCE + 1):
@@ -295,19 +309,10 @@ def _shared_wording(texts: Sequence[str], rarity: Mapping[str, float]) -> Tensor
         table = torch.zeros(len(texts), len(places), dtype=torch.float64)
         for row, found in enumerate(counts):
             for sequence, count in found.items():
-                table[row, places[sequence]] = count * max(rarity.get(word, unseen) for word in sequence)
+                table[row, places[sequence]] = count * max(map(weight, sequence))
         table = F.normalize(table, dim=1)
         total += table @ table.T
     return total / LONGEST_SEQUENCE
-
-
-def _repetition(text: str, rarity: Mapping[str, float]) -> float:
-    """The share of a text's words that it has said before, rare ones weighing more: "the" may come often."""
-    unseen = max(rarity.values(), default=1.0)
-    counts = Counter(words_of(text))
-    weights = {word: rarity.get(word, unseen) for word in counts}
-    total = sum(count * weights[word] for word, count in counts.items())
-    return sum((count - 1) * weights[word] for word, count in counts.items()) / total if total else 0.0
 
 
 def _mean_of_others(likeness: Tensor, samples: Tensor) -> Tensor:

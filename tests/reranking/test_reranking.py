@@ -189,7 +189,7 @@ def test_a_caption_that_says_its_words_again_gives_way_to_one_that_does_not() ->
     own = reranker(choice={"repetition": -1.0}, rarity={"a": 0.5, "and": 0.5, "lamp": 4.0})
     candidates = [Candidate(text, -1.0) for text in texts]
     repetition = own.features(torch.ones(SIZE), candidates, torch.ones(4, SIZE))[:, FEATURES.index("repetition")]
-    # Of three words as rare as any, "a" three times and "and": twice "a" and once "lamp" are said again.
+    # Lamp and desk weigh 4 each time, "a" and "and" 0.5. Said again are "a" twice and "lamp" once.
     assert repetition.tolist() == pytest.approx([(1 + 4) / (3 * 4 + 4 * 0.5), 1 / (3 * 4 + 4 * 0.5), 3 / 4, 0])
     judged = own.judge(torch.ones(SIZE), candidates[:2], torch.ones(2, SIZE))
     assert [judgement.place for judgement in judged] == [1, 0]
@@ -205,27 +205,32 @@ def test_a_caption_that_says_a_word_twice_in_a_row_gives_way_to_any_that_is_whol
 def test_candidates_are_compared_with_samples_and_not_with_the_beam_which_says_nearly_the_same_many_times() -> None:
     beam = [Candidate(f"a dog on a {place}", -1.0, samples=0) for place in ("hill", "roof", "bed", "bench", "boat")]
     sampled = [Candidate("a cat in a box", -2.0, samples=2), Candidate("a cat in a tree", -2.0)]
-    table = reranker().features(torch.ones(SIZE), [*beam, *sampled], torch.eye(7, SIZE))
-    wording = table[:, FEATURES.index("wording")]
-    assert wording[5:].min() > wording[:5].max()
+    plain = reranker(text_mean=torch.zeros(SIZE, dtype=torch.float64))
+    table = plain.features(torch.ones(SIZE), [*beam, *sampled], torch.eye(7, SIZE))
+    wording, meaning = (table[:, FEATURES.index(name)] for name in ("wording", "meaning"))
+    assert wording[5:].min() > wording[:5].max() > wording[:5].min() - 1e-9 >= 0
+    # No two texts mean the same here but the one that was sampled twice, which is another sample's likeness to it.
+    assert meaning.tolist() == pytest.approx([0] * 5 + [1 / 2, 0])
     samples = table[:, FEATURES.index("samples_log_probability")]
     assert samples.tolist() == [-2.0] * 7
-    without = reranker().features(torch.ones(SIZE), [beam[0], *sampled], torch.eye(7, SIZE)[[0, 5, 6]])
+    without = plain.features(torch.ones(SIZE), [beam[0], *sampled], torch.eye(7, SIZE)[[0, 5, 6]])
     assert without[0, : len(OF_CAPTION)].tolist() == pytest.approx(table[0, : len(OF_CAPTION)].tolist())
+    said = replace(sampled[1], text=beam[0].text)  # the beam's first is a sample too: it does not agree with itself
+    (first, *_) = plain.features(torch.ones(SIZE), [said, *beam[1:], sampled[0]], torch.eye(6, SIZE)).tolist()
+    assert first[FEATURES.index("meaning")] == pytest.approx(0)
 
 
 def test_only_the_last_way_gives_samples_to_compare_with(
     captioner: Captioner, mappers: list[ClipCaptionModel], photos: Tensor
 ) -> None:
-    ways = fitting(captioner).ways_for(OPTIONS)
-    together = captioner.candidates(photos, mappers[:1] * 5, ways)
-    (alone, sampled) = (
-        captioner.candidates(photos, mappers[:1] * 5, [*before, ways[-1]]) for before in ([ways[0]], [])
-    )
-    for both, one, own in zip(together, alone, sampled, strict=True):
-        assert sum(candidate.samples for candidate in both) == ways[-1].captions
-        assert both == one
-        assert {c.text: c.samples for c in both if c.samples} == {c.text: c.samples for c in own}
+    beam, samples = fitting(captioner).ways_for(OPTIONS)
+    cooler = replace(samples, temperature=0.7, seed=5)
+    everything = captioner.candidates(photos, mappers[:1] * 5, [beam, cooler, samples])
+    alone = captioner.candidates(photos, mappers[:1] * 5, [samples])
+    for found, own in zip(everything, alone, strict=True):
+        assert len(found) > len(own)
+        assert sum(candidate.samples for candidate in found) == samples.captions
+        assert {c.text: c.samples for c in found if c.samples} == {c.text: c.samples for c in own}
 
 
 def test_a_text_that_was_written_often_agrees_with_itself() -> None:
