@@ -171,5 +171,9 @@ def _compression(data: bytes, picture: Pillow.Image) -> dict[str, Any]:
 
 def _jpeg(picture: Pillow.Image, **compression: Any) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "JPEG", optimize=True, **compression)
+    try:
+        picture.save(out, "JPEG", optimize=True, **compression)
+    except OSError:  # to optimise, Pillow sets aside a byte or two for each pixel, and noise takes more
+        out = io.BytesIO()
+        picture.save(out, "JPEG", **compression)
     return out.getvalue()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,18 @@ def test_pictures_of_usual_shapes_are_stored_with_two_thousand_pixels_at_most(db
     image = store(file.getvalue())
     assert image.width <= 2 * SIDE
     assert image.height >= SIDE
+
+
+@pytest.mark.parametrize(("form", "compression"), [("PNG", {}), ("JPEG", {"quality": 99, "subsampling": 0})])
+@pytest.mark.parametrize("side", [200, 900, 2000])
+def test_noise_which_takes_more_bytes_than_pixels_is_stored_like_any_picture(
+    side: int, form: str, compression: dict[str, Any], db: None, media: Any
+) -> None:
+    noise = Image.frombytes("RGB", (side, side), random.Random(side).randbytes(3 * side * side))
+    file = io.BytesIO()
+    noise.save(file, form, **compression)
+    image = store(file.getvalue())
+    with image.file.open("rb") as stored, Image.open(stored) as picture:
+        picture.load()
+        assert picture.size == (image.width, image.height)
+    assert image.thumbnail.size > 0
