@@ -154,7 +154,8 @@ def _judgement(caption: "Caption") -> str:
     """What is said behind a caption: its confidence, and that it is unsure if it is."""
     if caption.confidence is None:
         return ""
-    return f"  ({caption.confidence:.0%}{', unsure' if is_unsure(caption.confidence) else ''})"
+    confidence = round(caption.confidence, 4)  # as JSON has it, so that both round to the same percentage
+    return f"  ({confidence:.0%}{', unsure' if is_unsure(caption.confidence) else ''})"
 
 
 def _batches(photos: list[str]) -> Iterator[list[str]]:
