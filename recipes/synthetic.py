@@ -1,6 +1,6 @@
 """Draws pictures that are not photos, with captions, for the embedded models to learn from.
 
-    python -m recipes.synthetic --out FOLDER --models models/base --count 900 --seed 0
+    python -m recipes.synthetic --out FOLDER --models models/base --count 1160 --seed 0
 
 writes FOLDER/images/*.png, FOLDER/captions.jsonl, one line a picture, and FOLDER/clip_vitb16.npz, as `recipes.photos`
 reads them. The kinds of picture take turns, so that there are as many of each, and every tenth picture is for dev. The
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Draw pictures that are not photos, with captions.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--models", type=Path, required=True, help="holds encoder/, which embeds the pictures")
-    parser.add_argument("--count", type=int, default=900)
+    parser.add_argument("--count", type=int, default=1160)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     pictures = draw_all(options.out, options.count, options.seed)

@@ -19,7 +19,7 @@ from clipcap.clip_folder import load_text_tower, read_config, save_image_tower, 
 from clipcap.training import ForeignState
 from recipes import averaged, language_model, text_tower
 from recipes.muon import Muon
-from recipes.photos import MANNERS
+from recipes.photos import MANNERS, STARTS
 
 THINGS = ("dog", "cat", "bus", "boat", "kite", "horse", "lamp", "tree")
 PLACES = ("on a beach", "in the street", "by a lake", "on a hill", "in the rain")
@@ -98,8 +98,10 @@ def made(folder: Path) -> dict[str, str]:
     }
 
 
-def run(recipe: ModuleType, data: Path, models: Path, monkeypatch: pytest.MonkeyPatch, epochs: int = 2) -> None:
-    named = {"data": data, "models": models, "work": models / "work", "epochs": epochs, "threads": 1}
+def run(
+    recipe: ModuleType, data: Path, models: Path, monkeypatch: pytest.MonkeyPatch, epochs: int = 2, **others: Path
+) -> None:
+    named = {"data": data, "models": models, "work": models / "work", "epochs": epochs, "threads": 1, **others}
     monkeypatch.setattr(sys, "argv", ["recipe", *(f"--{name}={value}" for name, value in named.items())])
     recipe.main()
 
@@ -164,6 +166,26 @@ def test_a_kind_of_captions_that_is_missing_is_named_before_anything_is_trained(
         run(language_model, without, encoder, monkeypatch)
     assert "has no captions of these kinds: no picture" in capsys.readouterr().err
     assert not (encoder / "lm").exists()
+
+
+def test_a_language_model_that_is_gone_on_from_keeps_its_tokens_whatever_the_new_captions_say(
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(text_tower, data, encoder, monkeypatch)
+    run(language_model, data, encoder, monkeypatch)
+    first = tmp_path / "first"
+    shutil.copytree(encoder, first)
+    (first / "styles").mkdir()
+    for style, manner in STARTS.items():
+        shutil.copy(first / "work" / f"start-{manner}.safetensors", first / "styles" / f"{style}.safetensors")
+    changed = tmp_path / "changed"
+    shutil.copytree(data, changed)
+    (changed / "text/more.txt").write_text("".join(f"Zyx qophs wave a vuvuzela {n} times.\n" for n in range(99)))
+    tokens = (first / "lm/tokenizer.json").read_bytes()
+    run(language_model, changed, encoder, monkeypatch, work=tmp_path / "anew")
+    assert (encoder / "lm/tokenizer.json").read_bytes() != tokens, "the new captions make other tokens"
+    run(language_model, changed, encoder, monkeypatch, work=tmp_path / "further", start=first)
+    assert (encoder / "lm/tokenizer.json").read_bytes() == tokens
 
 
 def test_a_pool_gives_each_row_once_before_any_comes_again_wherever_one_goes_on() -> None:

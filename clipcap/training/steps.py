@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clipcap.adapters import Mixture
 from clipcap.checkpoint import MapperCheckpoint, save_mapper
-from clipcap.device import autocast
+from clipcap.device import autocast, training_attention
 from clipcap.language_model import LanguageModel
 from clipcap.model import ClipCaptionModel
 from clipcap.training.data import Row, batches_of, count_tokens, draw_embeddings
@@ -109,6 +109,7 @@ class _Style:
             captions = [captions for _, captions in batch[part]]
             with (
                 self._adapted(),
+                training_attention(job.lm.device, options.precision),
                 recomputed(job.speaker) if options.recompute else nullcontext(),
                 group.apart(self.losses, really=number < len(parts)),
             ):
