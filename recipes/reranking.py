@@ -56,7 +56,7 @@ WAYS = (
 )
 WRONG = 0.5  # what naming something that is not there costs, in CIDEr
 CLASSIFIED = 0.3  # what being classified as in its style is worth
-STOCK = 3.0  # what a phrase costs that all captions of a style have
+STOCK = 6.0  # what a phrase costs that all captions of a style have
 REPETITION = 1.0  # what repeated words cost, times their share
 ORDER = 4.0  # how much more the order of captions counts in a confidence than the share that is right
 USUAL = 0.003  # of a style's candidates have a phrase that is a stock one
