@@ -24,7 +24,7 @@ from clipcap.bfloat16 import SAME
 from clipcap.captioner import Caption, Captioner
 from clipcap.decoding import Hypothesis, decode
 from clipcap.decoding.backends.eager import EagerBackend
-from clipcap.device import multiplies_bfloat16
+from clipcap.device import autocast, multiplies_bfloat16, training_attention
 from clipcap.mapper import MapperConfig, build_mapper
 from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
@@ -275,14 +275,18 @@ def training(subject: Subject) -> Group:
     parameters = list(mapper.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)
 
-    def ours(autocast: AbstractContextManager[Any]) -> float:
-        with autocast:
-            loss = caption_loss(mapper, lm, embeddings, images, end_id)
+    def ours(precision: str, attention: Callable[..., AbstractContextManager[Any]] = training_attention) -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with attention(lm.device, precision):
+            with autocast(lm.device, precision):
+                loss = caption_loss(mapper, lm, embeddings, images, end_id)
+            loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         return loss.item()
+
+    def fused(*_: object) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     repeated = embeddings.repeat_interleave(PER_IMAGE, 0).to(lm.device)
     ended = [[*caption, end_id] for caption in captions]  # both learn to end a caption
@@ -304,10 +308,11 @@ def training(subject: Subject) -> Group:
             raise DisagreementError(f"{subject.name}, training step: loss {loss}, where the original has {expected}")
 
     name, note = f"training step, {CAPTIONS} captions", f"the original: {length} tokens each, fp32"
-    rows = [Comparison(f"{name}, fp32", lambda: ours(nullcontext()), other, target=3, note=note)]
+    rows = [Comparison(f"{name}, fp32", lambda: ours("float32"), other, target=3, note=note)]
     if multiplies_bfloat16(lm.device):
-        autocast = torch.autocast(lm.device.type, torch.bfloat16)
-        rows.append(Comparison(f"{name}, bf16", lambda: ours(autocast), other, target=3, note=note))
+        rows.append(Comparison(f"{name}, bf16", lambda: ours("bfloat16"), other, target=3, note=note))
+        kernel = "torch's own attention"
+        rows.append(Comparison(f"{name}, bf16", lambda: ours("bfloat16"), lambda: ours("bfloat16", fused), note=kernel))
     return Group(check, rows)
 
 

@@ -104,8 +104,9 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
 
 
 def training_attention(device: torch.device, precision: str = "auto") -> AbstractContextManager[Any]:
-    """How training computes attention and its gradient, as `autocast` has it: on a CPU in bfloat16 by plain products.
-    torch's fused kernel is faster forward, but its gradient takes three to nine times as long there."""
+    """How training computes attention and its gradient in the precision of `autocast`: on a CPU in bfloat16 by plain
+    products, since the gradient of torch's fused kernel takes three to nine times as long there
+    (`./run bench --only training`)."""
     if device.type == "cpu" and _trains_in_bfloat16(device, precision):
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()

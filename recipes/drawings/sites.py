@@ -1,7 +1,6 @@
 """Screenshots of web sites and programs: pages, dashboards, galleries, lists, and one picture with a form beside it.
 
-They are drawn twice as large as they are kept, as screens are larger than what people keep of them: letters become as
-small as they are there.
+They are drawn at twice the size they are kept in, so that letters are as small as in a screenshot that was shrunk.
 """
 
 from random import Random
@@ -19,17 +18,17 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 class Screen:
     """A window in light or dark colours, with one colour for what stands out."""
 
-    def __init__(self, rng: Random, sizes: list[tuple[int, int]], *, dark: float = 0.3) -> None:
+    def __init__(self, rng: Random, sizes: list[tuple[int, int]]) -> None:
         self.rng = rng
-        self.night = rng.random() < dark
+        self.night = rng.random() < 0.3
         self.name = rng.choice(VIVID)
         self.accent = COLOURS[self.name]
         self.paper, self.card, self.ink, self.faint, self.line = rng.choice(_NIGHTS if self.night else _DAYS)
         self.size = rng.choice(sizes)
         self.image, self.draw = new_canvas(self.size, self.paper)
 
-    @property
-    def mode(self) -> str:
+    def some_mode(self) -> str:
+        """A word for how light it is."""
         return "dark" if self.night else self.rng.choice(["white", "light", "bright"])
 
     def words(self, count: int) -> str:
@@ -39,7 +38,7 @@ class Screen:
         self.draw.text(at, text, font=font_of(letter), fill=ink or self.ink)
 
     def lines(self, box: Box, letter: int, ink: Colour | None = None) -> float:
-        """Lines of words that fill `box`; returns where the last one ends."""
+        """Lines of words that fill `box`; returns where the next one would begin."""
         left, y, right, bottom = box
         font = font_of(letter)
         while y + letter * 1.3 <= bottom:
@@ -95,7 +94,7 @@ class Screen:
         self.draw.rounded_rectangle(box, self.rng.choice([4, 10]), fill=self.card, outline=self.line)
 
     def picture(self, box: Box) -> None:
-        """A small picture, as of a landscape, of balls or of stripes."""
+        """A small picture: hills, a house, balls or stripes."""
         left, top, right, bottom = (round(side) for side in box)
         width, height = right - left, bottom - top
         sky, ground = self.rng.sample([COLOURS[n] for n in ("turquoise", "blue", "beige", "pink", "orange", "navy")], 2)
@@ -164,6 +163,7 @@ class Screen:
         return self.image.resize((self.size[0] // 2, self.size[1] // 2), Image.Resampling.LANCZOS)
 
 
+# Of the paper, of cards on it, of ink, of faint ink and of lines.
 _DAYS: list[tuple[Colour, Colour, Colour, Colour, Colour]] = [
     ((255, 255, 255), (246, 247, 249), (24, 26, 30), (130, 136, 146), (222, 225, 230)),
     ((242, 244, 247), (255, 255, 255), (30, 34, 42), (120, 126, 138), (214, 218, 226)),
@@ -207,9 +207,9 @@ def web_page(rng: Random) -> Drawn:
             shown.append("a picture")
         screen.text((margin, y), screen.words(2), 26)
         y += 46
-    parts = [*dict.fromkeys(shown[:2])] or ["headings"]
+    part = shown[0] if shown else "headings"
     side = "a menu at left" if left else "links on top"
-    return screen.kept(), {"mode": screen.mode, "part": parts[0], "side": side, "colour": screen.name}
+    return screen.kept(), {"mode": screen.some_mode(), "part": part, "side": side, "colour": screen.name}
 
 
 def dashboard(rng: Random) -> Drawn:
@@ -244,7 +244,7 @@ def dashboard(rng: Random) -> Drawn:
         else:
             screen.chart(inner)
     return screen.kept(), {
-        "mode": screen.mode, "below": below, "count": NUMBERS[count], "colour": screen.name
+        "mode": screen.some_mode(), "below": below, "count": NUMBERS[count], "colour": screen.name
     }  # fmt: skip
 
 
@@ -256,11 +256,11 @@ def picture_grid(rng: Random) -> Drawn:
     screen.field(30, top, width * 0.6)
     screen.button(width * 0.6 + 20, top)
     step, y = (width - 40) / columns, top + 60
+    side = step * 0.75
     boxes, label = rng.random() < 0.4, rng.random() < 0.8
     while y < height:
         for i in range(columns):
             x = 20 + step * i
-            side = step * 0.75
             screen.panel((x + 6, y, x + step - 6, y + side + (64 if label else 0)))
             screen.picture((x + 12, y + 6, x + step - 12, y + side))
             if label:
@@ -269,7 +269,7 @@ def picture_grid(rng: Random) -> Drawn:
                 screen.draw.rectangle((x + 18, y + 12, x + 38, y + 32), fill=screen.card, outline=screen.ink, width=2)
         y += side + (84 if label else 20)
     under = "short texts under them" if label else "checkboxes in their corners" if boxes else "a search field above"
-    return screen.kept(), {"mode": screen.mode, "under": under, "count": NUMBERS[columns], "colour": screen.name}
+    return screen.kept(), {"mode": screen.some_mode(), "under": under, "count": NUMBERS[columns], "colour": screen.name}
 
 
 def item_list(rng: Random) -> Drawn:
@@ -297,7 +297,7 @@ def item_list(rng: Random) -> Drawn:
         if width > 1000:
             screen.text((width - 110, y + 12), f"{rng.randint(1, 28)} {rng.choice(['May', 'June', 'Oct'])}", 15)
         y += high
-    return screen.kept(), {"mode": screen.mode, "sort": sort, "colour": screen.name}
+    return screen.kept(), {"mode": screen.some_mode(), "sort": sort, "colour": screen.name}
 
 
 def picture_page(rng: Random) -> Drawn:
@@ -322,7 +322,7 @@ def picture_page(rng: Random) -> Drawn:
     screen.button(screen.button(x, y) + 12, y, plain=True)
     place = "beside it" if wide else "below it"
     what = "empty fields" if fields else "lines of text"
-    return screen.kept(), {"mode": screen.mode, "what": what, "place": place, "colour": screen.name}
+    return screen.kept(), {"mode": screen.some_mode(), "what": what, "place": place, "colour": screen.name}
 
 
 def _ink_on(name: str) -> Colour:

@@ -303,6 +303,31 @@ def test_bfloat16_trains_to_about_the_same_loss(train: Train, new_model: NewMode
     assert rough.best_validation_loss == pytest.approx(exact.best_validation_loss, rel=0.05)
 
 
+def test_attention_and_its_gradient_take_torch_s_kernel_but_for_bfloat16_on_a_cpu(
+    train: Train, new_model: NewModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused: list[bool] = []
+
+    def note(*_: object) -> None:
+        fused.append(torch.backends.cuda.flash_sdp_enabled())  # of the CPU's kernel too
+
+    def noted(*arguments: Any) -> torch.Tensor:
+        note()
+        loss = caption_loss(*arguments)
+        loss.register_hook(note)
+        return loss
+
+    monkeypatch.setattr("clipcap.training.steps.caption_loss", noted)
+    for precision, expected in (("float32", True), ("bfloat16", False)):
+        fused.clear()
+        options = dataclasses.replace(OPTIONS, precision=precision)
+        train(model=new_model(), options=options, folder=tmp_path / precision)
+        assert len(fused) > 2
+        assert set(fused) == {expected}
+    note()
+    assert fused[-1], "as before, once training has ended"
+
+
 def test_an_image_stays_in_its_part_when_others_come_and_go() -> None:
     large, small = images_of(400), images_of(250)
     training, validation = large.split(0.2)
