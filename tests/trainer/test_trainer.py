@@ -318,10 +318,10 @@ def test_attention_and_its_gradient_take_torch_s_kernel_but_for_bfloat16_on_a_cp
         return loss
 
     monkeypatch.setattr("clipcap.training.steps.caption_loss", noted)
-    for precision, expected in (("float32", True), ("bfloat16", False)):
+    exact, rough = (dataclasses.replace(OPTIONS, precision=one) for one in ("float32", "bfloat16"))
+    for options, expected in ((exact, True), (rough, False)):
         fused.clear()
-        options = dataclasses.replace(OPTIONS, precision=precision)
-        train(model=new_model(), options=options, folder=tmp_path / precision)
+        train(model=new_model(), options=options, folder=tmp_path / options.precision)
         assert len(fused) > 2
         assert set(fused) == {expected}
     note()
