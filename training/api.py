@@ -157,7 +157,7 @@ class EpochReportSerializer(ReadOnly[EpochReport]):
 class StyleViewSet(StylesInService):
     """The styles in service, default style first."""
 
-    @extend_schema(request=NewStyleSerializer, responses={201: StyleSerializer, 409: PROBLEM})
+    @extend_schema(request=NewStyleSerializer, responses={201: StyleSerializer, 404: PROBLEM, 409: PROBLEM})
     def create(self, request: Request) -> Response:
         """Make a style, with some examples if you like. It can be requested once a version of it is in service: start
         a training run, then have its version promoted.

@@ -96,9 +96,12 @@ class TrainingEngine:
             unfit = too_long(batch.style, lm.encode, lm.max_length)
             self._hold(Import.objects.all(), batch, partial(run_import, batch, self.stopping, unfit))
             return 1
-        for run in TrainingRun.objects.filter(belonging_to(self.models.base())).claim(self.name, 1):
+        runs = TrainingRun.objects.filter(belonging_to(self.models.base()))
+        for run in runs.claim(self.name, 1):
             self._hold(TrainingRun.objects.all(), run, partial(self._run, run, self.stopping))
             return 1
+        if self.breaker.trouble:
+            self.breaker.note_idle(runs.unfinished().exists())
         return 0
 
     def _hold(self, queue: JobQuerySet[Any], job: Job, bring_to_end: Callable[[], None]) -> None:

@@ -98,6 +98,8 @@ class CaptionEngine:
         if rows:
             with self._hold(rows), self._letting_pass(rows):
                 self._process(rows)
+        elif self.breaker.trouble:
+            self.breaker.note_idle(any(queue.unfinished().exists() for queue in self._queues()))
         return searches + len(rows)
 
     def embed_texts(self) -> int:
@@ -197,10 +199,13 @@ class CaptionEngine:
         models = self.captioner
         return BaseModels.objects.loaded(models.encoder.identity, models.language_model.identity)
 
+    def _queues(self) -> list[JobQuerySet[Any]]:
+        base = self.base()
+        return [belonging.captions_of(base), belonging.drafts_of(base)]
+
     def _claim(self) -> Sequence[Row]:
         self._turn += 1
-        base = self.base()
-        queues: list[JobQuerySet[Any]] = [belonging.captions_of(base), belonging.drafts_of(base)]
+        queues = self._queues()
         if self._turn % DRAFTS_FIRST == 0:
             queues.reverse()
         for queue in queues:

@@ -1,5 +1,5 @@
 """A circuit breaker: a worker that keeps failing claims nothing for a while, so that others get to the rows, and then
-tries one row. It closes with the first that succeeds."""
+tries one row. It closes with the first that succeeds, or with nothing left to try."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ class Breaker:
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self._strikes - STRIKES))
             self._until, self.trouble = time.monotonic() + pause * random.uniform(0.5, 1.0), trouble
 
+    def note_idle(self, unfinished: bool) -> None:
+        """Take in that there was nothing to claim, and whether there are rows that will have to be tried again. If not,
+        others have done them: a worker that waited for one to succeed would call itself paused until somebody asks for
+        more. One row is still tried first, and a failure pauses it again."""
+        if not unfinished:
+            self.trouble = ""
+
     @property
     def seconds_left(self) -> float:
         """Of the pause; 0 if there is none."""
@@ -35,4 +42,4 @@ class Breaker:
         """How many rows may be claimed now, `most` while all is well."""
         if self.seconds_left:
             return 0
-        return min(1, most) if self.trouble else most
+        return min(1, most) if self._strikes >= STRIKES else most

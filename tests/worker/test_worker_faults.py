@@ -156,6 +156,27 @@ def test_a_worker_that_keeps_failing_pauses_itself_says_so_and_tries_one_row_whe
     assert worker.tries_again_at is None
 
 
+def test_a_worker_that_paused_itself_is_well_again_when_others_have_done_the_rest(
+    engine: CaptionEngine, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(5)
+    media.rename(media.with_name("away"))
+    for _ in range(STRIKES):
+        engine.work()
+        pause_is_over()
+    media.with_name("away").rename(media)
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 3600)
+    at_another = Caption.objects.claim("another", 5)
+    assert engine.work() == 0
+    assert engine.breaker.trouble, "they may come back to it"
+    for row in at_another:
+        row.succeed(text="Two dogs on grass.")
+    assert engine.work() == 0
+    assert engine.breaker.trouble == ""
+    ask(2)
+    assert engine.work() == 1, "it tries one all the same"
+
+
 def test_a_worker_short_of_memory_beside_sound_ones_costs_no_caption(
     engine: CaptionEngine, instead: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
