@@ -1,11 +1,18 @@
 """What a WSGI server runs: `clipcap_site.wsgi:application`."""
 
+import gc
 import os
 
 from django.core.wsgi import get_wsgi_application
+from django.urls import get_resolver
 
 os.environ.setdefault("CLIPCAP_STATEMENT_SECONDS", "15")  # nobody waits longer for a page
 # numpy's threads wait for each other in loops: beside other work, a search by meaning took them five times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "clipcap_site.settings")
 application = get_wsgi_application()
+_ = get_resolver().url_patterns  # or the first visitor waits until every page's module is loaded
+# What is loaded by now stays. To go through it again and again in search of garbage takes a tenth of a second, of
+# whoever happens to ask then.
+gc.collect()
+gc.freeze()

@@ -12,7 +12,8 @@ import logging
 import statistics
 import time
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -64,7 +65,7 @@ def queue_text(encoder: str, text: str) -> TextEmbedding:
 
 
 def near(
-    encoder: str, vector: Vectors, listed: Iterable[QuerySet[Caption]] | None, most: int, *, stand_out: bool
+    encoder: str, vector: Vectors, listed: Sequence[QuerySet[Caption]] | None, most: int, *, stand_out: bool
 ) -> tuple[list[tuple[uuid.UUID, float]], bool]:
     """The images nearest to a vector, of those that the `listed` captions are of (None: of all), each with its cosine.
 
@@ -81,11 +82,19 @@ def near(
     Raises:
         OSError: the index cannot be written.
     """
-    images, cosines, complete = _compare(encoder, vector)
-    mine = np.arange(len(images)) if listed is None else np.flatnonzero(_among(images[:, 0], _first_halves(listed)))
-    if stand_out and len(mine):
-        mine = mine[cosines[mine] >= _chance(cosines[mine])]
-    best = mine[np.argsort(-cosines[mine], kind="stable")][:most]
+    index = _index(encoder)
+    try:
+        images, cosines, own, complete = _compare(index, encoder, vector, listed)
+    except BrokenIndex as error:
+        log.warning("an index is rebuilt", extra={"index": index.path, "error": error})
+        with index.growing() as mine:
+            if mine:
+                index.path.unlink(missing_ok=True)
+        images, cosines, own, complete = _compare(index, encoder, vector, listed)
+    rows = np.arange(len(images)) if own is None else np.flatnonzero(_among(images[:, 0], own))
+    if stand_out and len(rows):
+        rows = rows[cosines[rows] >= _chance(cosines[rows])]
+    best = rows[np.argsort(-cosines[rows], kind="stable")][:most]
     return [(uuid.UUID(bytes=images[row].tobytes()), float(cosines[row])) for row in best], complete
 
 
@@ -159,19 +168,16 @@ def _index(encoder: str) -> VectorFile:
     return VectorFile(settings.INDEX / f"{hashlib.sha256(encoder.encode()).hexdigest()[:16]}.vectors")
 
 
-def _compare(encoder: str, vector: Vectors) -> tuple[Images, Vectors, bool]:
-    """All images of the index, their cosines with a vector, and whether the index has all embeddings by now."""
-    index = _index(encoder)
-    try:
-        complete = _feed(index, encoder)
-        return (*index.compare(vector), complete)
-    except BrokenIndex as error:
-        log.warning("an index is rebuilt", extra={"index": index.path, "error": error})
-        with index.growing() as mine:
-            if mine:
-                index.path.unlink(missing_ok=True)
-        complete = _feed(index, encoder)
-        return (*index.compare(vector), complete)
+def _compare(
+    index: VectorFile, encoder: str, vector: Vectors, listed: Sequence[QuerySet[Caption]] | None
+) -> tuple[Images, Vectors, NDArray[np.uint64] | None, bool]:
+    """All images of the index, their cosines with a vector, what `_first_halves` finds of those that are `listed`, and
+    whether the index has all embeddings by now."""
+    complete = _feed(index, encoder)
+    with ThreadPoolExecutor(1) as pool:  # numpy and the database each take a while, and neither holds Python up
+        comparing = pool.submit(index.compare, vector)
+        own = None if listed is None else _first_halves(listed)
+        return (*comparing.result(), own, complete)
 
 
 def _feed(index: VectorFile, encoder: str) -> bool:
@@ -228,7 +234,7 @@ class _Joined(Aggregate):
         return self.as_sql(compiler, connection, template=template, **context)
 
 
-def _first_halves(captions: Iterable[QuerySet[Caption]]) -> NDArray[np.uint64]:
+def _first_halves(captions: Sequence[QuerySet[Caption]]) -> NDArray[np.uint64]:
     """The first halves of the ids of the images that captions are of, in order. Two images that share theirs are as
     unlikely as two that share the whole, and whoever shows images asks the database for them anyway."""
     texts = [rows.order_by().aggregate(images=_Joined("image_id"))["images"] or "" for rows in captions]

@@ -156,13 +156,14 @@ def search_images(
         Refused: the text is too long.
     """
     text = tidy_search(text)
-    worded = _images_with_words(viewer, text, **filters)
+    worded, all_worded = _images_with_words(viewer, text, **filters)
     near, state, detail = _images_that_show(viewer, text, seconds, may_ask)
     # Whatever the index says, what is shown to whom is what the database says.
     allowed = _of_images(search_captions(viewer, **filters), near)
     near = [image for image in near if image in allowed]
-    more = _of_images(search_captions(viewer, text=text, **filters), near).difference(worded)
-    worded += [image for image in near if image in more]
+    if not all_worded:
+        more = _of_images(search_captions(viewer, text=text, **filters), near).difference(worded)
+        worded += [image for image in near if image in more]
     found_by: dict[Match, set[uuid.UUID]] = {"words": set(worded), "meaning": set(near)}
     ranking = meaning.fuse(worded, near)
     hits = [Hit(image, tuple(way for way, images in found_by.items() if image in images)) for image in ranking]
@@ -209,8 +210,9 @@ def _words(text: str) -> list[str]:
     return text.replace("\0", "").split()[:MOST_WORDS]
 
 
-def _images_with_words(viewer: Viewer, text: str, **filters: Any) -> list[uuid.UUID]:
-    """The images whose captions hold every word, as far as they are found; those of the newest captions first.
+def _images_with_words(viewer: Viewer, text: str, **filters: Any) -> tuple[list[uuid.UUID], bool]:
+    """The images whose captions hold every word, as far as they are found, those of the newest captions first; and
+    whether that is all of them.
 
     Corrections are looked up by themselves, and the parts of the viewer's lists too: with a condition that covers all,
     a database would look at every caption it has.
@@ -223,8 +225,10 @@ def _images_with_words(viewer: Viewer, text: str, **filters: Any) -> list[uuid.U
     queries.append(search_captions(viewer, text=text, **filters).filter(pk__in=corrected))
     # In an index's own order: in that of lists, SQLite sorts all that somebody may see.
     newest = [query.order_by("-created_at", "-pk").values_list("created_at", "image") for query in queries]
-    rows = [row for query in newest for row in query[: 3 * most]]
-    return list(dict.fromkeys(image for _, image in sorted(rows, reverse=True)))[:most]
+    found = [list(query[: 3 * most]) for query in newest]
+    images = dict.fromkeys(image for _, image in sorted((row for rows in found for row in rows), reverse=True))
+    limits = [len(corrected) < most, len(images) <= most, *(len(rows) < 3 * most for rows in found)]
+    return list(images)[:most], all(limits)
 
 
 def _images_that_show(
