@@ -12,7 +12,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "clipcap_site.settings")
 application = get_wsgi_application()
 _ = get_resolver().url_patterns  # or the first visitor waits until every page's module is loaded
-# What is loaded by now stays. To go through it again and again in search of garbage takes a tenth of a second, of
-# whoever happens to ask then.
+# What is loaded by now stays. Looking for garbage among it would cost whoever asks at that moment a tenth of a second.
 gc.collect()
 gc.freeze()

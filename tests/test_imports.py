@@ -13,9 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 WEB = """
-import json, os, sys, time
+import gc, json, os, sys, time
 started = time.perf_counter()
 from clipcap_site.wsgi import application
+kept = gc.get_freeze_count()
 from django.test import RequestFactory
 from django.urls import get_resolver
 
@@ -32,6 +33,7 @@ import numpy
 
 numpy.ones((1000, 1000)) @ numpy.ones(1000)
 found = {"torch": "torch" in sys.modules, "kilobytes": int(memory[0]), "seconds": seconds}
+found["share kept from the garbage collector"] = kept / (kept + len(gc.get_objects()))
 print(json.dumps(found | {"threads": len(os.listdir("/proc/self/task"))}))
 """
 
@@ -56,6 +58,7 @@ def test_the_web_process_loads_no_torch_stays_below_200_megabytes_and_computes_w
     assert not found["torch"]
     assert found["kilobytes"] < 200_000
     assert found["threads"] == 1
+    assert found["share kept from the garbage collector"] > 0.9
 
 
 # From the bottom to the top: each may import what stands above it in this list, and nothing in its own line.

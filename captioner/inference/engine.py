@@ -99,7 +99,8 @@ class CaptionEngine:
             with self._hold(rows), self._letting_pass(rows):
                 self._process(rows)
         elif self.breaker.trouble:
-            self.breaker.note_idle(any(queue.unfinished().exists() for queue in self._queues()))
+            searched = TextEmbedding.objects.filter(encoder=self.captioner.encoder.text_identity)
+            self.breaker.note_idle(any(queue.unfinished().exists() for queue in (*self._queues(), searched)))
         return searches + len(rows)
 
     def embed_texts(self) -> int:

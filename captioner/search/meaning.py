@@ -174,9 +174,11 @@ def _compare(
     """All images of the index, their cosines with a vector, what `_first_halves` finds of those that are `listed`, and
     whether the index has all embeddings by now."""
     complete = _feed(index, encoder)
+    if listed is None:
+        return (*index.compare(vector), None, complete)
     with ThreadPoolExecutor(1) as pool:  # numpy and the database each take a while, and neither holds Python up
         comparing = pool.submit(index.compare, vector)
-        own = None if listed is None else _first_halves(listed)
+        own = _first_halves(listed)
         return (*comparing.result(), own, complete)
 
 

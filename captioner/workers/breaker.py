@@ -1,5 +1,5 @@
 """A circuit breaker: a worker that keeps failing claims nothing for a while, so that others get to the rows, and then
-tries one row. It closes with the first that succeeds, or with nothing left to try."""
+tries one row. It closes with the first that succeeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds; twice as long with every furt
 
 
 class Breaker:
-    """Of one worker. `trouble` is what its last turn failed with, once it has paused; empty while all is well."""
+    """Of one worker. `trouble` is what its last turn failed with, once it has paused; empty while all is well, or while
+    there is nothing to try."""
 
     def __init__(self) -> None:
         self._strikes, self._until, self.trouble = 0, 0.0, ""
@@ -28,8 +29,8 @@ class Breaker:
 
     def note_idle(self, unfinished: bool) -> None:
         """Take in that there was nothing to claim, and whether there are rows that will have to be tried again. If not,
-        others have done them: a worker that waited for one to succeed would call itself paused until somebody asks for
-        more. One row is still tried first, and a failure pauses it again."""
+        others have ended them, or their time has: a worker that waited for one to succeed would call itself paused
+        until somebody asks for more. It still begins with one row, and is paused again if that fails."""
         if not unfinished:
             self.trouble = ""
 
@@ -39,7 +40,7 @@ class Breaker:
         return max(0.0, self._until - time.monotonic())
 
     def limit(self, most: int) -> int:
-        """How many rows may be claimed now, `most` while all is well."""
+        """How many rows may be claimed now: none during a pause, one until one succeeds, else `most`."""
         if self.seconds_left:
             return 0
         return min(1, most) if self._strikes >= STRIKES else most

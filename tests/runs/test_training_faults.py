@@ -1,6 +1,7 @@
 """Runs that are interrupted, find no room or lose what they need: nothing is lost, and the run says why."""
 
 import tempfile
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import Status
 from captioner.models import Image, MapperVersion, Style
+from captioner.workers.breaker import STRIKES
 from tests.runs.ended import QUICK, succeeds, trained, work_and_cancel
 from tests.servers import small_disk
 from training import services
@@ -84,6 +86,27 @@ def test_a_run_whose_photos_cannot_be_read_for_a_while_waits_and_leaves_none_out
     TrainingRun.objects.update(ready_at=None)
     succeeds(run, engine)
     assert not RunEvent.objects.filter(run=run, message__contains="left out").exists()
+
+
+@pytest.mark.embedded_models
+def test_a_training_worker_that_paused_itself_is_well_again_when_no_run_is_left(
+    factual: Style, engine: CaptionEngine, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = services.start_run(style=factual, options={"epochs": 1, "start": "scratch", "layers": 1})
+    media.rename(media.with_name("away"))
+    trainer = TrainingEngine(engine)
+    for _ in range(STRIKES):
+        assert trainer.work() == 1
+        TrainingRun.objects.update(ready_at=None)
+    assert trainer.work() == 0, "it has paused itself"
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 3600)
+    assert trainer.work() == 1, "it tries again"
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 3600)
+    assert trainer.work() == 0, "not at once"
+    assert trainer.breaker.trouble
+    services.cancel_run(run)
+    assert trainer.work() == 0
+    assert trainer.breaker.trouble == ""
 
 
 def test_only_workers_that_a_run_lost_since_it_last_got_on_count_against_it(

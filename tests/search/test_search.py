@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
@@ -23,6 +24,8 @@ from captioner.errors import Refused
 from captioner.inference.engine import CaptionEngine
 from captioner.jobs.job import MAX_ATTEMPTS
 from captioner.models import EVERYBODY, Caption, Embedding, Image, Style, TextEmbedding, Viewer, Worker
+from captioner.services.search import MOST_FOUND
+from captioner.workers.breaker import STRIKES, Breaker
 from tests.engine_thread import heard_from
 from tests.search.rows import PHOTOS, VISITOR, by, crowd, direction, known, photo, search
 
@@ -74,6 +77,17 @@ def test_every_word_has_to_be_there_in_the_machines_text_or_in_a_persons(style: 
     services.correct_caption(VISITOR, corrected.captions.get().pk, "Grandpa on the beach")
     photo(style, "a man swims", None)
     assert by(search("man BEACH")) == {corrected.pk: ("words",)}
+
+
+def test_a_photo_beyond_the_newest_with_a_word_is_found_by_it_if_it_shows_it_too(
+    style: Style, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd(style)
+    shown = photo(style, "the dog barks", direction(0, noise=0.05))
+    newest = photo(style, "a dog's bowl", direction(5))
+    known("dog", direction(0))
+    monkeypatch.setitem(MOST_FOUND, "words", 1)
+    assert by(search("dog")) == {newest.pk: ("words",), shown.pk: ("words", "meaning")}
 
 
 def test_filters_hold_for_both_ways(style: Style, worker: Worker) -> None:
@@ -229,6 +243,27 @@ def test_a_text_that_cannot_be_embedded_waits_alone_to_be_tried_again(
         "poison": "queued",
         "a cat": "succeeded",
     }
+
+
+def test_a_worker_that_cannot_embed_texts_says_so_while_searches_wait_for_it(
+    style: Style, reading_engine: CaptionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard_from(reading_engine)
+    monkeypatch.setattr(reading_engine, "breaker", Breaker())
+
+    def no_memory(texts: Sequence[str]) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(reading_engine.captioner.encoder, "encode_text", no_memory)
+    search("a dog")
+    for _ in range(STRIKES):
+        assert reading_engine.work() == 1
+        TextEmbedding.objects.update(ready_at=None)
+    assert reading_engine.breaker.trouble
+    TextEmbedding.objects.all().delete()
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 3600)
+    assert reading_engine.work() == 0
+    assert reading_engine.breaker.trouble == "", "nobody waits any more"
 
 
 def test_an_encoder_without_a_text_half_claims_none(
