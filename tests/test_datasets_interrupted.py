@@ -19,12 +19,14 @@ from django.utils import timezone
 from captioner.errors import Refused
 from captioner.jobs.job import Status
 from captioner.models import Style
+from clipcap.progress import ProgressBar
 from tests.dataset_files import FORMATS, expected, json_lines, packed, pairs, picture, pictures
 from tests.importing import assert_consistent, examples, processed, queued, reasons, run_command, stop_after
 from tests.people import client_of
 from tests.servers import wait_until
 from training import services
 from training.datasets import importer
+from training.management.commands import import_examples
 from training.models import Import, TrainingRun
 
 pytestmark = [pytest.mark.usefixtures("both_databases"), pytest.mark.django_db]
@@ -216,6 +218,16 @@ def test_ctrl_c_stops_the_command_and_resume_goes_on(style: Style, many: Path, b
     assert 0 < batch.rows < 10_000
     assert_consistent(batch)
     assert "10000 rows: 10000 new examples" in run_command("--resume", str(batch.pk))
+
+
+def test_ctrl_c_while_the_progress_is_looked_up_stops_the_command_too(
+    style: Style, many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_examples, "LOOK", 0.0)
+    monkeypatch.setattr(ProgressBar, "show", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(CommandError, match="the import is canceled; to resume"):
+        run_command("plain", str(many))
+    assert Import.objects.get().status == Status.CANCELED
 
 
 def test_a_failed_import_is_resumed_from_its_page_until_its_file_is_pruned(

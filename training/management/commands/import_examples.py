@@ -101,18 +101,19 @@ class _Follower:
         self.interrupted = True
 
     def stopping(self) -> bool:
-        now = time.monotonic()
         if self.interrupted:
             # Canceled, not handed back: a worker would take it up at once, and it was to stop.
             Import.objects.filter(pk=self.batch.pk).cancel()
-        elif now - self.looked > LOOK:
+            return True
+        now = time.monotonic()
+        if now - self.looked > LOOK:
             self.looked = now
             rows, total = Import.objects.values_list("rows", "total").get(pk=self.batch.pk)
             self.progress.show(rows, total)
             if now - self.renewed > BEAT:
                 self.renewed = now
                 self.claim.renew()
-        return self.interrupted
+        return False  # whoever interrupts from here on is heard the next time, with what belongs to it
 
 
 def _started(options: dict[str, Any]) -> Import:
