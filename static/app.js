@@ -149,8 +149,8 @@ function send(upload, onProgress) {
   const { file, styles } = upload;
   return new Promise((resolve, reject) => {
     const data = new FormData();
-    data.append("csrfmiddlewaretoken", form.elements.csrfmiddlewaretoken.value);
-    data.append("request", form.elements.request.value); // known before it is made: a repetition changes nothing
+    // Who sends it and for which request is known before either is made: a repetition changes nothing.
+    for (const name of ["csrfmiddlewaretoken", "visitor", "request"]) data.append(name, form.elements[name].value);
     for (const style of styles) data.append("styles", style);
     data.append("photos", file, file.name || "pasted");
     const xhr = new XMLHttpRequest();

@@ -20,6 +20,7 @@ from django.views.decorators.http import require_GET, require_POST
 from captioner import services, uploads
 from captioner.errors import Refused
 from captioner.http.throttles import SearchesThrottle
+from captioner.http.viewer import offer_name
 from captioner.jobs.job import Status
 from captioner.models import Caption, Image, Style, Viewer
 from captioner.web.exports import caption_file
@@ -54,6 +55,7 @@ def home(request: HttpRequest, viewer: Viewer) -> HttpResponse:
         "max_bytes": settings.MAX_UPLOAD_BYTES,
         "max_megabytes": settings.MAX_UPLOAD_BYTES / 1e6,
         "request_id": uuid.uuid4(),
+        "visitor": offer_name(request),
         "recent": services.visible_images(viewer).prefetch_related(few(services.visible_captions(viewer)))[:6],
     }
     return render(request, "captioner/home.html", context)

@@ -125,8 +125,18 @@ def test_files_that_are_no_photos_fail_alone_each_with_its_cause(
     expect(failed).to_have_count(1)
 
 
+def test_a_visitor_whose_first_answer_was_lost_goes_on_on_the_same_page(page: Page) -> None:
+    upload(page, PHOTOS[0])
+    expect(page.locator(".photo")).to_have_count(1)
+    page.context.clear_cookies(name="sessionid")  # it came with that answer
+    page.locator("#photos").set_input_files(PHOTOS[1])
+    expect(page.locator(".photo")).to_have_count(2)
+    assert len({(caption.request_id, caption.visitor) for caption in Caption.objects.all()}) == 1
+
+
 def test_uploads_are_canceled_one_by_one_and_all_together(page: Page) -> None:
-    page.route("**/upload/", lambda route: None)  # the first is under way for as long as the test wants
+    held = [True]  # the first is under way for as long as the test wants; to unroute would send on what is held
+    page.route("**/upload/", lambda route: None if held else route.continue_())
     upload(page, *PHOTOS[:5])
     queue, rows = page.locator("#queue"), page.locator("#uploads li")
     expect(queue).to_contain_text("0 of 5 photos uploaded")
@@ -138,7 +148,7 @@ def test_uploads_are_canceled_one_by_one_and_all_together(page: Page) -> None:
     queue.get_by_role("button", name="Cancel all").click()
     expect(rows).to_have_count(0)
     expect(queue).to_be_hidden()
-    page.unroute("**/upload/")
+    held.clear()
     page.locator("#photos").set_input_files(PHOTOS[5])
     expect(page.locator(".photo")).to_have_count(1)
     assert Image.objects.count() == 1

@@ -2,6 +2,7 @@
 
 import io
 import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from django.test import Client
 from django.urls import reverse
 
 from captioner import services
+from captioner.http import viewer as viewers
 from captioner.inference.engine import CaptionEngine
 from captioner.models import (
     Caption,
@@ -133,6 +135,24 @@ def test_an_upload_repeated_after_its_answer_was_lost_is_queued_once(client: Cli
     client.post("/upload/", {"photos": jpeg(), "request": key, "styles": "all"}, headers=JSON)
     assert Caption.objects.count() == 3
     assert CaptionRequest.objects.count() == 1
+
+
+def test_a_first_upload_whose_answer_was_lost_and_the_session_with_it_is_repeated_by_the_same_visitor(
+    client: Client, styles: dict[str, Style], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = client.get("/").context
+    sent = {"request": str(form["request_id"]), "visitor": form["visitor"]}
+
+    def send(**changes: str) -> int:
+        client.cookies.pop("sessionid", None)
+        return client.post("/upload/", sent | {"photos": jpeg()} | changes, headers=JSON).status_code
+
+    assert [send(), send()] == [201, 201]
+    assert Caption.objects.count() == 1
+    assert client.get("/").context["visitor"] == "", "who has a name is offered none"
+    assert send(visitor="x" + sent["visitor"]) == 404
+    monkeypatch.setattr(viewers, "OPEN", timedelta(0))
+    assert send() == 404
 
 
 def test_nobody_adds_to_the_request_of_another(client: Client, styles: dict[str, Style], viewer: Viewer) -> None:
