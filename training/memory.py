@@ -7,8 +7,8 @@ part is kept was measured on a CPU in float32, with prefixes of 10 to 64 vectors
 batches it was from 5 % below the peak to 25 % above.
 
 In bfloat16 on a CPU the scores of attention are kept too, and many captions of one image are a long row; it is less
-all the same. Beside `models/base` a step with 128 captions keeps 289 MiB in float32 and 251 MiB in bfloat16 where each
-has an image of its own, 188 and 184 MiB with five an image, 164 and 252 MiB with forty.
+all the same. Beside `models/base` a step with 128 captions was found to keep 289 MiB in float32 and 251 MiB in bfloat16
+where each has an image of its own, 188 and 184 MiB with five an image, 164 and 252 MiB with forty.
 """
 
 from captioner.models import MapperVersion

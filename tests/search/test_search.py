@@ -13,7 +13,8 @@ import pytest
 import torch
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
-from django.db import transaction
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -86,8 +87,14 @@ def test_a_photo_beyond_the_newest_with_a_word_is_found_by_it_if_it_shows_it_too
     shown = photo(style, "the dog barks", direction(0, noise=0.05))
     newest = photo(style, "a dog's bowl", direction(5))
     known("dog", direction(0))
+    expected = {newest.pk: ("words",), shown.pk: ("words", "meaning")}
+    search("dog")  # the index is fed
+    with CaptureQueriesContext(connection) as once:
+        assert by(search("dog")) == expected
     monkeypatch.setitem(MOST_FOUND, "words", 1)
-    assert by(search("dog")) == {newest.pk: ("words",), shown.pk: ("words", "meaning")}
+    with CaptureQueriesContext(connection) as twice:
+        assert by(search("dog")) == expected
+    assert len(twice) == len(once) + 1, "words are looked for again only where not all photos with them were found"
 
 
 def test_filters_hold_for_both_ways(style: Style, worker: Worker) -> None:
