@@ -30,6 +30,7 @@ from clipcap.training import CaptionedImages, TrainingOptions, train_mapper, tra
 from recipes.command import new_parser, parsed
 from recipes.photos import STARTS, STYLES, Photo, load_photos
 from recipes.report import Report, report_epoch
+from recipes.styled_captions import add_styled_captions
 from recipes.views import views_at_hand
 
 OPTIONS = TrainingOptions(epochs=1, batch_size=80, learning_rate=3e-4, noise=0.3, patience=1, seed=1)
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=OPTIONS.epochs)
     parser.add_argument("--out", type=Path, help="receives the styles in place of models/styles")
     arguments = parsed(parser)
-    photos = load_photos(arguments.data)
+    photos = add_styled_captions(load_photos(arguments.data))
     lm = LanguageModel.load(f"local-dir:{arguments.models / 'lm'}", device="cpu")
     encoder = Encoder.load(f"local-dir:{arguments.models / 'encoder'}", device="cpu")
     styles = arguments.style or STYLES

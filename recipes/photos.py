@@ -5,7 +5,7 @@ Layout of that folder (`--data`):
     flickr8k/captions.jsonl    {"image", "split": train|dev, "factual": [...]} a line
     flickr8k/images/
     photos/captions.jsonl      {"image", "source", "by": written|people|web, "split", "factual": [...], "humorous",
-                               "romantic", "web": [...]} a line, with the captions there are
+                               "romantic", "web": [...]} a line, with the captions there are; the styles' may be lists
     photos/images/             of the dev part
     coco_cc/captions.json      [{"file", "captions": [...]}]: never trained on, kept to look at
     coco_cc/images/
@@ -83,7 +83,7 @@ def load_photos(data: Path) -> list[Photo]:
         for row in _lines(data / folder / "captions.jsonl"):
             name = row["image"]
             captions = {"people" if row["by"] == "people" else "written": row.get("factual", [])}
-            captions |= {style: [row[style]] if style in row else [] for style in STYLES[1:]}
+            captions |= {style: _several(row.get(style, [])) for style in STYLES[1:]}
             captions["web"] = row.get("web", [])
             captions = {manner: [tidy(c) for c in found] for manner, found in captions.items() if found}
             path = data / folder / "images" / name
@@ -114,6 +114,10 @@ def tidy(caption: str) -> str:
     stop last."""
     text = re.sub(r"\s+([.,;:!?'])", r"\1", " ".join(caption.replace('"', "").split())).strip(" .,;:-")
     return text[:1].upper() + text[1:] + ("" if text.endswith(("!", "?")) else ".")
+
+
+def _several(captions: str | list[str]) -> list[str]:
+    return [captions] if isinstance(captions, str) else captions
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,9 @@ import numpy as np
 from clipcap.encoder import Encoder
 from recipes.drawing_captions import Captions
 from recipes.drawings import KINDS
+from recipes.photos import STYLES
+
+CAPTIONS = 2  # of a picture in each style
 
 
 def draw_all(out: Path, count: int, seed: int) -> list[Path]:
@@ -32,15 +35,14 @@ def draw_all(out: Path, count: int, seed: int) -> list[Path]:
             name = f"{number:05}_{kind}.png"
             pictures.append(out / "images" / name)
             image.save(pictures[-1])
-            row = {
+            row: dict[str, object] = {
                 "image": name,
                 "source": "synthetic",
                 "by": "drawn",
                 "split": "dev" if (turn + place) % 10 == 9 else "train",
-                "factual": [captions.write("factual", kind, facts), captions.write("factual", kind, facts)],
-                "humorous": captions.write("humorous", kind, facts),
-                "romantic": captions.write("romantic", kind, facts),
             }
+            for style in STYLES:
+                row[style] = [captions.write(style, kind, facts) for _ in range(CAPTIONS)]
             lines.write(json.dumps(row) + "\n")
     return pictures
 

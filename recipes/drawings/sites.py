@@ -26,6 +26,7 @@ class Screen:
         self.paper, self.card, self.ink, self.faint, self.line = rng.choice(_NIGHTS if self.night else _DAYS)
         self.size = rng.choice(sizes)
         self.image, self.draw = new_canvas(self.size, self.paper)
+        self.links = False  # in the bar; a narrow one has no room for them
 
     def some_mode(self) -> str:
         """A word for how light it is."""
@@ -59,6 +60,7 @@ class Screen:
         self.draw.circle((34, height / 2), 12, fill=ink if full else self.accent)
         self.text((58, height / 2 - 12), self.words(self.rng.choice([1, 2])), 22, ink)
         x: float = width - self.rng.choice([420, 520, 300])
+        self.links = x > 260
         while 260 < x < width - 90:
             link = self.words(1)
             self.text((x, height / 2 - 9), link, 17, ink)
@@ -208,7 +210,7 @@ def web_page(rng: Random) -> Drawn:
         screen.text((margin, y), screen.words(2), 26)
         y += 46
     part = shown[0] if shown else "headings"
-    side = "a menu at left" if left else "links on top"
+    side = "a menu at left" if left else "links on top" if screen.links else "a bar on top"
     return screen.kept(), {"mode": screen.some_mode(), "part": part, "side": side, "colour": screen.name}
 
 
@@ -230,16 +232,16 @@ def dashboard(rng: Random) -> Drawn:
             (box[0] + 16, y + 42), rng.choice([f"{rng.randint(0, 9999):,}", f"{rng.uniform(0, 99):.1f} %"]), 42, ink
         )
     y += 136
-    below = rng.choice(["a chart", "a table", "charts and tables", "charts"])
+    below = rng.choice(["a chart", "a table", "a chart and a table", "charts"])
     boxes = [(left, y, width - 46.0, height - 24.0)]
-    if below in ("charts and tables", "charts"):
+    if below in ("a chart and a table", "charts"):
         middle = (left + width - 46) / 2
         boxes = [(left, y, middle - 8, height - 24.0), (middle + 8, y, width - 46.0, height - 24.0)]
     for i, box in enumerate(boxes):
         screen.panel(box)
         inner = (box[0] + 20, box[1] + 50, box[2] - 20, box[3] - 20)
         screen.text((box[0] + 20, box[1] + 14), screen.words(2), 20)
-        if below == "a table" or (below == "charts and tables" and i):
+        if below == "a table" or (below == "a chart and a table" and i):
             screen.table(inner)
         else:
             screen.chart(inner)
