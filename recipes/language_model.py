@@ -7,7 +7,7 @@ if it has learned to, so it is trained together with a mapper (the paper's fine-
 The manners share that mapper but for its constants.
 
 `--start FOLDER` goes on from the language model and the mappers of such a folder, with its tokens, in place of from
-nothing, and learns more of the styles.
+nothing.
 
 Captions that have no picture are learned from too: the text tower says where their picture would lie in CLIP's space,
 which a linear map and the errors of that map on real pairs make look like a picture's embedding (after CapDec, arXiv
@@ -54,8 +54,6 @@ LONGEST = 48  # tokens of a caption that is learned from
 PART = 32  # rows of like length that are computed together, so that little is padding
 # How many rows of a step come from where.
 SHARES = {"people": 0.24, "written": 0.22, "humorous": 0.16, "romantic": 0.14, "web": 0.06, "no picture": 0.18}
-# And where it goes on from models that know captions: the styles are what they lack.
-LATER_SHARES = {"people": 0.2, "written": 0.15, "humorous": 0.29, "romantic": 0.22, "web": 0.03, "no picture": 0.11}
 NOISE = 0.3  # added to embeddings, in deviations of each dimension
 
 
@@ -233,21 +231,20 @@ class Task(Averaged[Joint]):
         optimizer: Optimizers[Joint],
         embeddings: Tensor,
         pools: Sequence[Pool],
-        shares: dict[str, float],
         checked: Checked,
         schedule: Schedule,
     ) -> None:
         super().__init__(
-            optimizer, MAPPER, BATCH, CAPTIONS, EPOCH, shares, NOISE, pools, embeddings, *checked.described, schedule
+            optimizer, MAPPER, BATCH, CAPTIONS, EPOCH, SHARES, NOISE, pools, embeddings, *checked.described, schedule
         )
-        self.embeddings, self.shares, self.checked = embeddings, shares, checked
+        self.embeddings, self.checked = embeddings, checked
         self.pools = {pool.name: pool for pool in pools}
         self.deviation = embeddings.std(0)
 
     def batches(self, epoch: int) -> list[list[Row]]:
         rng = random.Random(epoch)
         parts = []
-        for name, share in self.shares.items():
+        for name, share in SHARES.items():
             count = round(share * BATCH)
             drawn = self.pools[name].drawn(epoch * EPOCH * count, EPOCH * count)
             some = [Row(r.embedding, r.manner, rng.sample(r.captions, min(CAPTIONS, len(r.captions)))) for r in drawn]
@@ -317,8 +314,7 @@ def main() -> None:
     ]
     schedule = Schedule(arguments.epochs, arguments.peak, WARM_UP, clip=1.0, patience=arguments.epochs)
     optimizer = Optimizers(joint, matrices, peak=arguments.peak, weight_decay=0.05, average_decay=0.998)
-    shares = LATER_SHARES if arguments.start else SHARES
-    task = Task(optimizer, embeddings, pools, shares, checked, schedule)
+    task = Task(optimizer, embeddings, pools, checked, schedule)
     joint = train(task, optimizer.average, schedule, arguments.work / "language_model.pt")
     checked.losses(joint)
     save_lm(joint.model, tokenizer, arguments.models / "lm")

@@ -29,7 +29,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def captions(rows: list[dict[str, Any]], style: str) -> list[str]:
-    return [c for row in rows for c in (row[style] if style == "factual" else [row[style]])]
+    return [caption for row in rows for caption in row[style]]
 
 
 def test_the_same_seed_draws_the_same_files_and_another_seed_draws_others(folder: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_captions_differ_and_repeat_no_stock_phrase(rows: list[dict[str, Any]], 
     assert len(set(texts)) >= 0.98 * len(texts)
     runs = Counter(run for text in texts for run in five_word_runs(text))
     assert max(runs.values()) <= 5 * len(texts) / 100
-    assert all(len(set(row["factual"])) == 2 for row in rows)
+    assert all(len(set(row[style])) == 2 for row in rows)
 
 
 def test_every_kind_has_six_phrases_or_more_in_every_style() -> None:

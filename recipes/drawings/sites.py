@@ -232,16 +232,16 @@ def dashboard(rng: Random) -> Drawn:
             (box[0] + 16, y + 42), rng.choice([f"{rng.randint(0, 9999):,}", f"{rng.uniform(0, 99):.1f} %"]), 42, ink
         )
     y += 136
-    below = rng.choice(["a chart", "a table", "a chart and a table", "charts"])
+    below = rng.choice(["a chart", "a table", "a chart and table", "charts"])
     boxes = [(left, y, width - 46.0, height - 24.0)]
-    if below in ("a chart and a table", "charts"):
+    if below in ("a chart and table", "charts"):
         middle = (left + width - 46) / 2
         boxes = [(left, y, middle - 8, height - 24.0), (middle + 8, y, width - 46.0, height - 24.0)]
     for i, box in enumerate(boxes):
         screen.panel(box)
         inner = (box[0] + 20, box[1] + 50, box[2] - 20, box[3] - 20)
         screen.text((box[0] + 20, box[1] + 14), screen.words(2), 20)
-        if below == "a table" or (below == "a chart and a table" and i):
+        if below == "a table" or (below == "a chart and table" and i):
             screen.table(inner)
         else:
             screen.chart(inner)
