@@ -1,8 +1,9 @@
 """More humorous and romantic captions of the training pictures than their data has, written for this project.
 
 `styled_captions.tsv` has a line a picture: its file name, a humorous and a romantic caption. Most are of Flickr8k's
-photos, which have none in these styles: without them the styles know little of running dogs and playing children. They
-were written by a language model that read what people, or the writer, said is on the picture, and did not see it.
+photos, of which the recipes read none in these styles: without them the styles know little of running dogs and playing
+children. They were written by a language model that read what people, or the writer, said is on the picture, and did
+not see it. What trains the styles adds them; what tells how good a style is does not, so that figures stay comparable.
 """
 
 import csv

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 
 from recipes.drawing_captions import PHRASES, five_word_runs
 from recipes.drawings import KINDS
+from recipes.drawings.canvas import Colour
+from recipes.drawings.sites import DESKTOPS, PHONES, Screen
 from recipes.synthetic import draw_all
 
 COUNT = 10 * len(KINDS)
@@ -81,3 +84,25 @@ def test_captions_differ_and_repeat_no_stock_phrase(rows: list[dict[str, Any]], 
 def test_every_kind_has_six_phrases_or_more_in_every_style() -> None:
     assert PHRASES.keys() == KINDS.keys()
     assert all(len(set(PHRASES[kind][style])) >= 6 for kind in KINDS for style in STYLES)
+
+
+class Watched(Screen):
+    """A screen that keeps the texts it draws."""
+
+    def __init__(self, rng: Random, sizes: list[tuple[int, int]]) -> None:
+        super().__init__(rng, sizes)
+        self.drawn: list[str] = []
+
+    def text(self, at: tuple[float, float], text: str, letter: int, ink: Colour | None = None) -> None:
+        self.drawn.append(text)
+        super().text(at, text, letter, ink)
+
+
+def test_a_site_is_said_to_have_links_on_top_only_where_they_are_drawn() -> None:
+    found = set()
+    for seed in range(40):
+        screen = Watched(Random(seed), [*DESKTOPS, *PHONES])
+        screen.bar()
+        assert screen.links == (len(screen.drawn) > 1), "the first text is the site's name"
+        found.add(screen.links)
+    assert found == {True, False}
