@@ -4,6 +4,7 @@ Each function builds one group of rows for one subject. A group's check makes su
 only then may its rows be timed.
 """
 
+import copy
 import io
 import random
 from collections.abc import Callable
@@ -20,11 +21,12 @@ from torch import Tensor, nn
 from benchmarks import original
 from benchmarks.subjects import Subject, copies, jpeg
 from clipcap.adapters import Adapters
-from clipcap.bfloat16 import SAME
 from clipcap.captioner import Caption, Captioner
 from clipcap.decoding import Hypothesis, decode
 from clipcap.decoding.backends.eager import EagerBackend
-from clipcap.device import autocast, multiplies_bfloat16, training_attention
+from clipcap.device import autocast, multiplies_bfloat16, multiplies_int8, training_attention
+from clipcap.fast_tower import SAME, OneByOne
+from clipcap.int8 import in_int8
 from clipcap.mapper import MapperConfig, build_mapper
 from clipcap.model import ClipCaptionModel
 from clipcap.options import DecodingOptions
@@ -199,24 +201,31 @@ def reranking(subject: Subject) -> Group:
 
 
 def precision(subject: Subject) -> Group:
-    """Embeddings in the precision that captions are made with against float32, ours against ours."""
+    """Embeddings in the precision that captions are made with, and in 8-bit integers, against float32, ours against
+    ours."""
     fast, exact = subject.fast_encoder, subject.encoder
     if fast is exact:
         return Group(lambda: None, [])
     pixels = torch.stack([exact.preprocess(jpeg(side, side)) for side in range(240, 240 + 8 * 20, 20)])
+    encoders = {"embeddings as captioned with": fast}
+    if exact.device.type == "cpu" and multiplies_int8():
+        encoders["embeddings in 8-bit integers"] = rounded = copy.copy(exact)
+        rounded.tower = OneByOne(in_int8(exact.tower))
 
     def check() -> None:
-        cosine = float(torch.cosine_similarity(fast.encode_pixels(pixels), exact.encode_pixels(pixels)).min())
-        if cosine < SAME:
-            raise DisagreementError(f"{subject.name}, precision: embeddings have a cosine of {cosine:.5f}")
+        for name, encoder in encoders.items():
+            cosine = float(torch.cosine_similarity(encoder.encode_pixels(pixels), exact.encode_pixels(pixels)).min())
+            if cosine < SAME:
+                raise DisagreementError(f"{subject.name}, {name}: they have a cosine of {cosine:.5f}")
 
     rows = [
         Comparison(
-            f"embeddings as captioned with, batch {count}",
-            partial(fast.encode_pixels, pixels[:count]),
+            f"{name}, batch {count}",
+            partial(encoder.encode_pixels, pixels[:count]),
             partial(exact.encode_pixels, pixels[:count]),
             note="against float32",
         )
+        for name, encoder in encoders.items()
         for count in (1, len(pixels))
     ]
     return Group(check, rows)

@@ -122,3 +122,9 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def multiplies_int8() -> bool:
+    """Whether products of 8-bit integers are faster than those of float32 on this CPU: with AVX-512's VNNI two of them
+    are. With AVX2's they are not."""
+    return bool(torch.cpu._is_vnni_supported())

@@ -24,7 +24,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clipcap.bfloat16 import fastest, first
 from clipcap.clip_folder import (
     CONFIG,
     TEXT,
@@ -36,6 +35,7 @@ from clipcap.clip_folder import (
     read_config,
 )
 from clipcap.device import pick_device, pick_dtype
+from clipcap.fast_tower import fastest, first
 from clipcap.fingerprint import file_sha256
 from clipcap.image import ImageError, ImageSource, open_image
 
@@ -94,8 +94,8 @@ class Encoder:
         """Load a model that open_clip knows (`ViT-B-32/openai`), one of the model hub (`hf-hub:OWNER/NAME`) or one in a
         folder (`local-dir:PATH`), which has open_clip's own files or those of `clipcap.clip_folder`.
 
-        The text tower is loaded when it is first used. With dtype `auto`, a CPU that multiplies bfloat16 does so (see
-        `clipcap.bfloat16`).
+        The text tower is loaded when it is first used. With dtype `auto`, a CPU computes in bfloat16 or 8-bit integers
+        if it has instructions for them (see `clipcap.fast_tower`).
 
         Raises:
             EncoderError: no such model, tag or folder, damaged weights, or no network to fetch them.

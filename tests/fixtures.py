@@ -37,10 +37,10 @@ from captioner.inference.embeddings import EmbeddingAhead
 from captioner.inference.engine import CaptionEngine
 from captioner.models import MapperVersion, Style, Viewer
 from captioner.workers.breaker import Breaker
-from clipcap.bfloat16 import first
 from clipcap.captioner import Captioner
 from clipcap.checkpoint import MapperCheckpoint, save_mapper
 from clipcap.encoder import Encoder
+from clipcap.fast_tower import first
 from clipcap.language_model import LanguageModel
 from clipcap.mapper import MapperConfig, build_mapper
 from clipcap_site.cache import FailOpen
