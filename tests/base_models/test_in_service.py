@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
 
@@ -109,14 +110,16 @@ def test_a_cut_over_is_refused_while_a_style_would_go_out_of_service_unless_it_i
     services.promote(version=tomorrow.version(plain, tmp_path))
     with pytest.raises(Refused, match="Other would go out of service"):
         services.cut_over(base=then)
+    with pytest.raises(CommandError, match=r"leave the style out \(--leave-out\)"):
+        call_command("cut_over", then.pk)
     Style.objects.filter(pk=other.pk).update(is_default=True)
     with pytest.raises(Refused, match="default style"):
         services.cut_over(base=then, leave_out=[other])
     Style.objects.filter(pk=other.pk).update(is_default=False)
     assert BaseModels.in_service() == now
     waiting = ask(photo, other)
-    done = services.cut_over(base=then, leave_out=[other])
-    assert done.left_out == ["other"]
+    call_command("cut_over", then.pk, "--leave-out", "other")
+    assert CutOver.objects.latest("pk").left_out == ["other"]
     assert list(services.styles_in_service()) == [plain]
     assert tomorrow.engine.work() == 0, "it has no version for that"
     assert today.engine.work() == 1, "what was asked for before is still written"

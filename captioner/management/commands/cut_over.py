@@ -3,7 +3,10 @@
 from argparse import ArgumentParser
 from typing import Any
 
+from django.core.management.base import CommandError
+
 from captioner import services
+from captioner.errors import Refused
 from captioner.management.arguments import add_user, named_user
 from captioner.management.command import SiteCommand
 
@@ -23,5 +26,10 @@ class Command(SiteCommand):
         person = named_user(options["user"])
         base = services.find_base_models(options["base"])
         left_out = [services.find_style(slug) for slug in options["leave_out"]]
-        services.cut_over(base=base, leave_out=left_out, person=person, reason=options["reason"])
+        try:
+            services.cut_over(base=base, leave_out=left_out, person=person, reason=options["reason"])
+        except Refused as error:
+            if error.code == "styles_missing":
+                raise CommandError(f"{error.detail} (--leave-out)") from error
+            raise
         self.stdout.write(f"{base} are in service")
