@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
 from clipcap import fast_tower
@@ -81,6 +82,12 @@ def test_a_tower_that_gives_no_numbers_is_not_taken_for_like_itself() -> None:
     linear.weight.data.fill_(torch.nan)
     tower = nn.Sequential(nn.Flatten(), linear)
     assert fastest(tower, (SIZE, SIZE)) is tower
+
+
+@pytest.mark.usefixtures("capable")
+def test_a_resnet_whose_attention_pool_reads_the_weights_of_its_layers_stays_in_float32() -> None:
+    tower = ModifiedResNet((1, 1, 1, 1), output_dim=8, heads=2, image_size=64, width=8).eval().requires_grad_(False)
+    assert fastest(tower, (64, 64)) is tower
 
 
 def test_a_cpu_without_instructions_for_either_stays_with_float32(
