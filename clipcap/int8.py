@@ -1,8 +1,8 @@
 """An image tower with its matrix products in 8-bit integers, for CPUs that have instructions for them (VNNI).
 
-Activations of CLIP have outliers some hundred times as large as the rest: rounded to 8 bits, even each row by itself,
-they give embeddings with a cosine of 0.94 to 0.99 to those of float32. So a row is the sum of two of 8 bits, of which
-the second holds what the first leaves, and a product the sum of two. Weights have 8 bits for each output.
+CLIP has a few activations that are far larger than the rest: rounded to 8 bits, even each row by itself, they give
+embeddings with a cosine of 0.94 to 0.99 to those of float32. So a row is the sum of two of 8 bits, of which the second
+holds what the first leaves, and a product the sum of two. Weights have 8 bits, and a scale for each output.
 """
 
 import copy
