@@ -19,12 +19,13 @@ def fastest(tower: nn.Module, size: tuple[int, int]) -> nn.Module:
         size: H and W, in pixels.
     """
     if multiplies_bfloat16(torch.device("cpu")):
-        twin = OneByOne(in_bfloat16(tower))
+        convert = in_bfloat16
     elif multiplies_int8():
-        twin = OneByOne(in_int8(tower))
+        convert = in_int8
     else:
         return tower
     try:
+        twin = OneByOne(convert(tower))
         return twin if likeness(twin, tower, size) >= SAME else tower
     except Exception:  # it reads the weights of its layers by itself, as the attention pool of CLIP's ResNets does
         return tower

@@ -5,6 +5,9 @@ embeddings with a cosine of 0.94 to 0.99 to those of float32. So a row is the su
 holds what the first leaves, and a product the sum of two. Weights have 8 bits, and a scale for each output.
 """
 
+import clipcap.torchvision_schemas  # noqa: F401 (before open_clip is imported)
+
+# isort: split
 import copy
 
 import torch
@@ -12,17 +15,19 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LARGEST = 127  # a step below what 8 bits can hold, so that a number and its negative are as far from zero
+LARGEST = 127  # a number and its negative are as far from zero, so -128 is not used
 FINER = 2 * LARGEST  # the first rounding leaves at most half a step
+WIDE = 512  # inputs and outputs of a layer, at least: narrower ones take longer than in float32
 
 
 def in_int8(tower: nn.Module) -> nn.Module:
-    """A copy of `tower` whose linear layers compute in 8-bit integers; it takes and gives float32, and shares what
-    stays as it is, so `tower` has to be frozen."""
+    """A copy of `tower` whose wide linear layers compute in 8-bit integers; it takes and gives float32, and shares the
+    parameters that stay as they are, so `tower` has to be frozen."""
     twin = copy.deepcopy(tower, {id(parameter): parameter for parameter in tower.parameters()})
     for block in twin.modules():
-        if isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention):
-            block.attn = SelfAttention(block.attn)
+        attention = block.attn if isinstance(block, ResidualAttentionBlock) else None
+        if isinstance(attention, nn.MultiheadAttention) and attention.embed_dim >= WIDE:
+            block.attn = SelfAttention(attention)
     _replace_linear(twin)
     return twin
 
@@ -30,7 +35,8 @@ def in_int8(tower: nn.Module) -> nn.Module:
 def _replace_linear(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            setattr(module, name, Linear(child.weight, child.bias))
+            if min(child.weight.shape) >= WIDE:
+                setattr(module, name, Linear(child.weight, child.bias))
         elif not isinstance(child, nn.MultiheadAttention):  # reads the weights of its parts by itself
             _replace_linear(child)
 
@@ -63,9 +69,9 @@ class Linear(nn.Module):
         halves = torch.empty((2, *rows.shape), dtype=torch.int8)  # (2, R, D)
         halves[0].copy_(coarse)
         halves[1].copy_(steps.sub_(coarse).mul_(FINER).round_())
-        products = torch._int_mm(halves.flatten(0, 1), self.weight).float()  # (2R, E), exact
+        products = torch._int_mm(halves.flatten(0, 1), self.weight).float()  # (2R, E)
         out = products[: len(rows)].add_(products[len(rows) :], alpha=1 / FINER).mul_(scale).mul_(self.scale)
-        return (out if self.bias is None else out.add_(self.bias)).view(*x.shape[:-1], -1)
+        return (out if self.bias is None else out.add_(self.bias)).view(*x.shape[:-1], len(self.scale))
 
 
 class SelfAttention(nn.Module):

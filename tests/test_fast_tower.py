@@ -7,7 +7,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from clipcap import fast_tower
+from clipcap import fast_tower, int8
 from clipcap.bfloat16 import in_bfloat16
 from clipcap.encoder import Encoder
 from clipcap.fast_tower import SAME, fastest, likeness
@@ -19,6 +19,12 @@ SIZE = 224  # pixels of the tiny encoder's input
 def cpu(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(fast_tower, "multiplies_bfloat16", lambda device: kind == "bfloat16")
     monkeypatch.setattr(fast_tower, "multiplies_int8", lambda: kind == "int8")
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Towers of tests are narrow."""
+    monkeypatch.setattr(int8, "WIDE", 1)
 
 
 @pytest.fixture(params=["bfloat16", "int8"])
@@ -109,6 +115,7 @@ def test_eight_bits_twice_hold_activations_with_outliers(shape: tuple[int, ...],
     x[..., 0] = 300.0
     assert torch.allclose(rounded(x), linear(x), rtol=0, atol=300 / 127 / 254)
     assert torch.allclose(rounded(torch.zeros(shape)), linear(torch.zeros(shape))), "all zeros have no largest"
+    assert rounded(torch.zeros(0, *shape)).shape == linear(torch.zeros(0, *shape)).shape
 
 
 def test_the_twin_of_8_bits_shares_what_stays_in_float32(tiny_encoder_dir: Path) -> None:
@@ -118,3 +125,12 @@ def test_the_twin_of_8_bits_shares_what_stays_in_float32(tiny_encoder_dir: Path)
     addresses = {parameter.data_ptr() for parameter in tower.parameters()}
     assert {parameter.data_ptr() for parameter in twin.parameters()} < addresses
     assert all(torch.equal(parameter, before[name]) for name, parameter in tower.named_parameters())
+
+
+def test_narrow_layers_which_8_bits_make_slower_stay_in_float32(
+    tiny_encoder_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "WIDE", 64)
+    layers = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 32)).requires_grad_(False)
+    assert [type(layer) for layer in in_int8(layers).children()] == [Linear, nn.Linear]
+    assert all(tensor.dtype != torch.int8 for tensor in in_int8(exact(tiny_encoder_dir).tower).state_dict().values())

@@ -277,8 +277,7 @@ def test_workers_take_the_connections_they_were_given_and_write_what_was_asked(m
             check=True,
             capture_output=True,
         )
-        # Two of a caption worker's threads may hold no connection: the one that renews leases of deliveries asks for
-        # nothing while there are none, and Celery's own closes its connection after each message.
+        # Two threads may hold none: one renews leases of deliveries, if any; Celery's own closes it after each message.
         wait_until(lambda: machine.connections(captions) >= budget("caption worker") - 2, "its threads have begun")
         wait_until(lambda: machine.connections(training) == budget("training worker"), "its threads have begun")
         left = "SELECT count(*) FROM captioner_caption WHERE status <> 'succeeded'"
