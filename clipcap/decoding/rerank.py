@@ -43,7 +43,7 @@ OF_CAPTION = (
     "wording",  # how many word sequences it shares with the samples but itself
     "meaning",  # mean cosine to the samples but itself
     "words",  # how many
-    "stock",  # how often these models say its most usual five words
+    "stock",  # how much more often these models say some words of it in a row than people do
     "repetition",  # how much of it are words that it has said before, from 0 to 1
 )
 # What is known of its photo; all its candidates have it in common.
@@ -56,7 +56,6 @@ OF_PHOTO = (
 )
 FEATURES = OF_CAPTION + OF_PHOTO
 LONGEST_SEQUENCE = 4  # words, as in CIDEr
-PHRASE = 5  # words of a stock phrase
 TWICE = re.compile(r"\b(\w+) \1\b", re.IGNORECASE)  # the same word, one after the other
 
 T = TypeVar("T")
@@ -109,7 +108,7 @@ class Reranker:
     whitening: (K, E) directions in which photos differ little, divided by how much they do.
     rarity: how much a word counts when wordings are compared, and when it is repeated; the rarest's is that of a word
         which is not in it.
-    stock: phrases of five words, and in what share of the captions of a style these models say them.
+    stock: phrases, and in how many more of a style's captions, as a share of them, these models say them than people.
     notes: how it was fitted, for people.
     """
 
@@ -201,8 +200,13 @@ class Reranker:
         total = sum(count * self._weight(word) for word, count in words.items())
         return sum((count - 1) * self._weight(word) for word, count in words.items()) / total if total else 0.0
 
+    @cached_property
+    def _phrase_lengths(self) -> set[int]:
+        return {len(phrase.split()) for phrase in self.stock}
+
     def _stock(self, text: str) -> float:
-        return max((self.stock.get(phrase, 0.0) for phrase in phrases_of(text)), default=0.0)
+        phrases = (phrase for length in self._phrase_lengths for phrase in phrases_of(text, length))
+        return max((self.stock.get(phrase, 0.0) for phrase in phrases), default=0.0)
 
     def save(self, path: Path) -> None:
         """Write the file that `load` reads."""
@@ -292,10 +296,10 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+(?:['\u2019]\w+)*", text.lower())
 
 
-def phrases_of(text: str) -> list[str]:
-    """Every five words of a text that follow each other."""
+def phrases_of(text: str, length: int) -> list[str]:
+    """Every `length` words of a text that follow each other."""
     words = words_of(text)
-    return [" ".join(words[start : start + PHRASE]) for start in range(len(words) - PHRASE + 1)]
+    return [" ".join(words[start : start + length]) for start in range(len(words) - length + 1)]
 
 
 def _shared_wording(texts: Sequence[str], weight: Callable[[str], float]) -> Tensor:
