@@ -208,9 +208,8 @@ def precision(subject: Subject) -> Group:
         return Group(lambda: None, [])
     pixels = torch.stack([exact.preprocess(jpeg(side, side)) for side in range(240, 240 + 8 * 20, 20)])
     encoders = {"embeddings as captioned with": fast}
-    if (
-        exact.device.type == "cpu" and multiplies_int8() and multiplies_bfloat16(exact.device)
-    ):  # else that is the fast one
+    # Where there is no bfloat16, that is the one above.
+    if exact.device.type == "cpu" and multiplies_int8() and multiplies_bfloat16(exact.device):
         encoders["embeddings in 8-bit integers"] = rounded = copy.copy(exact)
         rounded.tower = OneByOne(in_int8(exact.tower))
 

@@ -34,8 +34,8 @@ def fastest(tower: nn.Module, size: tuple[int, int]) -> nn.Module:
 class OneByOne(nn.Module):
     """A tower that looks at each picture alone.
 
-    How products of bfloat16 are rounded depends on how many rows they have, so a picture's embedding would depend on
-    those beside it. On a CPU a batch is no faster.
+    How products are rounded, those of bfloat16 most of all, depends on how many rows they have, so a picture's
+    embedding would depend on those beside it. On a CPU a batch is no faster.
     """
 
     def __init__(self, tower: nn.Module) -> None:
